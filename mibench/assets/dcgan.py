@@ -1,0 +1,56 @@
+"""The shipped face generator: a 64 px colour DCGAN trained on renders of people who do not exist.
+
+The data set `digiface` draws its people from it and the prior `dcgan` is it.
+Where the weights come from and how they were converted: README.md in this folder.
+
+References:
+    | Unsupervised representation learning with deep convolutional generative adversarial networks
+      (Radford, Metz and Chintala, 2016), the architecture
+    | gan-face-generate 1.1.1 (Chien Liu, 2023, MIT), the trained weights
+"""
+
+from pathlib import Path
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+__all__ = ["DCGAN", "WEIGHTS", "load_dcgan"]
+
+WEIGHTS = Path(__file__).parent / "digiface_dcgan.safetensors"
+"""The shipped weights, 7 MB of float16."""
+
+
+class DCGAN(nn.Module):
+    """G(z) = (tanh(D4 r D3 r D2 r D1 r D0 z) + 1) / 2, with D transposed convolutions and r the ReLU.
+
+    Sides 4, 8, 16, 32, 64; widths 8w, 4w, 2w, w, 3.
+
+    Differs: the batch normalisation of the original is folded into each convolution's weight and bias, so no image
+    depends on its batch, whatever mode the network is in.
+    """
+
+    def __init__(self, latent_dim: int = 100, width: int = 64) -> None:
+        super().__init__()
+        self.latent_dim = latent_dim
+        widths = [latent_dim, 8 * width, 4 * width, 2 * width, width]
+        first = nn.ConvTranspose2d(widths[0], widths[1], 4)
+        rest = [nn.ConvTranspose2d(a, b, 4, stride=2, padding=1) for a, b in zip(widths[1:], widths[2:], strict=False)]
+        self.blocks = nn.ModuleList([first, *rest])
+        self.paint = nn.ConvTranspose2d(width, 3, 4, stride=2, padding=1, bias=False)
+
+    def forward(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n 3 64 64"]:
+        """Latents, N(0, I), to images in [0, 1]; differentiable."""
+        x = z[:, :, None, None]
+        for block in self.blocks:
+            x = torch.relu(block(x))
+        return cast(Tensor, (torch.tanh(self.paint(x)) + 1.0) / 2.0)
+
+
+def load_dcgan() -> DCGAN:
+    """The shipped generator: float32, frozen, eval mode, on the CPU."""
+    network = DCGAN()
+    network.load_state_dict({name: weight.float() for name, weight in load_file(WEIGHTS).items()})
+    return network.requires_grad_(False).eval()

@@ -1,0 +1,1 @@
+"""Model-inversion attacks, one a file; what they share lies in `parts`."""

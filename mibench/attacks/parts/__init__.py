@@ -1,0 +1,1 @@
+"""The parts every attack is made of: objectives, latents, views, search, selection."""

@@ -1,0 +1,97 @@
+"""What an attack minimises: one value per image, lower is better.
+
+l are the target's logits, y the identity. Attacks add these per image (never average over the batch), so that the
+update of one latent does not depend on its neighbours. Source of the list: attacks.md section 0.3.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional as F
+
+from mibench.core import Prior
+
+__all__ = ["IDENTITY", "cross_entropy", "margin_reward", "max_margin", "nll", "poincare", "realism", "top_k_margin"]
+
+Logits = Float[Tensor, "n k"]
+Labels = Int64[Tensor, " n"]
+Values = Float[Tensor, " n"]
+
+
+def _own(logits: Logits, y: Labels) -> Values:
+    return logits.gather(1, y[:, None])[:, 0]
+
+
+def _others(logits: Logits, y: Labels) -> Logits:
+    """The logits with the identity's own set to -inf."""
+    return logits.scatter(1, y[:, None], float("-inf"))
+
+
+def cross_entropy(logits: Logits, y: Labels) -> Values:
+    """lse(l) - l_y. Used by GMI, KEDMI, VMI."""
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+def nll(logits: Logits, y: Labels) -> Values:
+    """-l_y on raw logits, unbounded below. Used by LOMMA."""
+    return -_own(logits, y)
+
+
+def max_margin(logits: Logits, y: Labels) -> Values:
+    """max_{k != y} l_k - l_y, not clamped. Used by PLG-MI and LOKT."""
+    return _others(logits, y).amax(dim=1) - _own(logits, y)
+
+
+def top_k_margin(logits: Logits, y: Labels, k: int) -> Values:
+    """-l_y plus the mean of the k largest other logits; k = 0 gives `nll`. Used by Diff-MI with k = 20."""
+    if k == 0:
+        return nll(logits, y)
+    return _others(logits, y).topk(k, dim=1).values.mean(dim=1) - _own(logits, y)
+
+
+def poincare(logits: Logits, y: Labels, xi: float = 1e-4) -> Values:
+    """arccosh(1 + 2 |u - v|^2 / ((1 - |u|^2)(1 - |v|^2))), u = l / |l|_1, v = clip(onehot(y) - xi, 0, 1).
+
+    Used by PPA. v is (1 - xi) at y and 0 elsewhere, so |u - v|^2 = |u|^2 - 2 (1 - xi) u_y + (1 - xi)^2 without
+    building v, and 1 - |v|^2 = xi (2 - xi) without cancellation. A logit vector with a single non-zero entry would
+    put u on the boundary; 1 - |u|^2 is kept above 1e-7.
+    """
+    u = logits / logits.abs().sum(dim=1, keepdim=True).clamp(min=1e-12)
+    square = u.square().sum(dim=1)
+    distance = (square - 2.0 * (1.0 - xi) * _own(u, y) + (1.0 - xi) ** 2).clamp(min=0.0)
+    room = (1.0 - square).clamp(min=1e-7) * (xi * (2.0 - xi))
+    # arccosh(1 + e) = log(1 + e + sqrt(e (2 + e))): exact for small e, where arccosh(1 + e) loses every digit.
+    excess = 2.0 * distance / room
+    return torch.log1p(excess + torch.sqrt(excess * (2.0 + excess)))
+
+
+def margin_reward(logits: Logits, y: Labels, action: Logits | None = None) -> Values:
+    """2 log p_y(s) + 2 log p_y(a) + 8 log max(1e-7, p_y(s) - max_{k != y} p_k(s)): a reward, higher is better.
+
+    Used by RLB-MI; `action` are the logits at a, those at s when None.
+    """
+    log_p = F.log_softmax(logits, dim=1)
+    p = log_p.exp()
+    margin = _own(p, y) - p.scatter(1, y[:, None], float("-inf")).amax(dim=1)
+    at_action = log_p if action is None else F.log_softmax(action, dim=1)
+    return 2.0 * _own(log_p, y) + 2.0 * _own(at_action, y) + 8.0 * margin.clamp(min=1e-7).log()
+
+
+def realism(prior: Prior, images: Float[Tensor, "n c h w"]) -> Values:
+    """How unreal the prior's critic finds an image: -D(x) (GMI), or softplus(-lse D(x)) for a K+1 critic (KEDMI).
+
+    softplus(-lse) is -log P(real) when the fake class has logit 0.
+    """
+    score = prior.critic(images)
+    return F.softplus(-score) if prior.critic_kind == "kp1" else -score
+
+
+IDENTITY: dict[str, Callable[[Logits, Labels], Values]] = {
+    "cross_entropy": cross_entropy,
+    "max_margin": max_margin,
+    "nll": nll,
+    "poincare": poincare,
+}
+"""Identity losses by name, for attacks that let the user choose."""

@@ -1,0 +1,152 @@
+"""Plug & Play Attacks: search a prior's samples, optimise the best, keep what stays convincing under augmentation.
+
+References:
+    | Plug & Play Attacks: Towards Robust and Flexible Model Inversion Attacks (Struppek et al., ICML 2022)
+    | https://arxiv.org/abs/2201.12179
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from mibench import augment
+from mibench.attacks.parts.latents import Point
+from mibench.attacks.parts.objectives import IDENTITY
+from mibench.attacks.parts.search import best_of_pool, chunks, descend, keys, robust_confidence, pool_scores
+from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
+from mibench.errors import UserError
+from mibench.rng import Noise
+
+__all__ = ["PPA"]
+
+CARD = {
+    "summary": "search a pool, optimise the best under random views, select by robust confidence",
+    "title": "Plug & Play Attacks: Towards Robust and Flexible Model Inversion Attacks",
+    "authors": "Struppek, Hintersdorf, De Almeida Correia, Adler and Kersting",
+    "venue": "ICML",
+    "year": 2022,
+    "link": "https://arxiv.org/abs/2201.12179",
+    "access": "white_box",
+    "prior": "dcgan",
+    "role": "attack",
+}
+
+PRESETS = {
+    "paper": {},
+    "quick": {
+        "images": 2,
+        "pool": 2000,
+        "candidates": 4,
+        "steps": 60,
+        "lr": 0.03,
+        "betas": (0.9, 0.999),
+        "objective": "max_margin",
+        "selection_views": 10,
+    },
+}
+
+
+@dataclass(frozen=True)
+class PPA(Attack):
+    """Pool -> top candidates by mean p_y of {x, mirror} -> Adam on the identity loss -> top images by mean p_y of views.
+
+    Args:
+        images: Reconstructions kept per identity.
+        pool: Latents scored once for all identities.
+        candidates: Latents optimised per identity.
+        steps: Adam steps.
+        lr: Adam's learning rate.
+        betas: Adam's decay rates.
+        objective: The identity loss: poincare (the paper's), max_margin, cross_entropy or nll.
+        view_scale: Area of the one random crop each image is shown through at each step.
+        mirror: Use mirror images in the pool's scores and in the selection (faces yes, digits no).
+        latent_penalty: Weight of |z|^2 / d, which keeps z where the prior was trained; 0 in the paper.
+        selection_views: Random views per candidate in the final selection.
+
+    Source: sections 3.2-3.4 of the paper; values of the authors' FaceScrub/FFHQ configuration.
+    Differs: every image has a crop of its own (the authors draw one for the whole batch), the scored latent is the
+    optimised one (theirs changes its truncation in between).
+    """
+
+    images: int = 50
+    pool: int = 5000
+    candidates: int = 200
+    steps: int = 50
+    lr: float = 0.005
+    betas: tuple[float, float] = (0.1, 0.1)
+    objective: Literal["poincare", "max_margin", "cross_entropy", "nll"] = "poincare"
+    view_scale: tuple[float, float] = (0.9, 1.0)
+    mirror: bool = True
+    latent_penalty: float = 0.0
+    selection_views: int = 100
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.images <= self.candidates <= self.pool:
+            raise UserError(
+                f"ppa: 1 <= images <= candidates <= pool, got {self.images}, {self.candidates} and {self.pool}"
+            )
+        if not 0 < self.view_scale[0] <= self.view_scale[1] <= 1:
+            raise UserError(f"ppa: view_scale must satisfy 0 < low <= high <= 1, got {self.view_scale}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"ppa: betas must lie in [0, 1), got {self.betas}")
+
+    def needs(self, prior: Prior) -> None:
+        """A generator that gradients flow through."""
+        if not prior.differentiable:
+            raise UserError("ppa needs a generator; use --prior dcgan, wgan_gp or kedmi")
+
+    def cost(self, prior: Prior) -> Cost:
+        """candidates x (steps with gradient + selection views), and the pool once for everybody."""
+        gradients = self.candidates * self.steps
+        views = self.candidates * self.selection_views if self.candidates > self.images else 0
+        return Cost(gradients + views, gradients, self.pool * (2 if self.mirror else 1))
+
+    def __call__(
+        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: Workspace
+    ) -> Reconstructions:
+        """Search, optimise, select."""
+        pool = prior.sample(Noise(seed, torch.arange(self.pool, device=labels.device)).of("pool"))
+        scores = work.once("ppa-pool", oracle, lambda: pool_scores(oracle, prior, pool, self.mirror, work))
+        start = pool[best_of_pool(scores, labels, self.candidates).flatten()]
+        y, key = keys(labels, self.candidates)
+        found = []
+        for rows in chunks(len(y), work.batch):
+            found.append(work.once(f"ppa-{rows.start}-{rows.stop}", oracle, lambda rows=rows: self._optimise(
+                oracle, prior, start[rows], y[rows], Noise(seed, key[rows]).of("ppa")
+            )))
+        z = torch.cat(found)
+        kept = self._select(oracle, prior, z, y, Noise(seed, key).of("ppa-selection"), work)
+        z, y = z[kept], y[kept]
+        with torch.no_grad():
+            images = torch.cat([prior.decode(z[rows]) for rows in chunks(len(z), work.batch)])
+        return Reconstructions(images, y, z, torch.zeros_like(y, dtype=torch.bool))
+
+    def _optimise(
+        self, oracle: Oracle, prior: Prior, start: Tensor, y: Int64[Tensor, " n"], noise: Noise
+    ) -> Tensor:
+        point = Point(start)
+        optimizer = torch.optim.Adam(point.parameters(), lr=self.lr, betas=self.betas)
+        objective = IDENTITY[self.objective]
+
+        def loss(z: Tensor, drawn: Noise) -> Tensor:
+            mirror = 0.5 if self.mirror else 0.0
+            x = augment.random_resized_crop(prior.decode(z), drawn.of("view"), self.view_scale, mirror=mirror)
+            return objective(oracle.logits(x, y), y) + self.latent_penalty * z.square().mean(dim=1)
+
+        descend(point, loss, optimizer, self.steps, noise)
+        return point.z.detach()
+
+    def _select(
+        self, oracle: Oracle, prior: Prior, z: Tensor, y: Int64[Tensor, " n"], noise: Noise, work: Workspace
+    ) -> Int64[Tensor, " m"]:
+        """Places of each identity's best candidates, identities in their order, best first."""
+        if self.candidates == self.images:
+            return torch.arange(len(z), device=z.device)
+        confidence = robust_confidence(
+            oracle, lambda rows: prior.decode(z[rows]), y, noise, self.selection_views, self.mirror, work
+        )
+        best = confidence.reshape(-1, self.candidates).topk(self.images, dim=1).indices
+        return (best + torch.arange(len(best), device=z.device)[:, None] * self.candidates).flatten()

@@ -1,0 +1,57 @@
+"""The floor without any attack: images drawn from the prior, the target is never asked."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from mibench.attacks.parts.search import chunks, keys
+from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
+from mibench.errors import UserError
+from mibench.rng import Noise
+
+__all__ = ["PriorSample"]
+
+CARD = {
+    "summary": "floor: images drawn from the prior, no attack",
+    "title": "Floor",
+    "authors": "",
+    "venue": "",
+    "year": None,
+    "link": "",
+    "access": "none",
+    "prior": "dcgan",
+    "role": "floor",
+}
+
+PRESETS = {"paper": {}, "quick": {"images": 2}}
+
+
+@dataclass(frozen=True)
+class PriorSample(Attack):
+    """z ~ N(0, I) for each identity, decoded.
+
+    Args:
+        images: Reconstructions per identity.
+    """
+
+    images: int = 5
+
+    def __post_init__(self) -> None:
+        if self.images < 1:
+            raise UserError("prior_sample: images must be at least 1")
+
+    def cost(self, prior: Prior) -> Cost:
+        """Nothing is asked."""
+        return Cost(0, 0, 0)
+
+    @torch.no_grad()
+    def __call__(
+        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: Workspace
+    ) -> Reconstructions:
+        """Draw and decode."""
+        y, key = keys(labels, self.images)
+        z = prior.sample(Noise(seed, key).of("prior_sample"))
+        images = torch.cat([prior.decode(z[rows]) for rows in chunks(len(z), work.batch)])
+        return Reconstructions(images, y, z, torch.zeros_like(y, dtype=torch.bool))

@@ -1,0 +1,444 @@
+"""The vocabulary: oracle, prior, attack, defense, reconstructions, data set.
+
+A *target* answers through an *oracle*; a *prior* proposes images; an *attack* searches the prior until the oracle
+agrees; a *score* judges the reconstructions with *evaluation models* that the attack never saw.
+Images are float NCHW in [0, 1] at every boundary and uint8 on disk.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64, UInt8
+from torch import Tensor, nn
+
+from mibench.engine import Engine, Reporter
+from mibench.errors import UserError
+from mibench.files import write_atomic
+from mibench.rng import Noise
+
+__all__ = [
+    "Access", "Attack", "Batch", "BudgetExhausted", "Cost", "Dataset", "Defense", "Oracle", "Prior", "PriorRecipe",
+    "Reconstructions", "Session", "Source", "Split", "Workspace", "to_float", "to_uint8",
+]
+
+
+def to_float(images: UInt8[Tensor, "*n c h w"]) -> Float[Tensor, "*n c h w"]:
+    """Stored images to [0, 1]: x / 255."""
+    return images.to(torch.float32) / 255.0
+
+
+def to_uint8(images: Float[Tensor, "*n c h w"]) -> UInt8[Tensor, "*n c h w"]:
+    """Images in [0, 1] to what is stored and scored: round(255 x), half to even, clamped."""
+    return (images.float() * 255.0).round().clamp(0, 255).to(torch.uint8)
+
+
+# --- data -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images with one label each; resident on a device as uint8."""
+
+    images: UInt8[Tensor, "n c h w"]
+    labels: Int64[Tensor, " n"]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device | str) -> "Split":
+        """The same split on another device."""
+        return Split(self.images.to(device), self.labels.to(device))
+
+    def hashes(self) -> list[str]:
+        """sha256 of each image's bytes, to find the same picture in two splits."""
+        return [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in self.images.cpu()]
+
+    def fingerprint(self) -> str:
+        """sha256 over shape, pixels and labels, in order."""
+        digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
+        digest.update(self.images.cpu().contiguous().numpy().tobytes())
+        digest.update(self.labels.cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One private population, what the attacker may know of its kind, and who else the evaluation models know.
+
+    Args:
+        name: The data set's name.
+        classes: Names of the private identities; label i is classes[i] everywhere.
+        train: Private images the targets are trained on.
+        heldout: The same people, images that no model has seen.
+        public: The attacker's images: other people. Labels are public identities, or -1 where unknown.
+        distractors: People who are neither private nor (where the data allow) public; an evaluation model learns them
+            too, so that it can answer 'someone else'. Labels count from 0.
+        distractors_are_public: The data were too few to keep the distractors apart from the attacker's images; then
+            `public_search` scores 0 under the open-set evaluation by construction.
+        flip: A mirrored image still shows the same class.
+        card: Source, licence, how splits were drawn, conversions made.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    heldout: Split
+    public: Split
+    distractors: Split
+    distractors_are_public: bool
+    flip: bool
+    card: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        overlap = (set(self.train.hashes()) | set(self.heldout.hashes())) & (
+            set(self.public.hashes()) | set(self.distractors.hashes())
+        )
+        if overlap:
+            raise UserError(
+                f"{len(overlap)} private image(s) of data set '{self.name}' also lie in its public images; the "
+                "attacker must not own private data: remove them from public/ and prepare the data again"
+            )
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        c, h, w = self.train.images.shape[1:]
+        return c, h, w
+
+    @property
+    def distractor_count(self) -> int:
+        """How many people the evaluation models know besides the private ones."""
+        return int(self.distractors.labels.max()) + 1 if len(self.distractors) else 0
+
+    def fingerprint(self) -> str:
+        """sha256 over all splits and class names: two data sets with one fingerprint are the same data."""
+        parts = [split.fingerprint() for split in (self.train, self.heldout, self.public, self.distractors)]
+        return hashlib.sha256("\n".join([*self.classes, *parts]).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Source(ABC):
+    """Where a data set comes from: a frozen dataclass whose fields are the choices that change its images."""
+
+    @abstractmethod
+    def load(self) -> Dataset:
+        """Read or draw all images; the same fields give the same bytes."""
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the bytes, for run ids: the fields, or a content hash where a field is a path."""
+        return asdict(self)
+
+
+# --- oracle ---------------------------------------------------------------------------------------------------------
+
+
+class Access(IntEnum):
+    """What an attacker may ask of the target; each level includes the ones below."""
+
+    LABEL_ONLY = 1
+    BLACK_BOX = 2
+    WHITE_BOX = 3
+
+
+class BudgetExhausted(Exception):
+    """The attack asked for more than its budget allows; the query was not answered."""
+
+
+class Oracle:
+    """The only door to the target: counted, budgeted, and closed above the attack's access.
+
+    Every call names the identity each image is for (`labels`, repeated in order if `x` holds several views), or None
+    for images that serve all identities at once (a shared search pool), which count for each identity.
+
+    Args:
+        target: The deployed target; images in [0, 1] to logits; `.features` gives its penultimate layer.
+        access: What it grants.
+        num_classes: How many classes the target has.
+        budget: Most image queries per identity; None is unlimited.
+        tick: Told of every image queried (a progress bar).
+    """
+
+    def __init__(
+        self,
+        target: nn.Module,
+        access: Access,
+        num_classes: int,
+        budget: int | None = None,
+        tick: Callable[[int], None] | None = None,
+    ) -> None:
+        self._target = target
+        self.access = access
+        self.num_classes = num_classes
+        self.budget = budget
+        self._tick = tick or (lambda count: None)
+        self.device = next(target.parameters()).device
+        self.queries = torch.zeros(num_classes, dtype=torch.int64)
+        self.gradient_images = torch.zeros(num_classes, dtype=torch.int64)
+        self.shared_queries = 0
+        self._seen: tuple[Tensor, Tensor] | None = None
+
+    def _need(self, access: Access, what: str) -> None:
+        if self.access < access:
+            raise UserError(
+                f"this attack asked the target for {what}, which needs {access.name.lower()} access; it was granted "
+                f"{self.access.name.lower()}"
+            )
+
+    def _per_class(self, labels: Int64[Tensor, " n"]) -> Int64[Tensor, " k"]:
+        # A search passes the same tensor object at every step, so the device is asked for its labels only once.
+        if self._seen is None or self._seen[0] is not labels:
+            self._seen = (labels, torch.bincount(labels.cpu(), minlength=self.num_classes))
+        return self._seen[1]
+
+    def _count(self, x: Float[Tensor, "m c h w"], labels: Int64[Tensor, " n"] | None, gradient: bool) -> None:
+        if labels is None:
+            wanted = self.queries + self.shared_queries + len(x)
+        else:
+            wanted = self.queries + self.shared_queries + self._per_class(labels) * (len(x) // len(labels))
+        if self.budget is not None and int(wanted.max()) > self.budget:
+            raise BudgetExhausted(f"budget of {self.budget} queries per identity is spent")
+        self._tick(len(x))
+        if labels is None:
+            self.shared_queries += len(x)
+            return
+        self.queries = wanted - self.shared_queries
+        if gradient:
+            self.gradient_images = self.gradient_images + self._per_class(labels) * (len(x) // len(labels))
+
+    def counts(self) -> dict[str, Tensor]:
+        """What has been asked so far: queries and gradient images per class, and queries shared by all classes."""
+        return {
+            "queries": self.queries,
+            "gradient_images": self.gradient_images,
+            "shared_queries": torch.tensor(self.shared_queries),
+        }
+
+    def add(self, counts: Mapping[str, Tensor]) -> None:
+        """Count what an earlier, interrupted process already asked."""
+        self.queries = self.queries + counts["queries"]
+        self.gradient_images = self.gradient_images + counts["gradient_images"]
+        self.shared_queries += int(counts["shared_queries"])
+        self._tick(int(counts["queries"].sum() + counts["shared_queries"]))
+
+    def logits(
+        self, x: Float[Tensor, "m c h w"], labels: Int64[Tensor, " n"] | None
+    ) -> Float[Tensor, "m k"]:
+        """White box: raw logits, differentiable in x. m is a multiple of n (several views of each image)."""
+        return self.answers(x, labels)[0]
+
+    def answers(
+        self, x: Float[Tensor, "m c h w"], labels: Int64[Tensor, " n"] | None
+    ) -> tuple[Float[Tensor, "m k"], Float[Tensor, "m d"]]:
+        """White box: logits and penultimate features from one forward pass, differentiable in x."""
+        self._need(Access.WHITE_BOX, "gradients")
+        self._count(x, labels, gradient=torch.is_grad_enabled() and x.requires_grad)
+        features = self._target.features(x)
+        return self._target.head(features).float(), features.float()
+
+    @torch.no_grad()
+    def probs(self, x: Float[Tensor, "m c h w"], labels: Int64[Tensor, " n"] | None) -> Float[Tensor, "m k"]:
+        """Black box: softmax scores, no gradient."""
+        self._need(Access.BLACK_BOX, "scores")
+        self._count(x, labels, gradient=False)
+        return torch.softmax(self._target(x).float(), dim=1)
+
+    @torch.no_grad()
+    def labels(self, x: Float[Tensor, "m c h w"], labels: Int64[Tensor, " n"] | None) -> Int64[Tensor, " m"]:
+        """Label only: the predicted class."""
+        self._need(Access.LABEL_ONLY, "labels")
+        self._count(x, labels, gradient=False)
+        return self._target(x).argmax(dim=1)
+
+
+# --- prior ----------------------------------------------------------------------------------------------------------
+
+
+class Prior(nn.Module, ABC):
+    """What the attacker knows about how images of this kind look: a generator, perhaps with its critic."""
+
+    latent_dim: int
+    image_shape: tuple[int, int, int]
+    critic_kind: Literal["none", "wgan", "kp1"] = "none"
+    """'wgan': critic(x) is a score, higher is more real; 'kp1': the log-sum-exp of K real-class logits."""
+
+    @abstractmethod
+    def decode(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n c h w"]:
+        """Latents to images in [0, 1], differentiable."""
+
+    differentiable: bool = True
+    """Whether gradients flow from images to latents."""
+
+    def sample(self, noise: Noise) -> Float[Tensor, "n d"]:
+        """Latents from the prior's own distribution: N(0, I), one row per stream of the noise."""
+        return noise.normal(self.latent_dim)
+
+    def critic(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
+        """How real an image looks; see `critic_kind`."""
+        raise UserError(f"the prior {type(self).__name__} has no critic; choose one that has: wgan_gp or kedmi")
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a trainer may use: the machine, a seed, someone to tell, a place for its checkpoint and its pictures."""
+
+    engine: Engine
+    seed: int
+    reporter: Reporter
+    label: str
+    checkpoint: Path | None = None
+    picture: Callable[[Prior], None] = lambda prior: None
+
+
+@dataclass(frozen=True)
+class PriorRecipe(ABC):
+    """How a prior is learnt on public images: a frozen dataclass of the trainer's hyper-parameters."""
+
+    needs_target: ClassVar[bool] = False
+    """Whether the target's answers on public images shape the prior, so that each target has its own."""
+
+    @abstractmethod
+    def build(self, image_shape: tuple[int, int, int], num_classes: int, public: Split) -> Prior:
+        """The untrained (or shipped) prior."""
+
+    def train(self, prior: Prior, public: Split, oracle: Oracle | None, session: Session) -> list[dict[str, float]]:
+        """Learn on the public images, in place; returns the log. A shipped prior learns nothing."""
+        return []
+
+
+# --- attack ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reconstructions:
+    """What an attack returns: the same number of images for each attacked identity, grouped by identity.
+
+    `failed` marks images for which the search found nothing better than its start; they are scored all the same, so a
+    class the attack could not reach counts as 0 instead of vanishing.
+    """
+
+    images: Float[Tensor, "n c h w"]
+    labels: Int64[Tensor, " n"]
+    latents: Float[Tensor, "n d"]
+    failed: Bool[Tensor, " n"]
+
+
+class Cost(NamedTuple):
+    """What an attack asks of the target, in closed form, when its budget does not stop it."""
+
+    queries: int
+    """Images per identity."""
+    gradient_images: int
+    """Of these, images that were differentiated, per identity."""
+    shared_queries: int
+    """Images that serve all identities at once."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """What a search may use of the machine: how many images at once, and where to keep finished parts.
+
+    Latents never influence each other, so `batch` changes rounding and nothing else.
+    """
+
+    batch: int = 256
+    folder: Path | None = None
+
+    def once(self, name: str, oracle: Oracle, compute: Callable[[], Tensor]) -> Tensor:
+        """`compute()`, or what an interrupted process already computed; the oracle's counts follow either way."""
+        if self.folder is None:
+            return compute()
+        path = self.folder / f"checkpoint-{name}.pt"
+        if path.exists():
+            state = torch.load(path, weights_only=True)
+            oracle.add(state["counts"])
+            return state["value"].to(oracle.device)
+        before = oracle.counts()
+        value = compute()
+        counts = {key: after - before[key] for key, after in oracle.counts().items()}
+        write_atomic(path, lambda scratch: torch.save({"value": value.cpu(), "counts": counts}, scratch))
+        return value
+
+
+@dataclass(frozen=True)
+class Attack(ABC):
+    """A model-inversion attack: a frozen dataclass whose fields are the paper's hyper-parameters."""
+
+    def needs(self, prior: Prior) -> None:
+        """Refuse a prior that lacks what the attack needs.
+
+        Raises:
+            UserError: Naming what is missing and a prior that has it.
+        """
+
+    @abstractmethod
+    def cost(self, prior: Prior) -> Cost:
+        """How many images it asks the target for."""
+
+    @abstractmethod
+    def __call__(
+        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: Workspace
+    ) -> Reconstructions:
+        """Invert each identity in `labels`; what one identity gets does not depend on which others are asked for."""
+
+
+# --- defense --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows the loop trains on: its loss is sum_i w_i CE(p_i, t_i) / n_clean."""
+
+    x: Float[Tensor, "b c h w"]
+    t: Float[Tensor, "b k"]
+    w: Float[Tensor, " b"]
+
+
+@dataclass(frozen=True)
+class Defense:
+    """A change to how the target is trained or served: seven hooks on the one training loop, all optional.
+
+    Hooks are called in the order in which defenses are stacked (`re+bido`). Each defense draws from a noise of its own,
+    so adding one never shifts another's randomness, and a defense at zero strength leaves every bit unchanged.
+    """
+
+    def transform(self, x: Float[Tensor, "b c h w"], noise: Noise) -> Float[Tensor, "b c h w"]:
+        """Training images after the base augmentation, in [0, 1].
+
+        The noise is keyed by each image's place in the training split; `noise.fixed()` is the same in every epoch.
+        """
+        return x
+
+    def batch(self, batch: Batch, model: nn.Module, noise: Noise) -> Batch:
+        """Rows, dense targets and weights: smoothing, mixing, triggers, adversarial rows."""
+        return batch
+
+    def taps(self, model: nn.Module) -> Sequence[nn.Module]:
+        """Modules whose outputs `penalty` wants to see."""
+        return ()
+
+    def penalty(self, batch: Batch, logits: Float[Tensor, "b k"], taps: Sequence[Tensor]) -> Tensor | None:
+        """A scalar added to the loss, or None."""
+        return None
+
+    def surgery(self, model: nn.Module) -> nn.Module:
+        """The architecture, changed after weights load and before the optimiser is built."""
+        return model
+
+    def engine(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """The optimiser, wrapped (differential privacy); at most one defense of a stack may do so."""
+        return model, optimizer
+
+    def epoch(self, epoch: int, epochs: int, model: nn.Module) -> None:
+        """The clock, called after `model.train()` at the start of each epoch."""
+
+    def deploy(self, model: nn.Module) -> nn.Module:
+        """What is served, and so what is attacked and whose natural accuracy counts."""
+        return model

@@ -1,0 +1,58 @@
+"""Slow results kept on disk: tensors that took more than 3 s to make, by the hash of what they were made from.
+
+The folder is `$XDG_CACHE_HOME/mibench` (`~/.cache/mibench` by default); delete it whenever you like.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+__all__ = ["cache_folder", "cached", "hash_of"]
+
+_SLOW_S = 3.0
+
+
+def cache_folder() -> Path:
+    """Where the tensors lie; it may not exist yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mibench"
+
+
+def hash_of(*parts: object, files: Iterable[Path] = ()) -> str:
+    """sha256 over the parts' texts and the files' bytes, in order.
+
+    Name the source files of the code that makes the result among the files, and no stale result is ever read.
+    """
+    digest = hashlib.sha256(repr(parts).encode())
+    for file in files:
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def cached(key: str, make: Callable[[], tuple[dict[str, Tensor], dict[str, str]]]) -> tuple[
+    dict[str, Tensor], dict[str, str]
+]:
+    """What `make()` returns (tensors by name, notes by name), read from the cache if it has `key`.
+
+    A cache that is damaged, full or not writable is worked around: the result is made again.
+    """
+    file = cache_folder() / f"{key}.safetensors"
+    with suppress(OSError, SafetensorError):
+        with safe_open(file, "pt") as stored:
+            return {name: stored.get_tensor(name) for name in stored.keys()}, stored.metadata() or {}  # noqa: SIM118
+    start = time.monotonic()
+    tensors, notes = make()
+    if time.monotonic() - start > _SLOW_S:
+        partial = file.with_suffix(f".{os.getpid()}.part")
+        with suppress(OSError, SafetensorError):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, partial, metadata=notes)
+            partial.replace(file)
+        partial.unlink(missing_ok=True)
+    return tensors, notes

@@ -1,0 +1,1 @@
+"""Defenses against model inversion, one a file."""

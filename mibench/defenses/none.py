@@ -1,0 +1,22 @@
+"""No defense: the recipe that every defense inherits."""
+
+from dataclasses import dataclass
+
+from mibench.core import Defense
+
+__all__ = ["NoDefense"]
+
+CARD = {
+    "summary": "no defense",
+    "title": "The undefended recipe",
+    "authors": "",
+    "venue": "",
+    "year": None,
+    "link": "",
+    "strength": None,
+}
+
+
+@dataclass(frozen=True)
+class NoDefense(Defense):
+    """Every hook does nothing."""

@@ -1,0 +1,143 @@
+"""How work runs fast: device, precision, memory layout, threads, and who is told how far it has come."""
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from mibench.errors import UserError
+
+__all__ = ["Engine", "Reporter", "Silent", "Task", "cores", "resolve"]
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where and in which precision networks run. Latents, losses and statistics stay float32."""
+
+    device: torch.device
+    precision: str
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """bf16 matrix products where the engine says so."""
+        if self.precision == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    def place(self, module: nn.Module) -> nn.Module:
+        """On the device, channels last (convolutions are faster that way on every device we know)."""
+        return module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def images(self, stored: Tensor) -> Tensor:
+        """uint8 on any device to float [0, 1] here, channels last."""
+        return (stored.to(self.device).to(torch.float32) / 255.0).contiguous(memory_format=torch.channels_last)
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def workers(device: str) -> int:
+    """Processes that run stages side by side: two on a CPU with two cores or more, one on an accelerator.
+
+    Small networks leave a second thread idle most of the time: two processes of one thread beat one of two threads.
+    The number depends on the hardware only, never on the load, because rounding depends on it.
+    """
+    given = os.environ.get("MIBENCH_WORKERS")
+    if given is not None:
+        if not given.isdigit() or int(given) < 1:
+            raise UserError(f"MIBENCH_WORKERS must be a whole number of at least 1, got '{given}'")
+        return int(given)
+    return 1 if device != "cpu" or cores() < 2 else 2
+
+
+def set_threads(device: str) -> int:
+    """Give each worker process its share of the cores; returns how many threads it has."""
+    threads = max(1, cores() // 2)
+    torch.set_num_threads(threads)
+    return threads
+
+
+def fast_bf16(device: str) -> bool:
+    """Whether bf16 is faster than fp32 here: recent GPUs, and CPUs with AMX or AVX512-BF16."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return device == "cpu" and bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+def device_name(device: str) -> str:
+    """'auto' resolved to 'cuda', 'mps' or 'cpu'; a device that is not there is refused."""
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return "cuda" if present["cuda"] else "cpu"
+    if device.split(":")[0] not in present:
+        raise UserError(f"unknown device '{device}'; known: auto, cpu, cuda, cuda:N, mps")
+    if not present[device.split(":")[0]]:
+        raise UserError(f"this machine has no {device} device that torch can use; use --device cpu")
+    return device
+
+
+def resolve(device: str = "auto", precision: str = "auto") -> Engine:
+    """The engine for what the user asked; `auto` takes the fastest that is safe."""
+    name = device_name(device)
+    if precision not in PRECISIONS:
+        raise UserError(f"unknown precision '{precision}'; known: {', '.join(PRECISIONS)}")
+    if precision == "auto":
+        precision = "bf16" if fast_bf16(name.split(":")[0]) else "fp32"
+    return Engine(torch.device(name), precision)
+
+
+def describe(engine: Engine) -> dict[str, Any]:
+    """The machine, for provenance."""
+    gpu = torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else None
+    return {
+        "device": str(engine.device),
+        "gpu": gpu,
+        "precision": engine.precision,
+        "threads": torch.get_num_threads(),
+        "cores": cores(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+@runtime_checkable
+class Task(Protocol):
+    """One bar of progress."""
+
+    def advance(self, count: int = 1) -> None:
+        """`count` more of the total are done."""
+
+
+@runtime_checkable
+class Reporter(Protocol):
+    """Whoever shows progress: a terminal, a queue to the parent process, or nobody."""
+
+    def task(self, label: str, total: int, unit: str) -> AbstractContextManager[Task]:
+        """Open a bar that closes with the context."""
+
+    def say(self, line: str) -> None:
+        """One line of chatter."""
+
+
+class Silent:
+    """Tells nobody."""
+
+    def advance(self, count: int = 1) -> None:
+        """Nothing."""
+
+    @contextmanager
+    def task(self, label: str, total: int, unit: str) -> Iterator["Silent"]:
+        """A bar nobody sees."""
+        yield self
+
+    def say(self, line: str) -> None:
+        """Nothing."""

@@ -1,0 +1,18 @@
+"""Errors that teach: what was given, what is allowed, what to do."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+__all__ = ["UserError", "unknown"]
+
+
+class UserError(Exception):
+    """A mistake the user can mend. The command line prints it as one line and exits with code 2, no traceback."""
+
+
+def unknown(what: str, given: str, known: Iterable[str]) -> UserError:
+    """The error for a name that does not exist: the nearest match, then every name that does."""
+    names = sorted(known)
+    near = get_close_matches(given, names, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return UserError(f"unknown {what} '{given}'; {hint}known: {', '.join(names) or 'none'}")

@@ -1,0 +1,59 @@
+"""Attack accuracy: the share of reconstructions that an evaluation model takes for the attacked identity.
+
+    hit_i = 1[ #{ j != y_i : l_ij >= l_iy } < k ]
+
+Open-set (the headline): the logits cover the K private identities and D distractor people, and a hit must
+beat them all. Closed-set (as in papers): only the first K logits; someone who is in no class still gets one.
+
+References:
+    | The Secret Revealer: Generative Model-Inversion Attacks [...] (Zhang et al., 2020)
+    | attacks.md §16; pitfalls.md §2, traps 12 and 15
+
+Differs:
+    A tie counts against the attack, where argmax and topk favour whichever class comes first: a constant or
+    saturated evaluation model then scores 0, not the share of class 0. Compare float32 logits: bfloat16 makes
+    ties.
+"""
+
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from mibench.metrics.inputs import require_finite
+
+__all__ = ["CARD", "closed_set", "top_k"]
+
+CARD = {
+    "summary": "share of reconstructions that the evaluation model takes for the attacked identity",
+    "range": "[0, 1]",
+    "better": "higher leaks more",
+    "link": "https://arxiv.org/abs/1911.07135",
+}
+
+
+def top_k(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"], k: int = 1) -> Bool[Tensor, " n"]:
+    """Whether fewer than k other classes score at least as high as the labelled one.
+
+    Raises:
+        ValueError: NaN or infinite logits, a label outside the classes, k outside 1..classes.
+    """
+    require_finite("accuracy", "logits", logits)
+    classes = logits.shape[1]
+    if not 1 <= k <= classes:
+        raise ValueError(f"accuracy: top-{k} of {classes} classes; allowed: 1 to {classes}")
+    if bool(((labels < 0) | (labels >= classes)).any()):
+        span = f"{int(labels.min())} to {int(labels.max())}"
+        raise ValueError(f"accuracy: labels go from {span}; allowed: 0 to {classes - 1}")
+    own = logits.gather(1, labels[:, None])
+    # The labelled class itself is always counted once, hence <= k.
+    return (logits >= own).sum(dim=1) <= k
+
+
+def closed_set(logits: Float[Tensor, "n k"], private_classes: int) -> Float[Tensor, "n p"]:
+    """The logits of the private identities alone: the evaluation model may no longer answer 'someone else'.
+
+    Raises:
+        ValueError: more private classes than logits, or none.
+    """
+    if not 1 <= private_classes <= logits.shape[1]:
+        raise ValueError(f"accuracy: {private_classes} private classes of {logits.shape[1]} logits")
+    return logits[:, :private_classes]

@@ -1,0 +1,89 @@
+"""FaceNet distance: how near a face recogniser finds a reconstruction to an image of the attacked person.
+
+    d(x) = min over references r with the label of x of  || e(x) - e(r) ||^2,    || e || = 1
+
+e is InceptionResnetV1 trained on VGGFace2, at 160 pixels: a network that neither attack nor target has seen.
+0 is the same picture, 4 the opposite; d = 2 (1 - cosine). Faces only.
+
+References:
+    | FaceNet: A Unified Embedding for Face Recognition and Clustering (Schroff et al., 2015)
+    | Plug & Play Attacks: Towards Robust and Flexible Model Inversion Attacks (Struppek et al., 2022)
+    | attacks.md §16, delta_face; pitfalls.md §2 trap 6: the network wants (255 x - 127.5) / 128, not [0, 1]
+"""
+
+import torch
+from facenet_pytorch import InceptionResnetV1
+from jaxtyping import Float, Float32, Float64, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mibench.metrics import Unavailable, inputs, weights
+from mibench.metrics.knn import knn_distance
+
+__all__ = ["CARD", "WEIGHTS", "FaceNet", "facenet_distance", "load"]
+
+CARD = {
+    "summary": "squared L2 distance to the nearest private image of the same person, in FaceNet embeddings",
+    "range": "[0, 4]",
+    "better": "lower leaks more",
+    "link": "https://arxiv.org/abs/1503.03832",
+}
+
+WEIGHTS = weights.WeightFile(
+    names=("20180402-114759-vggface2.pt",),
+    url="https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9/20180402-114759-vggface2.pt",
+    sha256="",
+)
+
+
+class FaceNet(nn.Module):
+    """Face images in [0, 1] to unit vectors; `load` fills in the weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = InceptionResnetV1()
+
+    def forward(self, images: Float[Tensor, "n c h w"]) -> Float32[Tensor, "n 512"]:
+        """Embeddings of unit length; refuses images outside [0, 1]. Resized to 160 px, bilinear with
+        antialiasing."""
+        x = inputs.images("facenet", images)
+        x = F.interpolate(x, size=(160, 160), mode="bilinear", align_corners=False, antialias=True)
+        return self.net((255 * x - 127.5) / 128)
+
+
+def load(device: torch.device | str = "cpu", allow_download: bool = False) -> FaceNet | Unavailable:
+    """The network with its weights, frozen, or why it cannot be had.
+
+    Raises:
+        UserError: the file found does not fit the network.
+    """
+    path = weights.locate("facenet", WEIGHTS, allow_download)
+    if isinstance(path, Unavailable):
+        return path
+    with torch.device("meta"):
+        model = FaceNet()
+    state = weights.read(path, WEIGHTS)
+    # The embedding is what the metric uses, not the classifier of the 8,631 training people.
+    kept = {key: value for key, value in state.items() if not key.startswith("logits.")}
+    weights.fill(model.net, kept, path)
+    return model.eval().to(device)
+
+
+@torch.no_grad()
+def facenet_distance(
+    model: FaceNet,
+    images: Float[Tensor, "n c h w"],
+    labels: Int64[Tensor, " n"],
+    reference_images: Float[Tensor, "m _ _ _"],
+    reference_labels: Int64[Tensor, " m"],
+    batch: int = 64,
+) -> Float64[Tensor, " n"]:
+    """Squared L2 distance of each face's embedding to the nearest reference of its label.
+
+    Raises:
+        UserError: a label without reference, images outside [0, 1].
+        ValueError: NaN or infinite pixels.
+    """
+    embedded = torch.cat([model(part) for part in images.split(batch)])
+    references = torch.cat([model(part) for part in reference_images.split(batch)])
+    return knn_distance(embedded, labels, references, reference_labels)

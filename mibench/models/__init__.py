@@ -1,0 +1,87 @@
+"""Classifiers: images in [0, 1] to logits, with their penultimate features. One architecture family a file.
+
+A family file has a literal `CARD`, a literal tuple `ARCHITECTURES` of the names it offers, and
+`build(name, num_classes, image_shape, pretrained) -> Classifier`. Every name that no file claims is looked up among
+torchvision's classifiers. Listing reads the literals only: neither torch nor torchvision is imported for it.
+"""
+
+import ast
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mibench.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    import mibench.models.base
+
+__all__ = ["build", "family", "names"]
+
+
+@cache
+def _own() -> dict[str, str]:
+    """Architecture name to the file that builds it, for the families written here."""
+    found: dict[str, str] = {}
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and [ast.unparse(t) for t in node.targets] == ["ARCHITECTURES"]:
+                found |= dict.fromkeys(ast.literal_eval(node.value), path.stem)
+    return found
+
+
+def _torchvision() -> list[str]:
+    from torchvision import models
+
+    return sorted(models.list_models(module=models))
+
+
+def names() -> list[str]:
+    """Every architecture that can be built: those written here first, then torchvision's classifiers."""
+    return [*_own(), *_torchvision()]
+
+
+def family(name: str) -> str:
+    """The family of an architecture, to tell whether an evaluation model differs enough from the target.
+
+    The file's name for families written here, torchvision's own module otherwise: `resnet18` and `wide_resnet50_2`
+    are both `resnet`.
+
+    Raises:
+        UserError: No architecture has this name.
+    """
+    if name in _own():
+        return _own()[name]
+    if name not in _torchvision():
+        raise unknown("architecture", name, names())
+    from torchvision import models
+
+    return str(models.get_model_builder(name).__module__.rsplit(".", 1)[-1])
+
+
+def build(
+    name: str, num_classes: int, image_shape: tuple[int, int, int], pretrained: bool = False
+) -> "mibench.models.base.Classifier":
+    """A new classifier; its weights are drawn from torch's global generator, which the caller seeds.
+
+    Args:
+        name: One of `names()`.
+        num_classes: How many logits; at least 2.
+        image_shape: (channels, height, width) of the images it will get; 1 or 3 channels, at least 16 pixels a side.
+        pretrained: Start from ImageNet weights (torchvision's architectures and `vgg16_bn64` only).
+
+    Raises:
+        UserError: Unknown name, impossible sizes, or weights that do not exist or cannot be had.
+    """
+    kind = family(name)
+    channels, height, width = image_shape
+    if num_classes < 2:
+        raise UserError(f"a classifier needs at least 2 classes, got {num_classes}")
+    if channels not in (1, 3) or min(height, width) < 16:
+        raise UserError(
+            f"no classifier for images of {channels} channel(s), {height} x {width}; allowed: 1 or 3 channels, at "
+            "least 16 pixels a side"
+        )
+    module = import_module(f"mibench.models.{kind if name in _own() else 'torchvision_net'}")
+    model: mibench.models.base.Classifier = module.build(name, num_classes, image_shape, pretrained)
+    return model

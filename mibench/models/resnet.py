@@ -1,0 +1,74 @@
+"""A small residual network for CPU: accurate enough to evaluate, quick enough for one core.
+
+y = relu(F(x) + S(x)), F = conv3-BN-relu-conv3-BN, S the identity or a strided conv1-BN.
+Differs: the stem shrinks the image to about 16 pixels a side before the first block (CIFAR nets keep 32).
+
+References:
+    | Deep Residual Learning for Image Recognition (He et al., 2015)
+    | https://arxiv.org/abs/1512.03385
+"""
+
+from collections import OrderedDict
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mibench.models.base import Classifier, Prepare, initialise, no_weights
+
+__all__ = ["ARCHITECTURES", "CARD", "BasicBlock", "build"]
+
+CARD = {
+    "summary": "small residual network for CPU: stem, three stages of one basic block, global mean",
+    "year": 2015,
+    "link": "https://arxiv.org/abs/1512.03385",
+    "family": "resnet",
+}
+ARCHITECTURES = ("resnet",)
+WIDTH = 32
+
+
+class BasicBlock(nn.Module):
+    """y = relu(body(x) + shortcut(x)); a defense may swap `shortcut` to weaken the skip connection."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(),
+            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h2 w2"]:
+        """One residual step."""
+        out: Tensor = self.relu(self.body(x) + self.shortcut(x))
+        return out
+
+
+def build(
+    name: str, num_classes: int, image_shape: tuple[int, int, int], pretrained: bool = False
+) -> Classifier:
+    """Stem conv3 s2 (and a 2x2 mean from 48 px on), blocks of 32, 64 and 128 channels, global mean: 128 features.
+
+    Raises:
+        UserError: `pretrained` was asked for; there are no such weights.
+    """
+    if pretrained:
+        raise no_weights(name)
+    channels = image_shape[0]
+    stem = [nn.Conv2d(channels, WIDTH, 3, 2, 1, bias=False), nn.BatchNorm2d(WIDTH), nn.ReLU()]
+    if max(image_shape[1:]) >= 48:
+        stem.append(nn.AvgPool2d(2, ceil_mode=True))
+    trunk = nn.Sequential(OrderedDict(
+        stem=nn.Sequential(*stem),
+        stage1=nn.Sequential(BasicBlock(WIDTH, WIDTH, 1)),
+        stage2=nn.Sequential(BasicBlock(WIDTH, 2 * WIDTH, 2)),
+        stage3=nn.Sequential(BasicBlock(2 * WIDTH, 4 * WIDTH, 2)),
+        pool=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+    ))
+    trunk.apply(initialise)
+    return Classifier(Prepare(image_shape, [0.5], [0.5]), trunk, nn.Linear(4 * WIDTH, num_classes), 4 * WIDTH)

@@ -1,0 +1,52 @@
+"""The public images themselves as a prior: nothing is generated, nothing can be optimised."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from mibench.core import Prior, PriorRecipe, Split, to_float
+from mibench.rng import Noise
+
+__all__ = ["Public", "PublicImages"]
+
+CARD = {
+    "summary": "the public images themselves, for the floor public_search",
+    "title": "Public images",
+    "authors": "",
+    "venue": "",
+    "year": None,
+    "link": "",
+    "critic": "none",
+}
+
+
+class PublicImages(Prior):
+    """A latent is the place of an image in the public split."""
+
+    differentiable = False
+    latent_dim = 1
+
+    def __init__(self, public: UInt8[Tensor, "n c h w"]) -> None:
+        super().__init__()
+        self.image_shape = (public.shape[1], public.shape[2], public.shape[3])
+        self.register_buffer("public", public)
+
+    def sample(self, noise: Noise) -> Float[Tensor, "n 1"]:
+        """Places, uniform with replacement."""
+        count = len(self.get_buffer("public"))
+        return (noise.uniform(1) * count).floor().clamp(max=count - 1)
+
+    def decode(self, z: Float[Tensor, "n 1"]) -> Float[Tensor, "n c h w"]:
+        """Look the images up."""
+        return to_float(self.get_buffer("public")[z[:, 0].long()])
+
+
+@dataclass(frozen=True)
+class Public(PriorRecipe):
+    """Keeps the public split; learns nothing."""
+
+    def build(self, image_shape: tuple[int, int, int], num_classes: int, public: Split) -> PublicImages:
+        """The public images."""
+        return PublicImages(public.images)

@@ -1,0 +1,61 @@
+"""The report: tables in the terminal, the same as files, and picture grids.
+
+Reads finished runs only and recomputes no score, so a report is the same whenever and wherever it is made.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mibench.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["write"]
+
+
+def write(root: Path, console: "Console") -> Path:
+    """Print every protocol's tables, write them and the picture grids to `results/report/`.
+
+    Runs that are damaged or of another version are left out; each is named on stderr, in tables.md and in
+    tables.json. A picture whose data set is gone is left out in the same way.
+
+    Args:
+        root: The results folder.
+        console: Where the tables go.
+
+    Returns:
+        The report's folder.
+
+    Raises:
+        UserError: If there is no finished score, or the folder cannot be written.
+    """
+    from rich.console import Console
+
+    from mibench.report import collect, exports, grids, tables
+
+    warnings: list[str] = []
+    found = collect.scored(root, warnings)
+    chatter = Console(stderr=True, soft_wrap=True, highlight=False)
+    for line in warnings:
+        chatter.print(line, style="yellow", markup=False)
+    if not found:
+        lost = f" ({len(warnings)} could not be read)" if warnings else ""
+        raise UserError(
+            f"no finished scores in {root}{lost}; make some with `mibench demo`, or with `mibench train` and then "
+            "`mibench attack`, and name their folder: `mibench report RESULTS`"
+        )
+    table = collect.frame(found)
+    folder = root / "report"
+    console.print(tables.render(found, table, console))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            grids.write(folder, found, table)
+        except UserError as error:  # the numbers stand without the picture
+            warnings.append(f"no picture: {error}")
+            chatter.print(warnings[-1], style="yellow", markup=False)
+        exports.write(folder, found, table, tables.differences(found, table), warnings)
+    except OSError as error:
+        raise UserError(f"cannot write the report to {folder}: {error.strerror or error}") from None
+    return folder

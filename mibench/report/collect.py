@@ -1,0 +1,350 @@
+"""Every finished score of a results folder as one table; what cannot be read is named, never fatal.
+
+Scores are comparable only within one *protocol*: the same images, the same evaluation models, the same attacked
+identities. Each row says which protocol it belongs to; a table never mixes two.
+"""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mibench import registry
+from mibench.errors import UserError
+from mibench.runs import PROTOCOL, Run, canonical, find
+
+__all__ = ["RATES", "Scored", "changes", "defense_label", "frame", "rows", "scored"]
+
+RATES = ("open_top1", "open_top5", "closed_top1", "closed_top5", "knn_train", "knn_heldout")
+"""What an evaluation model says of each image; every one has an interval."""
+
+SETS = ("fid", "kid")
+"""What an evaluation model's features say of all images together."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A whole score run with the runs it builds on."""
+
+    run: Run
+    scores: Mapping[str, Any]
+    fingerprint: str
+
+    @property
+    def inversion(self) -> Run:
+        """What was scored."""
+        return _single(self.run, "inversion")
+
+    @property
+    def target(self) -> Run:
+        """What was attacked."""
+        return _single(self.inversion, "target")
+
+    @property
+    def prior(self) -> Run:
+        """Where the images come from."""
+        return _single(self.inversion, "prior")
+
+    @property
+    def evaluators(self) -> list[Run]:
+        """Who judged; the first gives the headline."""
+        found = self.run.parents["evaluators"]
+        return found if isinstance(found, list) else [found]
+
+    @property
+    def names(self) -> list[str]:
+        """The evaluation models' names, headline first."""
+        return [run.spec["model"] for run in self.evaluators]
+
+    @cached_property
+    def protocol(self) -> str:
+        """6 hex digits: the images, the judges and the number of identities; rows that share them are comparable."""
+        key = [self.fingerprint, [run.id for run in self.evaluators], self.scores["identities"]]
+        return hashlib.sha256(canonical(key).encode()).hexdigest()[:6]
+
+    @cached_property
+    def per_image(self) -> pd.DataFrame:
+        """One row per reconstruction, in the order they were made; `order` counts within an identity."""
+        table = pd.read_csv(self.run.path / "per_image.csv", dtype={"identity": str}, keep_default_na=False)
+        table["label"] = table["label"].astype("int64")
+        table["order"] = table.groupby("label").cumcount()
+        return table
+
+
+def _single(run: Run, role: str) -> Run:
+    parent = run.parents[role]
+    if not isinstance(parent, Run):
+        raise UserError(f"{run.path} names several runs as its {role}; delete it and run it again")
+    return parent
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+def scored(root: Path, warnings: list[str] | None = None) -> list[Scored]:
+    """All whole score runs below a results folder; each one left out adds a line with its path to `warnings`."""
+    said = warnings if warnings is not None else []
+    found = []
+    for path in sorted((root / "scores").glob("[!.]*")):
+        if not path.is_dir():
+            continue
+        try:
+            found.append(_read(root, path))
+        except UserError as error:
+            text = str(error)
+            said.append(f"left out {path}: {text}" if str(path) not in text else f"left out: {text}")
+        except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+            what = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be read ({error})"
+            said.append(f"left out {path}: it {what}; delete that directory and run it again")
+    return found
+
+
+def _read(root: Path, path: Path) -> Scored:
+    """One score run, refused unless whole and untouched."""
+    for name in ("done", "run.json", "scores.json", "per_image.csv"):
+        if not (path / name).is_file():
+            raise UserError(f"{name} is missing; delete that directory and run it again")
+    made_by = json.loads((path / "run.json").read_text(encoding="utf-8")).get("protocol")
+    if made_by != PROTOCOL:
+        raise UserError(f"it is of protocol {made_by}, this mibench of {PROTOCOL}; its numbers are not comparable")
+    run = find(root, path.name)
+    for name, digest in run.read("done").items():
+        if hashlib.sha256((path / name).read_bytes()).hexdigest() != digest:
+            raise UserError(f"{name} was changed after it was scored; delete that directory and score again")
+    scores = run.read("scores.json")
+    target = _single(_single(run, "inversion"), "target")
+    one = Scored(run, scores, target.read("metrics.json")["dataset_fingerprint"])
+    row(one)  # whatever a report needs of it is there
+    return one
+
+
+# --- names ----------------------------------------------------------------------------------------------------------
+
+
+def changes(kind: str, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are not the plug-in's defaults; all of them if the plug-in is no longer installed."""
+    try:
+        plugin = registry.load(kind, name)
+    except (UserError, ImportError):
+        return dict(settings)
+    defaults = {item.name: item.default for item in fields(plugin)}
+    return {key: value for key, value in settings.items() if _plain(defaults.get(key)) != _plain(value)}
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no tuples."""
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def _card(kind: str, name: str) -> dict[str, Any]:
+    try:
+        return registry.card(kind, name)
+    except UserError:
+        return {}
+
+
+def _text(settings: Mapping[str, Any]) -> str:
+    """`a_e=0.8 ratio=0.5,2`."""
+    parts = []
+    for key, value in settings.items():
+        shown = ",".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value) if isinstance(
+            value, list | tuple
+        ) else f"{value:g}" if isinstance(value, float) else str(value)
+        parts.append(f"{key}={shown}")
+    return " ".join(parts)
+
+
+def defense_label(spec: Mapping[str, Any]) -> str:
+    """`none`, `re a_e=0.8`, `re a_e=0.4 + bido`: names, their strength, and what else is not a default."""
+    labels = []
+    for item in spec.get("defenses", []):
+        name, settings = item["name"], item["settings"]
+        strength = _card("defenses", name).get("strength")
+        shown = {strength: settings[strength]} if strength in settings else {}
+        labels.append(" ".join(part for part in (name, _text(shown | changes("defenses", name, settings))) if part))
+    return " + ".join(labels) or "none"
+
+
+def preset(kind: str, name: str, settings: Mapping[str, Any]) -> str:
+    """The preset that gives these settings; else what is not a default."""
+    changed = changes(kind, name, settings)
+    try:
+        offered = registry.presets(kind, name)
+    except UserError:
+        offered = {"default": {}}
+    named = [key for key in sorted(offered, key=lambda key: key == "default")
+             if {k: _plain(v) for k, v in changes(kind, name, offered[key]).items()} == changed]  # fmt: skip
+    return named[0] if named else _text(changed)
+
+
+# --- the table ------------------------------------------------------------------------------------------------------
+
+
+def _interval(key: str, found: Mapping[str, Any], at: str = "") -> dict[str, Any]:
+    return {f"{key}{at}": found["value"], f"{key}_low{at}": found["low"], f"{key}_high{at}": found["high"]}
+
+
+def _judged(names: Iterable[str], judges: Mapping[str, Any]) -> dict[str, Any]:
+    """`open_top1@resnet`, `open_top1_low@resnet`, ... from the `evaluators` or the `ceiling` of a scores.json."""
+    flat: dict[str, Any] = {}
+    for name in names:
+        for key in RATES:
+            if key in judges[name]:  # the ceiling has no distance to the held-out images: each would find itself
+                flat |= _interval(key, judges[name][key], f"@{name}")
+        flat |= {f"{key}@{name}": judges[name][key] for key in SETS}
+    return flat
+
+
+def row(one: Scored) -> dict[str, Any]:
+    """One score run as one flat row."""
+    scores, spec = one.scores, one.inversion.spec
+    attack, prior = spec["attack"], one.prior.spec["prior"]
+    made = one.inversion.read("metrics.json")
+    flat: dict[str, Any] = _shared(one) | {
+        "target": one.target.id,
+        "model": one.target.spec["model"],
+        "target_seed": one.target.spec["seed"],
+        "training": _text(one.target.spec.get("training", {})),
+        "defense": defense_label(one.target.spec),
+    }
+    flat |= _interval("natural_accuracy", scores["natural_accuracy"])
+    flat |= {
+        "attack": attack["name"],
+        "role": _card("attacks", attack["name"]).get("role", "attack"),
+        "preset": preset("attacks", attack["name"], attack["settings"]),
+        "access": spec["access"],
+        "seed": spec["seed"],
+        "budget": spec["budget"],
+        "prior": prior["name"],
+        "prior_preset": preset("priors", prior["name"], prior["settings"]),
+        "n": scores["n"],
+    }
+    flat |= _judged(one.names, scores["evaluators"])
+    flat |= _interval("target_top1", scores["target"]["top1"])
+    flat |= _interval("target_confidence", scores["target"]["confidence"])
+    for name, found in scores["perceptual"].items():
+        if name == "inception":
+            flat |= {"fid": found["fid"], "kid": found["kid"]}
+        else:
+            flat |= _interval(name, found)
+    flat |= {
+        "queries": made["queries_per_identity"],
+        "gradient_images": made["gradient_images_per_identity"],
+        "shared_queries": made["shared_queries"],
+        "prior_queries": one.prior.read("metrics.json").get("target_queries", 0),
+        "seconds": one.inversion.read("run.json")["provenance"]["seconds"],
+        "inversion": one.inversion.id,
+        "prior_run": one.prior.id,
+        "score": one.run.id,
+    }
+    return flat
+
+
+def _shared(one: Scored) -> dict[str, Any]:
+    """What all rows of a protocol have in common."""
+    data = one.target.spec["dataset"]
+    flat: dict[str, Any] = {
+        "protocol": one.protocol,
+        "dataset": data["name"],
+        "dataset_settings": _text(changes("data", data["name"], data["settings"])),
+        "fingerprint": one.fingerprint,
+        "evaluators": ",".join(one.names),
+        "identities": one.scores["identities"],
+        "classes": one.scores["classes"],
+        "unavailable": "; ".join(item["name"] for item in one.scores["unavailable"]),
+    }
+    for name in one.names:
+        judge = one.scores["evaluators"][name]
+        for key in ("heldout_accuracy", "heldout_accuracy_open"):
+            flat |= _interval(key, judge[key], f"@{name}")
+        flat |= {f"{key}@{name}": judge[key] for key in ("distractors", "distractors_are_public", "knn_real_to_real")}
+    return flat
+
+
+def references(one: Scored) -> list[dict[str, Any]]:
+    """The chance row and the ceiling row: they depend on the protocol only, not on the target or the attack."""
+    chance = one.scores["chance"]
+    lowest = {f"closed_top1@{name}": chance["closed_top1"] for name in one.names} | {
+        key: value for key, value in chance.items() if key != "closed_top1"
+    }
+    known = one.scores["ceiling"][one.names[0]]["open_top1"]
+    return [
+        _shared(one) | {"attack": "chance", "role": "floor"} | lowest,
+        _shared(one) | {"attack": "real held-out", "role": "ceiling", "n": known["n"]}
+        | _judged(one.names, one.scores["ceiling"]),
+    ]  # fmt: skip
+
+
+ROLES = {"floor": 0, "attack": 1, "ceiling": 2}
+
+
+def frame(found: Iterable[Scored]) -> pd.DataFrame:
+    """One row per score run, one chance and one ceiling row per protocol, in the order in which a table shows them:
+    chance, then target by target (undefended first) its floors and its attacks, then the ceiling.
+
+    `target_label` and `attack_label` are names that no two targets of a protocol, no two rows of a target share.
+    """
+    groups: dict[str, list[Scored]] = defaultdict(list)
+    for one in found:
+        groups[one.protocol].append(one)
+    flat = [line for ones in groups.values() for line in [*references(ones[0]), *map(row, ones)]]
+    if not flat:
+        return pd.DataFrame()
+    table = pd.DataFrame(flat)
+    table.insert(1, "target_label", _labels(table, "defense", {"model": "", "training": "", "target_seed": "seed "},
+                                            {"target": "#"}, "target"))  # fmt: skip
+    table.insert(2, "attack_label", _labels(table, "attack", {"preset": "", "prior": "from ", "prior_preset": "",
+                                            "budget": "budget "}, {"seed": "seed ", "score": "#"}, "score"))  # fmt: skip
+    edge = (table["role"] == "ceiling").astype(int) - (table["attack"] == "chance").astype(int)
+    place = pd.DataFrame({
+        "dataset": table["dataset"], "identities": -table["identities"], "protocol": table["protocol"], "edge": edge,
+        "defended": table["defense"] != "none", "target": table["target_label"], "role": table["role"].map(ROLES),
+        "attack": table["attack_label"],
+    })  # fmt: skip
+    return table.loc[place.sort_values(list(place.columns), kind="stable").index].reset_index(drop=True)
+
+
+def _labels(
+    table: pd.DataFrame, name: str, parts: Mapping[str, str], last: Mapping[str, str], owner: str
+) -> pd.Series:
+    """The column `name`, longer where needed: `parts` (column -> words before it) that vary between equal names of a
+    protocol are added to all of them; if that still leaves one label to two owners of a target, so are the `last`."""
+    labels = table[name].fillna("").astype(str).copy()
+
+    def add(where: Any, column: str, before: str) -> None:
+        labels[where] += [f" {before}{_cell(value)}" if _cell(value) else "" for value in table.loc[where, column]]
+
+    for _, group in table.groupby(["protocol", name], sort=False):
+        for column, before in parts.items():
+            if group[column].map(_cell).nunique() > 1:
+                add(group.index, column, before)
+    keys = ["protocol", "label"] if owner == "target" else ["protocol", "target", "label"]
+    for column, before in last.items():
+        for _, group in table.assign(label=labels).groupby(keys, sort=False):
+            if group[owner].nunique() > 1 and group[column].map(_cell).nunique() > 1:
+                add(group.index, column, before)
+    return labels
+
+
+def _cell(value: Any) -> str:
+    """A cell as text; empty where there is none. pandas turns whole numbers with gaps into floats."""
+    if value is None or value != value:
+        return ""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def rows(root: Path, warnings: list[str] | None = None) -> pd.DataFrame:
+    """One row per finished score run below a results folder, with the chance and ceiling rows of each protocol.
+
+    Args:
+        root: The results folder.
+        warnings: Gets one line for each run that is damaged or of another version; such runs are left out.
+    """
+    return frame(scored(root, warnings))
+

@@ -1,0 +1,170 @@
+"""From a number back to the data: a run, what it was asked, what came out, and every run it builds on."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from mibench.errors import UserError
+from mibench.report.collect import changes, defense_label
+from mibench.runs import Run
+
+__all__ = ["chain"]
+
+ROLE = {
+    "evaluators": "evaluation model", "inversions": "inversion", "priors": "prior", "scores": "score",
+    "targets": "target",
+}  # fmt: skip
+
+ORDER = ("inversion", "target", "prior", "evaluators")
+"""Parents are shown in this order: first what leads back to the data."""
+
+
+def chain(run: Run) -> RenderableType:
+    """A tree from the run down to the data set, then the data set's card.
+
+    Raises:
+        UserError: If a file of one of the runs cannot be read.
+    """
+    tree = Tree(_about(run), guide_style="dim")
+    _grow(tree, run, {run.id})
+    name, card = _card(run)
+    return Group(tree, Text(), Text(f"data set {name}", style="bold"), card)
+
+
+def _grow(tree: Tree, run: Run, seen: set[str]) -> None:
+    for parent in _parents(run):
+        if parent.id in seen:
+            tree.add(Text(f"{ROLE[parent.kind]} {parent.id}: as above", style="dim"))
+            continue
+        seen.add(parent.id)
+        _grow(tree.add(_about(parent)), parent, seen)
+    if "dataset" in run.spec:
+        data = run.spec["dataset"]
+        tree.add(Text(f"data set {data['name']}  {_settings('data', data)}".rstrip()))
+
+
+def _parents(run: Run) -> Iterator[Run]:
+    for role in sorted(run.parents, key=lambda role: ORDER.index(role) if role in ORDER else len(ORDER)):
+        found = run.parents[role]
+        yield from found if isinstance(found, list) else [found]
+
+
+def _about(run: Run) -> RenderableType:
+    """One run: who, what it was asked, its numbers, when and on what, its files."""
+    head = Text.assemble((ROLE[run.kind], "bold"), " ", (run.name, "bold"), " ", (run.id, "cyan"))
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, text in (("asked", _asked(run)), ("result", _result(run)), ("made", _made(run)), ("files", _files(run)),
+                       ("path", str(run.path))):  # fmt: skip
+        if text:
+            grid.add_row(name, Text(text))
+    return Group(head, grid)
+
+
+def _settings(kind: str, item: Mapping[str, Any]) -> str:
+    """What is not a default."""
+    changed = changes(kind, item["name"], item["settings"])
+    return " ".join(f"{key}={json.dumps(value)}" for key, value in changed.items())
+
+
+def _asked(run: Run) -> str:
+    spec = run.spec
+    parts = []
+    if run.kind == "targets":
+        parts += [str(spec["model"]), f"defense {defense_label(spec)}"]
+    if run.kind == "evaluators":
+        parts.append(str(spec["model"]))
+    for kind, key in (("attacks", "attack"), ("priors", "prior")):
+        if key in spec:
+            parts.append(f"{spec[key]['name']} {_settings(kind, spec[key]) or '(defaults)'}")
+    parts += [f"{key} {value}" for key, value in dict(spec.get("training") or {}).items()]
+    parts += [
+        f"{key} {spec[key]}" for key in ("access", "identities", "budget", "seed", "precision") if spec.get(key) is not None
+    ]
+    return ", ".join(parts)
+
+
+def rate(found: Mapping[str, Any]) -> str:
+    """`82.0% [74.1, 88.2]`."""
+    if found["low"] is None or found["high"] is None:
+        return f"{100 * found['value']:.1f}%"
+    return f"{100 * found['value']:.1f}% [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
+
+
+def _result(run: Run) -> str:
+    if run.kind == "scores":
+        scores = run.read("scores.json")
+        lines = [f"{scores['n']} reconstructions of {scores['identities']} identities; the target itself says "
+                 f"{rate(scores['target']['top1'])}"]  # fmt: skip
+        judges = run.parents["evaluators"]
+        for judge in judges if isinstance(judges, list) else [judges]:
+            name = judge.spec["model"]
+            found = scores["evaluators"][name]
+            lines.append(f"{name}: open-set {rate(found['open_top1'])}, closed {rate(found['closed_top1'])}, "
+                         f"KNN {found['knn_train']['value']:.4g}, fid@{name} {found['fid']:.4g}")  # fmt: skip
+        return "\n".join(lines)
+    metrics = run.read("metrics.json")
+    if run.kind == "inversions":
+        return (
+            f"{metrics['images']} images of {metrics['identities']} identities; per identity "
+            f"{metrics['queries_per_identity']:,.0f} queries, {metrics['gradient_images_per_identity']:,.0f} with "
+            f"gradient; {metrics['shared_queries']:,} shared"
+        )
+    if run.kind == "priors":
+        return (
+            f"{metrics['latent_dim']} latent dimensions, {metrics['parameters']:,} parameters, "
+            f"{metrics['public_images']:,} public images, {metrics['target_queries']:,} target queries"
+        )
+    text = f"natural accuracy {rate(metrics['natural_accuracy'])}"
+    if "open_set_accuracy" in metrics:
+        text += f", open-set {rate(metrics['open_set_accuracy'])} among {metrics['distractors']} more people"
+    return f"{text}; {metrics['classes']} classes, {metrics['parameters']:,} parameters"
+
+
+def _made(run: Run) -> str:
+    made = run.read("run.json").get("provenance", {})
+    place = made.get("gpu") or " ".join(str(made[key]) for key in ("device", "machine") if made.get(key))
+    parts = [f"{made['seconds']:,} s" if "seconds" in made else "", f"on {place}" if place else "",
+             str(made.get("finished", "")), f"mibench {made['mibench']}" if "mibench" in made else "",
+             str(made.get("commit") or "")]  # fmt: skip
+    return ", ".join(part for part in parts if part)
+
+
+def size(path: Path) -> str:
+    """A file's size with its unit."""
+    amount = float(path.stat().st_size)
+    for unit in ("B", "KiB", "MiB"):
+        if amount < 1024:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} GiB"
+
+
+def _files(run: Run) -> str:
+    return ", ".join(f"{path.name} {size(path)}" for path in sorted(run.path.iterdir()) if path.name != "done")
+
+
+def _card(run: Run) -> tuple[str, RenderableType]:
+    """The data set's card, as the nearest run trained on it wrote it down."""
+    waiting, data = [run], None
+    while waiting:
+        current = waiting.pop(0)
+        data = data or current.spec.get("dataset")
+        if (current.path / "data.json").is_file():
+            grid = Table.grid(padding=(0, 2))
+            grid.add_column(style="dim", no_wrap=True)
+            grid.add_column(overflow="fold")
+            for key, value in current.read("data.json").items():
+                grid.add_row(key.replace("_", " "), Text(value if isinstance(value, str) else json.dumps(value)))
+            return current.spec["dataset"]["name"], grid
+        waiting.extend(_parents(current))
+    if data is None:
+        raise UserError(f"{run.path} leads to no data set; delete it and run it again")
+    return data["name"], Text(f"this run holds no card of its data: mibench data show {data['name']}", style="dim")

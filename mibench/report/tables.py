@@ -1,0 +1,420 @@
+"""Tables: what leaks, beside what the defense costs, between what chance gives and what real images would.
+
+One declaration of the columns serves the terminal, Markdown and LaTeX. Rates are percentages.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.measure import Measurement
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from mibench.metrics.statistics import paired_interval
+from mibench.report.collect import Scored
+from mibench.runs import canonical
+
+__all__ = ["Column", "DIFFERENCES", "caption", "columns", "differences", "marks", "protocols", "render", "title"]
+
+BEST, WORST = "▲", "▽"
+"""Marks of the attacks that leak most and least from a target, by the headline number."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its two-line header, what it shows of a row (at so many digits), and when it goes.
+
+    `drop` is the order in which columns are left out where the terminal is too narrow: 1 goes first, 0 always stays.
+    """
+
+    top: str
+    bottom: str
+    cell: Callable[[pd.Series, int], str]
+    drop: int = 0
+    left: bool = False
+
+    @property
+    def header(self) -> str:
+        """Both lines in one."""
+        return f"{self.top} {self.bottom}".strip()
+
+
+# --- cells ----------------------------------------------------------------------------------------------------------
+
+
+def missing(value: Any) -> bool:
+    """None or NaN."""
+    return value is None or value != value
+
+
+def percent(value: Any) -> str:
+    """A rate as a percentage with one digit."""
+    return "" if missing(value) else f"{100 * value:.1f}"
+
+
+def interval(row: Mapping[str, Any], key: str, digits: int) -> str:
+    """`82.0 [74, 88]`; without bounds where there is no interval."""
+    name, at, model = key.partition("@")
+    value, low, high = (row.get(f"{name}{end}{at}{model}") for end in ("", "_low", "_high"))
+    if missing(value) or missing(low) or missing(high):
+        return percent(value)
+    return f"{percent(value)} [{100 * low:.{digits}f}, {100 * high:.{digits}f}]"
+
+
+def amount(value: Any) -> str:
+    """A quantity with three significant digits, never in powers of ten below a million."""
+    if missing(value):
+        return ""
+    whole = 0 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{min(whole, 4)}f}"
+
+
+def count(value: Any) -> str:
+    """A number of images."""
+    return "" if missing(value) else f"{value:,.0f}"
+
+
+def queries(row: Mapping[str, Any]) -> float | None:
+    """Images asked per identity as the oracle counts them: an identity's own and those that serve all."""
+    return None if missing(row.get("queries")) else row["queries"] + row["shared_queries"]
+
+
+# --- one protocol ---------------------------------------------------------------------------------------------------
+
+
+def protocols(table: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """The rows of each protocol, in order; rows of two protocols are not comparable."""
+    for _, group in table.groupby("protocol", sort=False):
+        yield group.reset_index(drop=True)
+
+
+def evaluators(group: pd.DataFrame) -> list[str]:
+    """Names of the evaluation models, headline first."""
+    return str(group["evaluators"].iloc[0]).split(",")
+
+
+def headline(group: pd.DataFrame) -> str:
+    """The column of the headline number."""
+    return f"open_top1@{evaluators(group)[0]}"
+
+
+def marks(group: pd.DataFrame) -> dict[int, str]:
+    """Row -> mark: the attack that leaks most and the one that leaks least from each target; floors take no part.
+
+    Equal attacks share a mark; where all are equal there is none.
+    """
+    found: dict[int, str] = {}
+    column = headline(group)
+    for _, rows in group[group["role"] == "attack"].groupby("target"):
+        values = rows[column]
+        if values.max() > values.min():
+            found |= dict.fromkeys(values.index[values == values.max()], BEST)
+            found |= dict.fromkeys(values.index[values == values.min()], WORST)
+    return {int(index): mark for index, mark in found.items()}
+
+
+def strongest(group: pd.DataFrame) -> pd.DataFrame:
+    """The attack of each target with the highest headline number: what the target is judged by."""
+    attacks = group[group["role"] == "attack"]
+    return attacks.loc[attacks.groupby("target", sort=False)[headline(group)].idxmax()]
+
+
+def columns(group: pd.DataFrame) -> list[Column]:
+    """The columns of a protocol's table."""
+    names = evaluators(group)
+    first = names[0]
+    marked = marks(group)
+    opened = group["target_label"] != group["target_label"].shift()
+
+    def target(row: pd.Series, digits: int) -> str:
+        return row["target_label"] if opened[row.name] else ""
+
+    def natural(row: pd.Series, digits: int) -> str:
+        return interval(row, "natural_accuracy", digits) if opened[row.name] else ""
+
+    def attack(row: pd.Series, digits: int) -> str:
+        return f"{row['attack_label']} {marked.get(row.name, '')}".strip()
+
+    def rate(key: str) -> Callable[[pd.Series, int], str]:
+        return lambda row, digits: interval(row, key, digits)
+
+    def plain(key: str, show: Callable[[Any], str]) -> Callable[[pd.Series, int], str]:
+        return lambda row, digits: show(row.get(key))
+
+    shown = [
+        Column("", "defense", target, left=True),
+        Column("natural", "accuracy", natural),
+        Column("", "attack", attack, left=True),
+        *(Column("open-set", name, rate(f"open_top1@{name}"), drop=0 if name == first else 7) for name in names),
+        *(Column("closed", name, plain(f"closed_top1@{name}", percent), drop=6 if name == first else 5)
+          for name in names),
+        Column("KNN", "train", plain(f"knn_train@{first}", amount), drop=4),
+        Column("KNN", "held-out", plain(f"knn_heldout@{first}", amount), drop=3),
+        Column("fid", f"@{first}", plain(f"fid@{first}", amount), drop=3),
+        *(Column("", name, plain(name, amount), drop=1) for name in ("fid", "lpips", "facenet") if name in group),
+        Column("queries", "/identity", lambda row, digits: count(queries(row)), drop=2),
+        Column("gradient", "images", plain("gradient_images", count), drop=1),
+        Column("", "seconds", plain("seconds", amount), drop=1),
+    ]  # fmt: skip
+    if group["n"].dropna().nunique() > 1:
+        shown.insert(3, Column("", "n", plain("n", count), drop=1))
+    return [column for column in shown if column.drop == 0 or any(map(lambda row: column.cell(row, 0), _rows(group)))]
+
+
+def _rows(group: pd.DataFrame) -> Iterator[pd.Series]:
+    return (row for _, row in group.iterrows())
+
+
+def title(group: pd.DataFrame) -> str:
+    """What a protocol's table is about."""
+    row = group.iloc[0]
+    settings = f" ({row['dataset_settings']})" if row["dataset_settings"] else ""
+    people = row["identities"]
+    of = f" of {row['classes']}" if row["classes"] != people else ""
+    return f"{row['dataset']}{settings}: {people}{of} identities attacked"
+
+
+def caption(group: pd.DataFrame) -> list[str]:
+    """What the numbers mean, how they were made, what is missing: one line each."""
+    row, names = group.iloc[0], evaluators(group)
+    first = names[0]
+    runs = group[group["target"].notna()]
+    sizes = sorted({int(n) for n in runs["n"]})
+    n = f"n = {sizes[0]:,}" if len(sizes) == 1 else f"n = {sizes[0]:,} to {sizes[-1]:,}"
+    judges = ", ".join(
+        f"{name} {percent(row[f'heldout_accuracy@{name}'])} "
+        f"({percent(row[f'heldout_accuracy_open@{name}'])} open-set, "
+        f"{count(row[f'distractors@{name}'])} people it can take for someone else)"
+        for name in names
+    )
+    lines = [
+        f"Rates are % of {n} reconstructions of {row['identities']} identities, [95% interval: bootstrap clustered by "
+        "identity, widened for rates]. Higher leaks more.",
+        f"open-set = top-1 attack accuracy of an evaluation model that can also answer 'someone else'; {first}'s is "
+        "the headline. closed = private identities only, as in most papers.",
+        f"{BEST} leaks most and {WORST} least of a target's attacks, by the headline. Dim rows are floors: no "
+        "optimisation. real held-out = ceiling: unseen real images of the same people, judged as reconstructions.",
+        f"KNN = squared L2 to the nearest private image of the person, in {first}'s features (train to train "
+        f"{amount(row[f'knn_real_to_real@{first}'])}); fid@{first} is taken there too. Lower leaks more. Queries "
+        "include those shared by all identities.",
+        f"Evaluation models, held-out accuracy: {judges}.",
+        f"Attack settings: {_settings(runs)}. Target: {', '.join(sorted(set(runs['model'])))}.",
+    ]
+    asked = runs[runs["prior_queries"] > 0].drop_duplicates("prior_run")
+    if len(asked):
+        most = int(asked["prior_queries"].max())
+        lines.append(f"Learning the prior {', '.join(sorted(set(asked['prior'])))} asked each target {most:,} more.")
+    if bool(row[f"distractors_are_public@{first}"]) and "public_search" in set(runs["attack"]):
+        lines.append("The people taken for someone else are the attacker's public people, so public_search scores 0.")
+    return lines
+
+
+def _settings(runs: pd.DataFrame) -> str:
+    """`gmi quick from wgan_gp, ppa quick from dcgan`."""
+    texts = {
+        f"{row['attack']} {row['preset']} from {row['prior']}": None for row in _rows(runs[runs["role"] == "attack"])
+    }
+    return ", ".join(texts)
+
+
+def unavailable(found: Iterable[Scored], protocol: str) -> str:
+    """One note on the metrics that could not be computed: name, why, how."""
+    items: dict[str, tuple[str, str]] = {}
+    for one in found:
+        if one.protocol == protocol:
+            items |= {item["name"]: (item["why"], item["how"]) for item in one.scores["unavailable"]}
+    return "; ".join(f"{name}: {why} ({how})" for name, (why, how) in items.items())
+
+
+# --- differences ----------------------------------------------------------------------------------------------------
+
+
+def differences(found: list[Scored], table: pd.DataFrame) -> pd.DataFrame:
+    """Each defended target against the undefended one that is otherwise equal, attack by attack, on the same people.
+
+    d = mean over reconstructions of (hit under the defense - hit without), hits of the headline evaluation model,
+    paired by (identity, order), with the paired interval clustered by identity. A last row for each defense compares
+    strongest with strongest where these are different attacks; it pairs each identity's mean.
+    """
+    runs = {one.run.id: one for one in found}
+    lines = []
+    for group in protocols(table):
+        attacks, judged = group[group["role"] == "attack"], strongest(group)
+        for _, defended in attacks[attacks["defense"] != "none"].groupby("target", sort=False):
+            top = judged[judged["target"] == defended["target"].iloc[0]].iloc[0]
+            base = None
+            for row in _rows(defended):
+                base = _baseline(runs, row, attacks)
+                if base is not None:
+                    lines.append(_difference(runs, row, base) | {"judged_by": row["score"] == top["score"]})
+            if base is None:
+                continue
+            rival = judged[judged["target"] == base["target"]].iloc[0]
+            if rival["attack_label"] != top["attack_label"]:
+                lines.append(_difference(runs, top, rival) | {"judged_by": True, "attack": "strongest"})
+    return pd.DataFrame(lines)
+
+
+def _recipe(one: Scored) -> str:
+    """What an undefended twin shares: everything but the defense."""
+    target = {key: value for key, value in one.target.spec.items() if key != "defenses"}
+    return canonical([target, one.inversion.spec, one.prior.spec])
+
+
+def _baseline(runs: Mapping[str, Scored], row: pd.Series, attacks: pd.DataFrame) -> pd.Series | None:
+    twins = attacks[(attacks["defense"] == "none") & (attacks["attack"] == row["attack"])]
+    wanted = _recipe(runs[row["score"]])
+    return next((twin for twin in _rows(twins) if _recipe(runs[twin["score"]]) == wanted), None)
+
+
+def _difference(runs: Mapping[str, Scored], row: pd.Series, base: pd.Series) -> dict[str, Any]:
+    one, other = runs[row["score"]], runs[base["score"]]
+    column = f"open_top1@{one.names[0]}"
+    keys = ["label", "order"]
+    pairs = one.per_image[[*keys, column]].merge(other.per_image[[*keys, column]], on=keys, suffixes=("_a", "_b"))
+    if len(pairs) == len(one.per_image) == len(other.per_image):
+        hits = [torch.tensor(pairs[f"{column}_{side}"].to_numpy() == 1) for side in "ab"]
+        labels = torch.tensor(pairs["label"].to_numpy())
+    else:  # different numbers of reconstructions: the identities are what they share
+        means = [each.per_image.groupby("label")[column].mean() for each in (one, other)]
+        shared = means[0].index.intersection(means[1].index)
+        hits = [torch.tensor(mean[shared].to_numpy(dtype="float64")) for mean in means]
+        labels = torch.tensor(shared.to_numpy())
+    found = paired_interval(hits[0], hits[1], labels)
+    known = not (missing(found.low) or missing(found.high))
+    words = "no clear difference"
+    if known and found.high < 0:
+        words = "lower"
+    elif known and found.low > 0:
+        words = "higher"
+    return {
+        "protocol": row["protocol"],
+        "defense": row["target_label"],
+        "attack": row["attack_label"],
+        "attack_with": row["attack_label"],
+        "attack_without": base["attack_label"],
+        "without": base[column],
+        "with": row[column],
+        "difference": found.value,
+        "difference_low": found.low,
+        "difference_high": found.high,
+        "n": found.n,
+        "identities": found.clusters,
+        "verdict": words,
+        "natural_accuracy_without": base["natural_accuracy"],
+        "natural_accuracy_with": row["natural_accuracy"],
+        "natural_accuracy_difference": row["natural_accuracy"] - base["natural_accuracy"],
+        "score_with": row["score"],
+        "score_without": base["score"],
+    }
+
+
+def _signed(value: Any) -> str:
+    return "" if missing(value) else f"{100 * value:+.1f}"
+
+
+def _span(row: pd.Series, digits: int) -> str:
+    if missing(row["difference_low"]):
+        return _signed(row["difference"])
+    low, high = 100 * row["difference_low"], 100 * row["difference_high"]
+    return f"{_signed(row['difference'])} [{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
+def _attacked(row: pd.Series, digits: int) -> str:
+    if row["attack"] == "strongest":
+        return f"{row['attack_with']} (none: {row['attack_without']}) {BEST}"
+    return f"{row['attack']} {BEST if row['judged_by'] else ''}".strip()
+
+
+DIFFERENCES = [
+    Column("", "defense", lambda row, digits: row["defense"], left=True),
+    Column("", "attack", _attacked, left=True),
+    Column("open-set", "none", lambda row, digits: percent(row["without"]), drop=2),
+    Column("open-set", "defended", lambda row, digits: percent(row["with"]), drop=2),
+    Column("difference", "in points", _span),
+    Column("attack accuracy", "is", lambda row, digits: row["verdict"], left=True),
+    Column("natural", "accuracy", lambda row, digits: _signed(row["natural_accuracy_difference"])),
+]
+
+ABOUT_DIFFERENCES = (
+    f"Defended minus undefended, percentage points of open-set top-1 accuracy, paired over the same identities "
+    f"[95% interval]. 'lower' or 'higher': the interval excludes 0. {BEST} the attack a defense is judged by: its "
+    "strongest. Natural accuracy is the price, in points."
+)
+
+
+# --- the terminal ---------------------------------------------------------------------------------------------------
+
+
+def _table(group: pd.DataFrame, shown: list[Column], gap: int) -> Table:
+    """A rich table; floors dim, a rule between targets."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0), expand=False)
+    for column in shown:
+        table.add_column(f"{column.top}\n{column.bottom}", justify="left" if column.left else "right", no_wrap=True,
+                         header_style="bold", vertical="bottom")  # fmt: skip
+    owner = "target_label" if "target_label" in group else "defense"
+    for place, row in enumerate(_rows(group)):
+        last = place + 1 == len(group) or group[owner].iloc[place + 1] != row[owner]
+        role = row.get("role", "attack")
+        cells: list[RenderableType] = []
+        for column in shown:
+            style = "dim" if role == "floor" and column.bottom not in ("defense", "accuracy") else ""
+            if column.bottom == "defense" or (column.bottom == "attack" and role == "ceiling"):
+                style = "bold" if role != "ceiling" else "italic"
+            text = Text(column.cell(row, 0), style=style)
+            text.highlight_words([BEST], "bold red")
+            text.highlight_words([WORST], "green")
+            if column.bottom == "is":
+                text.stylize({"lower": "green", "higher": "red"}.get(row["verdict"], "dim"))
+            cells.append(text)
+        table.add_row(*cells, end_section=last and place + 1 < len(group))
+    return table
+
+
+def _fit(group: pd.DataFrame, shown: list[Column], console: Console) -> tuple[Table, list[str]]:
+    """The table that fits the console: a narrower gap first, then without columns, in their declared order."""
+    wide = console.options.update(max_width=10_000)
+    left: list[str] = []
+    while True:
+        for gap in (2, 1, 0):
+            table = _table(group, shown, gap)
+            if Measurement.get(console, wide, table).maximum <= console.width:
+                return table, left
+        going = min((column.drop for column in shown if column.drop), default=None)
+        if going is None:
+            return table, left
+        left += [column.header for column in shown if column.drop == going]
+        shown = [column for column in shown if column.drop != going]
+
+
+def render(found: list[Scored], table: pd.DataFrame, console: Console) -> RenderableType:
+    """Every protocol's table and its paired differences, as wide as the console."""
+    parts: list[RenderableType] = []
+    compared = differences(found, table)
+    for group in protocols(table):
+        protocol = group["protocol"].iloc[0]
+        main, left = _fit(group, columns(group), console)
+        notes = caption(group)
+        if left:
+            notes.append(f"Left out at {console.width} columns: {', '.join(left)}; tables.csv and tables.md have all.")
+        gone = unavailable(found, protocol)
+        if gone:
+            notes.append(f"Not measured: {gone}")
+        parts += [Text(title(group), style="bold underline"), Text(), main, Text(), _notes(notes), Text()]
+        pairs = compared[compared["protocol"] == protocol] if len(compared) else compared
+        if len(pairs):
+            small, _ = _fit(pairs.reset_index(drop=True), DIFFERENCES, console)
+            parts += [Text("What each defense changes", style="bold underline"), Text(), small, Text(),
+                      _notes([ABOUT_DIFFERENCES]), Text()]  # fmt: skip
+    return Group(*parts)
+
+
+def _notes(lines: list[str]) -> RenderableType:
+    return Group(*(Padding(Text(line, style="dim"), 0) for line in lines))

@@ -1,0 +1,235 @@
+"""Runs: what was asked -> id -> directory; atomic, resumable, with provenance.
+
+A run's id is the first 8 hex digits of sha256 over its resolved specification, its parents' ids and its seed. It is
+worked on under a hidden name; `done`, with the digest of every file, is written last, and one rename makes it visible,
+so a run that can be seen is whole.
+"""
+
+import fcntl
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mibench.errors import UserError, unknown
+from mibench.files import write_json
+
+__all__ = ["KINDS", "PROTOCOL", "Run", "find", "finished", "provenance"]
+
+PROTOCOL = 1
+"""Raised when the same specification would give other numbers, so that old results are not taken for new ones."""
+
+KINDS = ("targets", "evaluators", "priors", "inversions", "scores")
+
+
+def canonical(value: Any) -> str:
+    """One text for equal values: sorted keys, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One piece of work, named by what was asked.
+
+    Args:
+        root: The results folder.
+        kind: One of KINDS: the folder below it.
+        name: What a person calls it; not part of the id.
+        spec: The resolved specification, defaults and seed included, as JSON values.
+        parents: Role -> the run it builds on, or several.
+        inputs: Where things lay when the run was asked for (a folder of images): needed to do the work, recorded, but
+            not part of the id.
+    """
+
+    root: Path
+    kind: str
+    name: str
+    spec: Mapping[str, Any]
+    parents: Mapping[str, "Run | list[Run]"] = field(default_factory=dict)
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def id(self) -> str:
+        """8 hex digits of what was asked."""
+        asked = {"protocol": PROTOCOL, "kind": self.kind, "spec": self.spec, "parents": self.parent_ids()}
+        return hashlib.sha256(canonical(asked).encode()).hexdigest()[:8]
+
+    def parent_ids(self) -> dict[str, str | list[str]]:
+        """Role -> id or ids."""
+        return {
+            role: [one.id for one in run] if isinstance(run, list) else run.id
+            for role, run in sorted(self.parents.items())
+        }
+
+    def ancestors(self) -> list["Run"]:
+        """Direct parents, in the order of their roles."""
+        found: list[Run] = []
+        for _, run in sorted(self.parents.items()):
+            found.extend(run if isinstance(run, list) else [run])
+        return found
+
+    @property
+    def label(self) -> str:
+        """`kind/name-id8`."""
+        return f"{self.kind}/{self.name}-{self.id}"
+
+    @property
+    def path(self) -> Path:
+        """Where the finished run lies."""
+        return self.root / self.kind / f"{self.name}-{self.id}"
+
+    @property
+    def work(self) -> Path:
+        """Where it is worked on."""
+        return self.root / self.kind / f".{self.name}-{self.id}.partial"
+
+    @property
+    def done(self) -> bool:
+        """Whether every file is in place."""
+        return (self.path / "done").is_file()
+
+    def asked(self) -> dict[str, Any]:
+        """What `run.json` and `--dry-run` show."""
+        return {
+            "id": self.id,
+            "inputs": dict(self.inputs),
+            "kind": self.kind,
+            "name": self.name,
+            "parents": self.parent_ids(),
+            "protocol": PROTOCOL,
+            "spec": dict(self.spec),
+        }
+
+    def read(self, file: str) -> dict[str, Any]:
+        """One of the finished run's JSON files."""
+        return _read_json(self.path / file)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """This process alone works on the run; others wait here and then find it done.
+
+        Raises:
+            UserError: If the results folder cannot be written.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lock = (self.path.parent / f".{self.id}.lock").open("w")
+        except OSError as error:
+            raise UserError(
+                f"cannot write to the results folder {self.root}: {error.strerror}; choose another with --results"
+            ) from None
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    @contextmanager
+    def working(self) -> Iterator[Path]:
+        """The directory to work in; call within `held`.
+
+        Raises:
+            UserError: If writing fails (a full disk); what is there stays for the next try.
+        """
+        try:
+            self.work.mkdir(parents=True, exist_ok=True)
+            yield self.work
+        except OSError as error:
+            raise UserError(
+                f"writing {self.label} failed: {error.strerror or error}; what is done so far is kept in {self.work}: "
+                "make room and run the same command again"
+            ) from None
+
+    def finish(self, provenance: Mapping[str, Any]) -> None:
+        """Write `run.json`, then `done` (the files' digests), then rename: the run appears whole or not at all."""
+        write_json(self.work / "run.json", {**self.asked(), "provenance": dict(provenance)})
+        for scratch in self.work.glob("checkpoint*"):
+            shutil.rmtree(scratch) if scratch.is_dir() else scratch.unlink()
+        files = sorted(path for path in self.work.iterdir() if path.is_file() and not path.name.startswith("."))
+        digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.name != "done"}
+        write_json(self.work / "done", digests)
+        if self.path.exists():
+            shutil.rmtree(self.path)
+        self.work.rename(self.path)
+
+    def discard(self) -> None:
+        """Forget the finished run and any partial work (--force)."""
+        for path in (self.path, self.work):
+            if path.exists():
+                shutil.rmtree(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}; delete that run's directory and run it again") from None
+
+
+def _load(root: Path, path: Path) -> Run:
+    """The finished run in a directory, its parents found by id."""
+    card = _read_json(path / "run.json")
+    try:
+        parents: dict[str, Run | list[Run]] = {
+            role: [find(root, one) for one in ids] if isinstance(ids, list) else find(root, ids)
+            for role, ids in card["parents"].items()
+        }
+        run = Run(root, card["kind"], card["name"], card["spec"], parents, card["inputs"])
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{path / 'run.json'} is not a mibench run; delete that directory and run it again") from None
+    if run.id != card["id"] or run.path != path:
+        raise UserError(
+            f"{path} does not hold what its name says (protocol {card.get('protocol')}, specification {run.id}): it "
+            "was edited, renamed or made by another version; delete it and run it again"
+        )
+    return run
+
+
+def finished(root: Path, kind: str) -> list[Run]:
+    """All whole runs of a kind, oldest name first; those of other protocols are left out."""
+    folder = root / kind
+    paths = sorted(path.parent for path in folder.glob("[!.]*/done")) if folder.is_dir() else []
+    return [_load(root, path) for path in paths if _read_json(path / "run.json").get("protocol") == PROTOCOL]
+
+
+def find(root: Path, reference: str) -> Run:
+    """A finished run by its id, the beginning of it, its directory's name or its path.
+
+    Raises:
+        UserError: If nothing or more than one run matches.
+    """
+    wanted = Path(reference).name
+    names = {path.parent.name: path.parent for kind in KINDS for path in (root / kind).glob("[!.]*/done")}
+    exact = [path for name, path in names.items() if wanted in (name, name[-8:])]
+    matches = exact or [path for name, path in names.items() if wanted and name[-8:].startswith(wanted)]
+    if len(matches) > 1:
+        raise UserError(f"'{reference}' matches {len(matches)} runs: {', '.join(path.name for path in matches)}")
+    if not matches:
+        raise unknown("run", reference, names)
+    return _load(root, matches[0])
+
+
+def provenance(started: float, machine: Mapping[str, Any]) -> dict[str, Any]:
+    """Who made this, when, from which code, how long it took (seconds)."""
+    from mibench import __version__
+
+    here = Path(__file__).parent
+    asked = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        commit = subprocess.run(asked, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        commit = None
+    return {
+        "command": " ".join(sys.argv),
+        "commit": commit,
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "mibench": __version__,
+        "seconds": round(time.monotonic() - started, 2),
+        **machine,
+    }

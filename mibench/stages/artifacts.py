@@ -1,0 +1,136 @@
+"""Networks on disk: safetensors with a header that says what the file is; and data sets, loaded once a process.
+
+Nothing is ever unpickled from a results folder except mibench's own checkpoints, with `weights_only=True`.
+"""
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mibench import models, registry
+from mibench.core import Dataset, Defense, Prior, Source
+from mibench.errors import UserError
+from mibench.files import write_atomic
+from mibench.rng import seed_of
+from mibench.runs import Run, canonical
+
+__all__ = ["classifier", "dataset", "load_classifier", "load_prior", "open_dataset", "read_tensors", "write_tensors"]
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """A safetensors file with a JSON header under the key `mibench`; the same content gives the same bytes."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
+    write_atomic(path, lambda scratch: save_file(plain, scratch, metadata={"mibench": canonical(dict(header))}))
+
+
+def read_tensors(path: Path, role: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and header of a file that must play `role`.
+
+    Raises:
+        UserError: If the file is missing, truncated, or something else; says what it is.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("mibench", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; it should hold a {role}") from None
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} is not a whole safetensors file ({error}); delete its run and train again") from None
+    if header.get("role") != role:
+        what = header.get("role", "not a mibench file")
+        about = f" of {header.get('classes_count', '?')} classes of {header['dataset']}" if "dataset" in header else ""
+        raise UserError(f"{path} should hold a {role}; it is: {what}{about}")
+    return tensors, header
+
+
+def dataset_spec(source: Source, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What goes into a run's specification and into its inputs."""
+    from dataclasses import asdict
+
+    return {"name": name, "settings": source.identity()}, {"name": name, "settings": asdict(source)}
+
+
+@lru_cache(maxsize=4)
+def _cached(spec: str) -> Dataset:
+    asked = json.loads(spec)
+    return registry.configure("data", asked["name"], settings=asked["settings"]).plugin.load()
+
+
+def open_dataset(inputs: Mapping[str, Any]) -> Dataset:
+    """The data set a run was asked for."""
+    return _cached(canonical(dict(inputs)))
+
+
+def dataset(run: Run) -> Dataset:
+    """The data set of a target or evaluation model; refused if its images have changed since.
+
+    Raises:
+        UserError: If the data are not what the model was trained on.
+    """
+    found = open_dataset(run.inputs["dataset"])
+    trained_on = run.read("metrics.json")["dataset_fingerprint"]
+    if found.fingerprint() != trained_on:
+        raise UserError(
+            f"the images of '{found.name}' are not those that {run.label} was trained on; train again, or restore them"
+        )
+    return found
+
+
+def defenses(run: Run) -> list[Defense]:
+    """The target's defenses, in order."""
+    return [
+        registry.configure("defenses", item["name"], settings=item["settings"]).plugin
+        for item in run.spec.get("defenses", [])
+    ]
+
+
+def classifier(run: Run, classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+    """The untrained network a run asks for, initialised from its seed, after the defenses' surgery."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed_of(run.spec["seed"], "init"))
+        model: nn.Module = models.build(run.spec["model"], classes, image_shape, pretrained=run.spec["pretrained"])
+        for defense in defenses(run):
+            model = defense.surgery(model)
+    return model
+
+
+def load_classifier(run: Run, data: Dataset) -> nn.Module:
+    """The trained, deployed network of a run, frozen and in eval mode, checked against the data's class names.
+
+    Raises:
+        UserError: If the checkpoint is truncated, plays another role or knows other classes.
+    """
+    role = {"targets": "target model", "evaluators": "evaluation model"}[run.kind]
+    path = run.path / "model.safetensors"
+    tensors, header = read_tensors(path, role)
+    if header["classes"] != list(data.classes):
+        raise UserError(
+            f"{path} is a {role} of {len(header['classes'])} classes of {header['dataset']} whose names or order are "
+            f"not those of '{data.name}'; scores against it would compare different people"
+        )
+    extra = data.distractor_count if run.kind == "evaluators" else 0
+    model = classifier(run, len(data.classes) + extra, data.image_shape)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise UserError(f"{path} does not fit the architecture {run.spec['model']}: {error}".splitlines()[0]) from None
+    for defense in defenses(run):
+        model = defense.deploy(model)
+    return model.requires_grad_(False).eval()
+
+
+def load_prior(run: Run, data: Dataset) -> Prior:
+    """The trained prior of a run, frozen and in eval mode."""
+    tensors, _ = read_tensors(run.path / "prior.safetensors", "prior")
+    recipe = registry.configure("priors", run.spec["prior"]["name"], settings=run.spec["prior"]["settings"]).plugin
+    prior: Prior = recipe.build(data.image_shape, len(data.classes), data.public)
+    prior.load_state_dict(tensors)
+    return prior.requires_grad_(False).eval()

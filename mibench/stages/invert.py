@@ -1,0 +1,112 @@
+"""Run an attack against a target through the oracle and keep the reconstructions as uint8 images."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mibench import registry
+from mibench.core import Access, Attack, BudgetExhausted, Oracle, Workspace, to_uint8
+from mibench.engine import Engine, Reporter, describe
+from mibench.errors import UserError
+from mibench.files import write_json
+from mibench.models.fold import fold
+from mibench.registry import Choice
+from mibench.pictures import tile
+from mibench.runs import Run, provenance
+from mibench.stages import artifacts
+
+__all__ = ["ACCESS", "plan", "work"]
+
+ACCESS = {"none": Access.LABEL_ONLY, "label_only": Access.LABEL_ONLY, "black_box": Access.BLACK_BOX,
+          "white_box": Access.WHITE_BOX}  # fmt: skip
+"""What a CARD's `access` grants; an attack with 'none' gets the least, and never asks."""
+
+BATCH = {"cpu": 128, "cuda": 2048, "mps": 512}
+"""Images searched at once: what stays in a CPU's cache; what fills a GPU."""
+
+
+def plan(
+    root: Path,
+    target: Run,
+    prior: Run,
+    attack: Choice,
+    seed: int,
+    precision: str,
+    identities: int | None = None,
+    budget: int | None = None,
+) -> Run:
+    """The run that inverts a target's first `identities` classes (all by default)."""
+    return Run(
+        root,
+        "inversions",
+        attack.name,
+        {
+            "access": registry.card("attacks", attack.name)["access"],
+            "attack": attack.spec(),
+            "budget": budget,
+            "identities": identities,
+            "precision": precision,
+            "seed": seed,
+        },
+        {"prior": prior, "target": target},
+    )
+
+
+def work(run: Run, engine: Engine, reporter: Reporter) -> None:
+    """Invert, quantise, write."""
+    started = time.monotonic()
+    target, source = run.parents["target"], run.parents["prior"]
+    assert isinstance(target, Run) and isinstance(source, Run)
+    data = artifacts.dataset(target)
+    attack: Attack = registry.configure(
+        "attacks", run.spec["attack"]["name"], settings=run.spec["attack"]["settings"]
+    ).plugin
+    count = run.spec["identities"] or len(data.classes)
+    if not 1 <= count <= len(data.classes):
+        raise UserError(f"--identities {count}: the target knows {len(data.classes)} identities")
+    prior = engine.place(artifacts.load_prior(source, data))
+    attack.needs(prior)  # type: ignore[arg-type]
+    network = engine.place(fold(artifacts.load_classifier(target, data)))  # type: ignore[arg-type]
+    labels = torch.arange(count, device=engine.device)
+    cost = attack.cost(prior)  # type: ignore[arg-type]
+    total = cost.queries * count + cost.shared_queries
+    with run.working() as folder, reporter.task(f"{run.name} on {target.name}", total, "images") as task:
+        oracle = Oracle(
+            network, ACCESS[run.spec["access"]], len(data.classes), run.spec["budget"], tick=task.advance
+        )
+        workspace = Workspace(BATCH[engine.device.type], folder)
+        try:
+            with engine.autocast():
+                found = attack(oracle, prior, labels, run.spec["seed"], workspace)  # type: ignore[arg-type]
+        except BudgetExhausted:
+            raise UserError(
+                f"a budget of {run.spec['budget']} queries per identity is too small for one step of {run.name}; it "
+                f"asks for {cost.shared_queries} shared and {cost.queries} own queries when nothing stops it"
+            ) from None
+        stored = to_uint8(found.images).cpu()
+        artifacts.write_tensors(
+            folder / "images.safetensors",
+            {
+                "failed": found.failed,
+                "gradient_images": oracle.gradient_images,
+                "images": stored,
+                "labels": found.labels,
+                "latents": found.latents,
+                "queries": oracle.queries,
+            },
+            {"role": "reconstructions", "attack": run.name, "dataset": data.name, "classes_count": count},
+        )
+        asked = oracle.queries[labels.cpu()].double()
+        metrics: dict[str, Any] = {
+            "gradient_images_per_identity": float(oracle.gradient_images[labels.cpu()].double().mean()),
+            "identities": count,
+            "images": len(stored),
+            "queries_per_identity": float(asked.mean()),
+            "shared_queries": oracle.shared_queries,
+            "unoptimised_images": int(found.failed.sum()),
+        }
+        write_json(folder / "metrics.json", metrics)
+        tile(stored[: 8 * 8], folder / "grid.png", columns=8)
+        run.finish(provenance(started, describe(engine)))

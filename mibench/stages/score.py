@@ -1,0 +1,212 @@
+"""Judge reconstructions with evaluation models the attack never saw.
+
+Everything is computed from the uint8 images that were saved. One forward pass of each evaluation model yields logits
+and features for all of its metrics.
+"""
+
+import csv
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from mibench import models
+from mibench.core import Dataset, to_float
+from mibench.engine import Engine, Reporter, describe
+from mibench.errors import UserError
+from mibench.files import write_atomic, write_json
+from mibench.metrics import Unavailable, facenet_distance, inception, lpips_distance
+from mibench.metrics.accuracy import closed_set, top_k
+from mibench.metrics.fid import frechet_distance
+from mibench.metrics.kid import kernel_distance
+from mibench.metrics.knn import knn_distance
+from mibench.metrics.statistics import clustered_interval
+from mibench.models.fold import fold
+from mibench.runs import Run, provenance
+from mibench.stages import artifacts
+from mibench.training import predict
+
+__all__ = ["plan", "work"]
+
+Columns = dict[str, Tensor]
+
+
+def plan(root: Path, inversion: Run, evaluators: list[Run], precision: str) -> Run:
+    """The run that scores an inversion with two or more evaluation models.
+
+    Raises:
+        UserError: If an evaluation model is of the target's family, or shares its seed.
+    """
+    target = inversion.parents["target"]
+    assert isinstance(target, Run)
+    for evaluator in evaluators:
+        if models.family(evaluator.spec["model"]) == models.family(target.spec["model"]):
+            raise UserError(
+                f"the evaluation model {evaluator.name} is of the same family as the target {target.name} "
+                f"({models.family(target.spec['model'])}); it would reward images made for the target: choose another "
+                f"with --evaluators, for example {','.join(evaluator_names(target.spec['model']))}"
+            )
+        if evaluator.spec["seed"] == target.spec["seed"]:
+            raise UserError(f"target and evaluation model share the seed {target.spec['seed']}; use another --seed")
+    return Run(
+        root, "scores", inversion.name, {"precision": precision},
+        {"evaluators": list(evaluators), "inversion": inversion},
+    )  # fmt: skip
+
+
+def evaluator_names(architecture: str) -> list[str]:
+    """Small architectures of other families than the target's."""
+    from mibench.stages.train_target import evaluator_families
+
+    return evaluator_families(architecture)
+
+
+def summary(values: Tensor, labels: Int64[Tensor, " n"]) -> dict[str, float | None]:
+    """Mean, 95% interval clustered by identity, n; bounds are null where no interval exists."""
+    found = clustered_interval(values, labels)._asdict()
+    return {key: None if isinstance(value, float) and value != value else value for key, value in found.items()}
+
+
+def judge(
+    logits: Float[Tensor, "n k"],
+    features: Float[Tensor, "n d"],
+    labels: Int64[Tensor, " n"],
+    private: Columns,
+    classes: int,
+) -> Columns:
+    """Per-image verdicts of one evaluation model."""
+    closed = closed_set(logits, classes)
+    columns = {
+        "open_top1": top_k(logits, labels, 1),
+        "open_top5": top_k(logits, labels, min(5, logits.shape[1])),
+        "closed_top1": top_k(closed, labels, 1),
+        "closed_top5": top_k(closed, labels, min(5, classes)),
+        "knn_train": knn_distance(features, labels, private["train_features"], private["train_labels"]),
+        "knn_heldout": knn_distance(features, labels, private["heldout_features"], private["heldout_labels"]),
+    }
+    return {name: values.cpu() for name, values in columns.items()}
+
+
+def distances(real: Float[Tensor, "m d"], generated: Float[Tensor, "n d"]) -> dict[str, Any]:
+    """Fréchet and kernel distance of two sets of features."""
+    kernel = kernel_distance(real, generated)
+    return {
+        "fid": frechet_distance(real, generated),
+        "kid": kernel.value,
+        "kid_error": kernel.error,
+        "n": len(generated),
+        "n_real": len(real),
+    }
+
+
+def perceptual(data: Dataset, images: UInt8[Tensor, "n c h w"], labels: Tensor, device: torch.device) -> Any:
+    """LPIPS, FaceNet distance and Inception FID where their weights are present; else why not and how to get them."""
+    columns: Columns = {}
+    sets: dict[str, Any] = {}
+    missing: list[Unavailable] = []
+    x, y = to_float(images).to(device), labels.to(device)
+    attacked = torch.isin(data.train.labels, labels)
+    real, real_labels = to_float(data.train.images[attacked]).to(device), data.train.labels[attacked].to(device)
+    lpips = lpips_distance.load(device=device)
+    facenet = facenet_distance.load(device=device)
+    pool3 = inception.load(device=device)
+    for model in (lpips, facenet, pool3):
+        if isinstance(model, Unavailable):
+            missing.append(model)
+    if not isinstance(lpips, Unavailable):
+        columns["lpips"] = lpips_distance.lpips_distance(lpips, x, y, real, real_labels).cpu()
+    if not isinstance(facenet, Unavailable):
+        columns["facenet"] = facenet_distance.facenet_distance(facenet, x, y, real, real_labels).cpu()
+    if not isinstance(pool3, Unavailable):
+        with torch.no_grad():
+            generated = torch.cat([pool3(part) for part in x.split(64)])
+            reference = torch.cat([pool3(part) for part in real.split(64)])
+        sets["inception"] = distances(reference, generated)
+    return columns, sets, missing
+
+
+def work(run: Run, engine: Engine, reporter: Reporter) -> None:
+    """Score every image with every evaluation model; write scores.json and per_image.csv."""
+    started = time.monotonic()
+    inversion, evaluators = run.parents["inversion"], run.parents["evaluators"]
+    assert isinstance(inversion, Run) and isinstance(evaluators, list)
+    target = inversion.parents["target"]
+    assert isinstance(target, Run)
+    data = artifacts.dataset(target)
+    tensors, _ = artifacts.read_tensors(inversion.path / "images.safetensors", "reconstructions")
+    images, labels = tensors["images"], tensors["labels"]
+    classes = len(data.classes)
+    table: Columns = {"label": labels}
+    report: dict[str, Any] = {
+        "n": len(images),
+        "identities": len(labels.unique()),
+        "classes": classes,
+        "evaluators": {},
+        "ceiling": {},
+        "chance": {"closed_top1": 1 / classes},
+    }
+    with run.working() as folder, reporter.task(f"score {run.name} on {target.name}", len(evaluators) + 2, "models") as task:
+        network = engine.place(fold(artifacts.load_classifier(target, data)))  # type: ignore[arg-type]
+        logits, _ = predict(network, images, engine)
+        hits = top_k(logits.cpu(), labels, 1)
+        confidence = torch.softmax(logits.cpu(), dim=1).gather(1, labels[:, None])[:, 0]
+        table |= {"target_top1": hits, "target_confidence": confidence}
+        report["target"] = {"top1": summary(hits, labels), "confidence": summary(confidence, labels)}
+        report["natural_accuracy"] = target.read("metrics.json")["natural_accuracy"]
+        task.advance()
+        for evaluator in evaluators:
+            network = engine.place(fold(artifacts.load_classifier(evaluator, data)))  # type: ignore[arg-type]
+            logits, features = predict(network, images, engine)
+            private, _ = artifacts.read_tensors(evaluator.path / "features.safetensors", "private features")
+            name = evaluator.spec["model"]
+            columns = judge(logits.cpu(), features.cpu(), labels, private, classes)
+            table |= {f"{column}@{name}": values for column, values in columns.items()}
+            attacked = torch.isin(private["train_labels"], labels)
+            shown = torch.isin(private["heldout_labels"], labels)
+            real = private["train_features"][attacked]
+            report["evaluators"][name] = {
+                column: summary(values, labels) for column, values in columns.items()
+            } | distances(real, features.cpu())
+            # The ceiling: real images of the same people that no model has seen, judged as if they were reconstructed.
+            genuine = private["heldout_labels"][shown]
+            best = judge(
+                private["heldout_logits"][shown], private["heldout_features"][shown], genuine, private, classes
+            )
+            del best["knn_heldout"]  # each would find itself
+            report["ceiling"][name] = {
+                column: summary(values, genuine) for column, values in best.items()
+            } | distances(real, private["heldout_features"][shown])
+            metrics = evaluator.read("metrics.json")
+            report["chance"][f"open_top1@{name}"] = 1 / (classes + metrics["distractors"])
+            report["evaluators"][name] |= {
+                "heldout_accuracy": metrics["natural_accuracy"],
+                "heldout_accuracy_open": metrics["open_set_accuracy"],
+                "distractors": metrics["distractors"],
+                "distractors_are_public": metrics["distractors_are_public"],
+                "knn_real_to_real": metrics["knn_real_to_real"],
+            }
+            task.advance()
+        columns, sets, missing = perceptual(data, images, labels, engine.device)
+        table |= columns
+        report["perceptual"] = {name: summary(values, labels) for name, values in columns.items()} | sets
+        report["unavailable"] = [vars(item) for item in missing]
+        task.advance()
+        write_json(folder / "scores.json", report)
+        write_atomic(folder / "per_image.csv", lambda scratch: scratch.write_text(_csv(data, table), encoding="utf-8"))
+        run.finish(provenance(started, describe(engine)))
+
+
+def _csv(data: Dataset, table: Columns) -> str:
+    """One line per image; hits as 0 and 1."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["identity", *table])
+    rows = zip(*(values.tolist() for values in table.values()), strict=True)
+    for row in rows:
+        cells = [int(value) if isinstance(value, bool) else f"{value:.6g}" for value in row]
+        writer.writerow([data.classes[int(row[0])], *cells])
+    return text.getvalue()

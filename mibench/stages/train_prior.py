@@ -1,0 +1,88 @@
+"""Learn an image prior on the public images, with the target's help where the prior asks for it."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mibench import registry
+from mibench.core import Access, Oracle, Prior, Session
+from mibench.engine import Engine, Reporter, describe
+from mibench.errors import UserError
+from mibench.files import write_json
+from mibench.models.fold import fold
+from mibench.registry import Choice
+from mibench.pictures import tile
+from mibench.rng import Noise, seed_of
+from mibench.runs import Run, provenance
+from mibench.stages import artifacts
+
+__all__ = ["plan", "work"]
+
+SAMPLES = 64
+
+
+def plan(root: Path, data: Choice, prior: Choice, target: Run | None, seed: int, precision: str) -> Run:
+    """The run that trains a prior; a prior that needs the target is one per target.
+
+    Raises:
+        UserError: If the prior needs a target and none is given.
+    """
+    wants = bool(prior.plugin.needs_target)
+    if wants and target is None:
+        raise UserError(f"the prior '{prior.name}' learns from a target's answers; name one with --target RUN")
+    spec, inputs = artifacts.dataset_spec(data.plugin, data.name)
+    parents: dict[str, Run | list[Run]] = {"target": target} if wants and target is not None else {}
+    return Run(
+        root,
+        "priors",
+        f"{data.name}-{prior.name}",
+        {"dataset": spec, "precision": precision, "prior": prior.spec(), "seed": seed},
+        parents,
+        inputs={"dataset": inputs},
+    )
+
+
+def work(run: Run, engine: Engine, reporter: Reporter) -> None:
+    """Build, train, write the weights and a grid of samples (also while training)."""
+    started = time.monotonic()
+    target = run.parents.get("target")
+    if isinstance(target, Run):
+        data = artifacts.dataset(target)
+        network = engine.place(fold(artifacts.load_classifier(target, data)))  # type: ignore[arg-type]
+        oracle = Oracle(network, Access.BLACK_BOX, len(data.classes))
+    else:
+        data, oracle = artifacts.open_dataset(run.inputs["dataset"]), None
+    asked = run.spec["prior"]
+    recipe = registry.configure("priors", asked["name"], settings=asked["settings"]).plugin
+    with run.working() as folder:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed_of(run.spec["seed"], "init"))
+            prior: Prior = recipe.build(data.image_shape, len(data.classes), data.public)
+        prior = engine.place(prior)  # type: ignore[assignment]
+
+        @torch.no_grad()
+        def picture(current: Prior) -> None:
+            stream = Noise(run.spec["seed"], torch.arange(SAMPLES, device=engine.device)).of("samples")
+            tile(current.decode(current.sample(stream)), folder / "samples.png", columns=8)
+
+        session = Session(
+            engine, run.spec["seed"], reporter, f"train prior {run.name}", folder / "checkpoint.pt", picture
+        )
+        log = recipe.train(prior, data.public, oracle, session)
+        prior.requires_grad_(False).eval()
+        picture(prior)
+        header = {"role": "prior", "prior": asked["name"], "dataset": data.name}
+        artifacts.write_tensors(folder / "prior.safetensors", prior.state_dict(), header)
+        metrics: dict[str, Any] = {
+            "critic": prior.critic_kind,
+            "latent_dim": prior.latent_dim,
+            "parameters": sum(parameter.numel() for parameter in prior.parameters()),
+            "public_images": len(data.public),
+            "target_queries": oracle.shared_queries if oracle is not None else 0,
+        }
+        write_json(folder / "metrics.json", metrics)
+        (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log), encoding="utf-8")
+        run.finish(provenance(started, describe(engine)))

@@ -1,0 +1,188 @@
+"""Train a target model (with its defenses) or an evaluation model, and measure its natural accuracy.
+
+An evaluation model is trained on the same private images with another architecture family and another seed, and also
+learns distractor people, so that it can answer 'this is someone else'.
+"""
+
+import json
+import math
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mibench import models, registry
+from mibench.core import Dataset, Split
+from mibench.engine import Engine, Reporter, describe
+from mibench.errors import UserError
+from mibench.files import write_json
+from mibench.metrics.accuracy import closed_set, top_k
+from mibench.metrics.knn import leave_one_out
+from mibench.metrics.statistics import proportion
+from mibench.registry import Choice
+from mibench.runs import Run, provenance
+from mibench.stages import artifacts
+from mibench.training import Training, fit, predict
+
+__all__ = ["EVALUATOR_SEED", "evaluator_families", "plan", "plan_evaluator", "work"]
+
+EVALUATOR_SEED = 1000
+"""Evaluation models have one seed for all targets, and it is not a target's."""
+
+TARGET = {"steps": 500}
+EVALUATOR = {"epochs": 25, "batch": 64}
+
+
+def recipe(settings: dict[str, Any], images: int, defaults: dict[str, Any]) -> Training:
+    """The training recipe; where the epochs are not given: 20, or more if that is fewer than 500 steps."""
+    chosen = registry.build(Training, "training", {k: v for k, v in defaults.items() if k != "steps"} | settings)
+    if "steps" in defaults and "epochs" not in settings:
+        per_epoch = math.ceil(images / chosen.batch)
+        chosen = replace(chosen, epochs=max(chosen.epochs, math.ceil(defaults["steps"] / per_epoch)))
+    return chosen
+
+
+def titled(name: str, choices: list[Choice]) -> str:
+    """`digiface-cnn-re+bido`."""
+    return "-".join([name, "+".join(choice.name for choice in choices)])
+
+
+def plan(
+    root: Path,
+    data: Choice,
+    architecture: str,
+    defenses: list[Choice],
+    seed: int,
+    precision: str,
+    training: dict[str, Any] | None = None,
+    pretrained: bool = False,
+) -> Run:
+    """The run that trains a target model.
+
+    Raises:
+        UserError: For an unknown architecture or a setting out of range.
+    """
+    models.family(architecture)
+    spec, inputs = artifacts.dataset_spec(data.plugin, data.name)
+    real = [choice for choice in defenses if choice.name != "none"]
+    return Run(
+        root,
+        "targets",
+        titled(f"{data.name}-{architecture}", real or defenses),
+        {
+            "dataset": spec,
+            "defenses": [choice.spec() for choice in real],
+            "model": architecture,
+            "precision": precision,
+            "pretrained": pretrained,
+            "seed": seed,
+            "training": training or {},
+        },
+        inputs={"dataset": inputs},
+    )
+
+
+def evaluator_families(architecture: str) -> list[str]:
+    """Two small architectures of other families than the target's."""
+    taken = models.family(architecture)
+    return [name for name in ("resnet", "ir", "cnn") if models.family(name) != taken][:2]
+
+
+def plan_evaluator(
+    root: Path, data: Choice, architecture: str, precision: str, training: dict[str, Any] | None = None
+) -> Run:
+    """The run that trains an evaluation model."""
+    models.family(architecture)
+    spec, inputs = artifacts.dataset_spec(data.plugin, data.name)
+    return Run(
+        root,
+        "evaluators",
+        f"{data.name}-{architecture}",
+        {
+            "dataset": spec,
+            "model": architecture,
+            "precision": precision,
+            "pretrained": False,
+            "seed": EVALUATOR_SEED,
+            "training": training or {},
+        },
+        inputs={"dataset": inputs},
+    )
+
+
+def with_distractors(data: Dataset) -> Split:
+    """The private training images, and the distractor people as further classes."""
+    people = data.distractors
+    return Split(
+        torch.cat([data.train.images, people.images]),
+        torch.cat([data.train.labels, people.labels + len(data.classes)]),
+    )
+
+
+def work(run: Run, engine: Engine, reporter: Reporter) -> None:
+    """Train, measure on the held-out images, write."""
+    started = time.monotonic()
+    evaluator = run.kind == "evaluators"
+    data = artifacts.open_dataset(run.inputs["dataset"])
+    split = with_distractors(data) if evaluator else data.train
+    classes = len(data.classes) + (data.distractor_count if evaluator else 0)
+    if len(data.heldout) == 0:
+        raise UserError(f"data set '{data.name}' has no held-out images; natural accuracy cannot be measured")
+    defenses = artifacts.defenses(run)
+    chosen = recipe(dict(run.spec["training"]), len(split), EVALUATOR if evaluator else TARGET)
+    with run.working() as folder:
+        model = artifacts.classifier(run, classes, data.image_shape)
+        label = f"train {'evaluation model' if evaluator else 'target'} {run.name}"
+        log = fit(
+            model, split, classes, chosen, engine, run.spec["seed"], reporter, label, defenses, data.flip,
+            checkpoint=folder / "checkpoint.pt",
+        )  # fmt: skip
+        state = {name: value.clone() for name, value in model.state_dict().items()}
+        for defense in defenses:
+            model = defense.deploy(model)
+        model = engine.place(model)
+        logits, features = predict(model, data.heldout.images, engine)
+        metrics: dict[str, Any] = {
+            "classes": len(data.classes),
+            "dataset_fingerprint": data.fingerprint(),
+            "natural_accuracy": accuracy(logits, data.heldout, len(data.classes)),
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "training": asdict(chosen),
+        }
+        if evaluator:
+            metrics |= {
+                "distractors": data.distractor_count,
+                "distractors_are_public": data.distractors_are_public,
+                "open_set_accuracy": accuracy(logits, data.heldout, classes),
+            }
+            train_logits, train_features = predict(model, data.train.images, engine)
+            artifacts.write_tensors(
+                folder / "features.safetensors",
+                {
+                    "heldout_features": features, "heldout_logits": logits, "heldout_labels": data.heldout.labels,
+                    "train_features": train_features, "train_logits": train_logits, "train_labels": data.train.labels,
+                },
+                {"role": "private features"},
+            )  # fmt: skip
+            own = leave_one_out(train_features, data.train.labels.to(train_features.device))
+            metrics["knn_real_to_real"] = float(own.mean())
+        header = {
+            "role": "evaluation model" if evaluator else "target model",
+            "architecture": run.spec["model"],
+            "classes": list(data.classes),
+            "classes_count": len(data.classes),
+            "dataset": data.name,
+        }
+        artifacts.write_tensors(folder / "model.safetensors", state, header)
+        write_json(folder / "metrics.json", metrics)
+        (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log), encoding="utf-8")
+        write_json(folder / "data.json", dict(data.card))
+        run.finish(provenance(started, describe(engine)))
+
+
+def accuracy(logits: torch.Tensor, split: Split, classes: int) -> dict[str, float]:
+    """Top-1 on a split among the first `classes` logits, with its 95% interval clustered by identity."""
+    labels = split.labels.to(logits.device)
+    return proportion(top_k(closed_set(logits, classes), labels, 1), labels)._asdict()

@@ -1,0 +1,199 @@
+"""A graph of runs, executed: what is done is skipped, parents come first, independent runs go side by side.
+
+On a CPU two worker processes share the cores; on an accelerator everything runs in this process.
+"""
+
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, contextmanager
+from queue import Empty
+from typing import Any
+
+from mibench.engine import Engine, Reporter, Task, resolve, set_threads, workers
+from mibench.errors import UserError
+from mibench.runs import Run
+from mibench.stages import invert, score, train_prior, train_target
+
+__all__ = ["execute", "pending"]
+
+STAGES = {
+    "targets": train_target.work,
+    "evaluators": train_target.work,
+    "priors": train_prior.work,
+    "inversions": invert.work,
+    "scores": score.work,
+}
+
+
+def pending(runs: list[Run], force: bool = False) -> list[Run]:
+    """The runs still to do, with the ancestors they need, parents first, each once.
+
+    With `force` the named runs are done again; their finished ancestors are not.
+    """
+    order: dict[str, Run] = {}
+
+    def visit(run: Run, again: bool) -> None:
+        if run.label in order or (run.done and not again):
+            return
+        for parent in run.ancestors():
+            visit(parent, False)
+        order[run.label] = run
+
+    for run in runs:
+        visit(run, force)
+    return list(order.values())
+
+
+def perform(run: Run, engine: Engine, reporter: Reporter) -> None:
+    """Do one run, unless another process has done it meanwhile."""
+    with run.held():
+        if not run.done:
+            STAGES[run.kind](run, engine, reporter)
+
+
+def execute(runs: list[Run], device: str, reporter: Reporter, force: bool = False) -> None:
+    """Do everything that `runs` need.
+
+    Raises:
+        UserError: The first mistake of a stage; what was finished before it stays.
+    """
+    todo = pending(runs, force)
+    if force:
+        for run in runs:
+            run.discard()
+    count = min(workers(device), len(todo))
+    if count > 1:
+        _side_by_side(todo, device, count, reporter)
+        return
+    set_threads(device)
+    for run in todo:
+        perform(run, resolve(device, run.spec["precision"]), reporter)
+        reporter.say(f"done {run.label}")
+
+
+# --- worker processes -----------------------------------------------------------------------------------------------
+
+_events: Any = None
+_numbers = itertools.count()
+
+
+class _Relay:
+    """A reporter that sends every event to the parent process, at most a few times a second."""
+
+    @contextmanager
+    def task(self, label: str, total: int, unit: str) -> Iterator["_Bar"]:
+        bar = _Bar((os.getpid(), next(_numbers)))
+        _events.put(("open", bar.key, (label, total, unit)))
+        try:
+            yield bar
+        finally:
+            bar.flush()
+            _events.put(("close", bar.key, None))
+
+    def say(self, line: str) -> None:
+        _events.put(("say", None, line))
+
+
+class _Bar:
+    def __init__(self, key: tuple[int, int]) -> None:
+        self.key = key
+        self.waiting = 0
+        self.last = time.monotonic()
+
+    def advance(self, count: int = 1) -> None:
+        self.waiting += count
+        if time.monotonic() - self.last > 0.2:
+            self.flush()
+
+    def flush(self) -> None:
+        _events.put(("advance", self.key, self.waiting))
+        self.waiting, self.last = 0, time.monotonic()
+
+
+def _start(events: Any, device: str) -> None:
+    """A worker's first act: its share of the threads, its line to the parent, and an eye on the parent's life."""
+    global _events
+    _events = events
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    set_threads(device)
+
+
+def _job(run: Run, device: str) -> None:
+    perform(run, resolve(device, run.spec["precision"]), _Relay())
+
+
+class _Shown:
+    """The parent's side of the relay: replays the workers' events on the real reporter."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
+        self.open: dict[Any, tuple[AbstractContextManager[Task], Task]] = {}
+
+    def replay(self, events: Any) -> None:
+        while True:
+            try:
+                what, key, value = events.get_nowait()
+            except Empty:
+                return
+            if what == "open":
+                context = self.reporter.task(*value)
+                self.open[key] = (context, context.__enter__())
+            elif what == "advance":
+                self.open[key][1].advance(value)
+            elif what == "close":
+                self.open.pop(key)[0].__exit__(None, None, None)
+            else:
+                self.reporter.say(value)
+
+    def close(self) -> None:
+        for context, _ in self.open.values():
+            context.__exit__(None, None, None)
+
+
+def _side_by_side(todo: list[Run], device: str, count: int, reporter: Reporter) -> None:
+    context = multiprocessing.get_context("spawn")
+    events = context.Queue()
+    shown = _Shown(reporter)
+    left = {run.label: run for run in todo}
+    running: dict[Future[None], Run] = {}
+    pool = ProcessPoolExecutor(count, context, _start, (events, device))
+    try:
+        while left or running:
+            busy = {run.label for run in running.values()}
+            for label, run in list(left.items()):
+                # Only as many as there are workers: the next pick then sees everything that has become possible.
+                if len(running) < count and not any(
+                    parent.label in left or parent.label in busy for parent in run.ancestors()
+                ):
+                    running[pool.submit(_job, left.pop(label), device)] = run
+            finished, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+            shown.replay(events)
+            for future in finished:
+                run = running.pop(future)
+                future.result()
+                reporter.say(f"done {run.label}")
+    except BrokenProcessPool:
+        raise UserError(
+            "a worker process was killed, most likely for want of memory; run the same command again to resume, with "
+            "MIBENCH_WORKERS=1 to use half of it"
+        ) from None
+    finally:
+        shown.close()
+        for child in multiprocessing.active_children():
+            child.terminate()
+        pool.shutdown(wait=False, cancel_futures=True)

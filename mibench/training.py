@@ -1,0 +1,224 @@
+"""The one supervised loop: targets and evaluation models, with the defenses' hooks."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mibench import augment
+from mibench.core import Batch, Defense, Split
+from mibench.engine import Engine, Reporter
+from mibench.errors import UserError
+from mibench.files import write_atomic
+from mibench.rng import Noise, generator, seed_of
+
+__all__ = ["Training", "fit", "predict"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """The recipe a target or evaluation model is trained with; every defense inherits it unchanged.
+
+    Args:
+        epochs: Passes over the private images.
+        batch: Images a step.
+        lr: Highest learning rate.
+        weight_decay: Decoupled for adamw, L2 otherwise.
+        optimizer: adamw, adam or sgd (Nesterov momentum .9).
+        schedule: onecycle (rise, then cosine), steps (x .1 at the milestones) or constant.
+        milestones: Fractions of the epochs at which `steps` divides the rate by ten.
+        augment: Whether to use the base augmentation.
+    """
+
+    epochs: int = 20
+    batch: int = 48
+    lr: float = 3e-3
+    weight_decay: float = 0.05
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    schedule: Literal["onecycle", "steps", "constant"] = "onecycle"
+    milestones: tuple[float, ...] = (0.75, 0.9)
+    augment: bool = True
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch < 2:
+            raise UserError(
+                f"training needs epochs >= 1 and batch >= 2 (batch normalisation), got {self.epochs} and {self.batch}"
+            )
+        if self.lr == 0:
+            raise UserError("training: lr must be above 0")
+
+    def optimizer_for(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimiser over the parameters that learn."""
+        learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(
+                learning, lr=self.lr, momentum=0.9, nesterov=True, weight_decay=self.weight_decay
+            )
+        kind = torch.optim.AdamW if self.optimizer == "adamw" else torch.optim.Adam
+        return kind(learning, lr=self.lr, weight_decay=self.weight_decay)
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate at a step: a function of time alone, so that nothing needs saving.
+
+        onecycle: linear rise over the first quarter, then cosine fall to 0. Differs: torch's OneCycleLR also cycles
+        the momentum.
+        """
+        done = step / steps
+        if self.schedule == "constant":
+            return self.lr
+        if self.schedule == "steps":
+            return self.lr * 0.1 ** sum(done >= mark for mark in self.milestones)
+        rise = 0.25
+        if done < rise:
+            return self.lr * (0.04 + 0.96 * done / rise)
+        return self.lr * 0.5 * (1.0 + math.cos(math.pi * (done - rise) / (1.0 - rise)))
+
+
+def loss_of(batch: Batch, logits: Float[Tensor, "b k"], clean: int) -> Float[Tensor, ""]:
+    """sum_i w_i CE(softmax(l_i), t_i) / n_clean, with dense targets that may leave the simplex (negative smoothing)."""
+    rows = -(batch.t * F.log_softmax(logits.float(), dim=1)).sum(dim=1)
+    return (batch.w * rows).sum() / clean
+
+
+class _Taps:
+    """Records the outputs of the modules that penalties want to see, for one forward pass at a time."""
+
+    def __init__(self, model: nn.Module, defenses: Sequence[Defense]) -> None:
+        self.modules = [list(defense.taps(model)) for defense in defenses]
+        self.seen: dict[int, Tensor] = {}
+        self.handles = [
+            module.register_forward_hook(self._hook(id(module))) for taps in self.modules for module in taps
+        ]
+
+    def _hook(self, key: int) -> Callable[[nn.Module, Any, Tensor], None]:
+        def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            self.seen[key] = output
+
+        return keep
+
+    def of(self, position: int) -> list[Tensor]:
+        return [self.seen[id(module)] for module in self.modules[position]]
+
+    def remove(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+
+def _step_loss(
+    model: nn.Module,
+    x: Tensor,
+    y: Int64[Tensor, " b"],
+    classes: int,
+    defenses: Sequence[Defense],
+    noises: Sequence[Noise],
+    taps: _Taps,
+    engine: Engine,
+) -> Tensor:
+    for defense, noise in zip(defenses, noises, strict=True):
+        x = defense.transform(x, noise.of("transform"))
+    batch = Batch(x, F.one_hot(y, classes).float(), torch.ones(len(y), device=x.device))
+    for defense, noise in zip(defenses, noises, strict=True):
+        batch = defense.batch(batch, model, noise.of("batch"))
+    with engine.autocast():
+        logits = model(batch.x)
+    loss = loss_of(batch, logits, clean=len(y))
+    for position, defense in enumerate(defenses):
+        penalty = defense.penalty(batch, logits, taps.of(position))
+        loss = loss if penalty is None else loss + penalty
+    return loss
+
+
+def fit(
+    model: nn.Module,
+    split: Split,
+    classes: int,
+    recipe: Training,
+    engine: Engine,
+    seed: int,
+    reporter: Reporter,
+    label: str,
+    defenses: Sequence[Defense] = (),
+    mirror: bool = True,
+    checkpoint: Path | None = None,
+) -> list[dict[str, float]]:
+    """Train `model` in place; returns one record per epoch: its mean loss.
+
+    All randomness is a function of (seed, epoch, image), so a run resumed from `checkpoint` ends with the same bits.
+
+    Raises:
+        UserError: If the loss stops being finite; names the step and the recipe.
+    """
+    data = split.to(engine.device)
+    model = engine.place(model)
+    optimizer = recipe.optimizer_for(model)
+    for defense in defenses:
+        model, optimizer = defense.engine(model, optimizer)
+    log: list[dict[str, float]] = []
+    if checkpoint is not None and checkpoint.exists():
+        state = torch.load(checkpoint, map_location=engine.device, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        log = state["log"]
+    per_epoch = max(1, math.ceil(len(data) / recipe.batch))
+    steps = recipe.epochs * per_epoch
+    taps = _Taps(model, defenses)
+    with reporter.task(label, steps, "steps") as task:
+        task.advance(len(log) * per_epoch)
+        for epoch in range(len(log), recipe.epochs):
+            model.train()
+            for defense in defenses:
+                defense.epoch(epoch, recipe.epochs, model)
+            torch.manual_seed(seed_of(seed, "dropout", epoch))
+            order = torch.randperm(len(data), generator=generator(seed, "order", epoch)).to(engine.device)
+            losses = torch.zeros(per_epoch, device=engine.device)
+            # Nearly equal chunks: a last batch of one image would break batch normalisation.
+            for number, index in enumerate(order.tensor_split(per_epoch)):
+                for group in optimizer.param_groups:
+                    group["lr"] = recipe.rate(epoch * per_epoch + number, steps)
+                x, y = engine.images(data.images[index]), data.labels[index]
+                if recipe.augment:
+                    x = augment.base(x, Noise(seed_of(seed, "augment"), index).of(epoch), mirror)
+                noises = [
+                    Noise(seed_of(seed, type(defense).__name__, place), index).of(epoch)
+                    for place, defense in enumerate(defenses)
+                ]
+                optimizer.zero_grad(set_to_none=True)
+                loss = _step_loss(model, x, y, classes, defenses, noises, taps, engine)
+                loss.backward()
+                optimizer.step()
+                losses[number] = loss.detach()
+                task.advance()
+            if not bool(losses.isfinite().all()):
+                first = int((~losses.isfinite()).nonzero()[0]) + epoch * per_epoch
+                raise UserError(
+                    f"{label}: the loss became {losses[first - epoch * per_epoch].item()} at step {first} of {steps} "
+                    f"(lr {recipe.lr}, batch {recipe.batch}, {recipe.optimizer}); lower it with --set training.lr=..."
+                )
+            log.append({"epoch": float(epoch), "loss": float(losses.mean())})
+            if checkpoint is not None and epoch + 1 < recipe.epochs:
+                state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "log": log}
+                write_atomic(checkpoint, lambda scratch, state=state: torch.save(state, scratch))
+    taps.remove()
+    model.eval()
+    return log
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module, images: Tensor, engine: Engine, batch: int = 256
+) -> tuple[Float[Tensor, "n k"], Float[Tensor, "n d"]]:
+    """Logits and penultimate features of stored uint8 images, float32, from one forward pass in eval mode."""
+    model.eval()
+    logits, features = [], []
+    for chunk in images.split(batch):
+        with engine.autocast():
+            found = model.features(engine.images(chunk))  # type: ignore[operator]
+            logits.append(model.head(found).float())  # type: ignore[operator]
+        features.append(found.float())
+    return torch.cat(logits), torch.cat(features)

@@ -1,0 +1,133 @@
+"""Toy worlds shared by tests: small enough to be solved by hand, so that an attack that fails is wrong."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mibench import registry
+from mibench.core import Access, Attack, Oracle, Prior, Reconstructions, Split, Workspace, to_uint8
+from mibench.models.base import Classifier, Prepare
+from mibench.priors.public import PublicImages
+from mibench.rng import Noise
+
+SHAPE = (3, 8, 8)
+ACCESS = {"none": Access.LABEL_ONLY, "label_only": Access.LABEL_ONLY, "black_box": Access.BLACK_BOX,
+          "white_box": Access.WHITE_BOX}  # fmt: skip
+
+
+class LinearPrior(Prior):
+    """G(z) = .5 + .5 tanh(z A / 2) with orthonormal rows in A; D(x) punishes contrast, softly."""
+
+    def __init__(self, latent_dim: int, critic_kind: Literal["none", "wgan", "kp1"]) -> None:
+        super().__init__()
+        pixels = SHAPE[0] * SHAPE[1] * SHAPE[2]
+        square = torch.randn(pixels, latent_dim, generator=torch.Generator().manual_seed(1))
+        self.directions = nn.Parameter(torch.linalg.qr(square).Q.T.contiguous())
+        self.latent_dim = latent_dim
+        self.image_shape = SHAPE
+        self.critic_kind = critic_kind
+
+    def decode(self, z: Tensor) -> Tensor:
+        return (0.5 + 0.5 * torch.tanh(z @ self.directions / 2)).reshape(-1, *SHAPE)
+
+    def critic(self, x: Tensor) -> Tensor:
+        if self.critic_kind == "none":
+            return super().critic(x)
+        return 1.0 - (x - 0.5).square().flatten(1).mean(dim=1)
+
+
+@dataclass
+class World:
+    """Identity k is the direction e_k of the latent: l_k = sharpness * <A (2x - 1), e_k> in the linear range.
+
+    Nothing is frozen: an attack that leaves a gradient on the target or moves it is seen.
+    """
+
+    classes: int = 10
+    critic: Literal["none", "wgan", "kp1"] = "wgan"
+    sharpness: float = 4.0
+    prior: LinearPrior = field(init=False)
+    target: Classifier = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.prior = LinearPrior(self.classes + 2, self.critic).eval()
+        trunk = nn.Sequential(nn.Flatten(), nn.Linear(SHAPE[0] * SHAPE[1] * SHAPE[2], self.classes + 2))
+        head = nn.Linear(self.classes + 2, self.classes)
+        self.target = Classifier(Prepare(SHAPE, [0.5], [0.5]), trunk, head, self.classes + 2).eval()
+        with torch.no_grad():
+            # Prepare maps [0, 1] to 2x - 1 = tanh(z A / 2); A A' = 1, so twice its projection on A is about z.
+            trunk[1].weight.copy_(2.0 * self.prior.directions)
+            trunk[1].bias.zero_()
+            head.weight.copy_(self.sharpness * torch.eye(self.classes, self.classes + 2))
+            head.bias.zero_()
+
+    def truth(self, images: Tensor) -> Tensor:
+        """Which identity an image shows, worked out from the prior alone: the largest latent among the identities."""
+        z = torch.atanh((2 * images.double() - 1).clamp(-0.999, 0.999)).flatten(1)
+        return (z @ self.prior.directions.double().T)[:, : self.classes].argmax(dim=1)
+
+    def public(self, count: int = 400) -> Split:
+        z = self.prior.sample(Noise(99, torch.arange(count)))
+        with torch.no_grad():
+            return Split(to_uint8(self.prior.decode(z)), torch.full((count,), -1))
+
+    def prior_for(self, name: str) -> Prior:
+        """The prior that an attack's card asks for, of this world."""
+        return PublicImages(self.public().images) if registry.card("attacks", name)["prior"] == "public" else self.prior
+
+    def oracle(self, access: Access = Access.WHITE_BOX, budget: int | None = None) -> Oracle:
+        return Oracle(self.target, access, self.classes, budget)
+
+
+def quick(name: str, **settings: object) -> Attack:
+    """An attack in its quick preset."""
+    return registry.configure("attacks", name, "quick", settings).plugin
+
+
+def attack_on(
+    world: World,
+    name: str,
+    labels: Tensor | None = None,
+    seed: int = 0,
+    work: Workspace | None = None,
+    oracle: Oracle | None = None,
+    **settings: object,
+) -> Reconstructions:
+    """Run an attack under exactly the access its card declares."""
+    oracle = oracle or world.oracle(ACCESS[registry.card("attacks", name)["access"]])
+    labels = torch.arange(world.classes) if labels is None else labels
+    return quick(name, **settings)(oracle, world.prior_for(name), labels, seed, work or Workspace())
+
+
+class SmallNet(nn.Module):
+    """Convolution, batch norm, mean pooling, linear: enough to learn colours and stripes."""
+
+    def __init__(self, classes: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.drop = nn.Dropout(dropout)
+        self.head = nn.Linear(8, classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.drop(F.relu(self.norm(self.conv(x))).mean(dim=(2, 3)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+
+def small_net(classes: int = 3, seed: int = 0, dropout: float = 0.0) -> SmallNet:
+    torch.manual_seed(seed)
+    return SmallNet(classes, dropout)
+
+
+def colours(count: int = 36, size: int = 12, seed: int = 0) -> Split:
+    """Three classes told apart by their brightest channel, under noise."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 3
+    x = 0.4 * torch.rand(count, 3, size, size, generator=generator) + 0.2
+    x[torch.arange(count), labels] += 0.3
+    return Split(to_uint8(x), labels)
