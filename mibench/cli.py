@@ -234,7 +234,7 @@ def plan_floors(inversion: "Run", seed: int, precision: str) -> list["Run"]:
 # --- doing it -------------------------------------------------------------------------------------------------------
 
 
-def carry_out(runs: list["Run"], device: str, force: bool, dry_run: bool, as_json: bool) -> bool:
+def carry_out(runs: list["Run"], device: str, force: bool, dry_run: bool) -> bool:
     """Execute the runs and what they need, or print what would be done; returns whether anything was to be done."""
     if dry_run:
         from mibench.suite import pending
@@ -323,7 +323,7 @@ def train(
     target = plan_targets(results, data, model, defense, given, seed, precision)
     judges = choose_evaluators(results, data, model, evaluators, precision, given["evaluator"])
     runs = [*judges, target]
-    if carry_out(runs, device, force, dry_run, as_json):
+    if carry_out(runs, device, force, dry_run):
         if not as_json:
             print_training(runs)
         tell([target] if not as_json else runs, as_json)
@@ -348,7 +348,7 @@ def train_target_command(
     device, precision = prepare(device, precision)
     data = choose_data(dataset, given["data"])
     target = plan_targets(results, data, model, defense, given, seed, precision)
-    if carry_out([target], device, force, dry_run, as_json):
+    if carry_out([target], device, force, dry_run):
         if not as_json:
             print_training([target])
         tell([target], as_json)
@@ -384,7 +384,7 @@ def train_prior_command(
         owner = find_targets(results, choose_data(dataset, given["data"]), None, bool(given["data"]))[0]
     data = data_of(owner) if owner is not None else choose_data(dataset, given["data"])
     run = train_prior.plan(results, data, recipe, owner, seed, precision)
-    if carry_out([run], device, force, dry_run, as_json):
+    if carry_out([run], device, force, dry_run):
         tell([run], as_json)
 
 
@@ -414,7 +414,7 @@ def invert(
         plan_attack(one, method, preset, given["attack"], prior, given["prior"], seed, precision, identities, budget)
         for one in found
     ]
-    if carry_out(runs, device, force, dry_run, as_json):
+    if carry_out(runs, device, force, dry_run):
         tell(runs, as_json)
 
 
@@ -444,7 +444,7 @@ def score(
     if not found:
         raise UserError(f"no inversion in {results}; run first: mibench invert")
     scores = [plan_score(run, evaluators, precision, given["evaluator"]) for run in found]
-    if carry_out(scores, device, force, dry_run, as_json):
+    if carry_out(scores, device, force, dry_run):
         tell(scores, as_json)
 
 
@@ -491,7 +491,7 @@ def attack(
         )
         floors = [] if method in FLOORS else plan_floors(main, seed, precision)
         scores += [plan_score(run, evaluators, precision, given["evaluator"]) for run in [*floors, main]]
-    if carry_out(scores, device, force, dry_run, as_json):
+    if carry_out(scores, device, force, dry_run):
         if not as_json:
             show_tables(results, scores)
         tell(scores, as_json)
@@ -501,9 +501,12 @@ def show_tables(results: Path, scores: list["Run"]) -> None:
     """The tables of some scores, on stdout."""
     from rich.console import Console
 
-    from mibench.report import print_tables
+    from mibench.report import collect, tables
 
-    print_tables(results, Console(), only=[run.id for run in scores])
+    wanted = {run.id for run in scores}
+    found = [one for one in collect.scored(results) if one.run.id in wanted]
+    console = Console()
+    console.print(tables.render(found, collect.frame(found), console))
 
 
 @app.command(rich_help_panel="Do")
@@ -525,6 +528,7 @@ def report(
 
 @app.command(rich_help_panel="Do")
 def demo(
+    identities: Identities = None,
     seed: Seed = 0,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -541,11 +545,11 @@ def demo(
         given = defense_sets(settings, defense, [])
         target = plan_targets(results, data, "cnn", defense, given, seed, precision)
         for method in ("ppa", "gmi"):
-            main = plan_attack(target, method, "quick", {}, None, {}, seed, precision, None, None)
+            main = plan_attack(target, method, "quick", {}, None, {}, seed, precision, identities, None)
             for run in [*plan_floors(main, seed, precision), main]:
                 scores.append(plan_score(run, None, precision, {}))
     unique = list({run.id: run for run in scores}.values())
-    if carry_out(unique, device, force, dry_run, as_json):
+    if carry_out(unique, device, force, dry_run):
         report(results, as_json)
 
 

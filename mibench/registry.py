@@ -84,7 +84,9 @@ def _source(kind: str, name: str) -> Path:
 
 def card(kind: str, name: str) -> dict[str, Any]:
     """The plug-in's CARD, read without importing it."""
-    return dict(_literals(_source(kind, name))["CARD"])
+    found = _literals(_source(kind, name))
+    offered = {"architectures": found["ARCHITECTURES"]} if "ARCHITECTURES" in found else {}
+    return dict(found["CARD"]) | offered
 
 
 def cards(kind: str) -> dict[str, dict[str, Any]]:
@@ -136,6 +138,8 @@ def _convert(owner: str, field: str, hint: Any, value: Any) -> Any:
             raise unknown(f"value of {owner}'s {field}", str(value), map(str, inner))
         return value
     if origin is tuple:
+        if not isinstance(value, str | list | tuple):
+            raise wrong
         items = value.strip("()[]").split(",") if isinstance(value, str) else list(value)
         kinds = [inner[0]] * len(items) if inner[-1] is Ellipsis else list(inner)
         if len(kinds) != len(items):

@@ -151,6 +151,8 @@ class Run:
         write_json(self.work / "run.json", {**self.asked(), "provenance": dict(provenance)})
         for scratch in self.work.glob("checkpoint*"):
             shutil.rmtree(scratch) if scratch.is_dir() else scratch.unlink()
+        for scratch in self.work.glob(".*.tmp"):  # left by a process that was killed while it wrote
+            scratch.unlink()
         files = sorted(path for path in self.work.iterdir() if path.is_file() and not path.name.startswith("."))
         digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.name != "done"}
         write_json(self.work / "done", digests)
@@ -160,6 +162,7 @@ class Run:
 
     def discard(self) -> None:
         """Forget the finished run and any partial work (--force)."""
+        (self.path / "done").unlink(missing_ok=True)  # first: a half-deleted run must not look finished
         for path in (self.path, self.work):
             if path.exists():
                 shutil.rmtree(path)
@@ -167,8 +170,11 @@ class Run:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds {type(found).__name__}, not an object")
+        return found
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, not JSON, or not an object
         raise UserError(f"cannot read {path}: {error}; delete that run's directory and run it again") from None
 
 
@@ -181,9 +187,10 @@ def _load(root: Path, path: Path) -> Run:
             for role, ids in card["parents"].items()
         }
         run = Run(root, card["kind"], card["name"], card["spec"], parents, card["inputs"])
+        claimed = card["id"]
     except (KeyError, TypeError, AttributeError):
         raise UserError(f"{path / 'run.json'} is not a mibench run; delete that directory and run it again") from None
-    if run.id != card["id"] or run.path != path:
+    if run.id != claimed or run.path != path:
         raise UserError(
             f"{path} does not hold what its name says (protocol {card.get('protocol')}, specification {run.id}): it "
             "was edited, renamed or made by another version; delete it and run it again"

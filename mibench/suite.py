@@ -18,8 +18,8 @@ from typing import Any
 
 from mibench.engine import Engine, Reporter, Task, resolve, set_threads, workers
 from mibench.errors import UserError
-from mibench.runs import Run
-from mibench.stages import invert, score, train_prior, train_target
+from mibench.runs import Run, canonical
+from mibench.stages import artifacts, invert, score, train_prior, train_target
 
 __all__ = ["execute", "pending"]
 
@@ -70,6 +70,9 @@ def execute(runs: list[Run], device: str, reporter: Reporter, force: bool = Fals
             run.discard()
     count = min(workers(device), len(todo))
     if count > 1:
+        # Drawn or decoded once here, with all cores, instead of once in every worker: the cache then has it.
+        for inputs in {canonical(run.inputs["dataset"]): run.inputs["dataset"] for run in todo if run.inputs}.values():
+            artifacts.open_dataset(inputs)
         _side_by_side(todo, device, count, reporter)
         return
     set_threads(device)
@@ -174,13 +177,11 @@ def _side_by_side(todo: list[Run], device: str, count: int, reporter: Reporter) 
     pool = ProcessPoolExecutor(count, context, _start, (events, device))
     try:
         while left or running:
-            busy = {run.label for run in running.values()}
-            for label, run in list(left.items()):
+            for run in list(left.values()):
+                awaited = left.keys() | {other.label for other in running.values()}
                 # Only as many as there are workers: the next pick then sees everything that has become possible.
-                if len(running) < count and not any(
-                    parent.label in left or parent.label in busy for parent in run.ancestors()
-                ):
-                    running[pool.submit(_job, left.pop(label), device)] = run
+                if len(running) < count and not any(parent.label in awaited for parent in run.ancestors()):
+                    running[pool.submit(_job, left.pop(run.label), device)] = run
             finished, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
             shown.replay(events)
             for future in finished:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -105,7 +106,7 @@ class _Taps:
     def of(self, position: int) -> list[Tensor]:
         return [self.seen[id(module)] for module in self.modules[position]]
 
-    def remove(self) -> None:
+    def close(self) -> None:
         for handle in self.handles:
             handle.remove()
 
@@ -168,7 +169,10 @@ def fit(
     per_epoch = max(1, math.ceil(len(data) / recipe.batch))
     steps = recipe.epochs * per_epoch
     taps = _Taps(model, defenses)
-    with reporter.task(label, steps, "steps") as task:
+    # Keyed by its kind and how many of that kind come before it: what else is stacked shifts nobody's randomness.
+    kinds = [type(defense).__name__ for defense in defenses]
+    streams = [seed_of(seed, kind, kinds[:place].count(kind)) for place, kind in enumerate(kinds)]
+    with closing(taps), reporter.task(label, steps, "steps") as task:
         task.advance(len(log) * per_epoch)
         for epoch in range(len(log), recipe.epochs):
             model.train()
@@ -184,10 +188,7 @@ def fit(
                 x, y = engine.images(data.images[index]), data.labels[index]
                 if recipe.augment:
                     x = augment.base(x, Noise(seed_of(seed, "augment"), index).of(epoch), mirror)
-                noises = [
-                    Noise(seed_of(seed, type(defense).__name__, place), index).of(epoch)
-                    for place, defense in enumerate(defenses)
-                ]
+                noises = [Noise(stream, index).of(epoch) for stream in streams]
                 optimizer.zero_grad(set_to_none=True)
                 loss = _step_loss(model, x, y, classes, defenses, noises, taps, engine)
                 loss.backward()
@@ -204,7 +205,6 @@ def fit(
             if checkpoint is not None and epoch + 1 < recipe.epochs:
                 state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "log": log}
                 write_atomic(checkpoint, lambda scratch, state=state: torch.save(state, scratch))
-    taps.remove()
     model.eval()
     return log
 

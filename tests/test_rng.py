@@ -23,9 +23,9 @@ def test_uniform_and_normal_along_every_coordinate(by: str) -> None:
     elif by == "positions":
         noises, shape = [Noise(3, torch.tensor([5]))], (N,)
     elif by == "steps":
-        noises, shape = [Noise(3, torch.tensor([5])).of("step", i) for i in range(1500)], ()
+        noises, shape = [Noise(3, torch.tensor([5])).of("step", i) for i in range(800)], ()
     else:
-        noises, shape = [Noise(i, torch.tensor([5])) for i in range(1500)], ()
+        noises, shape = [Noise(i, torch.tensor([5])) for i in range(800)], ()
     u = torch.cat([noise.uniform(*shape).flatten() for noise in noises])
     g = torch.cat([noise.of("g").normal(*shape).flatten() for noise in noises])
     assert u.min() >= 0 and u.max() < 1

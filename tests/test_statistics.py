@@ -28,22 +28,22 @@ def expanded(clusters: int, confidence: float) -> float:
 
 
 @pytest.mark.parametrize("confidence", [0.8, 0.95])
-@pytest.mark.parametrize("n", [15, 300])
+@pytest.mark.parametrize("n", [8, 60])
 def test_singleton_clusters_give_scipys_percentile_bootstrap(n: int, confidence: float) -> None:
     values = normal(n).exp()
-    ours = clustered_interval(values, torch.arange(n), confidence, resamples=20_000)
+    ours = clustered_interval(values, torch.arange(n), confidence, resamples=100_000)
     theirs = scipy.stats.bootstrap(
         (values.numpy(),),
         np.mean,
         confidence_level=expanded(n, confidence),
-        n_resamples=20_000,
+        n_resamples=100_000,
         method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval
     width = theirs.high - theirs.low
     assert ours.value == pytest.approx(float(values.mean()))
-    assert ours.low == pytest.approx(theirs.low, abs=0.04 * width)
-    assert ours.high == pytest.approx(theirs.high, abs=0.04 * width)
+    assert ours.low == pytest.approx(theirs.low, abs=0.015 * width)
+    assert ours.high == pytest.approx(theirs.high, abs=0.015 * width)
 
 
 def test_an_interval_of_many_normal_means_has_the_width_of_a_t_interval() -> None:
@@ -137,7 +137,8 @@ def test_identities_that_all_agree_do_not_make_a_rate_certain() -> None:
 
 
 def test_a_constant_measured_quantity_has_no_width() -> None:
-    assert clustered_interval(torch.full((6,), 2.5), identities(3, 2))[:3] == (2.5, 2.5, 2.5)
+    clusters = torch.tensor([0, 1, 1, 2, 2, 2])
+    assert clustered_interval(torch.full((6,), 2.5), clusters)[:3] == (2.5, 2.5, 2.5)
 
 
 def test_one_identity_says_little_about_a_rate_and_nothing_about_a_quantity() -> None:

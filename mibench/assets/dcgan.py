@@ -9,8 +9,8 @@ References:
     | gan-face-generate 1.1.1 (Chien Liu, 2023, MIT), the trained weights
 """
 
+from itertools import pairwise
 from pathlib import Path
-from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -37,7 +37,7 @@ class DCGAN(nn.Module):
         self.latent_dim = latent_dim
         widths = [latent_dim, 8 * width, 4 * width, 2 * width, width]
         first = nn.ConvTranspose2d(widths[0], widths[1], 4)
-        rest = [nn.ConvTranspose2d(a, b, 4, stride=2, padding=1) for a, b in zip(widths[1:], widths[2:], strict=False)]
+        rest = [nn.ConvTranspose2d(a, b, 4, stride=2, padding=1) for a, b in pairwise(widths[1:])]
         self.blocks = nn.ModuleList([first, *rest])
         self.paint = nn.ConvTranspose2d(width, 3, 4, stride=2, padding=1, bias=False)
 
@@ -46,7 +46,7 @@ class DCGAN(nn.Module):
         x = z[:, :, None, None]
         for block in self.blocks:
             x = torch.relu(block(x))
-        return cast(Tensor, (torch.tanh(self.paint(x)) + 1.0) / 2.0)
+        return (torch.tanh(self.paint(x)) + 1.0) / 2.0
 
 
 def load_dcgan() -> DCGAN:

@@ -14,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mibench.files import write_atomic
+
 __all__ = ["cache_folder", "cached", "hash_of"]
 
 _SLOW_S = 3.0
@@ -43,16 +45,12 @@ def cached(key: str, make: Callable[[], tuple[dict[str, Tensor], dict[str, str]]
     A cache that is damaged, full or not writable is worked around: the result is made again.
     """
     file = cache_folder() / f"{key}.safetensors"
-    with suppress(OSError, SafetensorError):
-        with safe_open(file, "pt") as stored:
-            return {name: stored.get_tensor(name) for name in stored.keys()}, stored.metadata() or {}  # noqa: SIM118
+    with suppress(OSError, SafetensorError), safe_open(file, "pt") as stored:
+        return {name: stored.get_tensor(name) for name in stored.keys()}, stored.metadata() or {}  # noqa: SIM118
     start = time.monotonic()
     tensors, notes = make()
     if time.monotonic() - start > _SLOW_S:
-        partial = file.with_suffix(f".{os.getpid()}.part")
         with suppress(OSError, SafetensorError):
             file.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, partial, metadata=notes)
-            partial.replace(file)
-        partial.unlink(missing_ok=True)
+            write_atomic(file, lambda scratch: save_file(tensors, scratch, metadata=notes))
     return tensors, notes

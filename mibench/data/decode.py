@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from mibench.errors import UserError
@@ -60,7 +60,7 @@ def decode(file: Path, size: int, colour: bool) -> tuple[UInt8[Tensor, "c h w"],
     """
     done = []
     with Image.open(file, formats=_FORMATS) as opened:
-        raw = opened.tile[0].args if opened.tile else ""
+        args = opened.tile[0].args if opened.tile else None
         if getattr(opened, "n_frames", 1) > 1:
             done.append("first of several frames")
         opened.load()
@@ -69,7 +69,7 @@ def decode(file: Path, size: int, colour: bool) -> tuple[UInt8[Tensor, "c h w"],
             done.append("EXIF orientation applied")
             image = ImageOps.exif_transpose(image)
     deep = image.mode.startswith("I;16")
-    if deep or ";16" in str(raw if isinstance(raw, str) else raw[0]):
+    if deep or ";16" in str(args[0] if isinstance(args, tuple) else args):
         done.append("16 bits to 8")
     if deep:
         image = Image.fromarray(np.rint(np.asarray(image) / 257.0).astype(np.uint8))
@@ -114,7 +114,7 @@ def decode_all(files: Sequence[Path], size: int, colour: bool) -> tuple[UInt8[Te
     bad = [(file, result) for file, result in zip(files, results, strict=True) if isinstance(result, Exception)]
     if bad:
         file, error = bad[0]
-        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else error
+        reason = "no image, or damaged" if isinstance(error, UnidentifiedImageError) else error
         raise UserError(
             f"{len(bad)} of {len(files)} image files cannot be read; the first is {file} ({reason}); "
             "replace or remove them"

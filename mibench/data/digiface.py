@@ -37,18 +37,18 @@ CARD = {
     "year": 2023,
 }
 
-_BATCH = 250
+_BATCH = 64
 _MOST = 2**20
 """Images of one identity that a key leaves room for."""
 
 
 def mixed_latents(
-    anchors: Int64[Tensor, " n"], images: int, spread: float, seed: int, role: str, dim: int
+    people: Int64[Tensor, " n"], images: int, spread: float, seed: int, role: str, split: str, dim: int = 100
 ) -> Float[Tensor, "n m d"]:
-    """sqrt(1 - s^2) a_i + s e_ij: a function of identity i, image j, seed and role alone."""
-    anchor = Noise(seed, anchors).of("digiface", role, "anchor").normal(dim)
-    keys = (anchors[:, None] * _MOST + torch.arange(images)).flatten()
-    noise = Noise(seed, keys).of("digiface", role, "image").normal(dim).reshape(len(anchors), images, dim)
+    """sqrt(1 - s^2) a_i + s e_ij; a_i depends on (seed, role, i) alone, e_ij on (seed, role, split, i, j) alone."""
+    anchor = Noise(seed, people).of("digiface", role, "anchor").normal(dim)
+    keys = (people[:, None] * _MOST + torch.arange(images)).flatten()
+    noise = Noise(seed, keys).of("digiface", role, "image", split).normal(dim).reshape(len(people), images, dim)
     return (1.0 - spread**2) ** 0.5 * anchor[:, None] + spread * noise
 
 
@@ -94,7 +94,7 @@ class Digiface(Source):
     def load(self) -> Dataset:
         """Draw all images, or read them from the cache: the first time takes about 3 ms an image on one core."""
         code = (Path(__file__), Path(dcgan.__file__), dcgan.WEIGHTS)
-        drawn, _ = cached(hash_of("digiface", sorted(asdict(self).items()), files=code), self._draw)
+        drawn, _ = cached(hash_of(asdict(self), files=code), self._draw)
         people, others = torch.arange(self.identities), torch.arange(self.distractors)
         return Dataset(
             name="digiface",
@@ -113,11 +113,29 @@ class Digiface(Source):
         )
 
     def _draw(self) -> tuple[dict[str, Tensor], dict[str, str]]:
+        def people(count: int, images: int, role: str, split: str) -> Float[Tensor, "n d"]:
+            return mixed_latents(torch.arange(count), images, self.spread, self.seed, role, split).flatten(0, 1)
+
+        strangers = Noise(self.seed, torch.arange(self.public_images)).of("digiface", "public")
+        latents = {
+            "train": people(self.identities, self.train_images, "private", "train"),
+            "heldout": people(self.identities, self.heldout_images, "private", "heldout"),
+            "public": strangers.normal(100),
+            "distractors": people(self.distractors, self.distractor_images, "distractor", "all"),
+        }
         network = dcgan.load_dcgan()
+        return {name: _render(network, z, self.image_size) for name, z in latents.items()}, {}
 
-        def images(keys: int, each: int, role: str, split: str) -> UInt8[Tensor, "n 3 h w"]:
-            latents = mixed_latents(torch.arange(keys), each, self.spread, self.seed, role, network.latent_dim)
-            return self._render(network, latents.flatten(0, 1))
 
-        del images
-        return {}, {}
+@torch.no_grad()
+def _render(network: dcgan.DCGAN, latents: Float[Tensor, "n d"], size: int) -> UInt8[Tensor, "n 3 s s"]:
+    """Images of latents. Every batch has the same shape (the last is padded), so that a person's pixels do not hang
+    on how many others are drawn: libraries choose another algorithm, and other rounding, for another shape."""
+    pixels = torch.empty(len(latents), 3, size, size, dtype=torch.uint8)
+    for start in range(0, len(latents), _BATCH):
+        rows = latents[start : start + _BATCH]
+        images = network(F.pad(rows, (0, 0, 0, _BATCH - len(rows))))[: len(rows)]
+        if size < 64:
+            images = F.interpolate(images, size=(size, size), mode="area")
+        pixels[start : start + _BATCH] = to_uint8(images)
+    return pixels

@@ -113,10 +113,16 @@ def _read(root: Path, path: Path) -> Scored:
     made_by = json.loads((path / "run.json").read_text(encoding="utf-8")).get("protocol")
     if made_by != PROTOCOL:
         raise UserError(f"it is of protocol {made_by}, this mibench of {PROTOCOL}; its numbers are not comparable")
-    run = find(root, path.name)
+    try:
+        run = find(root, path.name)
+    except UserError as error:
+        if not str(error).startswith("unknown run"):
+            raise
+        gone = str(error).partition(";")[0]
+        raise UserError(f"a run it builds on is missing ({gone}); run the same command again") from None
     for name, digest in run.read("done").items():
         if hashlib.sha256((path / name).read_bytes()).hexdigest() != digest:
-            raise UserError(f"{name} was changed after it was scored; delete that directory and score again")
+            raise UserError(f"{name} is not what was scored (changed or cut short); delete that directory and score again")
     scores = run.read("scores.json")
     target = _single(_single(run, "inversion"), "target")
     one = Scored(run, scores, target.read("metrics.json")["dataset_fingerprint"])
@@ -166,7 +172,7 @@ def defense_label(spec: Mapping[str, Any]) -> str:
     for item in spec.get("defenses", []):
         name, settings = item["name"], item["settings"]
         strength = _card("defenses", name).get("strength")
-        shown = {strength: settings[strength]} if strength in settings else {}
+        shown: dict[str, Any] = {strength: settings[strength]} if strength in settings else {}
         labels.append(" ".join(part for part in (name, _text(shown | changes("defenses", name, settings))) if part))
     return " + ".join(labels) or "none"
 
@@ -297,10 +303,10 @@ def frame(found: Iterable[Scored]) -> pd.DataFrame:
     if not flat:
         return pd.DataFrame()
     table = pd.DataFrame(flat)
-    table.insert(1, "target_label", _labels(table, "defense", {"model": "", "training": "", "target_seed": "seed "},
-                                            {"target": "#"}, "target"))  # fmt: skip
-    table.insert(2, "attack_label", _labels(table, "attack", {"preset": "", "prior": "from ", "prior_preset": "",
-                                            "budget": "budget "}, {"seed": "seed ", "score": "#"}, "score"))  # fmt: skip
+    parts = {"model": "", "training": "", "target_seed": "seed "}
+    table.insert(1, "target_label", _labels(table, "defense", parts, {"target": "#"}, "target"))
+    parts = {"preset": "", "prior": "from ", "prior_preset": "", "budget": "budget "}
+    table.insert(2, "attack_label", _labels(table, "attack", parts, {"seed": "seed ", "score": "#"}, "score"))
     edge = (table["role"] == "ceiling").astype(int) - (table["attack"] == "chance").astype(int)
     place = pd.DataFrame({
         "dataset": table["dataset"], "identities": -table["identities"], "protocol": table["protocol"], "edge": edge,

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,14 @@ LATEX = {
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as JSON values; what a row does not have is null."""
-    return [{key: _plain(value) for key, value in row.items()} for row in table.to_dict("records")]
+    return [{str(key): _plain(value) for key, value in row.items()} for row in table.to_dict("records")]
 
 
 def _plain(value: Any) -> Any:
     """A Python value JSON can hold."""
     if hasattr(value, "item"):
         value = value.item()
-    return None if value is None or isinstance(value, float) and not math.isfinite(value) else value
+    return None if value is None or (isinstance(value, float) and not math.isfinite(value)) else value
 
 
 def _sections(
@@ -40,7 +41,7 @@ def _sections(
     for group in tables.protocols(table):
         protocol = group["protocol"].iloc[0]
         gone = tables.unavailable(found, protocol)
-        notes = tables.caption(group) + ([f"Not measured: {gone}"] if gone else [])
+        notes = tables.caption(group) + [f"Not measured: {name}: {why}; {how}" for name, (why, how) in gone.items()]
         yield tables.title(group), group, tables.columns(group), notes
         pairs = compared[compared["protocol"] == protocol].reset_index(drop=True) if len(compared) else compared
         if len(pairs):
@@ -82,7 +83,7 @@ def to_latex(found: list[Scored], table: pd.DataFrame, compared: pd.DataFrame) -
         lines += ["", r"\begin{table}", r"\centering\scriptsize\setlength{\tabcolsep}{3pt}"]
         lines.append(rf"\begin{{tabular}}{{{''.join('l' if column.left else 'r' for column in columns)}}}")
         for part in ("top", "bottom"):
-            heads = [escape_latex(getattr(column, part)) for column in columns]
+            heads = [escape_latex(getattr(column, part).replace("-\n", "-")) for column in columns]
             lines.append(f"{' & '.join(heads)} \\\\")
         lines.append(r"\hline")
         last = None
@@ -119,7 +120,7 @@ def write(
     for name, text in texts.items():
         path = folder / name
         if text:
-            write_atomic(path, lambda scratch, text=text: scratch.write_text(text, encoding="utf-8"))
+            write_atomic(path, partial(Path.write_text, data=text, encoding="utf-8"))
             paths.append(path)
         else:
             path.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ person are, which no reconstruction need surpass. Of each attack the first recon
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ INK, GREY, GOOD, BAD = "#1b1f24", "#6b7280", "#15803d", "#b91c1c"
 TILE = 176
 """Images are enlarged by a whole factor to about this many pixels."""
 
-GAP, GROUP, MARGIN, LINE = 10, 26, 28, 24
+GAP, GROUP, MARGIN, LINE = 12, 30, 28, 26
 YES, NO = "✓", "✗"
 
 
@@ -122,7 +123,7 @@ class Pen:
     bold: "ImageFont.FreeTypeFont"
     large: "ImageFont.FreeTypeFont"
 
-    def words(self, x: float, y: float, parts: Sequence[tuple[str, str]], width: float, bold: bool = False) -> None:
+    def words(self, x: float, y: int, parts: Sequence[tuple[str, str]], width: int, bold: bool = False) -> None:
         """Coloured parts on one line, centred on x, shortened to the width."""
         font = self.bold if bold else self.plain
         texts = [text for text, _ in parts]
@@ -141,7 +142,7 @@ def _fonts(sheet: "Image.Image") -> Pen:
 
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     plain, bold = str(folder / "DejaVuSans.ttf"), str(folder / "DejaVuSans-Bold.ttf")
-    return Pen(ImageDraw.Draw(sheet), ImageFont.truetype(plain, 16), ImageFont.truetype(bold, 16),
+    return Pen(ImageDraw.Draw(sheet), ImageFont.truetype(plain, 18), ImageFont.truetype(bold, 18),
                ImageFont.truetype(bold, 22))  # fmt: skip
 
 
@@ -165,15 +166,15 @@ def draw(
 
     factor = max(1, round(TILE / private.shape[2]))
     high, wide = private.shape[2] * factor, private.shape[3] * factor
-    left, x = [], float(MARGIN)
+    left, x = [], MARGIN
     owners = ["", *(strip.defense for strip in columns)]
     for place in range(2 + len(columns)):
-        left.append(x)
+        left.append(int(x))
         new = place >= 1 and (place == 1 + len(columns) or owners[place] != owners[place - 1])
         x += wide + (GROUP if new else GAP)
     width = int(left[-1]) + wide + MARGIN
     top = MARGIN + 40 + 2 * LINE + 10
-    step = high + 2 * LINE + 14
+    step = high + 2 * LINE + 20
     height = top + step * len(names) + 2 * LINE + MARGIN // 2
     sheet = Image.new("RGB", (max(width, 760), height), "white")
     pen = _fonts(sheet)
@@ -198,20 +199,22 @@ def draw(
         y = top + person * step
         for place, image in enumerate((private[person], heldout[person])):
             sheet.paste(_picture(image, factor), (int(left[place]), y))
-        pen.words(middle(0), y + high + 4, [(name, INK)], wide)
+        pen.words(middle(0), y + high + 8, [(name, INK)], wide)
         for place, strip in enumerate(columns, start=2):
             sheet.paste(_picture(strip.images[person], factor), (int(left[place]), y))
             found = strip.verdicts[person]
+            bar = (left[place], y + high + 2, left[place] + wide - 1, y + high + 5)
+            pen.canvas.rectangle(bar, fill=GOOD if found.evaluator else BAD)
             mark = (f"{YES} " if found.target else f"{NO} ", GOOD if found.target else BAD)
-            pen.words(middle(place), y + high + 4, [mark, (f"target {100 * found.confidence:.0f}%", INK)], wide)
+            pen.words(middle(place), y + high + 8, [mark, (f"target {100 * found.confidence:.0f}%", INK)], wide)
             mark = (f"{YES} ", GOOD) if found.evaluator else (f"{NO} ", BAD)
             # A hit needs no name: it is the row's.
-            said = evaluator if found.evaluator else f"{found.answer}"
-            pen.words(middle(place), y + high + 4 + LINE - 2, [mark, (said, INK if found.evaluator else GREY)], wide)
+            said = evaluator if found.evaluator else found.answer
+            pen.words(middle(place), y + high + 8 + LINE - 2, [mark, (said, INK if found.evaluator else GREY)], wide)
     legend = (
         f"target {YES}{NO} %: the attacked model's verdict and its confidence in the person",
-        f"below it: {YES} the evaluation model {evaluator}, which the attack never saw, names the person; {NO} whom it "
-        "names instead",
+        f"line below and bar: {YES} the evaluation model {evaluator}, which the attack never saw, names the person; "
+        f"{NO} whom it names instead",
     )
     for line, text in enumerate(legend):
         pen.canvas.text((MARGIN, top + step * len(names) + line * LINE), text, fill=GREY, font=pen.plain)
@@ -233,6 +236,6 @@ def write(folder: Path, found: list[Scored], table: pd.DataFrame) -> list[Path]:
         sheet = draw(tables.title(group), own[0].names[0], [data.classes[label] for label in labels], private,
                      heldout, columns)  # fmt: skip
         path = folder / f"grid-{row['dataset']}-{row['protocol']}.png"
-        write_atomic(path, lambda scratch, sheet=sheet: sheet.save(scratch, format="PNG"))
+        write_atomic(path, partial(sheet.save, format="PNG"))
         paths.append(path)
     return paths

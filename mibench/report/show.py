@@ -85,9 +85,8 @@ def _asked(run: Run) -> str:
         if key in spec:
             parts.append(f"{spec[key]['name']} {_settings(kind, spec[key]) or '(defaults)'}")
     parts += [f"{key} {value}" for key, value in dict(spec.get("training") or {}).items()]
-    parts += [
-        f"{key} {spec[key]}" for key in ("access", "identities", "budget", "seed", "precision") if spec.get(key) is not None
-    ]
+    shown = ("access", "identities", "budget", "seed", "precision")
+    parts += [f"{key} {spec[key]}" for key in shown if spec.get(key) is not None]
     return ", ".join(parts)
 
 

@@ -6,7 +6,7 @@ One declaration of the columns serves the terminal, Markdown and LaTeX. Rates ar
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -21,7 +21,7 @@ from mibench.metrics.statistics import paired_interval
 from mibench.report.collect import Scored
 from mibench.runs import canonical
 
-__all__ = ["Column", "DIFFERENCES", "caption", "columns", "differences", "marks", "protocols", "render", "title"]
+__all__ = ["DIFFERENCES", "Column", "caption", "columns", "differences", "marks", "protocols", "render", "title"]
 
 BEST, WORST = "▲", "▽"
 """Marks of the attacks that leak most and least from a target, by the headline number."""
@@ -43,7 +43,7 @@ class Column:
     @property
     def header(self) -> str:
         """Both lines in one."""
-        return f"{self.top} {self.bottom}".strip()
+        return f"{self.top} {self.bottom}".strip().replace("-\n", "-")
 
 
 # --- cells ----------------------------------------------------------------------------------------------------------
@@ -51,21 +51,21 @@ class Column:
 
 def missing(value: Any) -> bool:
     """None or NaN."""
-    return value is None or value != value
+    return value is None or bool(value != value)
 
 
 def percent(value: Any) -> str:
-    """A rate as a percentage with one digit."""
-    return "" if missing(value) else f"{100 * value:.1f}"
+    """A rate as a percentage with one digit; all and nothing without."""
+    return "" if missing(value) else f"{100 * value:.{0 if value in (0, 1) else 1}f}"
 
 
-def interval(row: Mapping[str, Any], key: str, digits: int) -> str:
-    """`82.0 [74, 88]`; without bounds where there is no interval."""
+def interval(row: Any, key: str, digits: int) -> str:
+    """`82.0 [74,88]`; without bounds where there is no interval."""
     name, at, model = key.partition("@")
     value, low, high = (row.get(f"{name}{end}{at}{model}") for end in ("", "_low", "_high"))
     if missing(value) or missing(low) or missing(high):
         return percent(value)
-    return f"{percent(value)} [{100 * low:.{digits}f}, {100 * high:.{digits}f}]"
+    return f"{percent(value)} [{100 * low:.{digits}f},{100 * high:.{digits}f}]"
 
 
 def amount(value: Any) -> str:
@@ -76,12 +76,22 @@ def amount(value: Any) -> str:
     return f"{value:,.{min(whole, 4)}f}"
 
 
-def count(value: Any) -> str:
-    """A number of images."""
-    return "" if missing(value) else f"{value:,.0f}"
+def count(value: Any, digits: int = 1) -> str:
+    """A number of images; in the terminal (digits 0) thousands and millions in short: 12.6k."""
+    if missing(value):
+        return ""
+    for size, sign in ((1e6, "M"), (1e3, "k")):
+        if digits == 0 and value >= 10 * size:
+            return f"{amount(value / size)}{sign}"
+    return f"{value:,.0f}"
 
 
-def queries(row: Mapping[str, Any]) -> float | None:
+def seconds(value: Any) -> str:
+    """Wall-clock time, to a tenth where that is much."""
+    return "" if missing(value) else f"{value:,.{1 if value < 100 else 0}f}"
+
+
+def queries(row: pd.Series) -> float | None:
     """Images asked per identity as the oracle counts them: an identity's own and those that serve all."""
     return None if missing(row.get("queries")) else row["queries"] + row["shared_queries"]
 
@@ -91,6 +101,8 @@ def queries(row: Mapping[str, Any]) -> float | None:
 
 def protocols(table: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """The rows of each protocol, in order; rows of two protocols are not comparable."""
+    if table.empty:
+        return
     for _, group in table.groupby("protocol", sort=False):
         yield group.reset_index(drop=True)
 
@@ -130,14 +142,15 @@ def columns(group: pd.DataFrame) -> list[Column]:
     """The columns of a protocol's table."""
     names = evaluators(group)
     first = names[0]
-    marked = marks(group)
-    opened = group["target_label"] != group["target_label"].shift()
+    marked: dict[Any, str] = {**marks(group)}
+    changed = group["target_label"] != group["target_label"].shift()
+    opened = set(group.index[changed])
 
     def target(row: pd.Series, digits: int) -> str:
-        return row["target_label"] if opened[row.name] else ""
+        return row["target_label"] if row.name in opened else ""
 
     def natural(row: pd.Series, digits: int) -> str:
-        return interval(row, "natural_accuracy", digits) if opened[row.name] else ""
+        return interval(row, "natural_accuracy", digits) if row.name in opened else ""
 
     def attack(row: pd.Series, digits: int) -> str:
         return f"{row['attack_label']} {marked.get(row.name, '')}".strip()
@@ -156,14 +169,14 @@ def columns(group: pd.DataFrame) -> list[Column]:
         *(Column("closed", name, plain(f"closed_top1@{name}", percent), drop=6 if name == first else 5)
           for name in names),
         Column("KNN", "train", plain(f"knn_train@{first}", amount), drop=4),
-        Column("KNN", "held-out", plain(f"knn_heldout@{first}", amount), drop=3),
+        Column("KNN", "held-\nout", plain(f"knn_heldout@{first}", amount), drop=3),
         Column("fid", f"@{first}", plain(f"fid@{first}", amount), drop=3),
         *(Column("", name, plain(name, amount), drop=1) for name in ("fid", "lpips", "facenet") if name in group),
-        Column("queries", "/identity", lambda row, digits: count(queries(row)), drop=2),
-        Column("gradient", "images", plain("gradient_images", count), drop=1),
-        Column("", "seconds", plain("seconds", amount), drop=1),
+        Column("queries", "each", lambda row, digits: count(queries(row), digits), drop=2),
+        Column("with", "grad.", lambda row, digits: count(row.get("gradient_images"), digits), drop=1),
+        Column("", "sec.", plain("seconds", seconds), drop=1),
     ]  # fmt: skip
-    if group["n"].dropna().nunique() > 1:
+    if group["n"][group["target"].notna()].nunique() > 1:
         shown.insert(3, Column("", "n", plain("n", count), drop=1))
     return [column for column in shown if column.drop == 0 or any(map(lambda row: column.cell(row, 0), _rows(group)))]
 
@@ -187,11 +200,12 @@ def caption(group: pd.DataFrame) -> list[str]:
     first = names[0]
     runs = group[group["target"].notna()]
     sizes = sorted({int(n) for n in runs["n"]})
+    floors = ", ".join(dict.fromkeys(group["attack"][group["role"] == "floor"]))
+    real = group[group["role"] == "ceiling"].iloc[0]
     n = f"n = {sizes[0]:,}" if len(sizes) == 1 else f"n = {sizes[0]:,} to {sizes[-1]:,}"
     judges = ", ".join(
-        f"{name} {percent(row[f'heldout_accuracy@{name}'])} "
-        f"({percent(row[f'heldout_accuracy_open@{name}'])} open-set, "
-        f"{count(row[f'distractors@{name}'])} people it can take for someone else)"
+        f"{name} {percent(row[f'heldout_accuracy@{name}'])} ({percent(row[f'heldout_accuracy_open@{name}'])} "
+        f"open-set, among {count(row[f'distractors@{name}'])} other people)"
         for name in names
     )
     lines = [
@@ -199,11 +213,13 @@ def caption(group: pd.DataFrame) -> list[str]:
         "identity, widened for rates]. Higher leaks more.",
         f"open-set = top-1 attack accuracy of an evaluation model that can also answer 'someone else'; {first}'s is "
         "the headline. closed = private identities only, as in most papers.",
-        f"{BEST} leaks most and {WORST} least of a target's attacks, by the headline. Dim rows are floors: no "
-        "optimisation. real held-out = ceiling: unseen real images of the same people, judged as reconstructions.",
+        f"{BEST} leaks most and {WORST} least of a target's attacks, by the headline. Floors, without optimisation: "
+        f"{floors}. Ceiling: {real['attack']}, {count(real['n'])} unseen real images of the same people, judged as if "
+        "reconstructed.",
         f"KNN = squared L2 to the nearest private image of the person, in {first}'s features (train to train "
-        f"{amount(row[f'knn_real_to_real@{first}'])}); fid@{first} is taken there too. Lower leaks more. Queries "
-        "include those shared by all identities.",
+        f"{amount(row[f'knn_real_to_real@{first}'])}); fid@{first} is taken there too. Lower leaks more.",
+        "queries each = images the target was asked for one identity, those for all identities included; with grad. = "
+        "of these, images it was differentiated for; sec. = the whole inversion.",
         f"Evaluation models, held-out accuracy: {judges}.",
         f"Attack settings: {_settings(runs)}. Target: {', '.join(sorted(set(runs['model'])))}.",
     ]
@@ -224,13 +240,12 @@ def _settings(runs: pd.DataFrame) -> str:
     return ", ".join(texts)
 
 
-def unavailable(found: Iterable[Scored], protocol: str) -> str:
-    """One note on the metrics that could not be computed: name, why, how."""
-    items: dict[str, tuple[str, str]] = {}
-    for one in found:
-        if one.protocol == protocol:
-            items |= {item["name"]: (item["why"], item["how"]) for item in one.scores["unavailable"]}
-    return "; ".join(f"{name}: {why} ({how})" for name, (why, how) in items.items())
+def unavailable(found: Iterable[Scored], protocol: str) -> dict[str, tuple[str, str]]:
+    """Metrics that could not be computed: name -> why, how to get it."""
+    return {
+        item["name"]: (item["why"], item["how"])
+        for one in found if one.protocol == protocol for item in one.scores["unavailable"]
+    }  # fmt: skip
 
 
 # --- differences ----------------------------------------------------------------------------------------------------
@@ -249,15 +264,14 @@ def differences(found: list[Scored], table: pd.DataFrame) -> pd.DataFrame:
         attacks, judged = group[group["role"] == "attack"], strongest(group)
         for _, defended in attacks[attacks["defense"] != "none"].groupby("target", sort=False):
             top = judged[judged["target"] == defended["target"].iloc[0]].iloc[0]
-            base = None
-            for row in _rows(defended):
-                base = _baseline(runs, row, attacks)
-                if base is not None:
-                    lines.append(_difference(runs, row, base) | {"judged_by": row["score"] == top["score"]})
-            if base is None:
+            pairs = [(row, base) for row in _rows(defended) if (base := _baseline(runs, row, attacks)) is not None]
+            if not pairs:
                 continue
-            rival = judged[judged["target"] == base["target"]].iloc[0]
-            if rival["attack_label"] != top["attack_label"]:
+            rival = judged[judged["target"] == pairs[0][1]["target"]].iloc[0]
+            alike = rival["attack_label"] == top["attack_label"]
+            for row, base in pairs:
+                lines.append(_difference(runs, row, base) | {"judged_by": alike and row["score"] == top["score"]})
+            if not alike:
                 lines.append(_difference(runs, top, rival) | {"judged_by": True, "attack": "strongest"})
     return pd.DataFrame(lines)
 
@@ -324,12 +338,12 @@ def _span(row: pd.Series, digits: int) -> str:
     if missing(row["difference_low"]):
         return _signed(row["difference"])
     low, high = 100 * row["difference_low"], 100 * row["difference_high"]
-    return f"{_signed(row['difference'])} [{low:+.{digits}f}, {high:+.{digits}f}]"
+    return f"{_signed(row['difference'])} [{low:+.{digits}f},{high:+.{digits}f}]"
 
 
 def _attacked(row: pd.Series, digits: int) -> str:
     if row["attack"] == "strongest":
-        return f"{row['attack_with']} (none: {row['attack_without']}) {BEST}"
+        return f"{row['attack_with']} vs {row['attack_without']} {BEST}"
     return f"{row['attack']} {BEST if row['judged_by'] else ''}".strip()
 
 
@@ -345,8 +359,8 @@ DIFFERENCES = [
 
 ABOUT_DIFFERENCES = (
     f"Defended minus undefended, percentage points of open-set top-1 accuracy, paired over the same identities "
-    f"[95% interval]. 'lower' or 'higher': the interval excludes 0. {BEST} the attack a defense is judged by: its "
-    "strongest. Natural accuracy is the price, in points."
+    f"[95% interval]. 'lower' or 'higher': the interval excludes 0. {BEST} what a defense is judged by: its strongest "
+    "attack against the strongest without it ('a vs b' where these differ). Natural accuracy, in points: the price."
 )
 
 
@@ -357,8 +371,9 @@ def _table(group: pd.DataFrame, shown: list[Column], gap: int) -> Table:
     """A rich table; floors dim, a rule between targets."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0), expand=False)
     for column in shown:
-        table.add_column(f"{column.top}\n{column.bottom}", justify="left" if column.left else "right", no_wrap=True,
-                         header_style="bold", vertical="bottom")  # fmt: skip
+        head = f"{column.top}\n{column.bottom}".strip()
+        side: Literal["left", "right"] = "left" if column.left else "right"
+        table.add_column(head, justify=side, no_wrap=True, header_style="bold", vertical="bottom")
     owner = "target_label" if "target_label" in group else "defense"
     for place, row in enumerate(_rows(group)):
         last = place + 1 == len(group) or group[owner].iloc[place + 1] != row[owner]
@@ -406,7 +421,9 @@ def render(found: list[Scored], table: pd.DataFrame, console: Console) -> Render
             notes.append(f"Left out at {console.width} columns: {', '.join(left)}; tables.csv and tables.md have all.")
         gone = unavailable(found, protocol)
         if gone:
-            notes.append(f"Not measured: {gone}")
+            why = "; ".join(f"{name}: {why}" for name, (why, _) in gone.items())
+            path = next(one.run.path for one in found if one.protocol == protocol)
+            notes.append(f"Not measured: {why}. What to fetch and where to put it: {path / 'scores.json'}, 'unavailable'.")
         parts += [Text(title(group), style="bold underline"), Text(), main, Text(), _notes(notes), Text()]
         pairs = compared[compared["protocol"] == protocol] if len(compared) else compared
         if len(pairs):

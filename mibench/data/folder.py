@@ -1,0 +1,247 @@
+"""Your own pictures, in a tree of folders:
+
+    path/private/<person>/*.jpg     the people whose privacy is at stake: at least 2, with at least 2 pictures each
+    path/public/<person>/*.jpg      other people, whom an attacker could have: about a third become distractors
+    path/public/*.jpg               or all of them in one folder; then they are distractors too, as one person
+
+Files: png, jpg, jpeg, bmp, webp, tif, tiff, of any size; cropped to the centre square and resized. Hidden files,
+Thumbs.db and desktop.ini are passed over; any other file is refused, never skipped in silence.
+Nobody may be in both private/ and public/, and no picture may lie under two people (compared by pixels after
+resizing; another compression of the same photograph is not found).
+The split into train and held-out depends on the seed and the names alone, and copies of one picture stay together.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import PIL
+import torch
+from torch import Tensor
+
+from mibench.core import Dataset, Source, Split
+from mibench.data import decode
+from mibench.data.cache import cached, hash_of
+from mibench.data.fields import fraction, whole
+from mibench.errors import UserError
+from mibench.rng import seed_of
+
+__all__ = ["CARD", "Folder"]
+
+CARD = {
+    "summary": "Your own pictures: path/private/<person>/ and path/public/, any sizes",
+    "images": "yours",
+    "identities": "yours; at least 2 private",
+    "licence": "yours",
+    "link": "",
+    "year": 0,
+}
+
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+_LITTER = ("thumbs.db", "desktop.ini")
+_LAYOUT = "lay it out as private/<person>/*.jpg and public/<person>/*.jpg (or public/*.jpg)"
+
+
+@dataclass(frozen=True)
+class Folder(Source):
+    """A user's own pictures; see the module for the tree.
+
+    Args:
+        path: The folder that holds private/ and public/.
+        image_size: Side in pixels, 8 to 1024.
+        heldout: Share of each private person's pictures that no model sees, between 0 and 1; at least one picture is
+            held out and at least one is not.
+        seed: Which pictures are held out, and which public people become distractors.
+        colour: RGB; if not, one grey channel.
+        flip: A mirrored picture still shows the same class; say no for text and digits.
+    """
+
+    path: str = ""
+    image_size: int = 64
+    heldout: float = 0.2
+    seed: int = 0
+    colour: bool = True
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        whole("image_size", self.image_size, 8, 1024)
+        fraction("heldout", self.heldout)
+        whole("seed", self.seed, 0)
+
+    def load(self) -> Dataset:
+        """Read all pictures, or the cache if reading them was slow before.
+
+        Raises:
+            UserError: No or empty private/ or public/; fewer than 2 people; a person with fewer than 2 different
+                pictures; a file that is no readable image; a person or picture in two places.
+        """
+        private, public = self._tree()
+        files = [file for tree in (private, public) for own in tree.values() for file in own]
+        pixels, converted = self._pixels(files)
+        rows = {file: row for row, file in enumerate(files)}
+        hashes = dict(zip(files, Split(pixels, torch.zeros(len(files), dtype=torch.int64)).hashes(), strict=True))
+        _check_copies(private, public, hashes)
+
+        held = {person: self._held_out(person, own, hashes) for person, own in private.items()}
+        learnt = {person: [f for f in own if f not in held[person]] for person, own in private.items()}
+        flat = "" in public
+        others = sorted(public, key=lambda person: seed_of("folder", "distractor", self.seed, person))
+        # With one public person there is nobody to set aside: the attacker keeps all, as with a flat public/.
+        shared = flat or len(public) < 2
+        aside = set() if shared else set(others[: max(1, round(len(others) / 3))])
+        known = {person: own for person, own in public.items() if person not in aside}
+        unknown = {person: own for person, own in public.items() if person in aside} or known
+
+        def split(people: Iterable[list[Path]]) -> Split:
+            pairs = [(rows[file], label) for label, own in enumerate(people) for file in own]
+            chosen, labels = torch.tensor(pairs).T
+            return Split(pixels[chosen], labels)
+
+        seen = split(known.values())
+        return Dataset(
+            name="folder",
+            classes=tuple(private),
+            train=split(learnt.values()),
+            heldout=split([f for f in own if f in held[person]] for person, own in private.items()),
+            public=Split(seen.images, torch.full_like(seen.labels, -1)) if flat else seen,
+            distractors=split(unknown.values()),
+            distractors_are_public=shared,
+            flip=self.flip,
+            card={
+                **CARD,
+                "splits": f"{self.heldout:g} of each person's pictures held out, by names hashed with seed {self.seed}",
+                "counts": {person: (len(learnt[person]), len(held[person])) for person in private},
+                "heldout_files": {person: tuple(sorted(f.name for f in own)) for person, own in held.items()},
+                "public_people": () if flat else tuple(known),
+                "distractor_people": tuple(sorted(aside)),
+                "converted": converted,
+            },
+        )
+
+    def identity(self) -> dict[str, object]:
+        """The fields, with the content (names and bytes of all files) in the place of the path."""
+        private, public = self._tree()
+        people = [*private.items(), *public.items()]
+        named = [(person, [file.name for file in own]) for person, own in people]
+        try:
+            content = hash_of(len(private), named, files=[file for _, own in people for file in own])
+        except OSError as error:
+            raise UserError(f"{error.filename} cannot be read ({error.strerror}); replace or remove it") from error
+        return {name: value for name, value in asdict(self).items() if name != "path"} | {"content": content}
+
+    def _tree(self) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+        """Private and public image files by person, checked without reading them."""
+        if not self.path:
+            raise UserError(f"the data set 'folder' needs the folder of your pictures: give path=...; {_LAYOUT}")
+        root = Path(self.path).expanduser()
+        private, public = _people(root, "private"), _people(root, "public")
+        _check_people(root, private, public)
+        return private, public
+
+    def _pixels(self, files: list[Path]) -> tuple[Tensor, dict[str, int]]:
+        def make() -> tuple[dict[str, Tensor], dict[str, str]]:
+            pixels, converted = decode.decode_all(files, self.image_size, self.colour)
+            return {"pixels": pixels}, {"converted": json.dumps(converted)}
+
+        try:
+            key = hash_of(PIL.__version__, self.image_size, self.colour, files=[Path(decode.__file__), *files])
+        except OSError:
+            make()  # a file that cannot even be opened: this raises the error that names and counts such files
+            raise
+        tensors, notes = cached(key, make)
+        return tensors["pixels"], json.loads(notes["converted"])
+
+    def _held_out(self, person: str, own: list[Path], hashes: dict[Path, str]) -> set[Path]:
+        """About `heldout` of one person's pictures, in an order hashed from seed and names; copies stay together."""
+        copies: dict[str, list[Path]] = defaultdict(list)
+        for file in own:
+            copies[hashes[file]].append(file)
+        groups = sorted(copies.values(), key=lambda group: seed_of("folder", self.seed, person, group[0].name))
+        if len(groups) < 2:
+            raise UserError(
+                f"the private person '{person}' has {len(groups)} picture(s) that differ; each needs at least 2, one "
+                "to train on and one held out: add pictures or remove the folder"
+            )
+        count = min(max(1, round(self.heldout * len(groups))), len(groups) - 1)
+        return {file for group in groups[:count] for file in group}
+
+
+def _visible(folder: Path, keep: Callable[[Path], bool]) -> list[Path]:
+    """What lies in a folder and passes `keep`, sorted by name; hidden files and litter left out."""
+    entries = (entry for entry in folder.iterdir() if entry.name[0] != "." and entry.name.lower() not in _LITTER)
+    return sorted((entry for entry in entries if keep(entry)), key=lambda entry: entry.name)
+
+
+def _people(root: Path, role: str) -> dict[str, list[Path]]:
+    """Image files by person; a flat folder is one person without a name.
+
+    Raises:
+        UserError: The folder is missing, empty, mixes pictures and people, or holds something else.
+    """
+    top = root / role
+    if not top.is_dir():
+        raise UserError(f"there is no folder {top}; {_LAYOUT}")
+    folders, loose = _visible(top, Path.is_dir), _visible(top, lambda entry: not entry.is_dir())
+    if loose and (folders or role == "private"):
+        raise UserError(f"{len(loose)} loose file(s) in {top}, the first is {loose[0].name}; {_LAYOUT}")
+    people = {folder.name: _visible(folder, lambda entry: True) for folder in folders} or {"": loose}
+    nested = [entry for own in people.values() for entry in own if entry.is_dir()]
+    if nested:
+        raise UserError(f"{len(nested)} folder(s) lie too deep, the first is {nested[0]}; {_LAYOUT}")
+    odd = [file for own in people.values() for file in own if file.suffix.lower() not in _SUFFIXES]
+    if odd:
+        kinds = ", ".join(suffix[1:] for suffix in _SUFFIXES)
+        raise UserError(f"{len(odd)} file(s) under {top} are no images, the first is {odd[0]}; keep only {kinds}")
+    if not any(people.values()):
+        raise UserError(f"the folder {top} has no pictures; {_LAYOUT}")
+    empty = [name for name, own in people.items() if not own]
+    if empty:
+        raise UserError(
+            f"{len(empty)} folder(s) under {top} have no pictures, the first is '{empty[0]}'; fill it or remove it"
+        )
+    return people
+
+
+def _check_people(root: Path, private: dict[str, list[Path]], public: dict[str, list[Path]]) -> None:
+    """At least two private people, none with too few pictures, nobody on both sides."""
+    if len(private) < 2:
+        raise UserError(f"{root / 'private'} has {len(private)} person; a classifier needs at least 2: add folders")
+    few = [person for person, own in private.items() if len(own) < 2]
+    if few:
+        raise UserError(
+            f"{len(few)} private person(s) have fewer than 2 pictures, the first is '{few[0]}'; each needs one to train "
+            "on and one held out: add pictures or remove the folder"
+        )
+    both = sorted(set(private) & set(public))
+    if both:
+        raise UserError(
+            f"{len(both)} person(s) are in both private/ and public/, the first is '{both[0]}'; the attacker must not "
+            "own private people: remove them from public/, or rename them if they are different people"
+        )
+
+
+def _check_copies(
+    private: dict[str, list[Path]], public: dict[str, list[Path]], hashes: dict[Path, str]
+) -> None:
+    """No picture under two people, whichever side they are on."""
+    seen: dict[str, tuple[bool, str, Path]] = {}
+    clashes = []
+    for side, tree in ((True, private), (False, public)):
+        for person, own in tree.items():
+            for file in own:
+                first = seen.setdefault(hashes[file], (side, person, file))
+                if first[:2] != (side, person):
+                    clashes.append((first[0] != side, file, first[2]))
+    leaks = [(file, other) for across, file, other in clashes if across]
+    if leaks:
+        raise UserError(
+            f"{len(leaks)} private image(s) also lie in public/, the first is {leaks[0][0]} (= {leaks[0][1]}); the "
+            "attacker must not own private data: remove them from public/"
+        )
+    if clashes:
+        raise UserError(
+            f"{len(clashes)} picture(s) lie under two people, the first is {clashes[0][1]} (= {clashes[0][2]}); "
+            "keep each under one"
+        )
