@@ -197,6 +197,8 @@ class Oracle:
         return self._seen[1]
 
     def _count(self, x: Float[Tensor, "m c h w"], labels: Int64[Tensor, " n"] | None, gradient: bool) -> None:
+        if labels is not None and len(x) % len(labels):
+            raise ValueError(f"{len(x)} images are no whole number of views of {len(labels)} labelled ones")
         if labels is None:
             wanted = self.queries + self.shared_queries + len(x)
         else:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from worlds import ACCESS, World, attack_on, quick
 
 from mibench import registry
 from mibench.attacks.gmi import GMI
@@ -19,7 +20,6 @@ from mibench.core import Access, BudgetExhausted, Cost, Oracle, Reconstructions,
 from mibench.errors import UserError
 from mibench.priors.public import PublicImages
 from mibench.rng import Noise
-from worlds import ACCESS, World, attack_on, quick
 
 NAMES = registry.names("attacks")
 SHORT: dict[str, dict[str, Any]] = {
@@ -44,7 +44,8 @@ def world_of(classes: int = 6) -> World:
 
 
 def same(one: Reconstructions, other: Reconstructions) -> bool:
-    return all(torch.equal(getattr(one, part), getattr(other, part)) for part in ("images", "labels", "latents", "failed"))
+    parts = ("images", "labels", "latents", "failed")
+    return all(torch.equal(getattr(one, part), getattr(other, part)) for part in parts)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -205,7 +206,9 @@ def test_under_a_budget_too_identities_and_batches_do_not_matter(name: str) -> N
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("budgeted", [False, True])
-def test_interrupted_anywhere_it_resumes_to_the_same_result_and_counts(name: str, budgeted: bool, tmp_path: Path) -> None:
+def test_interrupted_anywhere_it_resumes_to_the_same_result_and_counts(
+    name: str, budgeted: bool, tmp_path: Path
+) -> None:
     world, labels = world_of(), torch.arange(4)
     cost = quick(name, **SHORT.get(name, {})).cost(world.prior_for(name))
     budget = cost.shared_queries + cost.queries // 2 if budgeted else None
@@ -301,10 +304,10 @@ def test_ppa_optimises_and_selects() -> None:
 
     none = attack_on(world, "ppa", pool=60, steps=0)
     some = attack_on(world, "ppa", pool=60, steps=60)
-    assert confidence(some).mean() > confidence(none).mean() + 0.3
+    assert (confidence(some) > confidence(none)).all() and confidence(some).mean() > 0.1 * confidence(none).mean()
     pool = world.prior.sample(Noise(0, torch.arange(60)).of("pool"))
     start = attack_on(world, "ppa", pool=60, steps=0, candidates=2, images=2).latents
-    assert (torch.cdist(start, pool).amin(dim=1) < 1e-6).all()  # candidates start at members of the pool
+    assert (start[:, None] == pool).all(dim=2).any(dim=1).all()  # candidates start at members of the pool
 
 
 def test_every_objective_of_ppa_succeeds() -> None:
@@ -342,7 +345,8 @@ def test_kedmi_takes_the_published_steps(clip: bool) -> None:
     world = World(6, "kp1")
     labels = torch.arange(3)
     noise = Noise(5, labels).of("kedmi")
-    state = {name: [torch.full((3, world.prior.latent_dim), start), 0.0, 0.0] for name, start in (("mu", 0.0), ("log_var", 1.0))}
+    shape = (3, world.prior.latent_dim)
+    state = {"mu": [torch.zeros(shape), 0.0, 0.0], "log_var": [torch.ones(shape), 0.0, 0.0]}
 
     def expected_draws(images: int) -> Tensor:
         key = (labels * images)[:, None] + torch.arange(images)

@@ -73,11 +73,14 @@ def test_crops_of_whole_pixels_are_torchvisions(top: int, left: int, height: int
     torch.testing.assert_close(out[:, :, same], theirs[:, :, same], rtol=0, atol=3e-6)
 
 
-def measured(noise: Noise, scale: tuple[float, float], ratio: tuple[float, float]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def measured(
+    noise: Noise, scale: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Height, width, and centre of each box, read off a picture of coordinates (its slope and middle)."""
     side = 64
     place = (torch.arange(side) + 0.5) / side
-    x = torch.stack([place[:, None].expand(side, side), place.expand(side, side)])[None].expand(len(noise.keys), -1, -1, -1)
+    x = torch.stack([place[:, None].expand(side, side), place.expand(side, side)])
+    x = x.expand(len(noise.keys), -1, -1, -1)
     out = augment.random_resized_crop(x, noise, scale, ratio).double()
     low, high = side // 2 - 8, side // 2 + 7
     y, z = out[:, 0, :, side // 2], out[:, 1, side // 2, :]
@@ -159,7 +162,8 @@ def test_jitter_at_zero_is_the_identity_and_grey_images_have_no_saturation() -> 
     noise = Noise(5, KEYS)
     torch.testing.assert_close(augment.colour_jitter(images(), noise, 0.0, 0.0, 0.0), images(), rtol=0, atol=1e-6)
     grey = images(channels=1)
-    assert torch.equal(augment.colour_jitter(grey, noise, 0.2, 0.2, 0.9), augment.colour_jitter(grey, noise, 0.2, 0.2, 0.0))
+    without = augment.colour_jitter(grey, noise, 0.2, 0.2, 0.0)
+    assert torch.equal(augment.colour_jitter(grey, noise, 0.2, 0.2, 0.9), without)
 
 
 def test_pixels_stay_in_range_and_pass_gradients() -> None:

@@ -8,6 +8,7 @@ from scipy import stats
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import RandomErasing as TheirErasing
+from worlds import colours, small_net
 
 from mibench import registry
 from mibench.core import Defense
@@ -17,7 +18,6 @@ from mibench.engine import Silent, resolve
 from mibench.errors import UserError
 from mibench.rng import Noise
 from mibench.training import Training, fit
-from worlds import colours, small_net
 
 SIDE = 32
 DRAWS = 6000
@@ -98,7 +98,8 @@ def test_the_mask_is_the_rectangle() -> None:
     for location in ("uniform", "centre", "image"):
         defense = RandomErasing(a_e=0.8, ratio=(0.5, 2.0), location=location)
         noise = Noise(11, torch.arange(500)).of(4)
-        torch.testing.assert_close(defense.mask(noise, SIDE, SIDE).double().mean(0), cover(defense.rectangles(noise, SIDE, SIDE)))
+        mask, box = defense.mask(noise, SIDE, SIDE), defense.rectangles(noise, SIDE, SIDE)
+        torch.testing.assert_close(mask.double().mean(0), cover(box))
 
 
 def test_images_that_are_not_square() -> None:

@@ -1,4 +1,4 @@
-"""A module imports only from lines above its own, also inside functions; and attacks cannot reach what they must not."""
+"""A module imports only from lines above its own, also inside functions; attacks cannot reach what they must not."""
 
 import ast
 from pathlib import Path

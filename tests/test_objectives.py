@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from worlds import LinearPrior
 
 from mibench.attacks.parts import objectives
 from mibench.attacks.parts.objectives import cross_entropy, margin_reward, max_margin, nll, poincare, top_k_margin
-from worlds import LinearPrior
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
 ALL: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -151,8 +151,11 @@ def test_poincare_stays_exact_near_its_goal(rest: float) -> None:
 @pytest.mark.parametrize("name", sorted(ALL))
 @pytest.mark.parametrize(
     "logits",
-    [[0.0, 0.0, 0.0], [1e4, 0.0, 0.0], [1e4, 0.5, -0.5], [-1e4, 1e4, 0.0], [1e-30, 0.0, 0.0], [0.0, 50.0, 0.0], [3.0, 3.0, 3.0]],
-)
+    [
+        [0.0, 0.0, 0.0], [1e4, 0.0, 0.0], [1e4, 0.5, -0.5], [-1e4, 1e4, 0.0], [1e-30, 0.0, 0.0], [0.0, 50.0, 0.0],
+        [3.0, 3.0, 3.0],
+    ],
+)  # fmt: skip
 def test_values_and_gradients_are_finite_at_the_edges(name: str, logits: list[float]) -> None:
     x = torch.tensor([logits], requires_grad=True)
     value = ALL[name](x, torch.tensor([0]))

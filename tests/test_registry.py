@@ -123,8 +123,11 @@ def test_cards_load_without_torch() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "wrong", "right"),
-    [("attacks", "kedim", "kedmi"), ("attacks", "ppaa", "ppa"), ("priors", "dcgann", "dcgan"), ("defenses", "non", "none")],
-)
+    [
+        ("attacks", "kedim", "kedmi"), ("attacks", "ppaa", "ppa"), ("priors", "dcgann", "dcgan"),
+        ("defenses", "non", "none"),
+    ],
+)  # fmt: skip
 def test_unknown_names_suggest_the_nearest_and_list_all(kind: str, wrong: str, right: str) -> None:
     for ask in (registry.card, registry.load, registry.presets, registry.configure):
         with pytest.raises(UserError) as caught:
@@ -169,7 +172,8 @@ def test_sets_that_are_not_assignments(item: str) -> None:
     ("name", "given", "expected"),
     [
         ("steps", "60", 60), ("steps", 60, 60), ("steps", 60.0, 60), ("lr", "1e-3", 1e-3), ("lr", 2, 2.0),
-        ("deep", "true", True), ("deep", "No", False), ("deep", "0", False), ("deep", True, True), ("mode", "bee", "bee"),
+        ("deep", "true", True), ("deep", "No", False), ("deep", "0", False), ("deep", True, True),
+        ("mode", "bee", "bee"),
         ("range", "0.2,0.4", (0.2, 0.4)), ("range", "(0.2, 0.4)", (0.2, 0.4)), ("range", [0, 1], (0.0, 1.0)),
         ("marks", "0.1,0.2,0.3", (0.1, 0.2, 0.3)), ("marks", "0.1", (0.1,)), ("budget", "none", None),
         ("budget", "5", 5), ("budget", None, None), ("shift", "-2", -2.0), ("label", "x=y", "x=y"),

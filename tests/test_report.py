@@ -1,9 +1,11 @@
 """The report: numbers as scored, protocols apart, damage named, pictures true."""
 
+import ast
 import csv
 import io
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -30,14 +32,18 @@ def split(n: int, labels: list[int], seed: int) -> Split:
     return Split(images, torch.tensor(labels))
 
 
-@pytest.fixture
-def data(monkeypatch: pytest.MonkeyPatch) -> Dataset:
-    """A data set of noise, in place of the one the runs name."""
+@pytest.fixture(scope="session")
+def noise() -> Dataset:
     own = [0, 0, 1, 1, 2, 2, 3, 3]
-    made = Dataset("digiface", CLASSES, split(8, own, 1), split(8, own, 2), split(5, [0, 1, 2, 3, 4], 3),
+    return Dataset("digiface", CLASSES, split(8, own, 1), split(8, own, 2), split(5, [0, 1, 2, 3, 4], 3),
                    split(3, [0, 1, 2], 4), False, True, {"source": "noise"})  # fmt: skip
-    monkeypatch.setattr(artifacts, "open_dataset", lambda inputs: made)
-    return made
+
+
+@pytest.fixture
+def data(noise: Dataset, monkeypatch: pytest.MonkeyPatch) -> Dataset:
+    """A data set of noise, in place of the one the runs name."""
+    monkeypatch.setattr(artifacts, "open_dataset", lambda inputs: noise)
+    return noise
 
 
 def finish(run: Run, files: dict[str, object], seconds: float = 1.5) -> Run:
@@ -152,16 +158,22 @@ def bits(text: str) -> list[int]:
     return [int(digit) for digit in text]
 
 
-@pytest.fixture
-def root(tmp_path: Path, data: Dataset) -> Path:
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory, noise: Dataset) -> Path:
     """Three targets, two attacks and a floor that beats them all."""
-    folder = tmp_path / "results"
-    judges = [judge(folder, name, data) for name in ("resnet", "ir")]
-    victims = {None: target(folder, [], data)}
-    victims |= {area: target(folder, [{"name": "re", "settings": RE | {"a_e": area}}], data) for area in (0.8, 0.4)}
+    folder = tmp_path_factory.mktemp("world")
+    judges = [judge(folder, name, noise) for name in ("resnet", "ir")]
+    victims = {None: target(folder, [], noise)}
+    victims |= {area: target(folder, [{"name": "re", "settings": RE | {"a_e": area}}], noise) for area in (0.8, 0.4)}
     for (area, attack), hits in HITS.items():
-        score(folder, attack, victims[area], judges, bits(hits), data)
+        score(folder, attack, victims[area], judges, bits(hits), noise)
     return folder
+
+
+@pytest.fixture
+def root(tmp_path: Path, world: Path, data: Dataset) -> Path:
+    """A copy of the world that a test may damage."""
+    return Path(shutil.copytree(world, tmp_path / "results"))
 
 
 def drawn(found: list[collect.Scored], table: pd.DataFrame, width: int) -> str:
@@ -485,3 +497,13 @@ def test_show_walks_from_a_score_to_the_data(root: Path) -> None:
     assert str(run.path) in text
     for parent in run.parents["evaluators"]:  # type: ignore[union-attr]
         assert parent.id in text
+
+
+@pytest.mark.parametrize("path", sorted(Path(grids.__file__).parent.glob("*.py")), ids=lambda path: path.name)
+def test_nothing_heavy_is_imported_before_it_is_needed(path: Path) -> None:
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        found = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [
+            node.module or ""] if isinstance(node, ast.ImportFrom) else []  # fmt: skip
+        assert not {name.split(".")[0] for name in found} & {"matplotlib", "PIL"}
+        if path.name == "__init__.py":  # the command line imports the package for its name alone
+            assert not {name.split(".")[0] for name in found} & {"pandas", "rich", "torch"}

@@ -259,15 +259,17 @@ def test_two_processes_on_one_run_do_it_once(tmp_path: Path) -> None:
 # --- trouble
 
 
-@pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "Permission denied"), OSError(errno.EROFS, "read-only")])
+@pytest.mark.parametrize(
+    "error", [PermissionError(errno.EACCES, "Permission denied"), OSError(errno.EROFS, "Read-only file system")]
+)
 def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
     def refuse(*given: Any, **named: Any) -> None:
         raise error
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(UserError, match=f"cannot write to the results folder {tmp_path}.*--results") as caught:
-        with run_of(tmp_path).held():
-            pytest.fail("held a run in a folder that cannot be written")
+    wanted = f"cannot write to the results folder {tmp_path}.*--results"
+    with pytest.raises(UserError, match=wanted) as caught, run_of(tmp_path).held():
+        pytest.fail("held a run in a folder that cannot be written")
     assert str(error.strerror) in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -284,10 +286,10 @@ def test_a_full_disk_says_so_and_keeps_what_is_done(tmp_path: Path) -> None:
         scratch.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(UserError, match="No space left on device.*run the same command again") as caught:
-        with run.held(), run.working() as folder:
-            write_json(folder / "checkpoint-1.pt", [1])
-            write_atomic(folder / "model.bin", full)
+    wanted = r"No space left on device.*run the same command again"
+    with pytest.raises(UserError, match=wanted) as caught, run.held(), run.working() as folder:
+        write_json(folder / "checkpoint-1.pt", [1])
+        write_atomic(folder / "model.bin", full)
     assert str(run.work) in str(caught.value) and not run.done
     assert [path.name for path in run.work.iterdir()] == ["checkpoint-1.pt"]
     work(run)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from worlds import World
 
 from mibench import augment
 from mibench.attacks.parts.latents import DiagonalGaussian, Point
@@ -10,7 +11,6 @@ from mibench.attacks.parts.search import best_of_pool, chunks, descend, keys, po
 from mibench.core import Access, BudgetExhausted, Oracle, Workspace
 from mibench.errors import UserError
 from mibench.rng import Noise
-from worlds import World
 
 NOISE = Noise(0, torch.arange(3))
 
@@ -149,7 +149,7 @@ def test_the_budget_stops_the_search_exactly(budget: int) -> None:
 def test_a_gaussian_draws_mu_plus_sigma_eps() -> None:
     gaussian = DiagonalGaussian(torch.full((20_000, 2), 3.0), torch.full((20_000, 2), 1.0))
     z = gaussian.draw(Noise(0, torch.arange(20_000)))
-    assert float(z.mean()) == pytest.approx(3.0, abs=0.04)
+    assert float(z.detach().mean()) == pytest.approx(3.0, abs=0.04)
     assert float(z.detach().std()) == pytest.approx(torch.e**0.5, abs=0.03)
     gradient_mu, gradient_log_var = torch.autograd.grad(z.sum(), gaussian.parameters())
     assert torch.equal(gradient_mu, torch.ones_like(gradient_mu))
@@ -270,10 +270,6 @@ def test_an_oracle_counts_views_shared_images_and_gradients() -> None:
     oracle.probs(x, None)
     assert oracle.queries.tolist() == [7, 14, 0, 0] and oracle.gradient_images.tolist() == [2, 4, 0, 0]
     assert oracle.shared_queries == 6 and told == [6, 6, 6, 3, 6]
-    y[0] = 3  # the same tensor, other labels
-    before = oracle.queries.clone()
-    oracle.labels(x[:3], y)
-    assert (oracle.queries - before).tolist() == [0, 2, 0, 1]
 
 
 def test_an_oracle_refuses_images_that_are_no_whole_number_of_views() -> None:
@@ -281,7 +277,7 @@ def test_an_oracle_refuses_images_that_are_no_whole_number_of_views() -> None:
     x = torch.rand(5, 3, 8, 8)
     for labels in (torch.tensor([0, 1, 2]), torch.arange(4).repeat(2)):
         oracle = world.oracle()
-        with pytest.raises((ValueError, UserError)):
+        with pytest.raises(ValueError, match="whole number of views"):
             oracle.labels(x, labels)
 
 

@@ -20,7 +20,7 @@ from mibench.errors import UserError
 
 __all__ = ["decode", "decode_all", "packaged", "square"]
 
-_FORMATS = ("PNG", "JPEG", "MPO", "BMP", "WEBP", "TIFF")
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
 _GREY = ("1", "L", "LA", "La")
 
 

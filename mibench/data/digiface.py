@@ -37,7 +37,7 @@ CARD = {
     "year": 2023,
 }
 
-_BATCH = 64
+_BATCH = 16
 _MOST = 2**20
 """Images of one identity that a key leaves room for."""
 

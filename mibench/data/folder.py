@@ -211,8 +211,8 @@ def _check_people(root: Path, private: dict[str, list[Path]], public: dict[str, 
     few = [person for person, own in private.items() if len(own) < 2]
     if few:
         raise UserError(
-            f"{len(few)} private person(s) have fewer than 2 pictures, the first is '{few[0]}'; each needs one to train "
-            "on and one held out: add pictures or remove the folder"
+            f"{len(few)} private person(s) have fewer than 2 pictures, the first is '{few[0]}'; each needs one to "
+            "train on and one held out: add pictures or remove the folder"
         )
     both = sorted(set(private) & set(public))
     if both:

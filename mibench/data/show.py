@@ -41,7 +41,7 @@ def picture_grid(dataset: Dataset, path: Path, people: int = 6) -> Path:
 
     Args:
         dataset: What to show.
-        path: The PNG file; its folder exists.
+        path: The PNG file; its folder is made if missing.
         people: How many private people, from the first on.
 
     Returns:
@@ -55,7 +55,7 @@ def picture_grid(dataset: Dataset, path: Path, people: int = 6) -> Path:
     people = min(people, len(dataset.classes))
     left = _MARGIN + _NAME
     width = left + _COLUMNS * step + _GAP + _MARGIN
-    page = Image.new("RGB", (width, 4000), "white")
+    page = Image.new("RGB", (width, 600 + (people + 3) * step), "white")
     draw = ImageDraw.Draw(page)
     fonts = {px: ImageFont.load_default(size=px) for px in (15, 18, 30)}
 
@@ -105,13 +105,14 @@ def picture_grid(dataset: Dataset, path: Path, people: int = 6) -> Path:
     says = (
         "the same as the public images: the data are too few to keep them apart"
         if dataset.distractors_are_public
-        else f"{dataset.distractor_count:,} more identities ({len(dataset.distractors):,} images); only evaluation models "
-        "know them"
+        else f"{dataset.distractor_count:,} more identities ({len(dataset.distractors):,} images); only evaluation "
+        "models know them"
     )
     y = section(y + 20, "Distractors", says)
     if not dataset.distractors_are_public:
         row(left, y, dataset.distractors, _one_each(dataset.distractors, _COLUMNS))
         y += step
+    path.parent.mkdir(parents=True, exist_ok=True)
     picture = page.crop((0, 0, width, y + _MARGIN - 20))
     write_atomic(path, lambda scratch: picture.save(scratch, format="PNG", optimize=True))
     return path

@@ -122,7 +122,7 @@ def _read(root: Path, path: Path) -> Scored:
         raise UserError(f"a run it builds on is missing ({gone}); run the same command again") from None
     for name, digest in run.read("done").items():
         if hashlib.sha256((path / name).read_bytes()).hexdigest() != digest:
-            raise UserError(f"{name} is not what was scored (changed or cut short); delete that directory and score again")
+            raise UserError(f"{name} was changed or cut short; delete that directory and score again")
     scores = run.read("scores.json")
     target = _single(_single(run, "inversion"), "target")
     one = Scored(run, scores, target.read("metrics.json")["dataset_fingerprint"])
@@ -172,7 +172,7 @@ def defense_label(spec: Mapping[str, Any]) -> str:
     for item in spec.get("defenses", []):
         name, settings = item["name"], item["settings"]
         strength = _card("defenses", name).get("strength")
-        shown: dict[str, Any] = {strength: settings[strength]} if strength in settings else {}
+        shown: dict[str, Any] = {strength: settings[strength]} if strength and strength in settings else {}
         labels.append(" ".join(part for part in (name, _text(shown | changes("defenses", name, settings))) if part))
     return " + ".join(labels) or "none"
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -39,7 +40,16 @@ TILE = 176
 """Images are enlarged by a whole factor to about this many pixels."""
 
 GAP, GROUP, MARGIN, LINE = 12, 30, 28, 26
+NARROWEST, LETTER = 620, 11
+"""The sheet's least width, and how wide a letter is at most on average, in pixels."""
+
 YES, NO = "✓", "✗"
+
+LEGEND = (
+    f"target {YES}{NO} %: the attacked model's verdict and its confidence in the person",
+    f"line below and bar: {YES} the evaluation model {{}}, which the attack never saw, names the person; {NO} whom it "
+    "names instead",
+)
 
 
 @dataclass(frozen=True)
@@ -169,14 +179,15 @@ def draw(
     left, x = [], MARGIN
     owners = ["", *(strip.defense for strip in columns)]
     for place in range(2 + len(columns)):
-        left.append(int(x))
+        left.append(x)
         new = place >= 1 and (place == 1 + len(columns) or owners[place] != owners[place - 1])
         x += wide + (GROUP if new else GAP)
-    width = int(left[-1]) + wide + MARGIN
+    width = max(left[-1] + wide + MARGIN, NARROWEST)
+    legend = [line for text in LEGEND for line in wrap(text.format(evaluator), (width - 2 * MARGIN) // LETTER)]
     top = MARGIN + 40 + 2 * LINE + 10
     step = high + 2 * LINE + 20
-    height = top + step * len(names) + 2 * LINE + MARGIN // 2
-    sheet = Image.new("RGB", (max(width, 760), height), "white")
+    height = top + step * len(names) + len(legend) * LINE + MARGIN // 2
+    sheet = Image.new("RGB", (width, height), "white")
     pen = _fonts(sheet)
     pen.canvas.text((MARGIN, MARGIN - 6), title, fill=INK, font=pen.large)
 
@@ -211,11 +222,6 @@ def draw(
             # A hit needs no name: it is the row's.
             said = evaluator if found.evaluator else found.answer
             pen.words(middle(place), y + high + 8 + LINE - 2, [mark, (said, INK if found.evaluator else GREY)], wide)
-    legend = (
-        f"target {YES}{NO} %: the attacked model's verdict and its confidence in the person",
-        f"line below and bar: {YES} the evaluation model {evaluator}, which the attack never saw, names the person; "
-        f"{NO} whom it names instead",
-    )
     for line, text in enumerate(legend):
         pen.canvas.text((MARGIN, top + step * len(names) + line * LINE), text, fill=GREY, font=pen.plain)
     return sheet
@@ -233,8 +239,9 @@ def write(folder: Path, found: list[Scored], table: pd.DataFrame) -> list[Path]:
         if not columns:
             continue
         private, heldout = real(own[0], data, labels)
-        sheet = draw(tables.title(group), own[0].names[0], [data.classes[label] for label in labels], private,
-                     heldout, columns)  # fmt: skip
+        title = f"{row['dataset']}: {row['identities']} identities attacked"
+        names = [data.classes[label] for label in labels]
+        sheet = draw(title, own[0].names[0], names, private, heldout, columns)
         path = folder / f"grid-{row['dataset']}-{row['protocol']}.png"
         write_atomic(path, partial(sheet.save, format="PNG"))
         paths.append(path)

@@ -422,8 +422,8 @@ def render(found: list[Scored], table: pd.DataFrame, console: Console) -> Render
         gone = unavailable(found, protocol)
         if gone:
             why = "; ".join(f"{name}: {why}" for name, (why, _) in gone.items())
-            path = next(one.run.path for one in found if one.protocol == protocol)
-            notes.append(f"Not measured: {why}. What to fetch and where to put it: {path / 'scores.json'}, 'unavailable'.")
+            path = next(one.run.path for one in found if one.protocol == protocol) / "scores.json"
+            notes.append(f"Not measured: {why}. What to fetch and where to put it: 'unavailable' in {path}.")
         parts += [Text(title(group), style="bold underline"), Text(), main, Text(), _notes(notes), Text()]
         pairs = compared[compared["protocol"] == protocol] if len(compared) else compared
         if len(pairs):

@@ -43,6 +43,8 @@ def plan(root: Path, inversion: Run, evaluators: list[Run], precision: str) -> R
     """
     target = inversion.parents["target"]
     assert isinstance(target, Run)
+    if len({evaluator.spec["model"] for evaluator in evaluators}) < len(evaluators):
+        raise UserError("two evaluation models have the same architecture; choose different ones with --evaluators")
     for evaluator in evaluators:
         if models.family(evaluator.spec["model"]) == models.family(target.spec["model"]):
             raise UserError(
@@ -165,6 +167,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
             name = evaluator.spec["model"]
             columns = judge(logits.cpu(), features.cpu(), labels, private, classes)
             table |= {f"{column}@{name}": values for column, values in columns.items()}
+            table[f"answer@{name}"] = logits.cpu().argmax(dim=1)
             attacked = torch.isin(private["train_labels"], labels)
             shown = torch.isin(private["heldout_labels"], labels)
             real = private["train_features"][attacked]

@@ -49,7 +49,7 @@ def descend(
     each step, without resetting the momentum.
 
     Raises:
-        UserError: If a loss stops being finite; names the step and the learning rate.
+        UserError: If a loss or gradient stops being finite; names the step and the learning rate.
     """
     parameters = latents.parameters()
     broken = torch.full((), steps, device=parameters[0].device)
@@ -63,7 +63,9 @@ def descend(
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = gradient
             # Noted on the device and read once at the end: asking at every step would wait for the device each time.
-            broken = torch.minimum(broken, torch.where(values.isfinite().all(), steps, step))
+            # The gradients too: at the last step nothing but them would tell that the latents are now NaN.
+            finite = torch.stack([part.isfinite().all() for part in (values, *gradients)]).all()
+            broken = torch.minimum(broken, torch.where(finite, steps, step))
             optimizer.step()
             if clamp is not None:
                 with torch.no_grad():
@@ -75,8 +77,8 @@ def descend(
     if int(broken) < steps:
         rate = optimizer.param_groups[0]["lr"]
         raise UserError(
-            f"the attack's loss stopped being finite at step {int(broken)} of {steps} (lr {rate}); lower it with "
-            "--set lr=..."
+            f"the attack's loss or gradient stopped being finite at step {int(broken)} of {steps} (lr {rate}); lower it "
+            "with --set lr=..."
         )
     return taken
 
