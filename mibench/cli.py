@@ -1,6 +1,7 @@
 """The command line: a command is a few lines over the stages. Heavy imports live inside the commands."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -63,6 +64,9 @@ def split_sets(sets: list[str] | None, main: str, prefixes: list[str]) -> dict[s
     for field, value in parse_sets(sets or []).items():
         owner, dot, name = field.partition(".")
         if not dot:
+            if main == "none":
+                shown = ", ".join(f"{prefix}.{field}" for prefix in prefixes)
+                raise UserError(f"--set {field}=...: without a defense it needs a prefix, one of {shown}")
             owner, name = main, field
         if owner not in found:
             raise unknown("prefix of --set", owner, found)
@@ -113,7 +117,8 @@ def choose_evaluators(
     from mibench.stages.train_target import evaluator_families, plan_evaluator
     from mibench.training import Training
 
-    names = given.split(",") if given else evaluator_families(architecture)
+    chosen = [name.strip() for name in given.split(",")] if given else evaluator_families(architecture)
+    names = list(dict.fromkeys(chosen))
     if len(names) < 2 or len({family(name) for name in names}) < 2:
         raise UserError(f"--evaluators needs at least two models of different families, got {', '.join(names)}")
     for name in names:
@@ -195,11 +200,19 @@ def plan_attack(
     from mibench.stages import invert, train_prior
 
     attack = registry.configure("attacks", method, preset, settings)
+    if identities is not None and target.done and identities > (known := target.read("metrics.json")["classes"]):
+        raise UserError(f"--identities {identities}: the target {target.label} knows {known} identities")
     wanted = prior or registry.card("attacks", method)["prior"]
-    offered = registry.presets("priors", wanted)
-    recipe = registry.configure("priors", wanted, preset if preset in offered else "default", prior_settings)
+    recipe = registry.configure("priors", wanted, prior_preset(wanted, preset), prior_settings)
     parent = train_prior.plan(target.root, data_of(target), recipe, target, seed, precision)
     return invert.plan(target.root, target, parent, attack, seed, precision, identities, budget)
+
+
+def prior_preset(name: str, preset: str) -> str:
+    """An attack's preset is its prior's too; a prior without presets (nothing to train) has only its defaults."""
+    from mibench import registry
+
+    return "default" if set(registry.presets("priors", name)) == {"default"} else preset
 
 
 FLOORS = ("prior_sample", "prior_search", "public_search")
@@ -358,7 +371,7 @@ def train_target_command(
 def train_prior_command(
     prior: Annotated[str, typer.Option("--prior", help="Prior; see: mibench list priors.")] = "wgan_gp",
     preset: Preset = "quick",
-    target: Annotated[str | None, typer.Option("--target", help="The target a prior such as kedmi learns from.")] = None,
+    target: Annotated[str | None, typer.Option("--target", help="The target that kedmi learns from.")] = None,
     dataset: Dataset = "digiface",
     seed: Seed = 0,
     device: Device = "auto",
@@ -375,8 +388,7 @@ def train_prior_command(
 
     given = split_sets(sets, "prior", ["data"])
     device, precision = prepare(device, precision)
-    offered = registry.presets("priors", prior)
-    recipe = registry.configure("priors", prior, preset if preset in offered else "default", given["prior"])
+    recipe = registry.configure("priors", prior, prior_preset(prior, preset), given["prior"])
     owner = None
     if target is not None:
         owner = runs.find(results, target)
@@ -407,8 +419,11 @@ def invert(
     as_json: Json = False,
 ) -> None:
     """Stage 3: attack targets, keep the reconstructions, score nothing."""
+    from mibench import registry
+
     given = split_sets(sets, "attack", ["prior", "data"])
     device, precision = prepare(device, precision)
+    registry.configure("attacks", method, preset, given["attack"])  # a wrong name is told before a missing target
     found = find_targets(results, choose_data(dataset, given["data"]), target, bool(given["data"]))
     runs = [
         plan_attack(one, method, preset, given["attack"], prior, given["prior"], seed, precision, identities, budget)
@@ -481,8 +496,11 @@ def attack(
     as_json: Json = False,
 ) -> None:
     """Attack every trained target of the data set: prior if missing, inversion, floors, scores."""
+    from mibench import registry
+
     given = split_sets(sets, "attack", ["prior", "data", "evaluator"])
     device, precision = prepare(device, precision)
+    registry.configure("attacks", method, preset, given["attack"])  # a wrong name is told before a missing target
     found = find_targets(results, choose_data(dataset, given["data"]), target, bool(given["data"]))
     scores = []
     for one in found:
@@ -491,7 +509,8 @@ def attack(
         )
         floors = [] if method in FLOORS else plan_floors(main, seed, precision)
         scores += [plan_score(run, evaluators, precision, given["evaluator"]) for run in [*floors, main]]
-    if carry_out(scores, device, force, dry_run):
+    # The attack itself first: what it refuses (a prior without a critic) is then told before minutes of floors.
+    if carry_out(scores[::-1], device, force, dry_run):
         if not as_json:
             show_tables(results, scores)
         tell(scores, as_json)
@@ -646,7 +665,10 @@ def data_show(
 
     data = choose_data(name, split_sets(sets, "data", [])["data"]).plugin.load()
     path = output or Path(f"{name}.png")
-    picture_grid(data, path)
+    try:
+        picture_grid(data, path)
+    except (OSError, ValueError) as error:  # ValueError: a suffix that is no kind of picture
+        raise UserError(f"cannot write the picture {path}: {error}") from None
     describe_data(data, as_json)
     if not as_json:
         print(path)
@@ -681,17 +703,20 @@ def describe_data(data: Any, as_json: bool) -> None:
     for key, value in facts.items():
         if key != "card":
             table.add_row(key.replace("_", " "), str(value), style="")
+    for what, images in data.card.get("converted", {}).items():
+        table.add_row("converted", f"{images} image(s): {what}")
     for key, value in data.card.items():
-        if not isinstance(value, dict | list):
+        if isinstance(value, str | int | float):
             table.add_row(key.replace("_", " "), str(value), style="dim")
     Console().print(table)
 
 
-def version(value: bool) -> None:
+def version(value: bool) -> bool:
     """Print the version and stop."""
     if value:
         print(__version__)
         raise typer.Exit
+    return value
 
 
 @app.callback()
@@ -708,18 +733,26 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except UserError as error:
-        print(f"mibench: error: {error}", file=sys.stderr)
-        code = 2
+        code = refuse(str(error))
     except (KeyboardInterrupt, typer.Abort):
         print("mibench: interrupted; what is done is kept: run the same command again to resume", file=sys.stderr)
         code = 130
+    except BrokenPipeError:  # `mibench list | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
     except Exception as error:
         # typer brings its own copy of click, so its usage errors are told by what they can do.
         if not hasattr(error, "format_message"):
             raise
-        print(f"mibench: error: {error.format_message()}", file=sys.stderr)
-        code = 2
+        code = refuse(error.format_message())
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def refuse(message: str) -> int:
+    """Say a mistake in one line; a bare `mibench` has none to say and has printed its help."""
+    if message:
+        print(f"mibench: error: {' '.join(message.splitlines())}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -213,6 +213,16 @@ class Oracle:
         if gradient:
             self.gradient_images = self.gradient_images + self._per_class(labels) * (len(x) // len(labels))
 
+    def affordable(self, wanted: int, rows: int) -> int:
+        """How many times, at most `wanted`, every identity can still ask for `rows` images each.
+
+        An attack plans with this before it splits its work: otherwise the identities and restarts that happen to be
+        searched first would spend what the others need.
+        """
+        if self.budget is None or rows == 0:
+            return wanted
+        return max(0, min(wanted, (self.budget - self.shared_queries - int(self.queries.max())) // rows))
+
     def counts(self) -> dict[str, Tensor]:
         """What has been asked so far: queries and gradient images per class, and queries shared by all classes."""
         return {

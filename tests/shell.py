@@ -1,12 +1,15 @@
 """The command line as tests use it: in this process, or as a process of its own that can be killed."""
 
+import atexit
 import io
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
@@ -16,9 +19,9 @@ import mibench
 from mibench import cli
 
 PACKAGE = Path(mibench.__file__).parent.parent
-DATA = {"identities": 4, "distractors": 3, "public_images": 40, "train_images": 4, "heldout_images": 2,
-        "distractor_images": 4, "image_size": 32}  # fmt: skip
-"""digiface small enough to be drawn in a tenth of a second."""
+SCRATCH = Path(tempfile.mkdtemp(prefix="mibench-tests-"))
+atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
+ENVIRONMENT = {"XDG_CACHE_HOME": str(SCRATCH / "cache"), "MIBENCH_WORKERS": "1", "PYTHONPATH": str(PACKAGE)}
 
 
 def sets(**settings: object) -> list[str]:
@@ -26,7 +29,10 @@ def sets(**settings: object) -> list[str]:
     return [word for name, value in settings.items() for word in ("--set", f"{name.replace('__', '.')}={value}")]
 
 
-SMALL = sets(**{f"data__{name}": value for name, value in DATA.items()})
+SMALL = sets(
+    data__identities=4, data__distractors=3, data__public_images=40, data__train_images=4, data__heldout_images=2,
+    data__distractor_images=4, data__image_size=32,
+)  # fmt: skip
 JUDGES = sets(evaluator__epochs=1)
 TRAIN = [*SMALL, *JUDGES, *sets(training__epochs=1)]
 GAN = sets(prior__steps=2, prior__width=2, prior__batch=4, prior__warm_up=2, prior__critic_steps=1)
@@ -43,7 +49,7 @@ class Outcome:
 
     @property
     def error(self) -> str:
-        """The one line of a refusal: exit code 2, nothing else on stderr, no traceback."""
+        """The one line of a refusal: exit code 2, nothing else on stderr but what was done, no traceback."""
         lines = [line for line in self.err.splitlines() if not line.startswith("done ")]
         assert self.code == 2 and len(lines) == 1 and lines[0].startswith("mibench: error: "), (self.code, self.err)
         return lines[0].removeprefix("mibench: error: ")
@@ -55,29 +61,82 @@ class Outcome:
         return Path(self.out.splitlines()[-1])
 
 
-def mibench_(*words: str) -> Outcome:
-    """Run a command in this process."""
+def command(*words: str) -> Outcome:
+    """Run a command in this process, stages included."""
     out, err = io.StringIO(), io.StringIO()
-    with patch.object(sys, "argv", ["mibench", *words]), redirect_stdout(out), redirect_stderr(err):
-        with pytest.raises(SystemExit) as left:
-            cli.main()
+    with (
+        patch.object(sys, "argv", ["mibench", *words]),
+        patch.dict(os.environ, ENVIRONMENT),
+        redirect_stdout(out),
+        redirect_stderr(err),
+        pytest.raises(SystemExit) as left,
+    ):
+        cli.main()
     assert isinstance(left.value.code, int)
     return Outcome(left.value.code, out.getvalue(), err.getvalue())
 
 
-def start(*words: str, **environment: str) -> "subprocess.Popen[str]":
+def start(*words: str, folder: Path, **environment: str) -> "subprocess.Popen[str]":
     """Start a command as a process of its own, in a session of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "mibench", *words],
-        env={**os.environ, "PYTHONPATH": str(PACKAGE), **environment},
+        [sys.executable, "-m", "mibench", *words], cwd=folder, env={**os.environ, **ENVIRONMENT, **environment},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
 
 
-def files(folder: Path) -> Mapping[str, tuple[int, bytes]]:
+@dataclass(frozen=True)
+class World:
+    """A folder in which `mibench train --defense re` and `mibench attack --method kedmi` were run."""
+
+    folder: Path
+    train: Outcome
+    attack: Outcome
+
+    @property
+    def results(self) -> Path:
+        """Its runs."""
+        return self.folder / "results"
+
+    def copy(self, folder: Path) -> Path:
+        """A results folder that a test may damage."""
+        return Path(shutil.copytree(self.results, folder / "results"))
+
+    def one(self, pattern: str, root: Path | None = None) -> Path:
+        """The one finished run whose directory matches, below `results/`."""
+        found = [path.parent for path in (root or self.results).glob(f"{pattern}/done")]
+        assert len(found) == 1, (pattern, found)
+        return found[0]
+
+
+@cache
+def world() -> World:
+    """Made once for all tests, never changed; four people of 32 px, one epoch, three steps."""
+    folder = SCRATCH / "world"
+    folder.mkdir()
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        train = command("train", "--defense", "re", *TRAIN)
+        return World(folder, train, command("attack", "--method", "kedmi", *ATTACK))
+    finally:
+        os.chdir(before)
+
+
+def files(folder: Path) -> dict[str, tuple[int, bytes]]:
     """Every file below a folder: when it was last written, and what it holds; locks left out."""
     return {
         str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.suffix != ".lock"
+    }
+
+
+RESULTS = ("model.safetensors", "prior.safetensors", "features.safetensors", "images.safetensors", "metrics.json",
+           "scores.json", "per_image.csv", "log.jsonl", "grid.png", "samples.png", "data.json")  # fmt: skip
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    """Everything that must come out the same every time: all but run.json (times, machine) and its digest in `done`."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.name in RESULTS
     }

@@ -32,7 +32,7 @@ CARD = {
     "role": "attack",
 }
 
-PRESETS = {"paper": {}, "quick": {"images": 2, "steps": 200, "lr": 0.1}}
+PRESETS = {"paper": {}, "quick": {"images": 2, "steps": 60, "lr": 0.8}}
 
 
 @dataclass(frozen=True)
@@ -80,17 +80,18 @@ class GMI(Attack):
     ) -> Reconstructions:
         """Descend from N(0, I); the start is not clamped."""
         y, key = keys(labels, self.images)
+        steps = oracle.affordable(self.steps, self.images)
         found = []
         for rows in chunks(len(y), work.batch):
             found.append(work.once(f"gmi-{rows.start}-{rows.stop}", oracle, lambda rows=rows: self._invert(
-                oracle, prior, y[rows], Noise(seed, key[rows]).of("gmi")
+                oracle, prior, y[rows], steps, Noise(seed, key[rows]).of("gmi")
             )))
         z = torch.cat(found)
         with torch.no_grad():
             images = torch.cat([prior.decode(z[rows]) for rows in chunks(len(z), work.batch)])
         return Reconstructions(images, y, z, torch.zeros_like(y, dtype=torch.bool))
 
-    def _invert(self, oracle: Oracle, prior: Prior, y: Int64[Tensor, " n"], noise: Noise) -> Tensor:
+    def _invert(self, oracle: Oracle, prior: Prior, y: Int64[Tensor, " n"], steps: int, noise: Noise) -> Tensor:
         point = Point(prior.sample(noise.of("start")))
         optimizer = torch.optim.SGD(point.parameters(), lr=self.lr, momentum=self.momentum, nesterov=True)
 
@@ -98,5 +99,5 @@ class GMI(Attack):
             x = prior.decode(z)
             return self.realism * realism(prior, x) + self.identity * cross_entropy(oracle.logits(x, y), y)
 
-        descend(point, loss, optimizer, self.steps, noise, scale=1 / self.reference_batch, clamp=self.clip)
+        descend(point, loss, optimizer, steps, noise, scale=1 / self.reference_batch, clamp=self.clip)
         return point.z.detach()

@@ -37,14 +37,7 @@ CARD = {
 PRESETS = {
     "paper": {},
     "quick": {
-        "images": 2,
-        "pool": 2000,
-        "candidates": 4,
-        "steps": 60,
-        "lr": 0.03,
-        "betas": (0.9, 0.999),
-        "objective": "max_margin",
-        "selection_views": 10,
+        "images": 2, "pool": 2000, "candidates": 2, "steps": 50, "lr": 0.03, "betas": (0.9, 0.999),
     },
 }
 
@@ -112,20 +105,22 @@ class PPA(Attack):
         scores = work.once("ppa-pool", oracle, lambda: pool_scores(oracle, prior, pool, self.mirror, work))
         start = pool[best_of_pool(scores, labels, self.candidates).flatten()]
         y, key = keys(labels, self.candidates)
+        steps = oracle.affordable(self.steps, self.candidates)
+        views = oracle.affordable(steps + self.selection_views, self.candidates) - steps
         found = []
         for rows in chunks(len(y), work.batch):
             found.append(work.once(f"ppa-{rows.start}-{rows.stop}", oracle, lambda rows=rows: self._optimise(
-                oracle, prior, start[rows], y[rows], Noise(seed, key[rows]).of("ppa")
+                oracle, prior, start[rows], y[rows], steps, Noise(seed, key[rows]).of("ppa")
             )))
         z = torch.cat(found)
-        kept = self._select(oracle, prior, z, y, Noise(seed, key).of("ppa-selection"), work)
+        kept = self._select(oracle, prior, z, y, views, Noise(seed, key).of("ppa-selection"), work)
         z, y = z[kept], y[kept]
         with torch.no_grad():
             images = torch.cat([prior.decode(z[rows]) for rows in chunks(len(z), work.batch)])
         return Reconstructions(images, y, z, torch.zeros_like(y, dtype=torch.bool))
 
     def _optimise(
-        self, oracle: Oracle, prior: Prior, start: Tensor, y: Int64[Tensor, " n"], noise: Noise
+        self, oracle: Oracle, prior: Prior, start: Tensor, y: Int64[Tensor, " n"], steps: int, noise: Noise
     ) -> Tensor:
         point = Point(start)
         optimizer = torch.optim.Adam(point.parameters(), lr=self.lr, betas=self.betas)
@@ -136,17 +131,18 @@ class PPA(Attack):
             x = augment.random_resized_crop(prior.decode(z), drawn.of("view"), self.view_scale, mirror=mirror)
             return objective(oracle.logits(x, y), y) + self.latent_penalty * z.square().mean(dim=1)
 
-        descend(point, loss, optimizer, self.steps, noise)
+        descend(point, loss, optimizer, steps, noise)
         return point.z.detach()
 
     def _select(
-        self, oracle: Oracle, prior: Prior, z: Tensor, y: Int64[Tensor, " n"], noise: Noise, work: Workspace
+        self, oracle: Oracle, prior: Prior, z: Tensor, y: Int64[Tensor, " n"], views: int, noise: Noise,
+        work: Workspace,
     ) -> Int64[Tensor, " m"]:
         """Places of each identity's best candidates, identities in their order, best first."""
         if self.candidates == self.images:
             return torch.arange(len(z), device=z.device)
         confidence = robust_confidence(
-            oracle, lambda rows: prior.decode(z[rows]), y, noise, self.selection_views, self.mirror, work
+            oracle, lambda rows: prior.decode(z[rows]), y, noise, views, self.mirror, work
         )
         best = confidence.reshape(-1, self.candidates).topk(self.images, dim=1).indices
         return (best + torch.arange(len(best), device=z.device)[:, None] * self.candidates).flatten()

@@ -30,7 +30,7 @@ __all__ = ["CARD", "Digiface", "mixed_latents"]
 
 CARD = {
     "summary": "Synthetic faces in colour, drawn from a generator trained on DigiFace-1M renders; exact ground truth",
-    "images": "unlimited; 64 x 64 colour; by default 1,600 private, 2,000 public, 1,600 of distractors",
+    "images": "unlimited; 64 x 64 colour; by default 2,500 private, 2,000 public, 2,000 of distractors",
     "identities": "unlimited; by default 100 private, 100 distractors; every public image is another person",
     "licence": "generator weights MIT, (c) 2023 Chien Liu; DigiFace-1M itself is released for research",
     "link": "https://github.com/microsoft/DigiFace1M",
@@ -72,11 +72,11 @@ class Digiface(Source):
     """
 
     identities: int = 100
-    train_images: int = 12
-    heldout_images: int = 4
+    train_images: int = 20
+    heldout_images: int = 5
     public_images: int = 2000
     distractors: int = 100
-    distractor_images: int = 16
+    distractor_images: int = 20
     spread: float = 0.65
     image_size: int = 64
     seed: int = 0

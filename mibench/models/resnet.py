@@ -18,13 +18,14 @@ from mibench.models.base import Classifier, Prepare, initialise, no_weights
 __all__ = ["ARCHITECTURES", "CARD", "BasicBlock", "build"]
 
 CARD = {
-    "summary": "small residual network for CPU: stem, three stages of one basic block, global mean",
+    "summary": "small residual network for CPU: stem, three stages of one basic block, a 128-wide embedding",
     "year": 2015,
     "link": "https://arxiv.org/abs/1512.03385",
     "family": "resnet",
 }
 ARCHITECTURES = ("resnet",)
 WIDTH = 32
+FEATURES = 128
 
 
 class BasicBlock(nn.Module):
@@ -52,7 +53,9 @@ class BasicBlock(nn.Module):
 def build(
     name: str, num_classes: int, image_shape: tuple[int, int, int], pretrained: bool = False
 ) -> Classifier:
-    """Stem conv3 s2 (and a 2x2 mean from 48 px on), blocks of 32, 64 and 128 channels, global mean: 128 features.
+    """Stem conv3 (stride 2 from 48 px on), blocks of 32, 64 and 128 channels that halve the side, fc 128 with BN.
+
+    The embedding reads the whole map, not its mean: where a face's parts lie tells people apart.
 
     Raises:
         UserError: `pretrained` was asked for; there are no such weights.
@@ -60,15 +63,17 @@ def build(
     if pretrained:
         raise no_weights(name)
     channels = image_shape[0]
-    stem = [nn.Conv2d(channels, WIDTH, 3, 2, 1, bias=False), nn.BatchNorm2d(WIDTH), nn.ReLU()]
-    if max(image_shape[1:]) >= 48:
-        stem.append(nn.AvgPool2d(2, ceil_mode=True))
+    stride = 2 if max(image_shape[1:]) >= 48 else 1
+    stem = [nn.Conv2d(channels, WIDTH, 3, stride, 1, bias=False), nn.BatchNorm2d(WIDTH), nn.ReLU()]
+    height, width = (-(-side // (8 * stride)) for side in image_shape[1:])
     trunk = nn.Sequential(OrderedDict(
         stem=nn.Sequential(*stem),
-        stage1=nn.Sequential(BasicBlock(WIDTH, WIDTH, 1)),
+        stage1=nn.Sequential(BasicBlock(WIDTH, WIDTH, 2)),
         stage2=nn.Sequential(BasicBlock(WIDTH, 2 * WIDTH, 2)),
         stage3=nn.Sequential(BasicBlock(2 * WIDTH, 4 * WIDTH, 2)),
-        pool=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        embed=nn.Sequential(
+            nn.Flatten(), nn.Linear(4 * WIDTH * height * width, FEATURES, bias=False), nn.BatchNorm1d(FEATURES)
+        ),
     ))
     trunk.apply(initialise)
-    return Classifier(Prepare(image_shape, [0.5], [0.5]), trunk, nn.Linear(4 * WIDTH, num_classes), 4 * WIDTH)
+    return Classifier(Prepare(image_shape, [0.5], [0.5]), trunk, nn.Linear(FEATURES, num_classes), FEATURES)

@@ -35,15 +35,16 @@ PRESETS = {
     "quick": {
         "width": 16,
         "upsampling": "nearest",
-        "steps": 300,
+        "steps": 200,
         "critic_steps": 2,
         "batch": 32,
-        "warm_up": 300,
-        "decay": 0.99,
+        "warm_up": 400,
+        "decay": 0.95,
+        "mirror": True,
+        "kernels": 16,
+        "kernel_dim": 16,
     },
 }
-
-KERNELS, KERNEL_DIM = 64, 50
 
 
 class KedmiPrior(GanPrior):
@@ -64,6 +65,8 @@ class KedmiPrior(GanPrior):
         latent_dim: int,
         width: int,
         upsampling: Upsampling,
+        kernels: int,
+        kernel_dim: int,
         batch: int,
     ) -> None:
         super().__init__(image_shape, latent_dim, width, upsampling)
@@ -73,13 +76,13 @@ class KedmiPrior(GanPrior):
             blocks, nn.Conv2d(inside, inside, 3, 2, 1), nn.InstanceNorm2d(inside, affine=True), nn.LeakyReLU(0.2),
             nn.Flatten(),
         )  # fmt: skip
-        self.theta = nn.Parameter(torch.randn(inside * 16, KERNELS * KERNEL_DIM))
-        self.logits = nn.Linear(inside * 16 + KERNELS, num_classes)
-        self.register_buffer("reference", torch.zeros(batch - 1, KERNELS, KERNEL_DIM))
+        self.theta = nn.Parameter(torch.randn(inside * 16, kernels * kernel_dim))
+        self.logits = nn.Linear(inside * 16 + kernels, num_classes)
+        self.register_buffer("reference", torch.zeros(batch - 1, kernels, kernel_dim))
 
     def kernels(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n b k"]:
         """M = f Theta."""
-        return (features @ self.theta).float().reshape(len(features), KERNELS, KERNEL_DIM)
+        return (features @ self.theta).float().reshape(len(features), *self.get_buffer("reference").shape[1:])
 
     def judge(self, x: Float[Tensor, "n c h w"]) -> tuple[Float[Tensor, "n f"], Float[Tensor, "n k"]]:
         """(features, logits) with minibatch discrimination inside the batch: what training uses."""
@@ -115,6 +118,7 @@ class KedmiRecipe(PriorRecipe):
         warm_up: Steps as the decoder of a variational auto-encoder first; 0 in the paper.
         decay: Of the running average of the generator that is kept; 0 keeps the last weights (the paper).
         mirror: Mirror public images at random.
+        kernels: Of the minibatch discrimination (the authors' 64), each of `kernel_dim` numbers (50).
 
     Source: section 3.2 of the paper; values of the authors' code.
     Differs: the target is in eval mode while it labels (theirs is not, and its statistics drift); each public image is
@@ -134,16 +138,25 @@ class KedmiRecipe(PriorRecipe):
     warm_up: int = 0
     decay: float = 0.0
     mirror: bool = False
+    kernels: int = 64
+    kernel_dim: int = 50
 
     def __post_init__(self) -> None:
-        if min(self.latent_dim, self.width, self.steps, self.critic_steps) < 1 or self.batch < 2:
-            raise UserError("kedmi: latent_dim, width, steps and critic_steps must be at least 1, batch at least 2")
+        if min(self.latent_dim, self.width, self.steps, self.critic_steps, self.kernels, self.kernel_dim) < 1:
+            raise UserError(
+                "kedmi: latent_dim, width, steps, critic_steps, kernels and kernel_dim must be at least 1"
+            )
+        if self.batch < 2:
+            raise UserError(f"kedmi: batch must be at least 2, got {self.batch}")
         if self.decay >= 1:
             raise UserError(f"kedmi: decay must lie in [0, 1), got {self.decay}")
 
     def build(self, image_shape: tuple[int, int, int], num_classes: int, public: Split) -> KedmiPrior:
         """The untrained networks."""
-        return KedmiPrior(image_shape, num_classes, self.latent_dim, self.width, self.upsampling, self.batch)
+        return KedmiPrior(
+            image_shape, num_classes, self.latent_dim, self.width, self.upsampling, self.kernels, self.kernel_dim,
+            self.batch,
+        )  # fmt: skip
 
     def train(self, prior: Prior, public: Split, oracle: Oracle | None, session: Session) -> list[dict[str, float]]:
         """Label the public images, warm up, then alternate critic and generator."""

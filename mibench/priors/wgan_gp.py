@@ -33,11 +33,12 @@ PRESETS = {
     "quick": {
         "width": 16,
         "upsampling": "nearest",
-        "steps": 300,
+        "steps": 100,
         "critic_steps": 2,
         "batch": 32,
-        "warm_up": 300,
-        "decay": 0.99,
+        "warm_up": 400,
+        "decay": 0.95,
+        "mirror": True,
     },
 }
 

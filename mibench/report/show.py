@@ -107,7 +107,8 @@ def _result(run: Run) -> str:
             name = judge.spec["model"]
             found = scores["evaluators"][name]
             lines.append(f"{name}: open-set {rate(found['open_top1'])}, closed {rate(found['closed_top1'])}, "
-                         f"KNN {found['knn_train']['value']:.4g}, fid@{name} {found['fid']:.4g}")  # fmt: skip
+                         f"KNN {found['knn_train']['value']:.4g}"
+                         + ("" if found["fid"] is None else f", fid@{name} {found['fid']:.4g}"))  # fmt: skip
         return "\n".join(lines)
     metrics = run.read("metrics.json")
     if run.kind == "inversions":

@@ -38,11 +38,11 @@ def read_tensors(path: Path, role: str) -> tuple[dict[str, Tensor], dict[str, An
     """
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("mibench", "{}"))
+            header = dict(json.loads((file.metadata() or {}).get("mibench", "{}")))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; it should hold a {role}") from None
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not a whole safetensors file ({error}); delete its run and train again") from None
     if header.get("role") != role:
         what = header.get("role", "not a mibench file")
@@ -111,17 +111,14 @@ def load_classifier(run: Run, data: Dataset) -> nn.Module:
     role = {"targets": "target model", "evaluators": "evaluation model"}[run.kind]
     path = run.path / "model.safetensors"
     tensors, header = read_tensors(path, role)
-    if header["classes"] != list(data.classes):
+    if header.get("classes") != list(data.classes):
         raise UserError(
-            f"{path} is a {role} of {len(header['classes'])} classes of {header['dataset']} whose names or order are "
-            f"not those of '{data.name}'; scores against it would compare different people"
+            f"{path} is a {role} of {header.get('classes_count')} classes of {header.get('dataset')} whose names or "
+            f"order are not those of '{data.name}'; scores against it would compare different people"
         )
     extra = data.distractor_count if run.kind == "evaluators" else 0
     model = classifier(run, len(data.classes) + extra, data.image_shape)
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise UserError(f"{path} does not fit the architecture {run.spec['model']}: {error}".splitlines()[0]) from None
+    _fill(model, tensors, path, run.spec["model"])
     for defense in defenses(run):
         model = defense.deploy(model)
     return model.requires_grad_(False).eval()
@@ -129,8 +126,21 @@ def load_classifier(run: Run, data: Dataset) -> nn.Module:
 
 def load_prior(run: Run, data: Dataset) -> Prior:
     """The trained prior of a run, frozen and in eval mode."""
-    tensors, _ = read_tensors(run.path / "prior.safetensors", "prior")
-    recipe = registry.configure("priors", run.spec["prior"]["name"], settings=run.spec["prior"]["settings"]).plugin
+    path = run.path / "prior.safetensors"
+    tensors, header = read_tensors(path, "prior")
+    asked = run.spec["prior"]["name"]
+    if header.get("prior") != asked:
+        raise UserError(f"{path} should hold the prior {asked}; it is: {header.get('prior')}")
+    recipe = registry.configure("priors", asked, settings=run.spec["prior"]["settings"]).plugin
     prior: Prior = recipe.build(data.image_shape, len(data.classes), data.public)
-    prior.load_state_dict(tensors)
+    _fill(prior, tensors, path, asked)
     return prior.requires_grad_(False).eval()
+
+
+def _fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, name: str) -> None:
+    """Load weights that must fit exactly."""
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip()
+        raise UserError(f"{path} does not fit the network {name}: {first}; delete its run and train again") from None

@@ -12,8 +12,8 @@ from mibench.engine import Engine, Reporter, describe
 from mibench.errors import UserError
 from mibench.files import write_json
 from mibench.models.fold import fold
-from mibench.registry import Choice
 from mibench.pictures import tile
+from mibench.registry import Choice
 from mibench.runs import Run, provenance
 from mibench.stages import artifacts
 

@@ -94,12 +94,13 @@ def judge(
 
 
 def distances(real: Float[Tensor, "m d"], generated: Float[Tensor, "n d"]) -> dict[str, Any]:
-    """Fréchet and kernel distance of two sets of features."""
-    kernel = kernel_distance(real, generated)
+    """Fréchet and kernel distance of two sets of features; null where there are too few images for one."""
+    fewest = min(len(real), len(generated))
+    kernel = kernel_distance(real, generated) if fewest >= 3 else None
     return {
-        "fid": frechet_distance(real, generated),
-        "kid": kernel.value,
-        "kid_error": kernel.error,
+        "fid": frechet_distance(real, generated) if fewest >= 2 else None,
+        "kid": kernel and kernel.value,
+        "kid_error": kernel and kernel.error,
         "n": len(generated),
         "n_real": len(real),
     }
@@ -151,7 +152,8 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         "ceiling": {},
         "chance": {"closed_top1": 1 / classes},
     }
-    with run.working() as folder, reporter.task(f"score {run.name} on {target.name}", len(evaluators) + 2, "models") as task:
+    label = f"score {run.name} on {target.name}"
+    with run.working() as folder, reporter.task(label, len(evaluators) + 2, "models") as task:
         network = engine.place(fold(artifacts.load_classifier(target, data)))  # type: ignore[arg-type]
         logits, _ = predict(network, images, engine)
         hits = top_k(logits.cpu(), labels, 1)

@@ -13,8 +13,8 @@ from mibench.engine import Engine, Reporter, describe
 from mibench.errors import UserError
 from mibench.files import write_json
 from mibench.models.fold import fold
-from mibench.registry import Choice
 from mibench.pictures import tile
+from mibench.registry import Choice
 from mibench.rng import Noise, seed_of
 from mibench.runs import Run, provenance
 from mibench.stages import artifacts

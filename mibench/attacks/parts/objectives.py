@@ -54,14 +54,17 @@ def top_k_margin(logits: Logits, y: Labels, k: int) -> Values:
 def poincare(logits: Logits, y: Labels, xi: float = 1e-4) -> Values:
     """arccosh(1 + 2 |u - v|^2 / ((1 - |u|^2)(1 - |v|^2))), u = l / |l|_1, v = clip(onehot(y) - xi, 0, 1).
 
-    Used by PPA. v is (1 - xi) at y and 0 elsewhere, so |u - v|^2 = |u|^2 - 2 (1 - xi) u_y + (1 - xi)^2 without
-    building v, and 1 - |v|^2 = xi (2 - xi) without cancellation. A logit vector with a single non-zero entry would
-    put u on the boundary; 1 - |u|^2 is kept above 1e-7.
+    Used by PPA. v is (1 - xi) at y and 0 elsewhere, and 1 - |v|^2 = xi (2 - xi). As u nears v every difference of
+    squares cancels in float32, so all is written in the others' share r = sum_{k != y} |u_k| = 1 - |u_y|:
+    |u - v|^2 = q + (u_y - 1 + xi)^2 with q = sum_{k != y} u_k^2, and 1 - |u|^2 = r (2 - r) - q. A logit vector with a
+    single non-zero entry would put u on the boundary; 1 - |u|^2 is kept above 1e-7.
     """
-    u = logits / logits.abs().sum(dim=1, keepdim=True).clamp(min=1e-12)
-    square = u.square().sum(dim=1)
-    distance = (square - 2.0 * (1.0 - xi) * _own(u, y) + (1.0 - xi) ** 2).clamp(min=0.0)
-    room = (1.0 - square).clamp(min=1e-7) * (xi * (2.0 - xi))
+    total = logits.abs().sum(dim=1, keepdim=True).clamp(min=1e-12)
+    others = logits.scatter(1, y[:, None], 0.0) / total
+    share, square = others.abs().sum(dim=1), others.square().sum(dim=1)
+    below = share - 2.0 * (_own(logits, y) / total[:, 0]).clamp(max=0.0)  # 1 - u_y
+    distance = square + (below - xi).square()
+    room = (share * (2.0 - share) - square).clamp(min=1e-7) * (xi * (2.0 - xi))
     # arccosh(1 + e) = log(1 + e + sqrt(e (2 + e))): exact for small e, where arccosh(1 + e) loses every digit.
     excess = 2.0 * distance / room
     return torch.log1p(excess + torch.sqrt(excess * (2.0 + excess)))

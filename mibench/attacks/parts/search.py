@@ -77,8 +77,8 @@ def descend(
     if int(broken) < steps:
         rate = optimizer.param_groups[0]["lr"]
         raise UserError(
-            f"the attack's loss or gradient stopped being finite at step {int(broken)} of {steps} (lr {rate}); lower it "
-            "with --set lr=..."
+            f"the attack's loss or gradient stopped being finite at step {int(broken)} of {steps} (lr {rate}); lower "
+            "it with --set lr=..."
         )
     return taken
 
