@@ -1,7 +1,6 @@
 """The command line: a command is a few lines over the stages. Heavy imports live inside the commands."""
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -732,14 +731,13 @@ def main() -> None:
     """The entry point: mistakes are one line on stderr and exit code 2; Ctrl-C says how to resume."""
     try:
         code = app(standalone_mode=False)
+        if code == 130:  # typer turns Ctrl-C into this exit code and says nothing
+            raise KeyboardInterrupt
     except UserError as error:
         code = refuse(str(error))
     except (KeyboardInterrupt, typer.Abort):
         print("mibench: interrupted; what is done is kept: run the same command again to resume", file=sys.stderr)
         code = 130
-    except BrokenPipeError:  # `mibench list | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
     except Exception as error:
         # typer brings its own copy of click, so its usage errors are told by what they can do.
         if not hasattr(error, "format_message"):

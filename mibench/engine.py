@@ -25,9 +25,13 @@ class Engine:
     precision: str
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """bf16 matrix products where the engine says so."""
+        """bf16 matrix products where the engine says so.
+
+        Without autocast's cache: it keeps the bf16 copy of every leaf that requires a gradient until the context ends,
+        and the latents of an attack are such leaves, so that every step after the first would see the first latents.
+        """
         if self.precision == "bf16":
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+            return torch.autocast(self.device.type, dtype=torch.bfloat16, cache_enabled=False)
         return nullcontext()
 
     def place(self, module: nn.Module) -> nn.Module:

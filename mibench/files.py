@@ -6,14 +6,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 __all__ = ["write_atomic", "write_json"]
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, flush it to disk, then rename it into place."""
+    """Let `write` fill a temporary file beside `path`, flush it to disk, then rename it into place.
+
+    Raises:
+        OSError: If writing fails, whichever library wrote.
+    """
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        write(scratch)
+        try:
+            write(scratch)
+        except (RuntimeError, SafetensorError) as error:  # how torch.save and safetensors tell a full disk
+            raise OSError(str(error).splitlines()[0]) from error
         with scratch.open("rb+") as handle:
             os.fsync(handle.fileno())
         scratch.replace(path)

@@ -19,8 +19,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from mibench.errors import UserError, unknown
 from mibench.files import write_json
 
@@ -142,14 +140,10 @@ class Run:
         try:
             self.work.mkdir(parents=True, exist_ok=True)
             yield self.work
-        except (OSError, RuntimeError, SafetensorError) as error:
-            # torch.save has no exception of its own for a write that failed.
-            if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
-                raise
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        except OSError as error:
             raise UserError(
-                f"writing {self.label} failed: {reason}; what is done so far is kept in {self.work}: make room and run "
-                "the same command again"
+                f"writing {self.label} failed: {error.strerror or error}; what is done so far is kept in {self.work}: "
+                "make room and run the same command again"
             ) from None
 
     def finish(self, provenance: Mapping[str, Any]) -> None:

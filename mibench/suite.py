@@ -18,7 +18,7 @@ from typing import Any
 
 from mibench.engine import Engine, Reporter, Task, resolve, set_threads, workers
 from mibench.errors import UserError
-from mibench.runs import Run, canonical
+from mibench.runs import KINDS, Run, canonical
 from mibench.stages import artifacts, invert, score, train_prior, train_target
 
 __all__ = ["execute", "pending"]
@@ -179,7 +179,8 @@ def _side_by_side(todo: list[Run], device: str, count: int, reporter: Reporter) 
     pool = ProcessPoolExecutor(count, context, _start, (events, device))
     try:
         while left or running:
-            for run in list(left.values()):
+            # What others wait for first, the many short scores last, so that no worker idles at the end.
+            for run in sorted(left.values(), key=lambda run: KINDS.index(run.kind)):
                 awaited = left.keys() | {other.label for other in running.values()}
                 # Only as many as there are workers: the next pick then sees everything that has become possible.
                 if len(running) < count and not any(parent.label in awaited for parent in run.ancestors()):
@@ -197,6 +198,7 @@ def _side_by_side(todo: list[Run], device: str, count: int, reporter: Reporter) 
         ) from None
     finally:
         shown.close()
-        for child in multiprocessing.active_children():
-            child.terminate()
-        pool.shutdown(wait=False, cancel_futures=True)
+        if left or running:  # a mistake or Ctrl-C: what the workers have done so far is in their checkpoints
+            for child in multiprocessing.active_children():
+                child.terminate()
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -262,18 +262,12 @@ def test_data_that_changed_since_training_are_refused(tmp_path: Path) -> None:
 # --- files that are not what they should be
 
 
-def swap(tmp_path: Path, victim: str, thief: str, name: str) -> str:
-    """Put the thief's file in the victim's place, then attack; the complaint."""
+def test_an_evaluators_file_in_a_targets_place(tmp_path: Path) -> None:
     made = world()
-    root = made.copy(tmp_path)
-    shutil.copy(made.one(thief) / name if "." not in thief else made.results / thief, made.one(victim, root) / name)
-    return command(*FLOOR, *SMALL).error
-
-
-def test_an_evaluators_file_in_a_targets_place() -> None:
-    made = world()
-    told = swap(Path.cwd(), "targets/*", "evaluators/*-ir-*", "model.safetensors")
-    assert f"{made.one('targets/*').relative_to(made.folder)}/model.safetensors should hold a target model" in told
+    place = made.one("targets/*", made.copy(tmp_path)) / "model.safetensors"
+    shutil.copy(made.one("evaluators/*-ir-*") / "model.safetensors", place)
+    told = command(*FLOOR, *SMALL).error
+    assert f"{place.relative_to(tmp_path)} should hold a target model" in told
     assert "it is: evaluation model of 4 classes of digiface" in told
 
 
@@ -382,8 +376,7 @@ def test_a_results_folder_that_cannot_be_written(tmp_path: Path) -> None:
 def test_a_picture_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("a file")
     small = [word.replace("data.", "") for word in SMALL]
-    for path in ("a/faces.png", "faces.nothing"):
-        assert f"cannot write the picture {path}" in command("data", "show", *small, "--output", path).error
+    assert "cannot write the picture a/faces.png" in command("data", "show", *small, "--output", "a/faces.png").error
 
 
 @pytest.mark.parametrize("after", [0, 1, 2, 4])

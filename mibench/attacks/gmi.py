@@ -32,7 +32,7 @@ CARD = {
     "role": "attack",
 }
 
-PRESETS = {"paper": {}, "quick": {"images": 2, "steps": 60, "lr": 0.8}}
+PRESETS = {"paper": {}, "quick": {"images": 2, "steps": 60, "lr": 0.5}}
 
 
 @dataclass(frozen=True)

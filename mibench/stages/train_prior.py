@@ -71,7 +71,10 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         session = Session(
             engine, run.spec["seed"], reporter, f"train prior {run.name}", folder / "checkpoint.pt", picture
         )
-        log = recipe.train(prior, data.public, oracle, session)
+        # What training still initialises (an encoder) must not depend on what this process did before.
+        with torch.random.fork_rng():
+            torch.manual_seed(seed_of(run.spec["seed"], "train"))
+            log = recipe.train(prior, data.public, oracle, session)
         prior.requires_grad_(False).eval()
         picture(prior)
         header = {"role": "prior", "prior": asked["name"], "dataset": data.name}

@@ -1,0 +1,266 @@
+"""Laws of the suite: kills, interruptions and the number of workers leave no mark on the results."""
+
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from shell import ATTACK, ENVIRONMENT, JUDGES, SMALL, TRAIN, command, results, sets, start, world
+
+from mibench import registry, runs, suite
+from mibench.engine import Silent
+from mibench.runs import Run
+from mibench.stages import invert, score, train_prior, train_target
+
+DATA = dict(item.split("=") for item in SMALL[1::2])
+DATA = {name.removeprefix("data."): value for name, value in DATA.items()}
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+
+
+def data() -> registry.Choice:
+    return registry.configure("data", "digiface", settings=DATA)
+
+
+# --- which runs are to be done
+
+
+def chain(root: Path) -> tuple[Run, Run, Run]:
+    """A grandparent, a parent and a child."""
+    first = Run(root, "targets", "a", {})
+    second = Run(root, "inversions", "b", {}, {"target": first})
+    return first, second, Run(root, "scores", "c", {}, {"inversion": second, "evaluators": [first]})
+
+
+def finish(run: Run) -> None:
+    with run.held(), run.working():
+        run.finish({})
+
+
+def test_parents_come_first_and_each_run_once(tmp_path: Path) -> None:
+    first, second, third = chain(tmp_path)
+    assert suite.pending([third, second, third]) == [first, second, third]
+
+
+def test_what_is_done_is_skipped_and_force_takes_only_what_is_named(tmp_path: Path) -> None:
+    first, second, third = chain(tmp_path)
+    finish(first)
+    assert suite.pending([third]) == [second, third]
+    finish(second)
+    finish(third)
+    assert suite.pending([third]) == []
+    assert suite.pending([third], force=True) == [third]
+    assert suite.pending([third, second], force=True) == [third, second]
+
+
+def test_a_done_child_needs_no_parents(tmp_path: Path) -> None:
+    first, second, third = chain(tmp_path)
+    finish(third)
+    assert suite.pending([third]) == [] and not first.done and not second.done
+
+
+# --- kills
+
+
+def stage(kind: str, root: Path) -> Run:
+    """A run of each kind with several checkpoints, on the world's parents."""
+    made = world()
+    target = runs.find(made.results, made.one("targets/*").name)
+    if kind == "train-target":
+        return train_target.plan(root, data(), "cnn", [registry.configure("defenses", "re")], 3, "fp32", {"epochs": 6})
+    tiny = {"width": 2, "batch": 4, "critic_steps": 1, "warm_up": 101, "steps": 101, "latent_dim": 4}
+    if kind in ("wgan_gp", "kedmi"):
+        recipe = registry.configure("priors", kind, "quick", tiny)
+        return train_prior.plan(root, data(), recipe, target, 3, "fp32")
+    prior = runs.find(made.results, made.one("priors/*-kedmi-*").name)
+    if kind == "invert":
+        settings = {"images": 2, "pool": 400, "candidates": 8, "steps": 60, "selection_views": 20}
+        attack = registry.configure("attacks", "ppa", "quick", settings)
+        return invert.plan(root, target, prior, attack, 3, "fp32")
+    judges = [runs.find(made.results, made.one(f"evaluators/*-{name}-*").name) for name in ("ir", "resnet")]
+    return score.plan(root, runs.find(made.results, made.one("inversions/kedmi-*").name), judges, "fp32")
+
+
+_server = multiprocessing.get_context("forkserver")
+_server.set_forkserver_preload(["mibench.suite", "torchvision"])
+
+
+def killed(run: Run, when: Callable[[], bool], patience: float) -> bool:
+    """Start the run in a process, kill -9 when the time has come; whether it was killed before it had finished."""
+    process = _server.Process(target=suite.execute, args=([run], "cpu", Silent()))
+    process.start()
+    until = time.monotonic() + patience
+    while process.is_alive() and not when() and time.monotonic() < until:
+        time.sleep(0.002)
+    process.kill()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0
+
+
+@pytest.mark.parametrize("kind", ["train-target", "wgan_gp", "kedmi", "invert", "score"])
+def test_kill_9_at_any_moment_leaves_no_mark(kind: str, tmp_path: Path) -> None:
+    reference = stage(kind, tmp_path / "undisturbed")
+    suite.execute([reference], "cpu", Silent())
+    chance = random.Random(kind)
+    run = stage(kind, tmp_path / "killed")
+    assert run.id == reference.id
+
+    def after(place: Path, seconds: float) -> Callable[[], bool]:
+        since: list[float] = []
+
+        def when() -> bool:
+            if not since and (any(place.glob("checkpoint*")) if kind != "score" else place.exists()):
+                since.append(time.monotonic())
+            return bool(since) and time.monotonic() - since[0] > seconds
+
+        return when
+
+    # One at any moment of its start, then two soon after it has written something: those have a state to resume.
+    hits = [killed(run, lambda: False, chance.uniform(0.0, 0.3))]
+    hits += [killed(run, after(run.work, chance.uniform(0.0, 0.05)), 20.0) for _ in range(2)]
+    assert sum(hits) >= 2 and hits[0]
+    assert run.work.exists() or run.done
+    assert runs.finished(run.root, run.kind) == ([run] if run.done else [])
+    suite.execute([run], "cpu", Silent())
+    assert results(run.path) == results(reference.path) and len(results(run.path)) >= 2
+    assert not run.work.exists()
+
+
+# --- workers
+
+
+def test_one_worker_and_two_give_the_same_bytes(tmp_path: Path) -> None:
+    """The world was made by one."""
+    for words in (["train", "--defense", "re", *TRAIN], ["attack", "--method", "kedmi", *ATTACK]):
+        process = start(*words, folder=tmp_path, MIBENCH_WORKERS="2")
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        # Which of two finishes first is chance; the runs are not.
+        mine = world().train if words[0] == "train" else world().attack
+        assert sorted(err.splitlines()) == sorted(mine.err.splitlines())
+        assert out.splitlines()[-1] == mine.out.splitlines()[-1]
+    mine, theirs = results(tmp_path / "results"), results(world().results)
+    assert mine.keys() == theirs.keys()
+    assert [name for name in mine if mine[name] != theirs[name]] == []
+
+
+def descendants(process: "subprocess.Popen[str]") -> list[int]:
+    """Living processes of a session that the process leads."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            text = path.read_text()
+        except OSError:
+            continue
+        state, _, _, session = text.rpartition(")")[2].split()[:4]
+        if int(session) == process.pid and state != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+LONG = ["train", "--defense", "re", *SMALL, *sets(training__epochs=3000, evaluator__epochs=3000)]
+
+
+def begun(process: "subprocess.Popen[str]", root: Path) -> None:
+    """Wait until both workers have checkpoints."""
+    until = time.monotonic() + 60
+    while len(list(root.glob("results/*/.*.partial/checkpoint.pt"))) < 2:
+        assert process.poll() is None and time.monotonic() < until, "it never began"
+        time.sleep(0.05)
+
+
+def gone(process: "subprocess.Popen[str]", seconds: float) -> bool:
+    until = time.monotonic() + seconds
+    while descendants(process) and time.monotonic() < until:
+        time.sleep(0.05)
+    return not descendants(process)
+
+
+@pytest.mark.parametrize("how", ["ctrl-c", "kill -9"])
+def test_an_interruption_ends_all_processes_and_says_how_to_resume(how: str, tmp_path: Path) -> None:
+    process = start(*LONG, folder=tmp_path, MIBENCH_WORKERS="2")
+    try:
+        begun(process, tmp_path)
+        if how == "ctrl-c":
+            os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole group
+            out, err = process.communicate(timeout=20)
+            assert process.returncode == 130
+            assert err.strip() == (
+                "mibench: interrupted; what is done is kept: run the same command again to resume"
+            ) and out == ""
+        else:
+            process.kill()
+            process.communicate(timeout=20)
+        assert gone(process, 5.0), "orphans"
+    finally:
+        for pid in descendants(process):
+            os.kill(pid, signal.SIGKILL)
+    assert len(list(tmp_path.glob("results/*/.*.partial/checkpoint.pt"))) == 2
+    assert not list(tmp_path.rglob("done"))
+
+
+def test_a_killed_worker_is_told_and_the_command_resumes(tmp_path: Path) -> None:
+    """What the system does when memory runs out."""
+    process = start(*LONG, folder=tmp_path, MIBENCH_WORKERS="2")
+    try:
+        begun(process, tmp_path)
+        workers = [pid for pid in descendants(process) if pid != process.pid and b"spawn_main" in
+                   Path(f"/proc/{pid}/cmdline").read_bytes()]  # fmt: skip
+        os.kill(workers[0], signal.SIGKILL)
+        _, err = process.communicate(timeout=20)
+        assert process.returncode == 2 and len(err.splitlines()) == 1
+        assert err.startswith("mibench: error: a worker process was killed") and "MIBENCH_WORKERS=1" in err
+        assert gone(process, 5.0)
+    finally:
+        for pid in descendants(process):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_a_mistake_in_a_worker_is_the_same_one_line(tmp_path: Path) -> None:
+    words = ["train", *SMALL, *JUDGES, *sets(training__lr=1e30, training__epochs=3, training__batch=4)]
+    process = start(*words, folder=tmp_path, MIBENCH_WORKERS="2")
+    _, err = process.communicate(timeout=60)
+    lines = [line for line in err.splitlines() if not line.startswith("done ")]
+    assert process.returncode == 2 and len(lines) == 1 and "the loss became" in lines[0], err
+    assert gone(process, 5.0)
+
+
+@pytest.mark.parametrize("workers", ["0", "two", "-1", ""])
+def test_a_wrong_number_of_workers(workers: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENVIRONMENT, "MIBENCH_WORKERS", workers)
+    assert "MIBENCH_WORKERS must be a whole number of at least 1" in command("train", *TRAIN).error
+
+
+def test_events_of_workers_reach_the_reporter() -> None:
+    """Bars open, advance by what was counted, and close; lines are said."""
+    told: list[Any] = []
+
+    class Told(Silent):
+        def task(self, label: str, total: int, unit: str) -> Any:
+            told.append(("open", label, total, unit))
+            return super().task(label, total, unit)
+
+        def advance(self, count: int = 1) -> None:
+            told.append(("advance", count))
+
+        def say(self, line: str) -> None:
+            told.append(("say", line))
+
+    events: Any = __import__("queue").Queue()
+    shown = suite._Shown(Told())
+    for event in [("open", 1, ("train", 10, "steps")), ("advance", 1, 4), ("say", None, "hello"), ("close", 1, None)]:
+        events.put(event)
+    shown.replay(events)
+    assert told == [("open", "train", 10, "steps"), ("advance", 4), ("say", "hello")] and shown.open == {}
