@@ -662,7 +662,7 @@ def data_show(
     """Write a labelled picture of the splits, and print their sizes."""
     from mibench.data.show import picture_grid
 
-    data = choose_data(name, split_sets(sets, "data", [])["data"]).plugin.load()
+    data = load_data(name, sets)
     path = output or Path(f"{name}.png")
     try:
         picture_grid(data, path)
@@ -680,8 +680,16 @@ def data_prepare(
     as_json: Json = False,
 ) -> None:
     """Read (or draw) every image once, check the splits, and fill the cache."""
-    data = choose_data(name, split_sets(sets, "data", [])["data"]).plugin.load()
+    data = load_data(name, sets)
     describe_data(data, as_json)
+
+
+def load_data(name: str, sets: list[str] | None) -> Any:
+    """The data set, with a bar while it is read or drawn."""
+    from mibench.progress import Terminal
+
+    with Terminal() as terminal:
+        return choose_data(name, split_sets(sets, "data", [])["data"]).plugin.load(terminal)
 
 
 def describe_data(data: Any, as_json: bool) -> None:

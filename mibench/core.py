@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 
-from mibench.engine import Engine, Reporter
+from mibench.engine import Engine, Reporter, read_checkpoint
 from mibench.errors import UserError
 from mibench.files import write_atomic
 from mibench.rng import Noise
@@ -127,8 +127,8 @@ class Source(ABC):
     """Where a data set comes from: a frozen dataclass whose fields are the choices that change its images."""
 
     @abstractmethod
-    def load(self) -> Dataset:
-        """Read or draw all images; the same fields give the same bytes."""
+    def load(self, reporter: Reporter | None = None) -> Dataset:
+        """Read or draw all images, telling how far it has come; the same fields give the same bytes."""
 
     def identity(self) -> dict[str, Any]:
         """What decides the bytes, for run ids: the fields, or a content hash where a field is a path."""
@@ -250,8 +250,8 @@ class Oracle:
         """White box: logits and penultimate features from one forward pass, differentiable in x."""
         self._need(Access.WHITE_BOX, "gradients")
         self._count(x, labels, gradient=torch.is_grad_enabled() and x.requires_grad)
-        features = self._target.features(x)
-        return self._target.head(features).float(), features.float()
+        features = self._target.features(x)  # type: ignore[operator]
+        return self._target.head(features).float(), features.float()  # type: ignore[operator]
 
     @torch.no_grad()
     def probs(self, x: Float[Tensor, "m c h w"], labels: Int64[Tensor, " n"] | None) -> Float[Tensor, "m k"]:
@@ -367,9 +367,9 @@ class Workspace:
             return compute()
         path = self.folder / f"checkpoint-{name}.pt"
         if path.exists():
-            state = torch.load(path, weights_only=True)
-            oracle.add(state["counts"])
-            return state["value"].to(oracle.device)
+            state = read_checkpoint(path, oracle.device)
+            oracle.add({name: count.cpu() for name, count in state["counts"].items()})
+            return torch.as_tensor(state["value"])
         before = oracle.counts()
         value = compute()
         counts = {key: after - before[key] for key, after in oracle.counts().items()}
@@ -381,7 +381,7 @@ class Workspace:
 class Attack(ABC):
     """A model-inversion attack: a frozen dataclass whose fields are the paper's hyper-parameters."""
 
-    def needs(self, prior: Prior) -> None:
+    def needs(self, prior: Prior) -> None:  # noqa: B027 (most attacks need nothing special)
         """Refuse a prior that lacks what the attack needs.
 
         Raises:

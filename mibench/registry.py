@@ -48,9 +48,9 @@ def _literals(path: Path) -> dict[str, Any]:
     """The module's top-level literal assignments, without running it."""
     found = {}
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            if node.targets[0].id in ("CARD", "PRESETS", "ARCHITECTURES"):
-                found[node.targets[0].id] = ast.literal_eval(node.value)
+        target = node.targets[0] if isinstance(node, ast.Assign) else None
+        if isinstance(target, ast.Name) and target.id in ("CARD", "PRESETS", "ARCHITECTURES"):
+            found[target.id] = ast.literal_eval(node.value)  # type: ignore[attr-defined]
     return found
 
 

@@ -70,7 +70,7 @@ def execute(runs: list[Run], device: str, reporter: Reporter, force: bool = Fals
             run.discard()
     # Drawn or decoded once here, with all cores, instead of once in every worker: the cache then has it.
     for inputs in {canonical(run.inputs["dataset"]): run.inputs["dataset"] for run in todo if run.inputs}.values():
-        data = artifacts.open_dataset(inputs)
+        data = artifacts.open_dataset(inputs, reporter)
         for what, images in data.card.get("converted", {}).items():
             reporter.say(f"data set {data.name}: {images} image(s) converted: {what}")
     count = min(workers(device), len(todo))

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 from mibench import augment
 from mibench.core import Batch, Defense, Split
-from mibench.engine import Engine, Reporter
+from mibench.engine import Engine, Reporter, read_checkpoint
 from mibench.errors import UserError
 from mibench.files import write_atomic
 from mibench.rng import Noise, generator, seed_of
@@ -162,11 +163,12 @@ def fit(
         model, optimizer = defense.engine(model, optimizer)
     log: list[dict[str, float]] = []
     if checkpoint is not None and checkpoint.exists():
-        state = torch.load(checkpoint, map_location=engine.device, weights_only=True)
+        state = read_checkpoint(checkpoint, engine.device)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         log = state["log"]
-    per_epoch = max(1, math.ceil(len(data) / recipe.batch))
+    # At least two images a step: batch normalisation has nothing to say about one.
+    per_epoch = max(1, min(math.ceil(len(data) / recipe.batch), len(data) // 2))
     steps = recipe.epochs * per_epoch
     taps = _Taps(model, defenses)
     # Keyed by its kind and how many of that kind come before it: what else is stacked shifts nobody's randomness.
@@ -204,7 +206,7 @@ def fit(
             log.append({"epoch": float(epoch), "loss": float(losses.mean())})
             if checkpoint is not None and epoch + 1 < recipe.epochs:
                 state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "log": log}
-                write_atomic(checkpoint, lambda scratch, state=state: torch.save(state, scratch))
+                write_atomic(checkpoint, partial(torch.save, state))
     model.eval()
     return log
 

@@ -28,7 +28,7 @@ FLOOR = ["attack", "--method", "prior_sample", "--prior", "public", *JUDGES]
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test in a folder of its own; no data set from another test's folder of the same name."""
     monkeypatch.chdir(tmp_path)
-    artifacts._cached.cache_clear()
+    artifacts._opened.clear()
 
 
 # --- names, fields and values
@@ -249,12 +249,12 @@ def test_data_that_changed_since_training_are_refused(tmp_path: Path) -> None:
     words = pictures(tmp_path / "pics")
     target = command("train-target", *words, *sets(training__epochs=1)).last
     picture(tmp_path / "pics/private/private0/0.png", "L")
-    artifacts._cached.cache_clear()
+    artifacts._opened.clear()
     told = command("invert", "--method", "prior_sample", "--prior", "public", "--dataset", "folder",
                    "--target", target.name).error  # fmt: skip
     assert "are not those that" in told and target.name in told
     shutil.rmtree(tmp_path / "pics")
-    artifacts._cached.cache_clear()
+    artifacts._opened.clear()
     told = command("invert", "--method", "prior_sample", "--prior", "public", "--target", target.name).error
     assert str(tmp_path / "pics") in told
 

@@ -152,7 +152,7 @@ def test_unknown_preset_and_setting() -> None:
 
 def test_settings_lie_over_presets_over_defaults() -> None:
     gmi = registry.configure("attacks", "gmi", "quick", {"lr": "0.5"}).plugin
-    assert (gmi.lr, gmi.steps, gmi.momentum) == (0.5, 200, 0.9)
+    assert (gmi.lr, gmi.steps, gmi.momentum) == (0.5, registry.presets("attacks", "gmi")["quick"]["steps"], 0.9)
     assert registry.configure("attacks", "gmi").plugin == registry.configure("attacks", "gmi", "default").plugin
 
 

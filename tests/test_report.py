@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from mibench import registry
 from mibench.core import Dataset, Split
 from mibench.errors import UserError
 from mibench.metrics.statistics import clustered_interval, paired_interval
@@ -225,7 +226,7 @@ def test_equal_names_are_told_apart(root: Path, data: Dataset) -> None:
     again = target(root, [], data, seed=5)
     score(root, "gmi", again, judges, bits("100000000000"), data)
     score(root, "gmi", again, judges, bits("110000000000"), data, seed=3)
-    quick = {"images": 2, "steps": 200, "lr": 0.1}
+    quick = registry.presets("attacks", "gmi")["quick"]
     score(root, "gmi", again, judges, bits("111000000000"), data, settings=quick)
     table = collect.rows(root)
     assert table["protocol"].nunique() == 1

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mibench.attacks.parts.latents import Point
 from mibench.attacks.parts.objectives import cross_entropy, realism
-from mibench.attacks.parts.search import chunks, descend, keys
+from mibench.attacks.parts.search import descend, keys, piecewise, render
 from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
 from mibench.errors import UserError
 from mibench.rng import Noise
@@ -81,15 +81,12 @@ class GMI(Attack):
         """Descend from N(0, I); the start is not clamped."""
         y, key = keys(labels, self.images)
         steps = oracle.affordable(self.steps, self.images)
-        found = []
-        for rows in chunks(len(y), work.batch):
-            found.append(work.once(f"gmi-{rows.start}-{rows.stop}", oracle, lambda rows=rows: self._invert(
-                oracle, prior, y[rows], steps, Noise(seed, key[rows]).of("gmi")
-            )))
-        z = torch.cat(found)
-        with torch.no_grad():
-            images = torch.cat([prior.decode(z[rows]) for rows in chunks(len(z), work.batch)])
-        return Reconstructions(images, y, z, torch.zeros_like(y, dtype=torch.bool))
+
+        def part(rows: slice) -> Tensor:
+            return self._invert(oracle, prior, y[rows], steps, Noise(seed, key[rows]).of("gmi"))
+
+        z = piecewise("gmi", len(y), oracle, work, part)
+        return Reconstructions(render(prior, z, work), y, z, torch.full_like(y, steps == 0, dtype=torch.bool))
 
     def _invert(self, oracle: Oracle, prior: Prior, y: Int64[Tensor, " n"], steps: int, noise: Noise) -> Tensor:
         point = Point(prior.sample(noise.of("start")))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mibench.attacks.parts.latents import DiagonalGaussian
 from mibench.attacks.parts.objectives import cross_entropy, realism
-from mibench.attacks.parts.search import chunks, descend, keys
+from mibench.attacks.parts.search import descend, keys, piecewise, render
 from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
 from mibench.errors import UserError
 from mibench.rng import Noise
@@ -80,23 +80,22 @@ class KEDMI(Attack):
         self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: Workspace
     ) -> Reconstructions:
         """Fit each identity's Gaussian, then draw from it."""
-        found = []
-        for rows in chunks(len(labels), work.batch):
-            found.append(work.once(f"kedmi-{rows.start}-{rows.stop}", oracle, lambda rows=rows: self._invert(
-                oracle, prior, labels[rows], Noise(seed, labels[rows]).of("kedmi")
-            )))
-        mu, log_var = torch.cat(found).chunk(2, dim=1)
+        steps = oracle.affordable(self.steps, 1)
+
+        def part(rows: slice) -> Tensor:
+            return self._invert(oracle, prior, labels[rows], steps, Noise(seed, labels[rows]).of("kedmi"))
+
+        mu, log_var = piecewise("kedmi", len(labels), oracle, work, part).chunk(2, dim=1)
         y, key = keys(labels, self.images)
         wide = DiagonalGaussian(mu.repeat_interleave(self.images, 0), log_var.repeat_interleave(self.images, 0))
         with torch.no_grad():
             z = self._clip(wide.draw(Noise(seed, key).of("kedmi-final")))
-            images = torch.cat([prior.decode(z[rows]) for rows in chunks(len(z), work.batch)])
-        return Reconstructions(images, y, z, torch.zeros_like(y, dtype=torch.bool))
+        return Reconstructions(render(prior, z, work), y, z, torch.full_like(y, steps == 0, dtype=torch.bool))
 
     def _clip(self, z: Tensor) -> Tensor:
         return z.clamp(-1.0, 1.0) if self.clip_in_loop else z
 
-    def _invert(self, oracle: Oracle, prior: Prior, y: Int64[Tensor, " n"], noise: Noise) -> Tensor:
+    def _invert(self, oracle: Oracle, prior: Prior, y: Int64[Tensor, " n"], steps: int, noise: Noise) -> Tensor:
         start = torch.zeros(len(y), prior.latent_dim, device=y.device)
         gaussian = DiagonalGaussian(start, torch.full_like(start, self.log_var))
         optimizer = torch.optim.Adam(gaussian.parameters(), lr=self.lr)
@@ -105,5 +104,5 @@ class KEDMI(Attack):
             x = prior.decode(self._clip(z))
             return self.realism * realism(prior, x) + self.identity * cross_entropy(oracle.logits(x, y), y)
 
-        descend(gaussian, loss, optimizer, self.steps, noise)
+        descend(gaussian, loss, optimizer, steps, noise)
         return torch.cat(gaussian.parameters(), dim=1).detach()

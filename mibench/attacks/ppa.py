@@ -15,7 +15,15 @@ from torch import Tensor
 from mibench import augment
 from mibench.attacks.parts.latents import Point
 from mibench.attacks.parts.objectives import IDENTITY
-from mibench.attacks.parts.search import best_of_pool, chunks, descend, keys, robust_confidence, pool_scores
+from mibench.attacks.parts.search import (
+    best_of_pool,
+    descend,
+    keys,
+    piecewise,
+    pool_scores,
+    render,
+    robust_confidence,
+)  # fmt: skip
 from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
 from mibench.errors import UserError
 from mibench.rng import Noise
@@ -44,7 +52,7 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class PPA(Attack):
-    """Pool -> top candidates by mean p_y of {x, mirror} -> Adam on the identity loss -> top images by mean p_y of views.
+    """Pool -> top candidates by mean p_y of {x, mirror} -> Adam on the identity loss -> best by mean p_y of views.
 
     Args:
         images: Reconstructions kept per identity.
@@ -107,17 +115,14 @@ class PPA(Attack):
         y, key = keys(labels, self.candidates)
         steps = oracle.affordable(self.steps, self.candidates)
         views = oracle.affordable(steps + self.selection_views, self.candidates) - steps
-        found = []
-        for rows in chunks(len(y), work.batch):
-            found.append(work.once(f"ppa-{rows.start}-{rows.stop}", oracle, lambda rows=rows: self._optimise(
-                oracle, prior, start[rows], y[rows], steps, Noise(seed, key[rows]).of("ppa")
-            )))
-        z = torch.cat(found)
+
+        def part(rows: slice) -> Tensor:
+            return self._optimise(oracle, prior, start[rows], y[rows], steps, Noise(seed, key[rows]).of("ppa"))
+
+        z = piecewise("ppa", len(y), oracle, work, part)
         kept = self._select(oracle, prior, z, y, views, Noise(seed, key).of("ppa-selection"), work)
         z, y = z[kept], y[kept]
-        with torch.no_grad():
-            images = torch.cat([prior.decode(z[rows]) for rows in chunks(len(z), work.batch)])
-        return Reconstructions(images, y, z, torch.zeros_like(y, dtype=torch.bool))
+        return Reconstructions(render(prior, z, work), y, z, torch.full_like(y, steps == 0, dtype=torch.bool))
 
     def _optimise(
         self, oracle: Oracle, prior: Prior, start: Tensor, y: Int64[Tensor, " n"], steps: int, noise: Noise

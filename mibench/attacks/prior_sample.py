@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from mibench.attacks.parts.search import chunks, keys
+from mibench.attacks.parts.search import keys, render
 from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
 from mibench.errors import UserError
 from mibench.rng import Noise
@@ -53,5 +53,4 @@ class PriorSample(Attack):
         """Draw and decode."""
         y, key = keys(labels, self.images)
         z = prior.sample(Noise(seed, key).of("prior_sample"))
-        images = torch.cat([prior.decode(z[rows]) for rows in chunks(len(z), work.batch)])
-        return Reconstructions(images, y, z, torch.zeros_like(y, dtype=torch.bool))
+        return Reconstructions(render(prior, z, work), y, z, torch.zeros_like(y, dtype=torch.bool))

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from mibench.attacks.parts.search import best_of_pool, chunks, pool_scores
+from mibench.attacks.parts.search import best_of_pool, pool_scores, render
 from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
 from mibench.errors import UserError
 from mibench.rng import Noise
@@ -56,6 +56,5 @@ class PriorSearch(Attack):
         pool = prior.sample(Noise(seed, torch.arange(self.pool, device=labels.device)).of("pool"))
         scores = pool_scores(oracle, prior, pool, mirror=False, work=work)
         z = pool[best_of_pool(scores, labels, self.images).flatten()]
-        images = torch.cat([prior.decode(z[rows]) for rows in chunks(len(z), work.batch)])
         y = labels.repeat_interleave(self.images)
-        return Reconstructions(images, y, z, torch.zeros_like(y, dtype=torch.bool))
+        return Reconstructions(render(prior, z, work), y, z, torch.zeros_like(y, dtype=torch.bool))

@@ -16,6 +16,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from mibench.engine import Reporter
 from mibench.errors import UserError
 
 __all__ = ["decode", "decode_all", "packaged", "square"]
@@ -94,7 +95,9 @@ def decode(file: Path, size: int, colour: bool) -> tuple[UInt8[Tensor, "c h w"],
     return square(image, size), done
 
 
-def decode_all(files: Sequence[Path], size: int, colour: bool) -> tuple[UInt8[Tensor, "n c h w"], dict[str, int]]:
+def decode_all(
+    files: Sequence[Path], size: int, colour: bool, reporter: Reporter
+) -> tuple[UInt8[Tensor, "n c h w"], dict[str, int]]:
     """All files, by a pool of threads, in order; and how often each conversion was made.
 
     Raises:
@@ -109,8 +112,11 @@ def decode_all(files: Sequence[Path], size: int, colour: bool) -> tuple[UInt8[Te
             return error
         return done
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        results = list(pool.map(one, range(len(files))))
+    results = []
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, reporter.task("read", len(files), "images") as task:
+        for result in pool.map(one, range(len(files))):
+            results.append(result)
+            task.advance()
     bad = [(file, result) for file, result in zip(files, results, strict=True) if isinstance(result, Exception)]
     if bad:
         file, error = bad[0]

@@ -24,6 +24,7 @@ from mibench.assets import dcgan
 from mibench.core import Dataset, Source, Split, to_uint8
 from mibench.data.cache import cached, hash_of
 from mibench.data.fields import fraction, whole
+from mibench.engine import Reporter, Silent, Task
 from mibench.rng import Noise
 
 __all__ = ["CARD", "Digiface", "mixed_latents"]
@@ -82,19 +83,19 @@ class Digiface(Source):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        whole("identities", self.identities, 2)
+        whole("identities", self.identities, 2, 1_000_000)
         for name in ("train_images", "heldout_images", "distractor_images"):
             whole(name, getattr(self, name), 1, _MOST)
         for name in ("public_images", "distractors"):
-            whole(name, getattr(self, name), 1)
+            whole(name, getattr(self, name), 1, 1_000_000)
         fraction("spread", self.spread)
         whole("image_size", self.image_size, 8, 64)
         whole("seed", self.seed, 0)
 
-    def load(self) -> Dataset:
+    def load(self, reporter: Reporter | None = None) -> Dataset:
         """Draw all images, or read them from the cache: the first time takes about 3 ms an image on one core."""
         code = (Path(__file__), Path(dcgan.__file__), dcgan.WEIGHTS)
-        drawn, _ = cached(hash_of(asdict(self), files=code), self._draw)
+        drawn, _ = cached(hash_of(asdict(self), files=code), lambda: self._draw(reporter or Silent()))
         people, others = torch.arange(self.identities), torch.arange(self.distractors)
         return Dataset(
             name="digiface",
@@ -112,7 +113,7 @@ class Digiface(Source):
             },
         )
 
-    def _draw(self) -> tuple[dict[str, Tensor], dict[str, str]]:
+    def _draw(self, reporter: Reporter) -> tuple[dict[str, Tensor], dict[str, str]]:
         def people(count: int, images: int, role: str, split: str) -> Float[Tensor, "n d"]:
             return mixed_latents(torch.arange(count), images, self.spread, self.seed, role, split).flatten(0, 1)
 
@@ -124,11 +125,13 @@ class Digiface(Source):
             "distractors": people(self.distractors, self.distractor_images, "distractor", "all"),
         }
         network = dcgan.load_dcgan()
-        return {name: _render(network, z, self.image_size) for name, z in latents.items()}, {}
+        total = sum(len(z) for z in latents.values())
+        with reporter.task("draw the people of digiface", total, "images") as task:
+            return {name: _render(network, z, self.image_size, task) for name, z in latents.items()}, {}
 
 
 @torch.no_grad()
-def _render(network: dcgan.DCGAN, latents: Float[Tensor, "n d"], size: int) -> UInt8[Tensor, "n 3 s s"]:
+def _render(network: dcgan.DCGAN, latents: Float[Tensor, "n d"], size: int, task: Task) -> UInt8[Tensor, "n 3 s s"]:
     """Images of latents. Every batch has the same shape (the last is padded), so that a person's pixels do not hang
     on how many others are drawn: libraries choose another algorithm, and other rounding, for another shape."""
     pixels = torch.empty(len(latents), 3, size, size, dtype=torch.uint8)
@@ -138,4 +141,5 @@ def _render(network: dcgan.DCGAN, latents: Float[Tensor, "n d"], size: int) -> U
         if size < 64:
             images = F.interpolate(images, size=(size, size), mode="area")
         pixels[start : start + _BATCH] = to_uint8(images)
+        task.advance(len(images))
     return pixels

@@ -25,6 +25,7 @@ from mibench.core import Dataset, Source, Split
 from mibench.data import decode
 from mibench.data.cache import cached, hash_of
 from mibench.data.fields import fraction, whole
+from mibench.engine import Reporter, Silent
 from mibench.errors import UserError
 from mibench.rng import seed_of
 
@@ -70,7 +71,7 @@ class Folder(Source):
         fraction("heldout", self.heldout)
         whole("seed", self.seed, 0)
 
-    def load(self) -> Dataset:
+    def load(self, reporter: Reporter | None = None) -> Dataset:
         """Read all pictures, or the cache if reading them was slow before.
 
         Raises:
@@ -79,7 +80,7 @@ class Folder(Source):
         """
         private, public = self._tree()
         files = [file for tree in (private, public) for own in tree.values() for file in own]
-        pixels, converted = self._pixels(files)
+        pixels, converted = self._pixels(files, reporter or Silent())
         rows = {file: row for row, file in enumerate(files)}
         hashes = dict(zip(files, Split(pixels, torch.zeros(len(files), dtype=torch.int64)).hashes(), strict=True))
         _check_copies(private, public, hashes)
@@ -140,9 +141,9 @@ class Folder(Source):
         _check_people(root, private, public)
         return private, public
 
-    def _pixels(self, files: list[Path]) -> tuple[Tensor, dict[str, int]]:
+    def _pixels(self, files: list[Path], reporter: Reporter) -> tuple[Tensor, dict[str, int]]:
         def make() -> tuple[dict[str, Tensor], dict[str, str]]:
-            pixels, converted = decode.decode_all(files, self.image_size, self.colour)
+            pixels, converted = decode.decode_all(files, self.image_size, self.colour, reporter)
             return {"pixels": pixels}, {"converted": json.dumps(converted)}
 
         try:

@@ -21,6 +21,7 @@ from torch import Tensor
 from mibench.core import Dataset, Source, Split
 from mibench.data.decode import packaged
 from mibench.data.fields import fraction, whole
+from mibench.engine import Reporter
 from mibench.errors import UserError
 from mibench.rng import Noise
 
@@ -60,7 +61,7 @@ class Mnist(Source):
         """The fields, with the digits' hash in the place of the folder."""
         return asdict(self) | {"root": Split(*_full(self.root)).fingerprint() if self.root else ""}
 
-    def load(self) -> Dataset:
+    def load(self, reporter: Reporter | None = None) -> Dataset:
         """Read the digits.
 
         Raises:

@@ -17,6 +17,7 @@ from PIL import Image
 from mibench.core import Dataset, Source, Split
 from mibench.data.decode import packaged, square
 from mibench.data.fields import whole
+from mibench.engine import Reporter
 from mibench.rng import seed_of
 
 __all__ = ["CARD", "Orl"]
@@ -55,7 +56,7 @@ class Orl(Source):
         whole("image_size", self.image_size, 8, 92)
         whole("train_images", self.train_images, 1, 9)
 
-    def load(self) -> Dataset:
+    def load(self, reporter: Reporter | None = None) -> Dataset:
         """Read the 400 pictures.
 
         Raises:

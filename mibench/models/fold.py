@@ -41,10 +41,9 @@ def _in_sequence(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
             continue
         layers = list(chain)
         for before, layer, norm in zip([None, *layers], layers, layers[1:], strict=False):
-            if type(layer) is nn.Conv2d and type(norm) is nn.BatchNorm2d:
-                yield layer, norm
-            # Only a flattened input is sure to be two-dimensional, where BN and linear layer share the last axis.
-            elif type(before) is nn.Flatten and type(layer) is nn.Linear and type(norm) is nn.BatchNorm1d:
+            convolution = type(layer) is nn.Conv2d and type(norm) is nn.BatchNorm2d
+            flat = type(before) is nn.Flatten and type(layer) is nn.Linear and type(norm) is nn.BatchNorm1d
+            if convolution or flat:
                 yield layer, norm
 
 

@@ -4,7 +4,8 @@ On the data set `digiface` it is the attacker's best case, because the private i
 generator; on other faces it is a prior from a shifted distribution.
 
 References:
-    | Unsupervised Representation Learning with Deep Convolutional Generative Adversarial Networks (Radford et al., 2016)
+    | Unsupervised Representation Learning with Deep Convolutional Generative Adversarial Networks
+      (Radford, Metz and Chintala, ICLR 2016)
     | https://arxiv.org/abs/1511.06434
 """
 

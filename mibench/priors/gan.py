@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mibench import augment
 from mibench.core import Prior, Session, Split
+from mibench.engine import read_checkpoint
 from mibench.errors import UserError
 from mibench.files import write_atomic
 from mibench.rng import Noise, seed_of
@@ -172,7 +173,7 @@ class Loop:
         path = self.session.checkpoint
         start = 0
         if path is not None and path.exists():
-            state = torch.load(path, map_location=self.session.engine.device, weights_only=True)
+            state = read_checkpoint(path, self.session.engine.device)
             if state["phase"] != phase:
                 if phase == "warm-up":
                     return  # it was over when the checkpoint was written

@@ -5,7 +5,6 @@ Nothing is ever unpickled from a results folder except mibench's own checkpoints
 
 import json
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from mibench import models, registry
 from mibench.core import Dataset, Defense, Prior, Source
+from mibench.engine import Reporter
 from mibench.errors import UserError
 from mibench.files import write_atomic
 from mibench.rng import seed_of
@@ -58,15 +58,18 @@ def dataset_spec(source: Source, name: str) -> tuple[dict[str, Any], dict[str, A
     return {"name": name, "settings": source.identity()}, {"name": name, "settings": asdict(source)}
 
 
-@lru_cache(maxsize=4)
-def _cached(spec: str) -> Dataset:
-    asked = json.loads(spec)
-    return registry.configure("data", asked["name"], settings=asked["settings"]).plugin.load()
+_opened: dict[str, Dataset] = {}
 
 
-def open_dataset(inputs: Mapping[str, Any]) -> Dataset:
-    """The data set a run was asked for."""
-    return _cached(canonical(dict(inputs)))
+def open_dataset(inputs: Mapping[str, Any], reporter: Reporter | None = None) -> Dataset:
+    """The data set a run was asked for; the last few stay in memory."""
+    key = canonical(dict(inputs))
+    if key not in _opened:
+        found = registry.configure("data", inputs["name"], settings=inputs["settings"]).plugin.load(reporter)
+        while len(_opened) >= 3:
+            _opened.pop(next(iter(_opened)))
+        _opened[key] = found
+    return _opened[key]
 
 
 def dataset(run: Run) -> Dataset:

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -13,7 +15,7 @@ from mibench.core import BudgetExhausted, Oracle, Prior, Workspace
 from mibench.errors import UserError
 from mibench.rng import Noise
 
-__all__ = ["best_of_pool", "descend", "keys", "pool_scores", "robust_confidence"]
+__all__ = ["best_of_pool", "descend", "keys", "piecewise", "pool_scores", "render", "robust_confidence"]
 
 
 @runtime_checkable
@@ -142,8 +144,24 @@ def robust_confidence(
     return torch.cat(found)
 
 
+def piecewise(
+    name: str, count: int, oracle: Oracle, work: Workspace, part: Callable[[slice], Float[Tensor, "m d"]]
+) -> Float[Tensor, "n d"]:
+    """A search over `count` independent rows, as many at once as the workspace allows; each piece is kept when done."""
+    return torch.cat([
+        work.once(f"{name}-{rows.start}-{rows.stop}", oracle, partial(part, rows))
+        for rows in chunks(count, work.batch)
+    ])  # fmt: skip
+
+
+@torch.no_grad()
+def render(prior: Prior, z: Float[Tensor, "n d"], work: Workspace) -> Float[Tensor, "n c h w"]:
+    """The images of latents, as many at once as the workspace allows."""
+    return torch.cat([prior.decode(z[rows]) for rows in chunks(len(z), work.batch)])
+
+
 def chunks(count: int, size: int) -> list[slice]:
     """Nearly equal slices of at most `size`, so that the last one is not a waste of a launch."""
     pieces = max(1, math.ceil(count / size))
     edges = [round(i * count / pieces) for i in range(pieces + 1)]
-    return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False) if b > a]
+    return [slice(a, b) for a, b in pairwise(edges) if b > a]
