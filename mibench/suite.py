@@ -198,7 +198,9 @@ def _side_by_side(todo: list[Run], device: str, count: int, reporter: Reporter) 
         ) from None
     finally:
         shown.close()
-        if left or running:  # a mistake or Ctrl-C: what the workers have done so far is in their checkpoints
+        stopped = bool(left or running)  # a mistake or Ctrl-C: what the workers have done is in their checkpoints
+        if stopped:
             for child in multiprocessing.active_children():
                 child.terminate()
-        pool.shutdown(wait=True, cancel_futures=True)
+        # Python 3.11's pool can wait for ever for workers that were ended.
+        pool.shutdown(wait=not stopped, cancel_futures=True)

@@ -70,7 +70,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("train --set training.lr=inf", "lr must be a finite number, got inf"),
         ("train --set training.lr=0", "lr must be above 0"),
         ("train --set training.epochs=0", "epochs >= 1"),
-        ("train --set data.identities=1", "identities = 1 does not fit; give a whole number of at least 2"),
+        ("train --set data.identities=1", "identities = 1 does not fit; give a whole number from 2 to"),
         ("train --defense re --set a_e=2", "re: areas"),
         ("train --defense re --set a_e=nan", "a_e must be a finite number"),
         ("train --defense re+re", "names a defense twice"),
