@@ -11,7 +11,6 @@ from mibench import __version__
 from mibench.errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from mibench.registry import Choice
     from mibench.runs import Run
 
 app = typer.Typer(
@@ -50,197 +49,6 @@ Targets = Annotated[
 PriorName = Annotated[str | None, typer.Option("--prior", help="Prior; the attack's own if absent.")]
 Identities = Annotated[int | None, typer.Option("--identities", min=1, help="Attack only the first so many.")]
 Budget = Annotated[int | None, typer.Option("--budget", min=1, help="Most target queries per identity.")]
-
-
-# --- from options to runs -------------------------------------------------------------------------------------------
-
-
-def split_sets(sets: list[str] | None, main: str, prefixes: list[str]) -> dict[str, dict[str, str]]:
-    """`--set` values by what they belong to: `prefix.field=value`, or a bare field for the command's main subject."""
-    from mibench.registry import parse_sets
-
-    found: dict[str, dict[str, str]] = {name: {} for name in [main, *prefixes]}
-    for field, value in parse_sets(sets or []).items():
-        owner, dot, name = field.partition(".")
-        if not dot:
-            if main == "none":
-                shown = ", ".join(f"{prefix}.{field}" for prefix in prefixes)
-                raise UserError(f"--set {field}=...: without a defense it needs a prefix, one of {shown}")
-            owner, name = main, field
-        if owner not in found:
-            raise unknown("prefix of --set", owner, found)
-        found[owner][name] = value
-    return found
-
-
-def prepare(device: str, precision: str) -> tuple[str, str]:
-    """The device and precision that `auto` stands for here."""
-    from mibench.engine import device_name, resolve
-
-    return device_name(device), resolve(device, precision).precision
-
-
-def choose_data(name: str, settings: dict[str, str]) -> "Choice":
-    """The data set with its settings."""
-    from mibench.registry import configure
-
-    return configure("data", name, settings=settings)
-
-
-def data_of(target: "Run") -> "Choice":
-    """The data set a target was trained on."""
-    from mibench.registry import configure
-
-    asked = target.inputs["dataset"]
-    return configure("data", asked["name"], settings=asked["settings"])
-
-
-def choose_defenses(text: str, settings: dict[str, dict[str, str]]) -> list["Choice"]:
-    """`re+bido` with the settings of each."""
-    from mibench.registry import configure
-
-    chosen = [name.strip() for name in text.split("+")]
-    if len(set(chosen)) != len(chosen):
-        raise UserError(f"--defense {text} names a defense twice")
-    if "none" in chosen and len(chosen) > 1:
-        raise UserError(f"--defense {text}: 'none' cannot be combined")
-    return [configure("defenses", name, settings=settings.get(name, {})) for name in chosen]
-
-
-def choose_evaluators(
-    root: Path, data: "Choice", architecture: str, given: str | None, precision: str, training: dict[str, str]
-) -> list["Run"]:
-    """The runs of the evaluation models for a target's architecture."""
-    from mibench import registry
-    from mibench.models import family
-    from mibench.stages.train_target import evaluator_families, plan_evaluator
-    from mibench.training import Training
-
-    chosen = [name.strip() for name in given.split(",")] if given else evaluator_families(architecture)
-    names = list(dict.fromkeys(chosen))
-    if len(names) < 2 or len({family(name) for name in names}) < 2:
-        raise UserError(f"--evaluators needs at least two models of different families, got {', '.join(names)}")
-    for name in names:
-        if family(name) == family(architecture):
-            raise UserError(
-                f"the evaluation model {name} is of the target's own family ({family(name)}); it would reward images "
-                f"made for the target: choose others, for example {','.join(evaluator_families(architecture))}"
-            )
-    checked = json_settings(registry.build(Training, "evaluator", dict(training)), training)
-    return [plan_evaluator(root, data, name, precision, checked) for name in names]
-
-
-def json_settings(built: Any, given: dict[str, str]) -> dict[str, Any]:
-    """The given settings with their values as the types they turned out to be."""
-    return {name: getattr(built, name) for name in given}
-
-
-def plan_targets(
-    root: Path, data: "Choice", model: str, defense: str, sets: dict[str, dict[str, str]], seed: int, precision: str
-) -> "Run":
-    """The run of one target."""
-    from mibench import registry
-    from mibench.stages import train_target
-    from mibench.training import Training
-
-    training = json_settings(registry.build(Training, "training", dict(sets["training"])), sets["training"])
-    if seed == train_target.EVALUATOR_SEED:
-        raise UserError(f"seed {seed} is the evaluation models'; a target needs another one")
-    return train_target.plan(root, data, model, choose_defenses(defense, sets), seed, precision, training)
-
-
-def defense_sets(sets: list[str] | None, defense: str, extra: list[str]) -> dict[str, dict[str, str]]:
-    """`--set` for a stack of defenses: bare fields belong to the only or first one."""
-    from mibench.registry import names
-
-    chosen = [name.strip() for name in defense.split("+")]
-    for name in chosen:
-        if name not in names("defenses"):
-            raise unknown("defense", name, names("defenses"))
-    return split_sets(sets, chosen[0], [*chosen[1:], "data", "training", *extra])
-
-
-def find_targets(root: Path, data: "Choice", wanted: list[str] | None, exact: bool) -> list["Run"]:
-    """The named targets, or every finished one of the data set."""
-    from mibench import runs
-
-    if wanted:
-        found = [runs.find(root, one) for one in wanted]
-        for run in found:
-            if run.kind != "targets":
-                raise UserError(f"{run.label} is not a target; --target takes one of {root}/targets")
-        return found
-    found = [
-        run
-        for run in runs.finished(root, "targets")
-        if run.spec["dataset"]["name"] == data.name and (not exact or run.spec["dataset"] == data.spec())
-    ]
-    if not found:
-        raise UserError(
-            f"no trained target of data set '{data.name}' in {root}; run first: mibench train --dataset {data.name}"
-        )
-    return found
-
-
-def plan_attack(
-    target: "Run",
-    method: str,
-    preset: str,
-    settings: dict[str, Any],
-    prior: str | None,
-    prior_settings: dict[str, str],
-    seed: int,
-    precision: str,
-    identities: int | None,
-    budget: int | None,
-) -> "Run":
-    """The inversion of one target, with the prior it needs."""
-    from mibench import registry
-    from mibench.stages import invert, train_prior
-
-    attack = registry.configure("attacks", method, preset, settings)
-    if identities is not None and target.done and identities > (known := target.read("metrics.json")["classes"]):
-        raise UserError(f"--identities {identities}: the target {target.label} knows {known} identities")
-    wanted = prior or registry.card("attacks", method)["prior"]
-    recipe = registry.configure("priors", wanted, prior_preset(wanted, preset), prior_settings)
-    parent = train_prior.plan(target.root, data_of(target), recipe, target, seed, precision)
-    return invert.plan(target.root, target, parent, attack, seed, precision, identities, budget)
-
-
-def prior_preset(name: str, preset: str) -> str:
-    """An attack's preset is its prior's too; a prior without presets (nothing to train) has only its defaults."""
-    from mibench import registry
-
-    return "default" if set(registry.presets("priors", name)) == {"default"} else preset
-
-
-FLOORS = ("prior_sample", "prior_search", "public_search")
-
-
-def plan_floors(inversion: "Run", seed: int, precision: str) -> list["Run"]:
-    """The floors an attack's numbers stand on: same target, same prior, same number of images."""
-    target, prior = inversion.parents["target"], inversion.parents["prior"]
-    from mibench import registry
-    from mibench.runs import Run
-    from mibench.stages import invert
-
-    assert isinstance(target, Run) and isinstance(prior, Run)
-    asked = inversion.spec["attack"]["settings"]
-    floors = []
-    for name in FLOORS:
-        settings = {"images": asked["images"]}
-        if name == "prior_search" and "pool" in asked:
-            settings["pool"] = asked["pool"]
-        if name == "public_search":
-            floors.append(plan_attack(
-                target, name, "default", settings, None, {}, seed, precision, inversion.spec["identities"], None
-            ))  # fmt: skip
-        else:
-            attack = registry.configure("attacks", name, "default", settings)
-            floors.append(
-                invert.plan(target.root, target, prior, attack, seed, precision, inversion.spec["identities"])
-            )
-    return floors
 
 
 # --- doing it -------------------------------------------------------------------------------------------------------
@@ -288,28 +96,6 @@ def read_metrics(run: "Run") -> dict[str, Any]:
     return run.read("scores.json" if run.kind == "scores" else "metrics.json")
 
 
-def print_training(runs: list["Run"]) -> None:
-    """Natural accuracy of targets and evaluation models, as a table."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, title_justify="left", title="Natural accuracy on held-out images")
-    for column in ("run", "role", "accuracy", "95% interval", "open-set"):
-        table.add_column(column, justify="right" if column in ("accuracy", "open-set") else "left")
-    for run in runs:
-        metrics = run.read("metrics.json")
-        natural = metrics["natural_accuracy"]
-        opened = metrics.get("open_set_accuracy")
-        table.add_row(
-            f"{run.name}-{run.id}",
-            "target" if run.kind == "targets" else "evaluation model",
-            f"{natural['value']:.3f}",
-            f"{natural['low']:.3f} - {natural['high']:.3f}",
-            f"{opened['value']:.3f}" if opened else "",
-        )
-    Console().print(table)
-
-
 # --- commands -------------------------------------------------------------------------------------------------------
 
 
@@ -329,15 +115,17 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a target, defended or not, and the evaluation models of its data set."""
-    given = defense_sets(sets, defense, ["evaluator"])
-    device, precision = prepare(device, precision)
-    data = choose_data(dataset, given["data"])
-    target = plan_targets(results, data, model, defense, given, seed, precision)
-    judges = choose_evaluators(results, data, model, evaluators, precision, given["evaluator"])
+    from mibench import planning, printing
+
+    given = planning.defense_sets(sets, defense, ["evaluator"])
+    device, precision = planning.prepare(device, precision)
+    data = planning.choose_data(dataset, given["data"])
+    target = planning.plan_target(results, data, model, defense, given, seed, precision)
+    judges = planning.choose_evaluators(results, data, model, evaluators, precision, given["evaluator"])
     runs = [*judges, target]
     if carry_out(runs, device, force, dry_run):
         if not as_json:
-            print_training(runs)
+            printing.print_training(runs)
         tell([target] if not as_json else runs, as_json)
 
 
@@ -356,13 +144,15 @@ def train_target_command(
     as_json: Json = False,
 ) -> None:
     """Stage 1: train one target."""
-    given = defense_sets(sets, defense, [])
-    device, precision = prepare(device, precision)
-    data = choose_data(dataset, given["data"])
-    target = plan_targets(results, data, model, defense, given, seed, precision)
+    from mibench import planning, printing
+
+    given = planning.defense_sets(sets, defense, [])
+    device, precision = planning.prepare(device, precision)
+    data = planning.choose_data(dataset, given["data"])
+    target = planning.plan_target(results, data, model, defense, given, seed, precision)
     if carry_out([target], device, force, dry_run):
         if not as_json:
-            print_training([target])
+            printing.print_training([target])
         tell([target], as_json)
 
 
@@ -382,18 +172,19 @@ def train_prior_command(
     as_json: Json = False,
 ) -> None:
     """Stage 2: learn an image prior on the public images."""
-    from mibench import registry, runs
+    from mibench import planning, registry, runs
     from mibench.stages import train_prior
 
-    given = split_sets(sets, "prior", ["data"])
-    device, precision = prepare(device, precision)
-    recipe = registry.configure("priors", prior, prior_preset(prior, preset), given["prior"])
+    given = planning.split_sets(sets, "prior", ["data"])
+    device, precision = planning.prepare(device, precision)
+    recipe = registry.configure("priors", prior, planning.prior_preset(prior, preset), given["prior"])
     owner = None
     if target is not None:
         owner = runs.find(results, target)
     elif recipe.plugin.needs_target:
-        owner = find_targets(results, choose_data(dataset, given["data"]), None, bool(given["data"]))[0]
-    data = data_of(owner) if owner is not None else choose_data(dataset, given["data"])
+        chosen = planning.choose_data(dataset, given["data"])
+        owner = planning.find_targets(results, chosen, None, bool(given["data"]))[0]
+    data = planning.data_of(owner) if owner is not None else planning.choose_data(dataset, given["data"])
     run = train_prior.plan(results, data, recipe, owner, seed, precision)
     if carry_out([run], device, force, dry_run):
         tell([run], as_json)
@@ -418,14 +209,17 @@ def invert(
     as_json: Json = False,
 ) -> None:
     """Stage 3: attack targets, keep the reconstructions, score nothing."""
-    from mibench import registry
+    from mibench import planning, registry
 
-    given = split_sets(sets, "attack", ["prior", "data"])
-    device, precision = prepare(device, precision)
+    given = planning.split_sets(sets, "attack", ["prior", "data"])
+    device, precision = planning.prepare(device, precision)
     registry.configure("attacks", method, preset, given["attack"])  # a wrong name is told before a missing target
-    found = find_targets(results, choose_data(dataset, given["data"]), target, bool(given["data"]))
+    data = planning.choose_data(dataset, given["data"])
+    found = planning.find_targets(results, data, target, bool(given["data"]))
     runs = [
-        plan_attack(one, method, preset, given["attack"], prior, given["prior"], seed, precision, identities, budget)
+        planning.plan_attack(
+            one, method, preset, given["attack"], prior, given["prior"], seed, precision, identities, budget
+        )
         for one in found
     ]
     if carry_out(runs, device, force, dry_run):
@@ -447,32 +241,19 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Stage 4: judge reconstructions with evaluation models the attack never saw."""
-    from mibench import runs
+    from mibench import planning, runs
 
-    given = split_sets(sets, "evaluator", [])
-    device, precision = prepare(device, precision)
+    given = planning.split_sets(sets, "evaluator", [])
+    device, precision = planning.prepare(device, precision)
     found = [runs.find(results, one) for one in inversion] if inversion else runs.finished(results, "inversions")
     for run in found:
         if run.kind != "inversions":
             raise UserError(f"{run.label} is not an inversion; --inversion takes one of {results}/inversions")
     if not found:
         raise UserError(f"no inversion in {results}; run first: mibench invert")
-    scores = [plan_score(run, evaluators, precision, given["evaluator"]) for run in found]
+    scores = [planning.plan_score(run, evaluators, precision, given["evaluator"]) for run in found]
     if carry_out(scores, device, force, dry_run):
         tell(scores, as_json)
-
-
-def plan_score(inversion: "Run", evaluators: str | None, precision: str, training: dict[str, str]) -> "Run":
-    """The score of one inversion."""
-    from mibench.runs import Run
-    from mibench.stages import score as stage
-
-    target = inversion.parents["target"]
-    assert isinstance(target, Run)
-    judges = choose_evaluators(
-        target.root, data_of(target), target.spec["model"], evaluators, precision, training
-    )
-    return stage.plan(target.root, inversion, judges, precision)
 
 
 @app.command(rich_help_panel="Do")
@@ -495,36 +276,25 @@ def attack(
     as_json: Json = False,
 ) -> None:
     """Attack every trained target of the data set: prior if missing, inversion, floors, scores."""
-    from mibench import registry
+    from mibench import planning, printing, registry
 
-    given = split_sets(sets, "attack", ["prior", "data", "evaluator"])
-    device, precision = prepare(device, precision)
+    given = planning.split_sets(sets, "attack", ["prior", "data", "evaluator"])
+    device, precision = planning.prepare(device, precision)
     registry.configure("attacks", method, preset, given["attack"])  # a wrong name is told before a missing target
-    found = find_targets(results, choose_data(dataset, given["data"]), target, bool(given["data"]))
+    data = planning.choose_data(dataset, given["data"])
+    found = planning.find_targets(results, data, target, bool(given["data"]))
     scores = []
     for one in found:
-        main = plan_attack(
+        main = planning.plan_attack(
             one, method, preset, given["attack"], prior, given["prior"], seed, precision, identities, budget
         )
-        floors = [] if method in FLOORS else plan_floors(main, seed, precision)
-        scores += [plan_score(run, evaluators, precision, given["evaluator"]) for run in [*floors, main]]
+        floors = [] if method in planning.floors() else planning.plan_floors(main, seed, precision)
+        scores += [planning.plan_score(run, evaluators, precision, given["evaluator"]) for run in [*floors, main]]
     # The attack itself first: what it refuses (a prior without a critic) is then told before minutes of floors.
     if carry_out(scores[::-1], device, force, dry_run):
         if not as_json:
-            show_tables(results, scores)
+            printing.show_tables(results, scores)
         tell(scores, as_json)
-
-
-def show_tables(results: Path, scores: list["Run"]) -> None:
-    """The tables of some scores, on stdout."""
-    from rich.console import Console
-
-    from mibench.report import collect, tables
-
-    wanted = {run.id for run in scores}
-    found = [one for one in collect.scored(results) if one.run.id in wanted]
-    console = Console()
-    console.print(tables.render(found, collect.frame(found), console))
 
 
 @app.command(rich_help_panel="Do")
@@ -556,16 +326,18 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """No defense against random erasing under two attacks, on embedded data, in minutes."""
-    device, precision = prepare(device, precision)
-    data = choose_data("digiface", {})
+    from mibench import planning
+
+    device, precision = planning.prepare(device, precision)
+    data = planning.choose_data("digiface", {})
     scores = []
     for defense, settings in (("none", []), ("re", ["a_e=0.4"]), ("re", ["a_e=0.8"])):
-        given = defense_sets(settings, defense, [])
-        target = plan_targets(results, data, "cnn", defense, given, seed, precision)
+        given = planning.defense_sets(settings, defense, [])
+        target = planning.plan_target(results, data, "cnn", defense, given, seed, precision)
         for method in ("ppa", "gmi"):
-            main = plan_attack(target, method, "quick", {}, None, {}, seed, precision, identities, None)
-            for run in [*plan_floors(main, seed, precision), main]:
-                scores.append(plan_score(run, None, precision, {}))
+            main = planning.plan_attack(target, method, "quick", {}, None, {}, seed, precision, identities, None)
+            for run in [*planning.plan_floors(main, seed, precision), main]:
+                scores.append(planning.plan_score(run, None, precision, {}))
     unique = list({run.id: run for run in scores}.values())
     if carry_out(unique, device, force, dry_run):
         report(results, as_json)
@@ -577,7 +349,7 @@ def list_command(
     as_json: Json = False,
 ) -> None:
     """What there is: attacks, defenses, priors, data sets, models, metrics."""
-    from mibench import registry
+    from mibench import printing, registry
 
     kinds = [*registry.BASES, "models", "metrics"]
     if kind is not None and kind not in kinds:
@@ -586,27 +358,7 @@ def list_command(
     if as_json:
         print(json.dumps(found, indent=1))
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    shown = {
-        "attacks": ("access", "prior", "venue", "year", "link"), "defenses": ("strength", "venue", "year", "link"),
-        "priors": ("critic", "venue", "year", "link"), "data": ("identities", "images", "licence"),
-        "models": ("architectures", "year", "link"), "metrics": ("range", "better", "link"),
-    }  # fmt: skip
-    console = Console()
-    for one, cards in found.items():
-        table = Table(box=None, pad_edge=False, title=one, title_justify="left", title_style="bold")
-        table.add_column("name", style="cyan", no_wrap=True)
-        table.add_column("summary", ratio=3)
-        for column in shown[one]:
-            table.add_column(column, ratio=1, style="dim" if column == "link" else "")
-        for name, card in cards.items():
-            cells = [card.get(column) for column in shown[one]]
-            texts = [", ".join(map(str, c)) if isinstance(c, list | tuple) else str(c or "") for c in cells]
-            table.add_row(name, card["summary"], *texts)
-        console.print(table)
-        console.print()
+    printing.print_cards(found)
 
 
 @app.command(rich_help_panel="Look")
@@ -660,6 +412,7 @@ def data_show(
     as_json: Json = False,
 ) -> None:
     """Write a labelled picture of the splits, and print their sizes."""
+    from mibench import printing
     from mibench.data.show import picture_grid
 
     data = load_data(name, sets)
@@ -668,7 +421,7 @@ def data_show(
         picture_grid(data, path)
     except (OSError, ValueError) as error:  # ValueError: a suffix that is no kind of picture
         raise UserError(f"cannot write the picture {path}: {error}") from None
-    describe_data(data, as_json)
+    printing.describe_data(data, as_json)
     if not as_json:
         print(path)
 
@@ -680,42 +433,19 @@ def data_prepare(
     as_json: Json = False,
 ) -> None:
     """Read (or draw) every image once, check the splits, and fill the cache."""
+    from mibench import printing
+
     data = load_data(name, sets)
-    describe_data(data, as_json)
+    printing.describe_data(data, as_json)
 
 
 def load_data(name: str, sets: list[str] | None) -> Any:
     """The data set, with a bar while it is read or drawn."""
+    from mibench import planning
     from mibench.progress import Terminal
 
     with Terminal() as terminal:
-        return choose_data(name, split_sets(sets, "data", [])["data"]).plugin.load(terminal)
-
-
-def describe_data(data: Any, as_json: bool) -> None:
-    """Sizes, provenance and fingerprint of a data set."""
-    sizes = {split: len(getattr(data, split)) for split in ("train", "heldout", "public", "distractors")}
-    facts = {
-        "name": data.name, "identities": len(data.classes), "image_shape": list(data.image_shape), **sizes,
-        "distractor_people": data.distractor_count, "distractors_are_public": data.distractors_are_public,
-        "fingerprint": data.fingerprint(), "card": dict(data.card),
-    }  # fmt: skip
-    if as_json:
-        print(json.dumps(facts, indent=1, default=str))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for key, value in facts.items():
-        if key != "card":
-            table.add_row(key.replace("_", " "), str(value), style="")
-    for what, images in data.card.get("converted", {}).items():
-        table.add_row("converted", f"{images} image(s): {what}")
-    for key, value in data.card.items():
-        if isinstance(value, str | int | float):
-            table.add_row(key.replace("_", " "), str(value), style="dim")
-    Console().print(table)
+        return planning.choose_data(name, planning.split_sets(sets, "data", [])["data"]).plugin.load(terminal)
 
 
 def version(value: bool) -> bool:

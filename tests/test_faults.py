@@ -435,6 +435,6 @@ def test_the_evaluation_models_may_not_share_the_targets_seed_or_family(tmp_path
 
     target = Run(tmp_path, "targets", "a", {"model": "cnn", "seed": 7})
     inversion = Run(tmp_path, "inversions", "gmi", {}, {"target": target})
-    for spec, told in (({"model": "cnn", "seed": 8}, "same family"), ({"model": "ir", "seed": 7}, "share the seed 7")):
+    for spec, told in (({"model": "cnn", "seed": 8}, "own family"), ({"model": "ir", "seed": 7}, "share the seed 7")):
         with pytest.raises(UserError, match=told):
             score.plan(tmp_path, inversion, [Run(tmp_path, "evaluators", "b", spec)], "fp32")

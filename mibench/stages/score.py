@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from mibench import models
 from mibench.core import Dataset, to_float
 from mibench.engine import Engine, Reporter, describe
 from mibench.errors import UserError
@@ -28,6 +27,7 @@ from mibench.metrics.statistics import clustered_interval
 from mibench.models.fold import fold
 from mibench.runs import Run, provenance
 from mibench.stages import artifacts
+from mibench.stages.train_target import refuse_kin
 from mibench.training import predict
 
 __all__ = ["plan", "work"]
@@ -46,25 +46,13 @@ def plan(root: Path, inversion: Run, evaluators: list[Run], precision: str) -> R
     if len({evaluator.spec["model"] for evaluator in evaluators}) < len(evaluators):
         raise UserError("two evaluation models have the same architecture; choose different ones with --evaluators")
     for evaluator in evaluators:
-        if models.family(evaluator.spec["model"]) == models.family(target.spec["model"]):
-            raise UserError(
-                f"the evaluation model {evaluator.name} is of the same family as the target {target.name} "
-                f"({models.family(target.spec['model'])}); it would reward images made for the target: choose another "
-                f"with --evaluators, for example {','.join(evaluator_names(target.spec['model']))}"
-            )
+        refuse_kin(evaluator.spec["model"], target.spec["model"])
         if evaluator.spec["seed"] == target.spec["seed"]:
             raise UserError(f"target and evaluation model share the seed {target.spec['seed']}; use another --seed")
     return Run(
         root, "scores", inversion.name, {"precision": precision},
         {"evaluators": list(evaluators), "inversion": inversion},
     )  # fmt: skip
-
-
-def evaluator_names(architecture: str) -> list[str]:
-    """Small architectures of other families than the target's."""
-    from mibench.stages.train_target import evaluator_families
-
-    return evaluator_families(architecture)
 
 
 def summary(values: Tensor, labels: Int64[Tensor, " n"]) -> dict[str, float | None]:

@@ -26,7 +26,7 @@ from mibench.runs import Run, provenance
 from mibench.stages import artifacts
 from mibench.training import Training, fit, predict
 
-__all__ = ["EVALUATOR_SEED", "evaluator_families", "plan", "plan_evaluator", "work"]
+__all__ = ["EVALUATOR_SEED", "evaluator_families", "plan", "plan_evaluator", "refuse_kin", "work"]
 
 EVALUATOR_SEED = 1000
 """Evaluation models have one seed for all targets, and it is not a target's."""
@@ -88,6 +88,19 @@ def evaluator_families(architecture: str) -> list[str]:
     """Two small architectures of other families than the target's."""
     taken = models.family(architecture)
     return [name for name in ("resnet", "ir", "cnn") if models.family(name) != taken][:2]
+
+
+def refuse_kin(evaluator: str, target: str) -> None:
+    """An evaluation model must not be of the target's family.
+
+    Raises:
+        UserError: If it is; names families that are not.
+    """
+    if models.family(evaluator) == models.family(target):
+        raise UserError(
+            f"the evaluation model {evaluator} is of the target's own family ({models.family(target)}); it would "
+            f"reward images made for the target: choose others, for example {','.join(evaluator_families(target))}"
+        )
 
 
 def plan_evaluator(

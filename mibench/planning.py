@@ -1,0 +1,180 @@
+"""From what was typed to runs: settings, data sets, targets, evaluation models, attacks with their floors, scores."""
+
+from pathlib import Path
+from typing import Any
+
+from mibench import engine, models, registry, runs
+from mibench.errors import UserError, unknown
+from mibench.registry import Choice
+from mibench.runs import Run
+from mibench.stages import invert, score, train_prior, train_target
+from mibench.training import Training
+
+__all__ = [
+    "choose_data", "choose_evaluators", "data_of", "defense_sets", "find_targets", "floors", "plan_attack",
+    "plan_floors", "plan_score", "plan_target", "prepare", "prior_preset", "split_sets",
+]  # fmt: skip
+
+
+def split_sets(sets: list[str] | None, main: str, prefixes: list[str]) -> dict[str, dict[str, str]]:
+    """`--set` values by what they belong to: `prefix.field=value`, or a bare field for the command's main subject."""
+    found: dict[str, dict[str, str]] = {name: {} for name in [main, *prefixes]}
+    for field, value in registry.parse_sets(sets or []).items():
+        owner, dot, name = field.partition(".")
+        if not dot:
+            if main == "none":
+                shown = ", ".join(f"{prefix}.{field}" for prefix in prefixes)
+                raise UserError(f"--set {field}=...: without a defense it needs a prefix, one of {shown}")
+            owner, name = main, field
+        if owner not in found:
+            raise unknown("prefix of --set", owner, found)
+        found[owner][name] = value
+    return found
+
+
+def prepare(device: str, precision: str) -> tuple[str, str]:
+    """The device and precision that `auto` stands for here."""
+    return engine.device_name(device), engine.resolve(device, precision).precision
+
+
+def choose_data(name: str, settings: dict[str, str]) -> Choice:
+    """The data set with its settings."""
+    return registry.configure("data", name, settings=settings)
+
+
+def data_of(target: Run) -> Choice:
+    """The data set a target was trained on."""
+    asked = target.inputs["dataset"]
+    return registry.configure("data", asked["name"], settings=asked["settings"])
+
+
+def choose_defenses(text: str, settings: dict[str, dict[str, str]]) -> list[Choice]:
+    """`re+bido` with the settings of each."""
+    chosen = [name.strip() for name in text.split("+")]
+    if len(set(chosen)) != len(chosen):
+        raise UserError(f"--defense {text} names a defense twice")
+    if "none" in chosen and len(chosen) > 1:
+        raise UserError(f"--defense {text}: 'none' cannot be combined")
+    return [registry.configure("defenses", name, settings=settings.get(name, {})) for name in chosen]
+
+
+def choose_evaluators(
+    root: Path, data: Choice, architecture: str, given: str | None, precision: str, training: dict[str, str]
+) -> list[Run]:
+    """The runs of the evaluation models for a target's architecture."""
+    chosen = [name.strip() for name in given.split(",")] if given else train_target.evaluator_families(architecture)
+    names = list(dict.fromkeys(chosen))
+    if len(names) < 2 or len({models.family(name) for name in names}) < 2:
+        raise UserError(f"--evaluators needs at least two models of different families, got {', '.join(names)}")
+    for name in names:
+        train_target.refuse_kin(name, architecture)
+    checked = json_settings(registry.build(Training, "evaluator", dict(training)), training)
+    return [train_target.plan_evaluator(root, data, name, precision, checked) for name in names]
+
+
+def json_settings(built: Any, given: dict[str, str]) -> dict[str, Any]:
+    """The given settings with their values as the types they turned out to be."""
+    return {name: getattr(built, name) for name in given}
+
+
+def plan_target(
+    root: Path, data: Choice, model: str, defense: str, sets: dict[str, dict[str, str]], seed: int, precision: str
+) -> Run:
+    """The run of one target."""
+    training = json_settings(registry.build(Training, "training", dict(sets["training"])), sets["training"])
+    if seed == train_target.EVALUATOR_SEED:
+        raise UserError(f"seed {seed} is the evaluation models'; a target needs another one")
+    return train_target.plan(root, data, model, choose_defenses(defense, sets), seed, precision, training)
+
+
+def defense_sets(sets: list[str] | None, defense: str, extra: list[str]) -> dict[str, dict[str, str]]:
+    """`--set` for a stack of defenses: bare fields belong to the only or first one."""
+    chosen = [name.strip() for name in defense.split("+")]
+    for name in chosen:
+        if name not in registry.names("defenses"):
+            raise unknown("defense", name, registry.names("defenses"))
+    return split_sets(sets, chosen[0], [*chosen[1:], "data", "training", *extra])
+
+
+def find_targets(root: Path, data: Choice, wanted: list[str] | None, exact: bool) -> list[Run]:
+    """The named targets, or every finished one of the data set."""
+    if wanted:
+        found = [runs.find(root, one) for one in wanted]
+        for run in found:
+            if run.kind != "targets":
+                raise UserError(f"{run.label} is not a target; --target takes one of {root}/targets")
+        return found
+    found = [
+        run
+        for run in runs.finished(root, "targets")
+        if run.spec["dataset"]["name"] == data.name and (not exact or run.spec["dataset"] == data.spec())
+    ]
+    if not found:
+        raise UserError(
+            f"no trained target of data set '{data.name}' in {root}; run first: mibench train --dataset {data.name}"
+        )
+    return found
+
+
+def plan_attack(
+    target: Run,
+    method: str,
+    preset: str,
+    settings: dict[str, Any],
+    prior: str | None,
+    prior_settings: dict[str, str],
+    seed: int,
+    precision: str,
+    identities: int | None,
+    budget: int | None,
+) -> Run:
+    """The inversion of one target, with the prior it needs."""
+    attack = registry.configure("attacks", method, preset, settings)
+    if identities is not None and target.done and identities > (known := target.read("metrics.json")["classes"]):
+        raise UserError(f"--identities {identities}: the target {target.label} knows {known} identities")
+    wanted = prior or registry.card("attacks", method)["prior"]
+    recipe = registry.configure("priors", wanted, prior_preset(wanted, preset), prior_settings)
+    parent = train_prior.plan(target.root, data_of(target), recipe, target, seed, precision)
+    return invert.plan(target.root, target, parent, attack, seed, precision, identities, budget)
+
+
+def prior_preset(name: str, preset: str) -> str:
+    """An attack's preset is its prior's too; a prior without presets (nothing to train) has only its defaults."""
+    return "default" if set(registry.presets("priors", name)) == {"default"} else preset
+
+
+def floors() -> list[str]:
+    """The attacks that are floors, by their cards."""
+    return [name for name, card in registry.cards("attacks").items() if card["role"] == "floor"]
+
+
+def plan_floors(inversion: Run, seed: int, precision: str) -> list[Run]:
+    """The floors an attack's numbers stand on: same target, same prior, same number of images."""
+    target, prior = inversion.parents["target"], inversion.parents["prior"]
+    assert isinstance(target, Run) and isinstance(prior, Run)
+    asked = inversion.spec["attack"]["settings"]
+    found = []
+    for name in floors():
+        settings = {"images": asked["images"]}
+        if name == "prior_search" and "pool" in asked:
+            settings["pool"] = asked["pool"]
+        if name == "public_search":
+            found.append(plan_attack(
+                target, name, "default", settings, None, {}, seed, precision, inversion.spec["identities"], None
+            ))  # fmt: skip
+        else:
+            attack = registry.configure("attacks", name, "default", settings)
+            found.append(
+                invert.plan(target.root, target, prior, attack, seed, precision, inversion.spec["identities"])
+            )
+    return found
+
+
+def plan_score(inversion: Run, evaluators: str | None, precision: str, training: dict[str, str]) -> Run:
+    """The score of one inversion."""
+    target = inversion.parents["target"]
+    assert isinstance(target, Run)
+    judges = choose_evaluators(
+        target.root, data_of(target), target.spec["model"], evaluators, precision, training
+    )
+    return score.plan(target.root, inversion, judges, precision)
