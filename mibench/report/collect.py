@@ -305,7 +305,7 @@ def frame(found: Iterable[Scored]) -> pd.DataFrame:
     table = pd.DataFrame(flat)
     parts = {"model": "", "training": "", "target_seed": "seed "}
     table.insert(1, "target_label", _labels(table, "defense", parts, {"target": "#"}, "target"))
-    parts = {"preset": "", "prior": "from ", "prior_preset": "", "budget": "budget "}
+    parts = {"prior": "from ", "preset": "", "prior_preset": "", "budget": "budget "}
     table.insert(2, "attack_label", _labels(table, "attack", parts, {"seed": "seed ", "score": "#"}, "score"))
     edge = (table["role"] == "ceiling").astype(int) - (table["attack"] == "chance").astype(int)
     place = pd.DataFrame({
@@ -328,6 +328,9 @@ def _labels(
 
     for _, group in table.groupby(["protocol", name], sort=False):
         for column, before in parts.items():
+            told_apart = table.loc[group.index].assign(label=labels[group.index]).groupby(["target", "label"])[owner]
+            if owner == "score" and (told_apart.nunique() <= 1).all():
+                break  # no word more than needed
             if group[column].map(_cell).nunique() > 1:
                 add(group.index, column, before)
     keys = ["protocol", "label"] if owner == "target" else ["protocol", "target", "label"]
