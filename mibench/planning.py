@@ -8,7 +8,6 @@ from mibench.errors import UserError, unknown
 from mibench.registry import Choice
 from mibench.runs import Run
 from mibench.stages import invert, score, train_prior, train_target
-from mibench.training import Training
 
 __all__ = [
     "choose_data", "choose_evaluators", "data_of", "defense_sets", "find_targets", "floors", "plan_attack",
@@ -68,23 +67,16 @@ def choose_evaluators(
         raise UserError(f"--evaluators needs at least two models of different families, got {', '.join(names)}")
     for name in names:
         train_target.refuse_kin(name, architecture)
-    checked = json_settings(registry.build(Training, "evaluator", dict(training)), training)
-    return [train_target.plan_evaluator(root, data, name, precision, checked) for name in names]
-
-
-def json_settings(built: Any, given: dict[str, str]) -> dict[str, Any]:
-    """The given settings with their values as the types they turned out to be."""
-    return {name: getattr(built, name) for name in given}
+    return [train_target.plan_evaluator(root, data, name, precision, training) for name in names]
 
 
 def plan_target(
     root: Path, data: Choice, model: str, defense: str, sets: dict[str, dict[str, str]], seed: int, precision: str
 ) -> Run:
     """The run of one target."""
-    training = json_settings(registry.build(Training, "training", dict(sets["training"])), sets["training"])
     if seed == train_target.EVALUATOR_SEED:
         raise UserError(f"seed {seed} is the evaluation models'; a target needs another one")
-    return train_target.plan(root, data, model, choose_defenses(defense, sets), seed, precision, training)
+    return train_target.plan(root, data, model, choose_defenses(defense, sets), seed, precision, sets["training"])
 
 
 def defense_sets(sets: list[str] | None, defense: str, extra: list[str]) -> dict[str, dict[str, str]]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +36,7 @@ class Training:
         schedule: onecycle (rise, then cosine), steps (x .1 at the milestones) or constant.
         milestones: Fractions of the epochs at which `steps` divides the rate by ten.
         augment: Whether to use the base augmentation.
+        least_steps: More passes are made where the images are so few that `epochs` gives fewer steps than this.
     """
 
     epochs: int = 20
@@ -46,6 +47,7 @@ class Training:
     schedule: Literal["onecycle", "steps", "constant"] = "onecycle"
     milestones: tuple[float, ...] = (0.75, 0.9)
     augment: bool = True
+    least_steps: int = 0
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 2:
@@ -54,6 +56,14 @@ class Training:
             )
         if self.lr == 0:
             raise UserError("training: lr must be above 0")
+
+    def for_images(self, count: int) -> "Training":
+        """The recipe with the epochs that so many images need."""
+        return replace(self, epochs=max(self.epochs, math.ceil(self.least_steps / self.steps_per_epoch(count))))
+
+    def steps_per_epoch(self, count: int) -> int:
+        """Batches a pass: of at least two images, because batch normalisation has nothing to say about one."""
+        return max(1, min(math.ceil(count / self.batch), count // 2))
 
     def optimizer_for(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimiser over the parameters that learn."""
@@ -167,8 +177,7 @@ def fit(
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         log = state["log"]
-    # At least two images a step: batch normalisation has nothing to say about one.
-    per_epoch = max(1, min(math.ceil(len(data) / recipe.batch), len(data) // 2))
+    per_epoch = recipe.steps_per_epoch(len(data))
     steps = recipe.epochs * per_epoch
     taps = _Taps(model, defenses)
     # Keyed by its kind and how many of that kind come before it: what else is stacked shifts nobody's randomness.

@@ -17,6 +17,7 @@ from mibench import registry, runs, suite
 from mibench.engine import Silent
 from mibench.runs import Run
 from mibench.stages import invert, score, train_prior, train_target
+from mibench.training import Training
 
 DATA = dict(item.split("=") for item in SMALL[1::2])
 DATA = {name.removeprefix("data."): value for name, value in DATA.items()}
@@ -264,3 +265,23 @@ def test_events_of_workers_reach_the_reporter() -> None:
         events.put(event)
     shown.replay(events)
     assert told == [("open", "train", 10, "steps"), ("advance", 4), ("say", "hello")] and shown.open == {}
+
+
+def test_the_id_covers_the_whole_recipe_defaults_included(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another default must give another run, or old results would be taken for new ones."""
+    source = registry.configure("data", "digiface")
+
+    def identify(**given: Any) -> str:
+        return train_target.plan(Path("r"), source, "cnn", [], 0, "fp32", given).id
+
+    usual = identify()
+    assert identify(lr=train_target.recipe("training", {})["lr"]) == usual
+    assert identify(lr=1e-3) != usual
+    monkeypatch.setitem(train_target.TARGET, "epochs", 16)
+    assert identify() != usual
+
+
+def test_few_images_get_more_epochs_unless_the_epochs_are_given() -> None:
+    small = Training(**train_target.recipe("training", {})).for_images(140)
+    assert small.epochs * small.steps_per_epoch(140) >= train_target.TARGET["least_steps"]
+    assert Training(**train_target.recipe("training", {"epochs": "3"})).for_images(140).epochs == 3

@@ -18,6 +18,7 @@ import pandas as pd
 from mibench import registry
 from mibench.errors import UserError
 from mibench.runs import PROTOCOL, Run, canonical, find
+from mibench.stages.train_target import unusual
 
 __all__ = ["RATES", "Scored", "changes", "defense_label", "frame", "rows", "scored"]
 
@@ -216,7 +217,7 @@ def row(one: Scored) -> dict[str, Any]:
         "target": one.target.id,
         "model": one.target.spec["model"],
         "target_seed": one.target.spec["seed"],
-        "training": _text(one.target.spec.get("training", {})),
+        "training": _text(unusual(one.target)),
         "defense": defense_label(one.target.spec),
     }
     flat |= _interval("natural_accuracy", scores["natural_accuracy"])

@@ -13,6 +13,7 @@ from rich.tree import Tree
 from mibench.errors import UserError
 from mibench.report.collect import changes, defense_label
 from mibench.runs import Run
+from mibench.stages.train_target import unusual
 
 __all__ = ["chain"]
 
@@ -84,7 +85,8 @@ def _asked(run: Run) -> str:
     for kind, key in (("attacks", "attack"), ("priors", "prior")):
         if key in spec:
             parts.append(f"{spec[key]['name']} {_settings(kind, spec[key]) or '(defaults)'}")
-    parts += [f"{key} {value}" for key, value in dict(spec.get("training") or {}).items()]
+    if run.kind in ("targets", "evaluators"):
+        parts += [f"{key} {value}" for key, value in unusual(run).items()]
     shown = ("access", "identities", "budget", "seed", "precision")
     parts += [f"{key} {spec[key]}" for key in shown if spec.get(key) is not None]
     return ", ".join(parts)

@@ -5,9 +5,8 @@ learns distractor people, so that it can answer 'this is someone else'.
 """
 
 import json
-import math
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +21,33 @@ from mibench.metrics.accuracy import closed_set, top_k
 from mibench.metrics.knn import leave_one_out
 from mibench.metrics.statistics import proportion
 from mibench.registry import Choice
-from mibench.runs import Run, provenance
+from mibench.runs import Run, canonical, provenance
 from mibench.stages import artifacts
 from mibench.training import Training, fit, predict
 
-__all__ = ["EVALUATOR_SEED", "evaluator_families", "plan", "plan_evaluator", "refuse_kin", "work"]
+__all__ = ["EVALUATOR_SEED", "evaluator_families", "plan", "plan_evaluator", "refuse_kin", "unusual", "work"]
 
 EVALUATOR_SEED = 1000
 """Evaluation models have one seed for all targets, and it is not a target's."""
 
-TARGET = {"epochs": 15, "steps": 600}
-EVALUATOR = {"epochs": 10, "batch": 50, "steps": 800}
+TARGET = {"epochs": 15, "least_steps": 600}
+EVALUATOR = {"epochs": 10, "batch": 50, "least_steps": 800}
+"""The recipes' defaults, chosen for digiface on two CPU cores; part of every run's specification."""
 
 
-def recipe(settings: dict[str, Any], images: int, defaults: dict[str, Any]) -> Training:
-    """The training recipe; where the epochs are not given, the default, or more if that is fewer than `steps` steps."""
-    chosen = registry.build(Training, "training", {k: v for k, v in defaults.items() if k != "steps"} | settings)
-    if "steps" in defaults and "epochs" not in settings:
-        per_epoch = math.ceil(images / chosen.batch)
-        chosen = replace(chosen, epochs=max(chosen.epochs, math.ceil(defaults["steps"] / per_epoch)))
-    return chosen
+def recipe(owner: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The whole recipe for a specification; who gives the epochs gets exactly those."""
+    defaults: dict[str, Any] = TARGET if owner == "training" else EVALUATOR
+    if "epochs" in given:
+        defaults = {**defaults, "least_steps": 0}
+    return asdict(registry.build(Training, owner, {**defaults, **given}))
+
+
+def unusual(run: Run) -> dict[str, Any]:
+    """What a run's recipe does not have from the defaults."""
+    given = run.spec.get("training") or {}
+    usual = recipe("training" if run.kind == "targets" else "evaluator", {})
+    return {key: value for key, value in given.items() if canonical(value) != canonical(usual.get(key))}
 
 
 def titled(name: str, choices: list[Choice]) -> str:
@@ -78,7 +84,7 @@ def plan(
             "precision": precision,
             "pretrained": pretrained,
             "seed": seed,
-            "training": training or {},
+            "training": recipe("training", training or {}),
         },
         inputs={"dataset": inputs},
     )
@@ -119,7 +125,7 @@ def plan_evaluator(
             "precision": precision,
             "pretrained": False,
             "seed": EVALUATOR_SEED,
-            "training": training or {},
+            "training": recipe("evaluator", training or {}),
         },
         inputs={"dataset": inputs},
     )
@@ -144,7 +150,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     if len(data.heldout) == 0:
         raise UserError(f"data set '{data.name}' has no held-out images; natural accuracy cannot be measured")
     defenses = artifacts.defenses(run)
-    chosen = recipe(dict(run.spec["training"]), len(split), EVALUATOR if evaluator else TARGET)
+    chosen = registry.build(Training, "training", dict(run.spec["training"])).for_images(len(split))
     with run.working() as folder:
         model = artifacts.classifier(run, classes, data.image_shape)
         label = f"train {'evaluation model' if evaluator else 'target'} {run.name}"
