@@ -23,7 +23,7 @@ from mibench.attacks.parts.search import (
     pool_scores,
     render,
     robust_confidence,
-)  # fmt: skip
+)
 from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
 from mibench.errors import UserError
 from mibench.rng import Noise

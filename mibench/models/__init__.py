@@ -5,12 +5,11 @@ A family file has a literal `CARD`, a literal tuple `ARCHITECTURES` of the names
 torchvision's classifiers. Listing reads the literals only: neither torch nor torchvision is imported for it.
 """
 
-import ast
 from functools import cache
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mibench import registry
 from mibench.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -22,12 +21,8 @@ __all__ = ["build", "family", "names"]
 @cache
 def _own() -> dict[str, str]:
     """Architecture name to the file that builds it, for the families written here."""
-    found: dict[str, str] = {}
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.Assign) and [ast.unparse(t) for t in node.targets] == ["ARCHITECTURES"]:
-                found |= dict.fromkeys(ast.literal_eval(node.value), path.stem)
-    return found
+    cards = registry.cards("models").items()
+    return {name: file for file, card in cards for name in card.get("architectures", ())}
 
 
 def _torchvision() -> list[str]:

@@ -5,6 +5,7 @@ Nothing is ever unpickled from a results folder except mibench's own checkpoints
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,6 @@ def read_tensors(path: Path, role: str) -> tuple[dict[str, Tensor], dict[str, An
 
 def dataset_spec(source: Source, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """What goes into a run's specification and into its inputs."""
-    from dataclasses import asdict
-
     return {"name": name, "settings": source.identity()}, {"name": name, "settings": asdict(source)}
 
 
