@@ -181,7 +181,7 @@ def train_prior_command(
     owner = None
     if target is not None:
         owner = runs.find(results, target)
-    elif recipe.plugin.needs_target:
+    elif recipe.plugin.asks is not None:
         chosen = planning.choose_data(dataset, given["data"])
         owner = planning.find_targets(results, chosen, None, bool(given["data"]))[0]
     data = planning.data_of(owner) if owner is not None else planning.choose_data(dataset, given["data"])

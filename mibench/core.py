@@ -8,10 +8,10 @@ Images are float NCHW in [0, 1] at every boundary and uint8 on disk.
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, cast
 
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
@@ -24,7 +24,7 @@ from mibench.rng import Noise
 
 __all__ = [
     "Access", "Attack", "Batch", "BudgetExhausted", "Cost", "Dataset", "Defense", "Oracle", "Prior", "PriorRecipe",
-    "Reconstructions", "Session", "Source", "Split", "Workspace", "to_float", "to_uint8",
+    "Reconstructions", "Session", "Source", "Split", "Term", "Workspace", "Wrapper", "to_float", "to_uint8",
 ]
 
 
@@ -146,6 +146,12 @@ class Access(IntEnum):
     WHITE_BOX = 3
 
 
+Term = Callable[
+    [Float[Tensor, "m k"], Float[Tensor, "m d"], Int64[Tensor, " m"]], Float[Tensor, " m"]
+]
+"""(logits, penultimate features, identities) -> what an attack minimises, one value per image."""
+
+
 class BudgetExhausted(Exception):
     """The attack asked for more than its budget allows; the query was not answered."""
 
@@ -181,6 +187,7 @@ class Oracle:
         self.queries = torch.zeros(num_classes, dtype=torch.int64)
         self.gradient_images = torch.zeros(num_classes, dtype=torch.int64)
         self.shared_queries = 0
+        self.shared_gradients = 0
         self._seen: tuple[Tensor, Tensor] | None = None
 
     def _need(self, access: Access, what: str) -> None:
@@ -208,6 +215,7 @@ class Oracle:
         self._tick(len(x))
         if labels is None:
             self.shared_queries += len(x)
+            self.shared_gradients += len(x) if gradient else 0
             return
         self.queries = wanted - self.shared_queries
         if gradient:
@@ -229,6 +237,7 @@ class Oracle:
             "queries": self.queries,
             "gradient_images": self.gradient_images,
             "shared_queries": torch.tensor(self.shared_queries),
+            "shared_gradients": torch.tensor(self.shared_gradients),
         }
 
     def add(self, counts: Mapping[str, Tensor]) -> None:
@@ -236,6 +245,7 @@ class Oracle:
         self.queries = self.queries + counts["queries"]
         self.gradient_images = self.gradient_images + counts["gradient_images"]
         self.shared_queries += int(counts["shared_queries"])
+        self.shared_gradients += int(counts["shared_gradients"])
         self._tick(int(counts["queries"].sum() + counts["shared_queries"]))
 
     def logits(
@@ -252,6 +262,17 @@ class Oracle:
         self._count(x, labels, gradient=torch.is_grad_enabled() and x.requires_grad)
         features = self._target.features(x)  # type: ignore[operator]
         return self._target.head(features).float(), features.float()  # type: ignore[operator]
+
+    def loss(
+        self, x: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], term: Term, noise: Noise
+    ) -> Float[Tensor, " n"]:
+        """White box: term(logits, features, labels), one value per image, differentiable in x.
+
+        An oracle that looks at an image through several views (see attacks/parts/views.py) averages over them; `noise`
+        draws the views. So a gradient attack that asks for losses, not for logits, can be wrapped by `eot` and `align`.
+        """
+        logits, features = self.answers(x, labels)
+        return term(logits, features, labels)
 
     @torch.no_grad()
     def probs(self, x: Float[Tensor, "m c h w"], labels: Int64[Tensor, " n"] | None) -> Float[Tensor, "m k"]:
@@ -279,12 +300,46 @@ class Prior(nn.Module, ABC):
     critic_kind: Literal["none", "wgan", "kp1"] = "none"
     """'wgan': critic(x) is a score, higher is more real; 'kp1': the log-sum-exp of K real-class logits."""
 
-    @abstractmethod
-    def decode(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n c h w"]:
-        """Latents to images in [0, 1], differentiable."""
-
     differentiable: bool = True
     """Whether gradients flow from images to latents."""
+    conditional: bool = False
+    """Whether `decode` draws an image of a given identity and so needs `y`."""
+    spaces: tuple[str, ...] = ("z",)
+    """Latent spaces by name, the one that `decode` takes first; see `space`."""
+
+    slope: float = 1.0
+    """Negative slope of the activation whose outputs the latents are (StyleGAN's w: .2); 1 is none. MIRROR undoes it."""
+    blocks: int = 0
+    """At how many places a search may enter the generator; 0 is none. Place k lies between block k - 1 and block k."""
+
+    @abstractmethod
+    def decode(
+        self, z: Float[Tensor, "n d"], y: Int64[Tensor, " n"] | None = None
+    ) -> Float[Tensor, "n c h w"]:
+        """Latents to images in [0, 1], differentiable; a conditional prior draws identity y, others ignore it."""
+
+    def space(self, name: str) -> "Prior":
+        """This prior seen through another of its latent spaces: a prior whose `sample` and `decode` work there.
+
+        Raises:
+            UserError: If it has no such space.
+        """
+        if name != self.spaces[0]:
+            raise UserError(
+                f"the prior {type(self).__name__} has no {name} space, only {', '.join(self.spaces)}; "
+                "use --prior stylegan2"
+            )
+        return self
+
+    def enter(self, z: Float[Tensor, "n d"], block: int) -> Float[Tensor, "n f"]:
+        """What flows into block `block` (1 ... blocks) when z is decoded, flattened."""
+        raise UserError(f"the prior {type(self).__name__} cannot be entered; use --prior dcgan or --prior stylegan2")
+
+    def resume(
+        self, z: Float[Tensor, "n d"], inside: Float[Tensor, "n f"], block: int
+    ) -> Float[Tensor, "n c h w"]:
+        """The image of features that `enter` gave: resume(z, enter(z, k), k) = decode(z), differentiable in both."""
+        raise UserError(f"the prior {type(self).__name__} cannot be entered; use --prior dcgan or --prior stylegan2")
 
     def sample(self, noise: Noise) -> Float[Tensor, "n d"]:
         """Latents from the prior's own distribution: N(0, I), one row per stream of the noise."""
@@ -311,8 +366,9 @@ class Session:
 class PriorRecipe(ABC):
     """How a prior is learnt on public images: a frozen dataclass of the trainer's hyper-parameters."""
 
-    needs_target: ClassVar[bool] = False
-    """Whether the target's answers on public images shape the prior, so that each target has its own."""
+    asks: ClassVar[Access | None] = None
+    """What it asks the target while it learns; None is nothing. A prior that asks is trained anew for each target, and
+    an attack that is granted less cannot use it."""
 
     @abstractmethod
     def build(self, image_shape: tuple[int, int, int], num_classes: int, public: Split) -> Prior:
@@ -331,7 +387,8 @@ class Reconstructions:
     """What an attack returns: the same number of images for each attacked identity, grouped by identity.
 
     `failed` marks images for which the search found nothing better than its start; they are scored all the same, so a
-    class the attack could not reach counts as 0 instead of vanishing.
+    class the attack could not reach counts as 0 instead of vanishing. `latents` are where the search ended:
+    decode(latents, labels) gives the images, unless the attack changed the prior or searched inside it.
     """
 
     images: Float[Tensor, "n c h w"]
@@ -351,6 +408,13 @@ class Cost(NamedTuple):
     """Images that serve all identities at once."""
 
 
+Kept = TypeVar("Kept", Tensor, dict[str, Tensor])
+
+
+def _as_is(x: Float[Tensor, "n c h w"], noise: Noise) -> Float[Tensor, "n c h w"]:
+    return x
+
+
 @dataclass(frozen=True)
 class Workspace:
     """What a search may use of the machine: how many images at once, and where to keep finished parts.
@@ -360,20 +424,37 @@ class Workspace:
 
     batch: int = 256
     folder: Path | None = None
+    public: Split | None = None
+    """The attacker's images."""
+    transform: Callable[[Float[Tensor, "n c h w"], Noise], Float[Tensor, "n c h w"]] = _as_is
+    """What the target's defenses do to training images: public knowledge, for attackers who use it (`eot`)."""
 
-    def once(self, name: str, oracle: Oracle, compute: Callable[[], Tensor]) -> Tensor:
-        """`compute()`, or what an interrupted process already computed; the oracle's counts follow either way."""
+    def images(self, attack: str) -> Split:
+        """The attacker's images.
+
+        Raises:
+            UserError: If there are none.
+        """
+        if self.public is None or not len(self.public):
+            raise UserError(f"{attack} learns from public images; this data set has none")
+        return self.public
+
+    def once(self, name: str, oracle: Oracle, compute: Callable[[], Kept]) -> Kept:
+        """`compute()`, or what an interrupted process already computed; the oracle's counts follow either way.
+
+        What is computed is a tensor, or tensors by name (the weights of a network).
+        """
         if self.folder is None:
             return compute()
         path = self.folder / f"checkpoint-{name}.pt"
         if path.exists():
             state = read_checkpoint(path, oracle.device)
             oracle.add({name: count.cpu() for name, count in state["counts"].items()})
-            return torch.as_tensor(state["value"])
+            return cast(Kept, state["value"])
         before = oracle.counts()
         value = compute()
         counts = {key: after - before[key] for key, after in oracle.counts().items()}
-        write_atomic(path, lambda scratch: torch.save({"value": value.cpu(), "counts": counts}, scratch))
+        write_atomic(path, lambda scratch: torch.save({"value": value, "counts": counts}, scratch))
         return value
 
 
@@ -397,6 +478,27 @@ class Attack(ABC):
         self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: Workspace
     ) -> Reconstructions:
         """Invert each identity in `labels`; what one identity gets does not depend on which others are asked for."""
+
+
+@dataclass(frozen=True)
+class Wrapper(Attack):
+    """An attack around another: `--method ppa+eot` is `eot` around `ppa`. Its own fields are its settings.
+
+    Args:
+        attack: What is wrapped; given by the registry.
+    """
+
+    attack: Attack | None = field(default=None, metadata={"wrapped": True})
+
+    @property
+    def wrapped(self) -> Attack:
+        """The attack inside."""
+        assert self.attack is not None
+        return self.attack
+
+    def needs(self, prior: Prior) -> None:
+        """What the attack inside needs."""
+        self.wrapped.needs(prior)
 
 
 # --- defense --------------------------------------------------------------------------------------------------------

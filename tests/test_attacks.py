@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from worlds import ACCESS, World, attack_on, quick
+from worlds import ACCESS, World, attack_on, quick, workspace
 
 from mibench import registry
 from mibench.attacks.gmi import GMI
@@ -22,12 +22,15 @@ from mibench.errors import UserError
 from mibench.priors.public import PublicImages
 from mibench.rng import Noise
 
-NAMES = registry.names("attacks")
+NAMES = [name for name, card in registry.cards("attacks").items() if card["role"] != "wrapper"]
 SHORT: dict[str, dict[str, Any]] = {
     "gmi": {"steps": 12}, "kedmi": {"steps": 12}, "ppa": {"steps": 8, "pool": 60, "selection_views": 4},
     "prior_search": {"pool": 60},
 }  # fmt: skip
 """Enough steps to see a law, for tests that do not ask for success; an attack without an entry runs in full."""
+
+INSIDE: set[str] = set()
+"""Attacks that search inside the prior or change it, so that their latents alone do not give the images."""
 
 ROUNDING = 1e-4
 """Adam divides a gradient by its own size, so that where it is nearly 0 its rounding grows: 2e-5 of 2 was seen."""
@@ -63,8 +66,8 @@ def test_what_comes_out(name: str) -> None:
     assert len(found.latents) == len(found.failed) == len(found.images)
     for part in asdict(found).values():
         assert not part.requires_grad and (part.dtype == torch.bool or part.isfinite().all())
-    with torch.no_grad():
-        torch.testing.assert_close(world.prior_for(name).decode(found.latents), found.images)
+    if name not in INSIDE:
+        torch.testing.assert_close(world.prior_for(name).decode(found.latents, found.labels), found.images)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -94,7 +97,7 @@ def test_the_cost_is_exact(name: str) -> None:
     world, labels = world_of(), torch.tensor([4, 0, 3])
     told: list[int] = []
     oracle = Oracle(world.target, access_of(name), world.classes, tick=told.append)
-    short(world, name, labels, oracle=oracle, work=Workspace(batch=5))
+    short(world, name, labels, oracle=oracle, work=workspace(world, 5))
     cost = quick(name, **SHORT.get(name, {})).cost(world.prior_for(name))
     attacked = torch.zeros(world.classes, dtype=torch.int64)
     attacked[labels] = 1
@@ -162,8 +165,8 @@ def test_a_hundred_identities_by_five_in_one_batch() -> None:
 @pytest.mark.parametrize("batch", [1, 3, 7])
 def test_the_workspaces_batch_does_not_matter(name: str, batch: int) -> None:
     world, oracles = world_of(), [world_of().oracle(access_of(name)) for _ in range(2)]
-    wide = short(world, name, oracle=oracles[0], work=Workspace(1000))
-    narrow = short(world, name, oracle=oracles[1], work=Workspace(batch))
+    wide = short(world, name, oracle=oracles[0], work=workspace(world, 1000))
+    narrow = short(world, name, oracle=oracles[1], work=workspace(world, batch))
     torch.testing.assert_close(wide.latents, narrow.latents, rtol=0, atol=ROUNDING)
     torch.testing.assert_close(wide.images, narrow.images, rtol=0, atol=ROUNDING)
     assert torch.equal(oracles[0].queries, oracles[1].queries)
@@ -198,7 +201,7 @@ def test_under_a_budget_too_identities_and_batches_do_not_matter(name: str) -> N
     cost = quick(name, **SHORT.get(name, {})).cost(world.prior)
     for budget in (cost.shared_queries + cost.gradient_images // 2, cost.shared_queries + cost.queries - 2):
         results = [
-            short(world, name, oracle=world.oracle(access_of(name), budget), work=Workspace(batch))
+            short(world, name, oracle=world.oracle(access_of(name), budget), work=workspace(world, batch))
             for batch in (1000, 5, 1)
         ]
         for other in results[1:]:
@@ -217,7 +220,7 @@ def test_interrupted_anywhere_it_resumes_to_the_same_result_and_counts(
     cost = quick(name, **SHORT.get(name, {})).cost(world.prior_for(name))
     budget = cost.shared_queries + cost.queries // 2 if budgeted else None
     whole_oracle = world.oracle(access_of(name), budget)
-    whole = short(world, name, labels, oracle=whole_oracle, work=Workspace(3))
+    whole = short(world, name, labels, oracle=whole_oracle, work=workspace(world, 3))
     total = int(whole_oracle.queries.sum()) + whole_oracle.shared_queries
     for share in (0.1, 0.5, 0.8, 0.99):
         folder = tmp_path / str(share)
@@ -233,10 +236,10 @@ def test_interrupted_anywhere_it_resumes_to_the_same_result_and_counts(
         stopped = Oracle(world.target, access_of(name), world.classes, budget, tick)
         if total:
             with pytest.raises(KeyboardInterrupt):
-                short(world, name, labels, oracle=stopped, work=Workspace(3, folder))
+                short(world, name, labels, oracle=stopped, work=workspace(world, 3, folder))
         told: list[int] = []
         oracle = Oracle(world.target, access_of(name), world.classes, budget, told.append)
-        assert same(short(world, name, labels, oracle=oracle, work=Workspace(3, folder)), whole)
+        assert same(short(world, name, labels, oracle=oracle, work=workspace(world, 3, folder)), whole)
         assert torch.equal(oracle.queries, whole_oracle.queries)
         assert torch.equal(oracle.gradient_images, whole_oracle.gradient_images)
         assert oracle.shared_queries == whole_oracle.shared_queries and sum(told) == total
@@ -245,7 +248,7 @@ def test_interrupted_anywhere_it_resumes_to_the_same_result_and_counts(
 @pytest.mark.parametrize("name", [name for name in NAMES if registry.card("attacks", name)["role"] == "attack"])
 def test_a_finished_search_is_not_searched_again(name: str, tmp_path: Path) -> None:
     world = world_of()
-    first = short(world, name, work=Workspace(3, tmp_path))
+    first = short(world, name, work=workspace(world, 3, tmp_path))
     asked: list[int] = []
     world_again = World(6)
     world_again.target.register_forward_hook(lambda *given: asked.append(1))
@@ -257,7 +260,7 @@ def test_a_finished_search_is_not_searched_again(name: str, tmp_path: Path) -> N
         return features(x)
 
     world_again.target.features = watched  # type: ignore[method-assign]
-    assert same(short(world_again, name, work=Workspace(3, tmp_path)), first)
+    assert same(short(world_again, name, work=workspace(world, 3, tmp_path)), first)
     assert sum(differentiated) == 0
 
 
@@ -268,10 +271,19 @@ def accuracy(world: World, found: Reconstructions) -> float:
     return float((world.truth(found.images) == found.labels).float().mean())
 
 
-@pytest.mark.parametrize("critic", ["wgan", "kp1"])
-@pytest.mark.parametrize("name", ["gmi", "kedmi", "ppa", "prior_search", "public_search"])
-def test_every_attack_succeeds_where_it_must(name: str, critic: str) -> None:
-    world = World(10, critic)  # type: ignore[arg-type]
+BAR: dict[str, float] = {}
+"""Attack accuracy that must be reached in the toy world; 90% where nothing is said."""
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "prior_sample"])
+def test_every_attack_succeeds_where_it_must(name: str) -> None:
+    world = World(10)
+    assert accuracy(world, attack_on(world, name)) >= BAR.get(name, 0.9)
+
+
+@pytest.mark.parametrize("name", ["gmi", "kedmi"])
+def test_both_kinds_of_critic_lead_to_success(name: str) -> None:
+    world = World(10, "kp1")
     assert accuracy(world, attack_on(world, name)) >= 0.9
 
 

@@ -47,7 +47,7 @@ def tiny(kind: str, **changed: Any) -> PriorRecipe:
 def trained(recipe: PriorRecipe, split: Split, told: Session) -> tuple[Prior, list[dict[str, float]]]:
     torch.manual_seed(0)
     prior = recipe.build(tuple(split.images.shape[1:]), CLASSES, split)
-    log = recipe.train(prior, split, oracle() if recipe.needs_target else None, told)
+    log = recipe.train(prior, split, oracle() if recipe.asks else None, told)
     return prior.eval(), log
 
 

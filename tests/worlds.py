@@ -1,6 +1,8 @@
 """Toy worlds shared by tests: small enough to be solved by hand, so that an attack that fails is wrong."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -32,7 +34,7 @@ class LinearPrior(Prior):
         self.image_shape = SHAPE
         self.critic_kind = critic_kind
 
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         return (0.5 + 0.5 * torch.tanh(z @ self.directions / 2)).reshape(-1, *SHAPE)
 
     def critic(self, x: Tensor) -> Tensor:
@@ -78,15 +80,27 @@ class World:
 
     def prior_for(self, name: str) -> Prior:
         """The prior that an attack's card asks for, of this world."""
-        return PublicImages(self.public().images) if registry.card("attacks", name)["prior"] == "public" else self.prior
+        asked = registry.card("attacks", name)["prior"]
+        return PRIORS[asked](self) if asked in PRIORS else self.prior
 
     def oracle(self, access: Access = Access.WHITE_BOX, budget: int | None = None) -> Oracle:
         return Oracle(self.target, access, self.classes, budget)
 
 
+PRIORS: dict[str, Callable[[World], Prior]] = {
+    "public": lambda world: PublicImages(world.public().images),
+}
+"""Toy priors for attacks that need a special one; the others get the world's linear prior."""
+
+
 def quick(name: str, **settings: object) -> Attack:
     """An attack in its quick preset."""
     return registry.configure("attacks", name, "quick", settings).plugin
+
+
+def workspace(world: World, batch: int = 256, folder: Path | None = None) -> Workspace:
+    """A workspace with the world's public images."""
+    return Workspace(batch, folder, world.public())
 
 
 def attack_on(
@@ -101,7 +115,7 @@ def attack_on(
     """Run an attack under exactly the access its card declares."""
     oracle = oracle or world.oracle(ACCESS[registry.card("attacks", name)["access"]])
     labels = torch.arange(world.classes) if labels is None else labels
-    return quick(name, **settings)(oracle, world.prior_for(name), labels, seed, work or Workspace())
+    return quick(name, **settings)(oracle, world.prior_for(name), labels, seed, work or workspace(world))
 
 
 class SmallNet(nn.Module):

@@ -12,7 +12,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from mibench.attacks.parts.latents import Point
-from mibench.attacks.parts.objectives import cross_entropy, realism
+from mibench.attacks.parts.objectives import cross_entropy, on_logits, realism
 from mibench.attacks.parts.search import descend, keys, piecewise, render
 from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
 from mibench.errors import UserError
@@ -86,15 +86,16 @@ class GMI(Attack):
             return self._invert(oracle, prior, y[rows], steps, Noise(seed, key[rows]).of("gmi"))
 
         z = piecewise("gmi", len(y), oracle, work, part)
-        return Reconstructions(render(prior, z, work), y, z, torch.full_like(y, steps == 0, dtype=torch.bool))
+        return Reconstructions(render(prior, z, y, work), y, z, torch.full_like(y, steps == 0, dtype=torch.bool))
 
     def _invert(self, oracle: Oracle, prior: Prior, y: Int64[Tensor, " n"], steps: int, noise: Noise) -> Tensor:
         point = Point(prior.sample(noise.of("start")))
         optimizer = torch.optim.SGD(point.parameters(), lr=self.lr, momentum=self.momentum, nesterov=True)
 
         def loss(z: Tensor, drawn: Noise) -> Tensor:
-            x = prior.decode(z)
-            return self.realism * realism(prior, x) + self.identity * cross_entropy(oracle.logits(x, y), y)
+            x = prior.decode(z, y)
+            identity = oracle.loss(x, y, on_logits(cross_entropy), drawn)
+            return self.realism * realism(prior, x) + self.identity * identity
 
         descend(point, loss, optimizer, steps, noise, scale=1 / self.reference_batch, clamp=self.clip)
         return point.z.detach()

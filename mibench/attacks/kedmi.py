@@ -12,7 +12,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from mibench.attacks.parts.latents import DiagonalGaussian
-from mibench.attacks.parts.objectives import cross_entropy, realism
+from mibench.attacks.parts.objectives import cross_entropy, on_logits, realism
 from mibench.attacks.parts.search import descend, keys, piecewise, render
 from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
 from mibench.errors import UserError
@@ -90,7 +90,7 @@ class KEDMI(Attack):
         wide = DiagonalGaussian(mu.repeat_interleave(self.images, 0), log_var.repeat_interleave(self.images, 0))
         with torch.no_grad():
             z = self._clip(wide.draw(Noise(seed, key).of("kedmi-final")))
-        return Reconstructions(render(prior, z, work), y, z, torch.full_like(y, steps == 0, dtype=torch.bool))
+        return Reconstructions(render(prior, z, y, work), y, z, torch.full_like(y, steps == 0, dtype=torch.bool))
 
     def _clip(self, z: Tensor) -> Tensor:
         return z.clamp(-1.0, 1.0) if self.clip_in_loop else z
@@ -101,8 +101,9 @@ class KEDMI(Attack):
         optimizer = torch.optim.Adam(gaussian.parameters(), lr=self.lr)
 
         def loss(z: Tensor, drawn: Noise) -> Tensor:
-            x = prior.decode(self._clip(z))
-            return self.realism * realism(prior, x) + self.identity * cross_entropy(oracle.logits(x, y), y)
+            x = prior.decode(self._clip(z), y)
+            identity = oracle.loss(x, y, on_logits(cross_entropy), drawn)
+            return self.realism * realism(prior, x) + self.identity * identity
 
         descend(gaussian, loss, optimizer, steps, noise)
         return torch.cat(gaussian.parameters(), dim=1).detach()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mibench import augment
 from mibench.attacks.parts.latents import Point
-from mibench.attacks.parts.objectives import IDENTITY
+from mibench.attacks.parts.objectives import IDENTITY, on_logits
 from mibench.attacks.parts.search import (
     best_of_pool,
     descend,
@@ -122,19 +122,19 @@ class PPA(Attack):
         z = piecewise("ppa", len(y), oracle, work, part)
         kept = self._select(oracle, prior, z, y, views, Noise(seed, key).of("ppa-selection"), work)
         z, y = z[kept], y[kept]
-        return Reconstructions(render(prior, z, work), y, z, torch.full_like(y, steps == 0, dtype=torch.bool))
+        return Reconstructions(render(prior, z, y, work), y, z, torch.full_like(y, steps == 0, dtype=torch.bool))
 
     def _optimise(
         self, oracle: Oracle, prior: Prior, start: Tensor, y: Int64[Tensor, " n"], steps: int, noise: Noise
     ) -> Tensor:
         point = Point(start)
         optimizer = torch.optim.Adam(point.parameters(), lr=self.lr, betas=self.betas)
-        objective = IDENTITY[self.objective]
+        objective = on_logits(IDENTITY[self.objective])
 
         def loss(z: Tensor, drawn: Noise) -> Tensor:
             mirror = 0.5 if self.mirror else 0.0
-            x = augment.random_resized_crop(prior.decode(z), drawn.of("view"), self.view_scale, mirror=mirror)
-            return objective(oracle.logits(x, y), y) + self.latent_penalty * z.square().mean(dim=1)
+            x = augment.random_resized_crop(prior.decode(z, y), drawn.of("view"), self.view_scale, mirror=mirror)
+            return oracle.loss(x, y, objective, drawn) + self.latent_penalty * z.square().mean(dim=1)
 
         descend(point, loss, optimizer, steps, noise)
         return point.z.detach()
@@ -147,7 +147,7 @@ class PPA(Attack):
         if self.candidates == self.images:
             return torch.arange(len(z), device=z.device)
         confidence = robust_confidence(
-            oracle, lambda rows: prior.decode(z[rows]), y, noise, views, self.mirror, work
+            oracle, lambda rows: prior.decode(z[rows], y[rows]), y, noise, views, self.mirror, work
         )
         best = confidence.reshape(-1, self.candidates).topk(self.images, dim=1).indices
         return (best + torch.arange(len(best), device=z.device)[:, None] * self.candidates).flatten()

@@ -53,4 +53,4 @@ class PriorSample(Attack):
         """Draw and decode."""
         y, key = keys(labels, self.images)
         z = prior.sample(Noise(seed, key).of("prior_sample"))
-        return Reconstructions(render(prior, z, work), y, z, torch.zeros_like(y, dtype=torch.bool))
+        return Reconstructions(render(prior, z, y, work), y, z, torch.zeros_like(y, dtype=torch.bool))

@@ -57,4 +57,4 @@ class PriorSearch(Attack):
         scores = pool_scores(oracle, prior, pool, mirror=False, work=work)
         z = pool[best_of_pool(scores, labels, self.images).flatten()]
         y = labels.repeat_interleave(self.images)
-        return Reconstructions(render(prior, z, work), y, z, torch.zeros_like(y, dtype=torch.bool))
+        return Reconstructions(render(prior, z, y, work), y, z, torch.zeros_like(y, dtype=torch.bool))

@@ -11,7 +11,7 @@ References:
 
 from dataclasses import dataclass
 
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -40,7 +40,9 @@ class DcganPrior(Prior):
         self.latent_dim = self.generator.latent_dim
         self.image_shape = image_shape
 
-    def decode(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n c h w"]:
+    def decode(
+        self, z: Float[Tensor, "n d"], y: Int64[Tensor, " n"] | None = None
+    ) -> Float[Tensor, "n c h w"]:
         """Images in [0, 1]; smaller sizes are area averages, grey is the mean of the channels."""
         x = self.generator(z)
         channels, height, width = self.image_shape

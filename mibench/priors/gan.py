@@ -119,7 +119,9 @@ class GanPrior(Prior):
         self.latent_dim = latent_dim
         self.generator = Generator(image_shape, latent_dim, width, upsampling)
 
-    def decode(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n c h w"]:
+    def decode(
+        self, z: Float[Tensor, "n d"], y: Int64[Tensor, " n"] | None = None
+    ) -> Float[Tensor, "n c h w"]:
         """G(z)."""
         return self.generator(z)
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mibench.core import Oracle, Prior, PriorRecipe, Session, Split
+from mibench.core import Access, Oracle, Prior, PriorRecipe, Session, Split
 from mibench.errors import UserError
 from mibench.priors.gan import GanPrior, Loop, Upsampling, average, average_of, critic_blocks
 
@@ -125,7 +125,7 @@ class KedmiRecipe(PriorRecipe):
     labelled once and the answers kept.
     """
 
-    needs_target: ClassVar[bool] = True
+    asks: ClassVar[Access | None] = Access.BLACK_BOX
 
     latent_dim: int = 100
     width: int = 64

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from mibench.core import Prior, PriorRecipe, Split, to_float
@@ -37,7 +37,9 @@ class PublicImages(Prior):
         count = len(self.get_buffer("public"))
         return (noise.uniform(1) * count).floor().clamp(max=count - 1)
 
-    def decode(self, z: Float[Tensor, "n 1"]) -> Float[Tensor, "n c h w"]:
+    def decode(
+        self, z: Float[Tensor, "n 1"], y: Int64[Tensor, " n"] | None = None
+    ) -> Float[Tensor, "n c h w"]:
         """Look the images up."""
         return to_float(self.get_buffer("public")[z[:, 0].long()])
 

@@ -5,15 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mibench import registry
-from mibench.core import Access, Attack, BudgetExhausted, Oracle, Workspace, to_uint8
+from mibench.core import Access, Attack, BudgetExhausted, Oracle, Reconstructions, Workspace, to_uint8
 from mibench.engine import Engine, Reporter, describe
 from mibench.errors import UserError
 from mibench.files import write_json
 from mibench.models.fold import fold
 from mibench.pictures import tile
 from mibench.registry import Choice
+from mibench.rng import Noise
 from mibench.runs import Run, provenance
 from mibench.stages import artifacts
 
@@ -76,15 +78,26 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         oracle = Oracle(
             network, ACCESS[run.spec["access"]], len(data.classes), run.spec["budget"], tick=task.advance
         )
-        workspace = Workspace(BATCH[engine.device.type], folder)
+        stack = artifacts.defenses(target)
+
+        def transform(x: Tensor, noise: Noise) -> Tensor:
+            for place, defense in enumerate(stack):
+                x = defense.transform(x, noise.of(place))
+            return x
+
+        public = data.public.to(engine.device)
+        workspace = Workspace(BATCH[engine.device.type], folder, public, transform)
+        found: Reconstructions | None
         try:
             with engine.autocast():
                 found = attack(oracle, prior, labels, run.spec["seed"], workspace)  # type: ignore[arg-type]
         except BudgetExhausted:
+            found = None
+        if found is None or (run.spec["budget"] is not None and cost.queries and oracle.queries.max() == 0):
             raise UserError(
                 f"a budget of {run.spec['budget']} queries per identity is too small for one step of {run.name}; it "
                 f"asks for {cost.shared_queries} shared and {cost.queries} own queries when nothing stops it"
-            ) from None
+            )
         stored = to_uint8(found.images).cpu()
         artifacts.write_tensors(
             folder / "images.safetensors",
@@ -104,6 +117,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
             "identities": count,
             "images": len(stored),
             "queries_per_identity": float(asked.mean()),
+            "shared_gradients": oracle.shared_gradients,
             "shared_queries": oracle.shared_queries,
             "unoptimised_images": int(found.failed.sum()),
         }

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from mibench import registry
-from mibench.core import Access, Oracle, Prior, Session
+from mibench.core import Oracle, Prior, Session
 from mibench.engine import Engine, Reporter, describe
 from mibench.errors import UserError
 from mibench.files import write_json
@@ -30,7 +30,7 @@ def plan(root: Path, data: Choice, prior: Choice, target: Run | None, seed: int,
     Raises:
         UserError: If the prior needs a target and none is given.
     """
-    wants = bool(prior.plugin.needs_target)
+    wants = prior.plugin.asks is not None
     if wants and target is None:
         raise UserError(f"the prior '{prior.name}' learns from a target's answers; name one with --target RUN")
     spec, inputs = artifacts.dataset_spec(data.plugin, data.name)
@@ -48,15 +48,15 @@ def plan(root: Path, data: Choice, prior: Choice, target: Run | None, seed: int,
 def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     """Build, train, write the weights and a grid of samples (also while training)."""
     started = time.monotonic()
+    asked = run.spec["prior"]
+    recipe = registry.configure("priors", asked["name"], settings=asked["settings"]).plugin
     target = run.parents.get("target")
     if isinstance(target, Run):
         data = artifacts.dataset(target)
         network = engine.place(fold(artifacts.load_classifier(target, data)))  # type: ignore[arg-type]
-        oracle = Oracle(network, Access.BLACK_BOX, len(data.classes))
+        oracle = Oracle(network, recipe.asks, len(data.classes))
     else:
         data, oracle = artifacts.open_dataset(run.inputs["dataset"]), None
-    asked = run.spec["prior"]
-    recipe = registry.configure("priors", asked["name"], settings=asked["settings"]).plugin
     with run.working() as folder:
         with torch.random.fork_rng():
             torch.manual_seed(seed_of(run.spec["seed"], "init"))
@@ -66,7 +66,8 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         @torch.no_grad()
         def picture(current: Prior) -> None:
             stream = Noise(run.spec["seed"], torch.arange(SAMPLES, device=engine.device)).of("samples")
-            tile(current.decode(current.sample(stream)), folder / "samples.png", columns=8)
+            y = torch.arange(SAMPLES, device=engine.device) % len(data.classes)
+            tile(current.decode(current.sample(stream), y), folder / "samples.png", columns=8)
 
         session = Session(
             engine, run.spec["seed"], reporter, f"train prior {run.name}", folder / "checkpoint.pt", picture
@@ -85,6 +86,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
             "parameters": sum(parameter.numel() for parameter in prior.parameters()),
             "public_images": len(data.public),
             "target_queries": oracle.shared_queries if oracle is not None else 0,
+            "target_gradients": oracle.shared_gradients if oracle is not None else 0,
         }
         write_json(folder / "metrics.json", metrics)
         (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log), encoding="utf-8")

@@ -11,9 +11,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from mibench.core import Prior
+from mibench.core import Prior, Term
 
-__all__ = ["IDENTITY", "cross_entropy", "margin_reward", "max_margin", "nll", "poincare", "realism", "top_k_margin"]
+__all__ = [
+    "IDENTITY", "cross_entropy", "margin_reward", "max_margin", "nll", "on_logits", "poincare", "realism",
+    "top_k_margin",
+]  # fmt: skip
 
 Logits = Float[Tensor, "n k"]
 Labels = Int64[Tensor, " n"]
@@ -89,6 +92,11 @@ def realism(prior: Prior, images: Float[Tensor, "n c h w"]) -> Values:
     """
     score = prior.critic(images)
     return F.softplus(-score) if prior.critic_kind == "kp1" else -score
+
+
+def on_logits(objective: Callable[[Logits, Labels], Values]) -> Term:
+    """An identity loss as what `Oracle.loss` takes; it has no use for features."""
+    return lambda logits, features, y: objective(logits, y)
 
 
 IDENTITY: dict[str, Callable[[Logits, Labels], Values]] = {

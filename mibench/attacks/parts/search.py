@@ -155,9 +155,9 @@ def piecewise(
 
 
 @torch.no_grad()
-def render(prior: Prior, z: Float[Tensor, "n d"], work: Workspace) -> Float[Tensor, "n c h w"]:
+def render(prior: Prior, z: Float[Tensor, "n d"], y: Int64[Tensor, " n"], work: Workspace) -> Float[Tensor, "n c h w"]:
     """The images of latents, as many at once as the workspace allows."""
-    return torch.cat([prior.decode(z[rows]) for rows in chunks(len(z), work.batch)])
+    return torch.cat([prior.decode(z[rows], y[rows]) for rows in chunks(len(z), work.batch)])
 
 
 def chunks(count: int, size: int) -> list[slice]:
