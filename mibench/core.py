@@ -470,8 +470,8 @@ class Attack(ABC):
         """
 
     @abstractmethod
-    def cost(self, prior: Prior) -> Cost:
-        """How many images it asks the target for."""
+    def cost(self, prior: Prior, public: int = 0) -> Cost:
+        """How many images it asks the target for; `public` is the number of the attacker's images."""
 
     @abstractmethod
     def __call__(

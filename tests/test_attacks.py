@@ -98,7 +98,7 @@ def test_the_cost_is_exact(name: str) -> None:
     told: list[int] = []
     oracle = Oracle(world.target, access_of(name), world.classes, tick=told.append)
     short(world, name, labels, oracle=oracle, work=workspace(world, 5))
-    cost = quick(name, **SHORT.get(name, {})).cost(world.prior_for(name))
+    cost = quick(name, **SHORT.get(name, {})).cost(world.prior_for(name), len(world.public()))
     attacked = torch.zeros(world.classes, dtype=torch.int64)
     attacked[labels] = 1
     assert torch.equal(oracle.queries, attacked * cost.queries)
@@ -174,7 +174,7 @@ def test_the_workspaces_batch_does_not_matter(name: str, batch: int) -> None:
 
 def budgets(name: str, world: World) -> list[int]:
     """From one query below the full cost down to what is left after the shared images."""
-    cost = quick(name, **SHORT.get(name, {})).cost(world.prior_for(name))
+    cost = quick(name, **SHORT.get(name, {})).cost(world.prior_for(name), len(world.public()))
     full = cost.queries + cost.shared_queries
     return sorted({max(full - 1, 0), cost.shared_queries + cost.gradient_images // 2, cost.shared_queries // 2, 1})
 
@@ -182,7 +182,7 @@ def budgets(name: str, world: World) -> list[int]:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_budget_is_never_exceeded(name: str) -> None:
     world = world_of()
-    cost = quick(name, **SHORT.get(name, {})).cost(world.prior_for(name))
+    cost = quick(name, **SHORT.get(name, {})).cost(world.prior_for(name), len(world.public()))
     for budget in budgets(name, world):
         oracle = world.oracle(access_of(name), budget)
         try:
@@ -198,7 +198,7 @@ def test_a_budget_is_never_exceeded(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if registry.card("attacks", name)["role"] == "attack"])
 def test_under_a_budget_too_identities_and_batches_do_not_matter(name: str) -> None:
     world = world_of()
-    cost = quick(name, **SHORT.get(name, {})).cost(world.prior)
+    cost = quick(name, **SHORT.get(name, {})).cost(world.prior_for(name), len(world.public()))
     for budget in (cost.shared_queries + cost.gradient_images // 2, cost.shared_queries + cost.queries - 2):
         results = [
             short(world, name, oracle=world.oracle(access_of(name), budget), work=workspace(world, batch))
@@ -217,7 +217,7 @@ def test_interrupted_anywhere_it_resumes_to_the_same_result_and_counts(
     name: str, budgeted: bool, tmp_path: Path
 ) -> None:
     world, labels = world_of(), torch.arange(4)
-    cost = quick(name, **SHORT.get(name, {})).cost(world.prior_for(name))
+    cost = quick(name, **SHORT.get(name, {})).cost(world.prior_for(name), len(world.public()))
     budget = cost.shared_queries + cost.queries // 2 if budgeted else None
     whole_oracle = world.oracle(access_of(name), budget)
     whole = short(world, name, labels, oracle=whole_oracle, work=workspace(world, 3))

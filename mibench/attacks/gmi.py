@@ -71,7 +71,7 @@ class GMI(Attack):
         if prior.critic_kind == "none":
             raise UserError("gmi needs a prior with a critic; use --prior wgan_gp or --prior kedmi")
 
-    def cost(self, prior: Prior) -> Cost:
+    def cost(self, prior: Prior, public: int = 0) -> Cost:
         """One gradient image per restart and step."""
         return Cost(self.images * self.steps, self.images * self.steps, 0)
 

@@ -72,7 +72,7 @@ class KEDMI(Attack):
         if prior.critic_kind == "none":
             raise UserError("kedmi needs a prior with a critic; use --prior kedmi or --prior wgan_gp")
 
-    def cost(self, prior: Prior) -> Cost:
+    def cost(self, prior: Prior, public: int = 0) -> Cost:
         """One gradient image per identity and step, however many are drawn in the end."""
         return Cost(self.steps, self.steps, 0)
 

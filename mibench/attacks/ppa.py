@@ -99,7 +99,7 @@ class PPA(Attack):
         if not prior.differentiable:
             raise UserError("ppa needs a generator; use --prior dcgan, wgan_gp or kedmi")
 
-    def cost(self, prior: Prior) -> Cost:
+    def cost(self, prior: Prior, public: int = 0) -> Cost:
         """candidates x (steps with gradient + selection views), and the pool once for everybody."""
         gradients = self.candidates * self.steps
         views = self.candidates * self.selection_views if self.candidates > self.images else 0

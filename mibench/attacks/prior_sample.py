@@ -42,7 +42,7 @@ class PriorSample(Attack):
         if self.images < 1:
             raise UserError("prior_sample: images must be at least 1")
 
-    def cost(self, prior: Prior) -> Cost:
+    def cost(self, prior: Prior, public: int = 0) -> Cost:
         """Nothing is asked."""
         return Cost(0, 0, 0)
 

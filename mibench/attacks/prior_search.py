@@ -44,7 +44,7 @@ class PriorSearch(Attack):
         if not 1 <= self.images <= self.pool:
             raise UserError(f"prior_search: 1 <= images <= pool, got {self.images} and {self.pool}")
 
-    def cost(self, prior: Prior) -> Cost:
+    def cost(self, prior: Prior, public: int = 0) -> Cost:
         """One query for each member of the pool, for all identities together."""
         return Cost(0, 0, self.pool)
 

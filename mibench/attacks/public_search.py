@@ -46,7 +46,7 @@ class PublicSearch(Attack):
         if prior.differentiable or prior.latent_dim != 1:
             raise UserError("public_search looks through public images, not a generator; use --prior public")
 
-    def cost(self, prior: Prior) -> Cost:
+    def cost(self, prior: Prior, public: int = 0) -> Cost:
         """One query for each public image, for all identities together."""
         return Cost(0, 0, self._count(prior))
 

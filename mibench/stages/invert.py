@@ -72,7 +72,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     attack.needs(prior)  # type: ignore[arg-type]
     network = engine.place(fold(artifacts.load_classifier(target, data)))  # type: ignore[arg-type]
     labels = torch.arange(count, device=engine.device)
-    cost = attack.cost(prior)  # type: ignore[arg-type]
+    cost = attack.cost(prior, len(data.public))  # type: ignore[arg-type]
     total = cost.queries * count + cost.shared_queries
     with run.working() as folder, reporter.task(f"{run.name} on {target.name}", total, "images") as task:
         oracle = Oracle(
