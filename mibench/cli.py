@@ -41,8 +41,8 @@ Model = Annotated[str, typer.Option("--model", help="Architecture of the target 
 Evaluators = Annotated[
     str | None, typer.Option("--evaluators", help="Evaluation models, comma-separated; two of other families.")
 ]
-Method = Annotated[str, typer.Option("--method", help="Attack; see: mibench list attacks.")]
-Preset = Annotated[str, typer.Option("--preset", help="Settings of the attack: quick or paper.")]
+Method = Annotated[str, typer.Option("--method", help="Attack, perhaps wrapped (ppa+eot); see: mibench list attacks.")]
+Preset = Annotated[str, typer.Option("--preset", help="Settings of the attack: quick, paper or legacy.")]
 Targets = Annotated[
     list[str] | None, typer.Option("--target", help="Trained target (id or directory); all of the data set if absent.")
 ]
@@ -211,7 +211,7 @@ def invert(
     """Stage 3: attack targets, keep the reconstructions, score nothing."""
     from mibench import planning, registry
 
-    given = planning.split_sets(sets, "attack", ["prior", "data"])
+    given = planning.attack_sets(sets, method, ["prior", "data"])
     device, precision = planning.prepare(device, precision)
     registry.configure("attacks", method, preset, given["attack"])  # a wrong name is told before a missing target
     data = planning.choose_data(dataset, given["data"])
@@ -278,7 +278,7 @@ def attack(
     """Attack every trained target of the data set: prior if missing, inversion, floors, scores."""
     from mibench import planning, printing, registry
 
-    given = planning.split_sets(sets, "attack", ["prior", "data", "evaluator"])
+    given = planning.attack_sets(sets, method, ["prior", "data", "evaluator"])
     device, precision = planning.prepare(device, precision)
     registry.configure("attacks", method, preset, given["attack"])  # a wrong name is told before a missing target
     data = planning.choose_data(dataset, given["data"])

@@ -7,11 +7,11 @@ from mibench import engine, models, registry, runs
 from mibench.errors import UserError, unknown
 from mibench.registry import Choice
 from mibench.runs import Run
-from mibench.stages import invert, score, train_prior, train_target
+from mibench.stages import artifacts, invert, score, train_prior, train_target
 
 __all__ = [
-    "choose_data", "choose_evaluators", "data_of", "defense_sets", "find_targets", "floors", "plan_attack",
-    "plan_floors", "plan_score", "plan_target", "prepare", "prior_preset", "split_sets",
+    "attack_sets", "black_box_queries", "choose_data", "choose_evaluators", "data_of", "defense_sets", "find_targets",
+    "floors", "plan_attack", "plan_floors", "plan_score", "plan_target", "prepare", "prior_preset", "split_sets",
 ]  # fmt: skip
 
 
@@ -88,6 +88,15 @@ def defense_sets(sets: list[str] | None, defense: str, extra: list[str]) -> dict
     return split_sets(sets, chosen[0], [*chosen[1:], "data", "training", *extra])
 
 
+def attack_sets(sets: list[str] | None, method: str, extra: list[str]) -> dict[str, dict[str, str]]:
+    """`--set` for an attack: bare fields belong to it, `eot.copies` to a wrapper around it."""
+    around = registry.wrappers(method)
+    given = split_sets(sets, "attack", [*around, *extra])
+    for one in around:
+        given["attack"] |= {f"{one}.{field}": value for field, value in given.pop(one).items()}
+    return given
+
+
 def find_targets(root: Path, data: Choice, wanted: list[str] | None, exact: bool) -> list[Run]:
     """The named targets, or every finished one of the data set."""
     if wanted:
@@ -126,6 +135,12 @@ def plan_attack(
         raise UserError(f"--identities {identities}: the target {target.label} knows {known} identities")
     wanted = prior or registry.card("attacks", method)["prior"]
     recipe = registry.configure("priors", wanted, prior_preset(wanted, preset), prior_settings)
+    card, asks = registry.card("attacks", method), recipe.plugin.asks
+    if card["role"] == "attack" and asks is not None and asks > invert.ACCESS[card["access"]]:
+        raise UserError(
+            f"{method} is granted {card['access']} access; the prior '{wanted}' learns from more of the target "
+            f"({asks.name.lower()}): choose another with --prior, or leave it out for {card['prior']}"
+        )
     parent = train_prior.plan(target.root, data_of(target), recipe, target, seed, precision)
     return invert.plan(target.root, target, parent, attack, seed, precision, identities, budget)
 
@@ -150,6 +165,10 @@ def plan_floors(inversion: Run, seed: int, precision: str) -> list[Run]:
         settings = {"images": asked["images"]}
         if name == "prior_search" and "pool" in asked:
             settings["pool"] = asked["pool"]
+        if name == "random_search":
+            if inversion.spec["access"] != "black_box":
+                continue
+            settings["queries"] = black_box_queries(inversion)
         if name == "public_search":
             found.append(plan_attack(
                 target, name, "default", settings, None, {}, seed, precision, inversion.spec["identities"], None
@@ -160,6 +179,20 @@ def plan_floors(inversion: Run, seed: int, precision: str) -> list[Run]:
                 invert.plan(target.root, target, prior, attack, seed, precision, inversion.spec["identities"])
             )
     return found
+
+
+def black_box_queries(inversion: Run) -> int:
+    """What a black-box attack asks of the target for one identity, shared queries included."""
+    target, prior = inversion.parents["target"], inversion.parents["prior"]
+    assert isinstance(target, Run) and isinstance(prior, Run)
+    asked = inversion.spec["attack"]
+    attack = registry.configure("attacks", asked["name"], settings=asked["settings"]).plugin
+    # How many queries it asks does not depend on what the prior draws, so that an untrained one will do.
+    data = artifacts.open_dataset(target.inputs["dataset"])
+    recipe = registry.configure("priors", prior.spec["prior"]["name"], settings=prior.spec["prior"]["settings"]).plugin
+    untrained = recipe.build(data.image_shape, len(data.classes), data.public)
+    cost = attack.cost(untrained, len(data.public))
+    return min(cost.queries + cost.shared_queries, inversion.spec["budget"] or cost.queries + cost.shared_queries)
 
 
 def plan_score(inversion: Run, evaluators: str | None, precision: str, training: dict[str, str]) -> Run:

@@ -3,6 +3,8 @@
 A plug-in is a module with a literal `CARD` (read without importing it, so that `mibench list` answers at once), an
 optional literal `PRESETS`, and one frozen dataclass whose fields are its settings. Other packages add plug-ins through
 the entry points `mibench.attacks`, `mibench.defenses`, `mibench.priors` and `mibench.data`.
+
+An attack may be wrapped: `ppa+eot` is the wrapper `eot` around `ppa`, and `eot.copies` is one of the wrapper's settings.
 """
 
 import ast
@@ -11,7 +13,7 @@ import inspect
 import math
 import types
 import typing
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from functools import cache
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -20,7 +22,7 @@ from typing import Any
 
 from mibench.errors import UserError, unknown
 
-__all__ = ["BASES", "Choice", "cards", "configure", "names", "parse_sets"]
+__all__ = ["BASES", "Choice", "cards", "configure", "defaults", "names", "parse_sets", "wrappers"]
 
 BASES = {"attacks": "Attack", "defenses": "Defense", "priors": "PriorRecipe", "data": "Source"}
 """Kinds of plug-in and the base class in `mibench.core` of each one's dataclass."""
@@ -39,8 +41,26 @@ class Choice:
 
     def spec(self) -> dict[str, Any]:
         """What decides the result, as JSON values."""
-        settings = self.plugin.identity() if self.kind == "data" else asdict(self.plugin)
+        settings = self.plugin.identity() if self.kind == "data" else _flat(self.plugin, wrappers(self.name))
         return {"name": self.name, "settings": settings}
+
+
+def _flat(plugin: Any, around: list[str]) -> dict[str, Any]:
+    """The settings of a plug-in; those of the wrappers around it with their names before them."""
+    if not around:
+        return asdict(plugin)
+    own = {f"{around[-1]}.{item.name}": getattr(plugin, item.name) for item in _settings(type(plugin)).values()}
+    return _flat(plugin.attack, around[:-1]) | own
+
+
+def _settings(cls: type) -> dict[str, Any]:
+    """The fields a user may set, by name."""
+    return {item.name: item for item in fields(cls) if not item.metadata.get("wrapped")}
+
+
+def wrappers(name: str) -> list[str]:
+    """`ppa+eot+align` is wrapped in eot, then in align."""
+    return name.split("+")[1:]
 
 
 @cache
@@ -82,8 +102,31 @@ def _source(kind: str, name: str) -> Path:
     return Path(spec.origin)
 
 
+def _parts(kind: str, name: str) -> tuple[str, list[str]]:
+    """The plug-in and what is wrapped around it; only attacks can be wrapped.
+
+    Raises:
+        UserError: If a wrapper stands alone or something that is no wrapper follows a +.
+    """
+    if kind != "attacks":
+        return name, []
+    base, *around = name.split("+")
+    offered = [one for one in names(kind) if _literals(_source(kind, one))["CARD"]["role"] == "wrapper"]
+    if base in offered:
+        raise UserError(f"{base} wraps another attack: --method ppa+{base}")
+    for one in around:
+        if one not in offered:
+            raise UserError(f"--method {name}: after a + stands a wrapper, one of {', '.join(offered)}; got '{one}'")
+    if len(set(around)) != len(around):
+        raise UserError(f"--method {name} names a wrapper twice")
+    return base, around
+
+
 def card(kind: str, name: str) -> dict[str, Any]:
-    """The plug-in's CARD, read without importing it."""
+    """The plug-in's CARD, read without importing it; that of a wrapped attack is the inner one's."""
+    if "+" in name:
+        base, around = _parts(kind, name)
+        return card(kind, base) | {"wrappers": around, "cost": None}
     found = _literals(_source(kind, name))
     offered = {"architectures": found["ARCHITECTURES"]} if "ARCHITECTURES" in found else {}
     return dict(found["CARD"]) | offered
@@ -96,7 +139,22 @@ def cards(kind: str) -> dict[str, dict[str, Any]]:
 
 def presets(kind: str, name: str) -> dict[str, dict[str, Any]]:
     """The plug-in's PRESETS, read without importing it; always has 'default'."""
-    return {"default": {}, **_literals(_source(kind, name)).get("PRESETS", {})}
+    base, around = _parts(kind, name) if "+" in name else (name, [])
+    found = {"default": {}, **_literals(_source(kind, base)).get("PRESETS", {})}
+    for one in around:
+        for preset, settings in presets(kind, one).items():
+            if preset in found:
+                found[preset] = found[preset] | {f"{one}.{field}": value for field, value in settings.items()}
+    return found
+
+
+def defaults(kind: str, name: str) -> dict[str, Any]:
+    """Every setting with its default, a wrapped attack's wrappers included."""
+    base, around = _parts(kind, name)
+    found = {key: item.default for key, item in _settings(load(kind, base)).items()}
+    for one in around:
+        found |= {f"{one}.{key}": item.default for key, item in _settings(load(kind, one)).items()}
+    return found
 
 
 def load(kind: str, name: str) -> type:
@@ -179,7 +237,7 @@ def build(cls: type, owner: str, settings: dict[str, Any]) -> Any:
     Raises:
         UserError: For an unknown field, a wrong type, NaN or infinity, or a value out of range.
     """
-    known = {item.name: item for item in fields(cls)}
+    known = _settings(cls)
     hints = typing.get_type_hints(cls)
     resolved = {}
     for name, value in settings.items():
@@ -202,5 +260,14 @@ def configure(kind: str, name: str, preset: str = "default", settings: dict[str,
     offered = presets(kind, name)
     if preset not in offered:
         raise unknown(f"preset of {name}", preset, offered)
-    plugin = build(load(kind, name), name, offered[preset] | (settings or {}))
+    base, around = _parts(kind, name)
+    groups: dict[str, dict[str, Any]] = {one: {} for one in ["", *around]}
+    for field, value in (offered[preset] | (settings or {})).items():
+        owner, _, rest = field.rpartition(".")
+        if owner not in groups:
+            raise unknown(f"setting of {name}", field, defaults(kind, name))
+        groups[owner][rest] = value
+    plugin = build(load(kind, base), base, groups[""])
+    for one in around:
+        plugin = replace(build(load(kind, one), one, groups[one]), attack=plugin)
     return Choice(kind, name, preset, plugin)

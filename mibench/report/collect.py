@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -137,10 +137,9 @@ def _read(root: Path, path: Path) -> Scored:
 def changes(kind: str, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that are not the plug-in's defaults; all of them if the plug-in is no longer installed."""
     try:
-        plugin = registry.load(kind, name)
+        defaults = registry.defaults(kind, name)
     except (UserError, ImportError):
         return dict(settings)
-    defaults = {item.name: item.default for item in fields(plugin)}
     return {key: value for key, value in settings.items() if _plain(defaults.get(key)) != _plain(value)}
 
 
