@@ -41,7 +41,9 @@ Model = Annotated[str, typer.Option("--model", help="Architecture of the target 
 Evaluators = Annotated[
     str | None, typer.Option("--evaluators", help="Evaluation models, comma-separated; two of other families.")
 ]
-Method = Annotated[str, typer.Option("--method", help="Attack, perhaps wrapped (ppa+eot); see: mibench list attacks.")]
+Method = Annotated[
+    str, typer.Option("--method", help="Attacks: ppa, ppa+eot, gmi,kedmi or all; see: mibench list attacks.")
+]
 Preset = Annotated[str, typer.Option("--preset", help="Settings of the attack: quick, paper or legacy.")]
 Targets = Annotated[
     list[str] | None, typer.Option("--target", help="Trained target (id or directory); all of the data set if absent.")
@@ -209,18 +211,19 @@ def invert(
     as_json: Json = False,
 ) -> None:
     """Stage 3: attack targets, keep the reconstructions, score nothing."""
-    from mibench import planning, registry
+    from mibench import planning
 
     given = planning.attack_sets(sets, method, ["prior", "data"])
     device, precision = planning.prepare(device, precision)
-    registry.configure("attacks", method, preset, given["attack"])  # a wrong name is told before a missing target
+    methods = planning.choose_methods(method, preset, given["attack"])  # a wrong name is told before a missing target
     data = planning.choose_data(dataset, given["data"])
     found = planning.find_targets(results, data, target, bool(given["data"]))
     runs = [
         planning.plan_attack(
-            one, method, preset, given["attack"], prior, given["prior"], seed, precision, identities, budget
+            one, name, preset, given["attack"], prior, given["prior"], seed, precision, identities, budget
         )
         for one in found
+        for name in methods
     ]
     if carry_out(runs, device, force, dry_run):
         tell(runs, as_json)
@@ -276,20 +279,22 @@ def attack(
     as_json: Json = False,
 ) -> None:
     """Attack every trained target of the data set: prior if missing, inversion, floors, scores."""
-    from mibench import planning, printing, registry
+    from mibench import planning, printing
 
     given = planning.attack_sets(sets, method, ["prior", "data", "evaluator"])
     device, precision = planning.prepare(device, precision)
-    registry.configure("attacks", method, preset, given["attack"])  # a wrong name is told before a missing target
+    methods = planning.choose_methods(method, preset, given["attack"])  # a wrong name is told before a missing target
     data = planning.choose_data(dataset, given["data"])
     found = planning.find_targets(results, data, target, bool(given["data"]))
     scores = []
     for one in found:
-        main = planning.plan_attack(
-            one, method, preset, given["attack"], prior, given["prior"], seed, precision, identities, budget
-        )
-        floors = [] if method in planning.floors() else planning.plan_floors(main, seed, precision)
-        scores += [planning.plan_score(run, evaluators, precision, given["evaluator"]) for run in [*floors, main]]
+        for name in methods:
+            main = planning.plan_attack(
+                one, name, preset, given["attack"], prior, given["prior"], seed, precision, identities, budget
+            )
+            floors = [] if name in planning.floors() else planning.plan_floors(main, seed, precision)
+            scores += [planning.plan_score(run, evaluators, precision, given["evaluator"]) for run in [*floors, main]]
+    scores = list({run.id: run for run in scores}.values())  # attacks share floors
     # The attack itself first: what it refuses (a prior without a critic) is then told before minutes of floors.
     if carry_out(scores[::-1], device, force, dry_run):
         if not as_json:
@@ -388,6 +393,18 @@ def show(
 
     Console().print(walk(found))
     print(found.path)
+
+
+@app.command(rich_help_panel="Look")
+def cite(
+    run: Annotated[str, typer.Argument(help="A run: its id, the beginning of it, or its directory.")],
+    results: Results = Path("results"),
+) -> None:
+    """BibTeX of what a run used: attack, prior, defenses, models, data set, metrics."""
+    from mibench import runs
+    from mibench.cite import bibtex
+
+    print(bibtex(runs.find(results if Path(run).parent == Path() else Path(run).parent.parent, run)))
 
 
 @app.command(rich_help_panel="Look")

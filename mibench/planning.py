@@ -10,8 +10,9 @@ from mibench.runs import Run
 from mibench.stages import artifacts, invert, score, train_prior, train_target
 
 __all__ = [
-    "attack_sets", "black_box_queries", "choose_data", "choose_evaluators", "data_of", "defense_sets", "find_targets",
-    "floors", "plan_attack", "plan_floors", "plan_score", "plan_target", "prepare", "prior_preset", "split_sets",
+    "attack_sets", "black_box_queries", "choose_data", "choose_evaluators", "choose_methods", "data_of",
+    "defense_sets", "find_targets", "floors", "plan_attack", "plan_floors", "plan_score", "plan_target", "prepare", "prior_preset",
+    "split_sets",
 ]  # fmt: skip
 
 
@@ -88,9 +89,24 @@ def defense_sets(sets: list[str] | None, defense: str, extra: list[str]) -> dict
     return split_sets(sets, chosen[0], [*chosen[1:], "data", "training", *extra])
 
 
+def choose_methods(text: str, preset: str, settings: dict[str, str]) -> list[str]:
+    """`gmi,ppa+eot` or `all`: the attacks, floors aside; every name and setting is checked.
+
+    Raises:
+        UserError: For an unknown name or setting, or settings that are for one of several attacks.
+    """
+    every = [name for name, card in registry.cards("attacks").items() if card.get("role", "attack") == "attack"]
+    chosen = every if text == "all" else [name.strip() for name in text.split(",")]
+    if len(chosen) > 1 and settings:
+        raise UserError(f"--set {next(iter(settings))}=... is for one attack; --method names {len(chosen)}")
+    for name in chosen:
+        registry.configure("attacks", name, preset, settings)
+    return chosen
+
+
 def attack_sets(sets: list[str] | None, method: str, extra: list[str]) -> dict[str, dict[str, str]]:
     """`--set` for an attack: bare fields belong to it, `eot.copies` to a wrapper around it."""
-    around = registry.wrappers(method)
+    around = registry.wrappers(method) if "," not in method else []
     given = split_sets(sets, "attack", [*around, *extra])
     for one in around:
         given["attack"] |= {f"{one}.{field}": value for field, value in given.pop(one).items()}
@@ -146,8 +162,9 @@ def plan_attack(
 
 
 def prior_preset(name: str, preset: str) -> str:
-    """An attack's preset is its prior's too; a prior without presets (nothing to train) has only its defaults."""
-    return "default" if set(registry.presets("priors", name)) == {"default"} else preset
+    """An attack's preset is its prior's too; a prior that does not offer it (legacy, nothing to train) has its own."""
+    offered = registry.presets("priors", name)
+    return next(one for one in (preset, "paper", "default") if one in offered)
 
 
 def floors() -> list[str]:

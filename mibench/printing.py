@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from mibench.core import Dataset
     from mibench.runs import Run
 
-__all__ = ["describe_data", "print_cards", "print_training", "show_tables"]
+__all__ = ["describe_data", "print_attacks", "print_cards", "print_training", "show_tables"]
 
 
 def print_training(runs: list["Run"]) -> None:
@@ -36,12 +38,15 @@ def print_training(runs: list["Run"]) -> None:
 def print_cards(found: dict[str, dict[str, dict[str, Any]]]) -> None:
     """Plug-ins by kind, from their cards."""
     shown = {
-        "attacks": ("access", "prior", "venue", "year", "link"), "defenses": ("strength", "venue", "year", "link"),
+        "defenses": ("strength", "venue", "year", "link"),
         "priors": ("critic", "venue", "year", "link"), "data": ("identities", "images", "licence"),
         "models": ("architectures", "year", "link"), "metrics": ("range", "better", "link"),
     }  # fmt: skip
     console = Console()
     for one, cards in found.items():
+        if one == "attacks":
+            print_attacks(cards)
+            continue
         table = Table(box=None, pad_edge=False, title=one, title_justify="left", title_style="bold")
         table.add_column("name", style="cyan", no_wrap=True)
         table.add_column("summary", ratio=3)
@@ -53,6 +58,47 @@ def print_cards(found: dict[str, dict[str, dict[str, Any]]]) -> None:
             table.add_row(name, card["summary"], *texts)
         console.print(table)
         console.print()
+
+
+SECTIONS = {
+    "white_box": "white box: gradients", "black_box": "black box: scores", "label_only": "label only",
+    "wrapper": "wrappers: ppa+eot", "floor": "floors: no inversion at all",
+}  # fmt: skip
+
+
+def print_attacks(cards: dict[str, dict[str, Any]]) -> None:
+    """Attacks by access: prior, what the paper preset asks for one class and for all together, venue, summary, link."""
+    console = Console()
+    line = "{:<16}{:<12}{:>10}{:>10}{:>10}  {}".format
+    for section, title in SECTIONS.items():
+        own = {name: card for name, card in cards.items() if section in (card.get("role"), card.get("access"))
+               and (card.get("role", "attack") == "attack" or section == card["role"])}  # fmt: skip
+        if not own:
+            continue
+        head = ("prior", "gradients", "queries", "shared", "venue")
+        console.print(Text(title, "bold"))
+        console.print(Text(line("", *head), "dim"), no_wrap=True, overflow="ellipsis")
+        for name, card in own.items():
+            known = [part for part in (card.get("venue"), card.get("year")) if part]
+            cells = [str(card.get("prior") or ""), *budget(card.get("cost")), " ".join(map(str, known))]
+            shown = Text(line(name, *cells))
+            shown.stylize("cyan", 0, len(name))
+            console.print(shown, no_wrap=True, overflow="ellipsis")
+            about = Text.assemble(card["summary"], (f"\n{card['link']}" if card.get("link") else "", "dim"))
+            console.print(Padding(about, (0, 0, 0, 2)))
+        console.print()
+    console.print(Text("images per class under the paper preset; shared: images that serve all classes", "dim"))
+
+
+def budget(cost: list[int | None] | None) -> list[str]:
+    """Gradient images and other queries per class, and queries that serve all classes; blank where it is none."""
+    if cost is None:
+        return ["", "", ""]  # a wrapper's is that of the attack inside, times its views
+    queries, gradients, shared = cost
+    others = None if queries is None else queries - (gradients or 0)
+    return [f"{count:,}" if count else "" for count in (gradients, others)] + [
+        "public" if shared is None else f"{shared:,}" if shared else ""
+    ]
 
 
 def show_tables(results: Path, scores: list["Run"]) -> None:

@@ -4,7 +4,7 @@ A plug-in is a module with a literal `CARD` (read without importing it, so that 
 optional literal `PRESETS`, and one frozen dataclass whose fields are its settings. Other packages add plug-ins through
 the entry points `mibench.attacks`, `mibench.defenses`, `mibench.priors` and `mibench.data`.
 
-An attack may be wrapped: `ppa+eot` is the wrapper `eot` around `ppa`, and `eot.copies` is one of the wrapper's settings.
+An attack may be wrapped: `ppa+eot` is the wrapper `eot` around `ppa`, and `eot.copies` one of its settings.
 """
 
 import ast
@@ -27,7 +27,8 @@ __all__ = ["BASES", "Choice", "cards", "configure", "defaults", "names", "parse_
 BASES = {"attacks": "Attack", "defenses": "Defense", "priors": "PriorRecipe", "data": "Source"}
 """Kinds of plug-in and the base class in `mibench.core` of each one's dataclass."""
 
-SINGULAR = {"attacks": "attack", "defenses": "defense", "priors": "prior", "data": "data set", "metrics": "metric"}
+SINGULAR = {"attacks": "attack", "priors": "prior", "defenses": "defense", "models": "model", "data": "data set",
+            "metrics": "metric"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def _parts(kind: str, name: str) -> tuple[str, list[str]]:
     if kind != "attacks":
         return name, []
     base, *around = name.split("+")
-    offered = [one for one in names(kind) if _literals(_source(kind, one))["CARD"]["role"] == "wrapper"]
+    offered = [one for one in names(kind) if _literals(_source(kind, one))["CARD"].get("role") == "wrapper"]
     if base in offered:
         raise UserError(f"{base} wraps another attack: --method ppa+{base}")
     for one in around:

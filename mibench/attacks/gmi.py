@@ -29,6 +29,7 @@ CARD = {
     "link": "https://arxiv.org/abs/1911.07135",
     "access": "white_box",
     "prior": "wgan_gp",
+    "cost": [7500, 7500, 0],
     "role": "attack",
 }
 

@@ -29,6 +29,7 @@ CARD = {
     "link": "https://arxiv.org/abs/2010.04092",
     "access": "white_box",
     "prior": "kedmi",
+    "cost": [2400, 2400, 0],
     "role": "attack",
 }
 

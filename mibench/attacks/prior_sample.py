@@ -22,6 +22,7 @@ CARD = {
     "link": "",
     "access": "none",
     "prior": "dcgan",
+    "cost": [0, 0, 0],
     "role": "floor",
 }
 

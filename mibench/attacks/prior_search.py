@@ -22,6 +22,7 @@ CARD = {
     "link": "",
     "access": "black_box",
     "prior": "dcgan",
+    "cost": [0, 0, 5000],
     "role": "floor",
 }
 

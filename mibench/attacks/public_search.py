@@ -21,6 +21,7 @@ CARD = {
     "link": "",
     "access": "black_box",
     "prior": "public",
+    "cost": [0, 0, None],
     "role": "floor",
 }
 

@@ -24,6 +24,10 @@ __all__ = ["CARD", "closed_set", "top_k"]
 
 CARD = {
     "summary": "share of reconstructions that the evaluation model takes for the attacked identity",
+    "title": "The Secret Revealer: Generative Model-Inversion Attacks Against Deep Neural Networks",
+    "authors": "Zhang, Jia, Pei, Wang, Li and Song",
+    "venue": "CVPR",
+    "year": 2020,
     "range": "[0, 1]",
     "better": "higher leaks more",
     "link": "https://arxiv.org/abs/1911.07135",

@@ -24,6 +24,10 @@ __all__ = ["CARD", "WEIGHTS", "FaceNet", "facenet_distance", "load"]
 
 CARD = {
     "summary": "squared L2 distance to the nearest private image of the same person, in FaceNet embeddings",
+    "title": "FaceNet: A Unified Embedding for Face Recognition and Clustering",
+    "authors": "Schroff, Kalenichenko and Philbin",
+    "venue": "CVPR",
+    "year": 2015,
     "range": "[0, 4]",
     "better": "lower leaks more",
     "link": "https://arxiv.org/abs/1503.03832",

@@ -30,6 +30,10 @@ __all__ = ["CARD", "Statistics", "frechet_distance", "statistics"]
 
 CARD = {
     "summary": "Fréchet distance between private and reconstructed images, as Gaussians of features",
+    "title": "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium",
+    "authors": "Heusel, Ramsauer, Unterthiner, Nessler and Hochreiter",
+    "venue": "NeurIPS",
+    "year": 2017,
     "range": "[0, inf)",
     "better": "lower leaks more",
     "link": "https://arxiv.org/abs/1706.08500",

@@ -27,6 +27,10 @@ __all__ = ["CARD", "KernelDistance", "kernel_distance"]
 
 CARD = {
     "summary": "squared kernel discrepancy between private and reconstructed images in Inception features",
+    "title": "Demystifying MMD GANs",
+    "authors": "Binkowski, Sutherland, Arbel and Gretton",
+    "venue": "ICLR",
+    "year": 2018,
     "range": "(-inf, inf), 0 for equal distributions",
     "better": "lower leaks more",
     "link": "https://arxiv.org/abs/1801.01401",

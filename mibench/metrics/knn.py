@@ -27,6 +27,10 @@ __all__ = ["CARD", "knn_distance", "leave_one_out"]
 
 CARD = {
     "summary": "squared L2 distance to the nearest private image of the same identity, in features",
+    "title": "Re-thinking Model Inversion Attacks Against Deep Neural Networks",
+    "authors": "Nguyen, Chandrasegaran, Abdollahzadeh and Cheung",
+    "venue": "CVPR",
+    "year": 2023,
     "range": "[0, inf)",
     "better": "lower leaks more",
     "link": "https://arxiv.org/abs/2304.01669",

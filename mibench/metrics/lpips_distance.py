@@ -33,6 +33,10 @@ __all__ = ["CARD", "WEIGHTS", "Lpips", "load", "lpips_distance"]
 
 CARD = {
     "summary": "perceptual distance (LPIPS) to the nearest private image of the same identity",
+    "title": "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric",
+    "authors": "Zhang, Isola, Efros, Shechtman and Wang",
+    "venue": "CVPR",
+    "year": 2018,
     "range": "[0, inf), about 1 for unrelated images",
     "better": "lower leaks more",
     "link": "https://arxiv.org/abs/1801.03924",

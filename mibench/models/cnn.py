@@ -17,6 +17,9 @@ __all__ = ["ARCHITECTURES", "CARD", "build"]
 
 CARD = {
     "summary": "small strided CNN for CPU: three convolutions, a 128-wide hidden layer",
+    "title": "Gradient-Based Learning Applied to Document Recognition",
+    "authors": "LeCun, Bottou, Bengio and Haffner",
+    "venue": "Proceedings of the IEEE",
     "year": 1998,
     "link": "http://yann.lecun.com/exdb/publis/pdf/lecun-98.pdf",
     "family": "cnn",

@@ -24,7 +24,10 @@ __all__ = ["ARCHITECTURES", "CARD", "Unit", "build"]
 
 CARD = {
     "summary": "improved-residual face networks: IR-50 (facenet64, facenet112), IR-152, and a small one for CPU",
-    "year": 2018,
+    "title": "ArcFace: Additive Angular Margin Loss for Deep Face Recognition",
+    "authors": "Deng, Guo, Xue and Zafeiriou",
+    "venue": "CVPR",
+    "year": 2019,
     "link": "https://arxiv.org/abs/1801.07698",
     "family": "ir",
 }

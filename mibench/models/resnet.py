@@ -19,7 +19,10 @@ __all__ = ["ARCHITECTURES", "CARD", "BasicBlock", "build"]
 
 CARD = {
     "summary": "small residual network for CPU: stem, three stages of one basic block, a 128-wide embedding",
-    "year": 2015,
+    "title": "Deep Residual Learning for Image Recognition",
+    "authors": "He, Zhang, Ren and Sun",
+    "venue": "CVPR",
+    "year": 2016,
     "link": "https://arxiv.org/abs/1512.03385",
     "family": "resnet",
 }

@@ -29,6 +29,9 @@ __all__ = ["ARCHITECTURES", "CARD", "build", "imagenet_state"]
 
 CARD = {
     "summary": "any torchvision classifier by its name, at 224 or 299 px, optionally with ImageNet weights",
+    "title": "TorchVision: PyTorch's Computer Vision Library",
+    "authors": "TorchVision maintainers and contributors",
+    "venue": "",
     "year": 2016,
     "link": "https://docs.pytorch.org/vision/stable/models.html",
     "family": "torchvision_net",

@@ -20,7 +20,10 @@ __all__ = ["ARCHITECTURES", "CARD", "build"]
 
 CARD = {
     "summary": "VGG16-BN at 64 px with 2,048 features: the field's commonest low-resolution target",
-    "year": 2014,
+    "title": "Very Deep Convolutional Networks for Large-Scale Image Recognition",
+    "authors": "Simonyan and Zisserman",
+    "venue": "ICLR",
+    "year": 2015,
     "link": "https://arxiv.org/abs/1409.1556",
     "family": "vgg",
 }
