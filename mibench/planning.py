@@ -11,8 +11,8 @@ from mibench.stages import artifacts, invert, score, train_prior, train_target
 
 __all__ = [
     "attack_sets", "black_box_queries", "choose_data", "choose_evaluators", "choose_methods", "data_of",
-    "defense_sets", "find_targets", "floors", "plan_attack", "plan_floors", "plan_score", "plan_target", "prepare", "prior_preset",
-    "split_sets",
+    "defense_sets", "find_targets", "floors", "plan_attack", "plan_floors", "plan_score", "plan_target", "prepare",
+    "prior_preset", "split_sets",
 ]  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from mibench.errors import UserError
 
 ROOT = Path(mibench.__file__).parent
 KEYS = {
-    "attacks": {"summary", "title", "authors", "venue", "year", "link", "access", "prior", "role"},
+    "attacks": {"summary", "title", "authors", "venue", "year", "link", "access", "prior", "cost", "role"},
     "defenses": {"summary", "title", "authors", "venue", "year", "link", "strength"},
     "priors": {"summary", "title", "authors", "venue", "year", "link", "critic"},
     "data": {"summary"},
@@ -33,6 +33,12 @@ FILES = [
     if not path.stem.startswith("_") and "CARD" in path.read_text(encoding="utf-8")
 ]
 PLUGINS = [(kind, name) for kind in registry.BASES for name in registry.names(kind)]
+WRAPPERS = [name for name, card in registry.cards("attacks").items() if card["role"] == "wrapper"]
+
+
+def whole(kind: str, name: str) -> tuple[str, str]:
+    """What a user types to get a plug-in: a wrapper stands around something; and what is before its settings."""
+    return (f"gmi+{name}", f"{name}.") if kind == "attacks" and name in WRAPPERS else (name, "")
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,8 @@ def test_cards_refer_to_what_exists(kind: str, name: str) -> None:
     card = registry.card(kind, name)
     if kind == "attacks":
         assert card["access"] in ("none", "label_only", "black_box", "white_box")
-        assert card["role"] in ("attack", "floor")
+        assert card["role"] in ("attack", "floor", "wrapper")
+        assert (card["prior"] is None) == (card["role"] == "wrapper")
     if kind == "defenses" and card["strength"] is not None:
         assert card["strength"] in {item.name for item in fields(registry.load(kind, name))}
     if kind == "priors":
@@ -91,6 +98,7 @@ def test_cards_refer_to_what_exists(kind: str, name: str) -> None:
 def test_presets_build_and_specs_are_json(kind: str, name: str) -> None:
     if kind == "data" and name == "folder":
         return  # needs a path
+    name, _ = whole(kind, name)
     for preset in registry.presets(kind, name):
         choice = registry.configure(kind, name, preset)
         spec = json.loads(json.dumps(choice.spec(), allow_nan=False))
@@ -231,11 +239,41 @@ def test_missing_settings_are_named() -> None:
 @pytest.mark.parametrize(("kind", "name"), PLUGINS)
 def test_every_number_of_every_plugin_refuses_nan_and_negatives(kind: str, name: str) -> None:
     plugin = registry.load(kind, name)
+    name, before = whole(kind, name)
     for item in fields(plugin):
         if item.type in (int, float) and not item.metadata.get("signed"):
             for bad in ("nan", "inf", "-1"):
                 with pytest.raises(UserError, match=item.name):
-                    registry.configure(kind, name, settings={item.name: bad})
+                    registry.configure(kind, name, settings={before + item.name: bad})
+
+
+def test_wrappers_stand_around_attacks_in_the_order_of_their_names() -> None:
+    settings = {"steps": "7", "eot.copies": "3", "align.copies": "5"}
+    choice = registry.configure("attacks", "gmi+eot+align", "quick", settings)
+    outer = choice.plugin
+    assert [type(one).__name__ for one in (outer, outer.wrapped, outer.wrapped.wrapped)] == ["Align", "EOT", "GMI"]
+    assert (outer.copies, outer.wrapped.copies, outer.wrapped.wrapped.steps) == (5, 3, 7)
+    recorded = choice.spec()["settings"]
+    assert recorded["steps"] == 7 and recorded["eot.copies"] == 3 and recorded["align.copies"] == 5
+    assert recorded.keys() == registry.defaults("attacks", "gmi+eot+align").keys()
+    quick = registry.presets("attacks", "gmi+eot")["quick"]
+    assert quick == registry.presets("attacks", "gmi")["quick"] | {"eot.copies": 4}
+    assert registry.card("attacks", "gmi+eot")["prior"] == "wgan_gp"
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("eot", {}, "eot wraps another attack: --method ppa"), ("gmi+ppa", {}, "after a . stands a wrapper"),
+        ("gmi+eot+eot", {}, "names a wrapper twice"), ("gmi+gone", {}, "got 'gone'"),
+        ("gmi+eot", {"align.copies": 1}, "setting of gmi.eot"), ("gmi", {"eot.copies": 1}, "setting of gmi"),
+        ("gmi+eot", {"eot.copys": 1}, "setting of eot"), ("gone+eot", {}, "unknown attack 'gone'"),
+    ],
+)  # fmt: skip
+def test_wrappers_that_make_no_sense(name: str, settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        registry.configure("attacks", name, settings=settings)
+    assert "\n" not in str(caught.value)
 
 
 def test_other_packages_add_plugins_and_replace_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,7 @@ CARD = {
     "link": "https://arxiv.org/abs/2201.12179",
     "access": "white_box",
     "prior": "dcgan",
+    "cost": [30000, 10000, 10000],
     "role": "attack",
 }
 
