@@ -90,13 +90,14 @@ def defense_sets(sets: list[str] | None, defense: str, extra: list[str]) -> dict
 
 
 def choose_methods(text: str, preset: str, settings: dict[str, str]) -> list[str]:
-    """`gmi,ppa+eot` or `all`: the attacks, floors aside; every name and setting is checked.
+    """`gmi,ppa+eot` or `all,ppa+eot`: the attacks (all but floors and wrappers); names and settings are checked.
 
     Raises:
         UserError: For an unknown name or setting, or settings that are for one of several attacks.
     """
     every = [name for name, card in registry.cards("attacks").items() if card.get("role", "attack") == "attack"]
-    chosen = every if text == "all" else [name.strip() for name in text.split(",")]
+    named = [name.strip() for name in text.split(",")]
+    chosen = list(dict.fromkeys(one for name in named for one in (every if name == "all" else [name])))
     if len(chosen) > 1 and settings:
         raise UserError(f"--set {next(iter(settings))}=... is for one attack; --method names {len(chosen)}")
     for name in chosen:

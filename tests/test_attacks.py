@@ -24,15 +24,28 @@ from mibench.rng import Noise
 
 NAMES = [name for name, card in registry.cards("attacks").items() if card["role"] != "wrapper"]
 SHORT: dict[str, dict[str, Any]] = {
+    "if_gmi": {"steps": (4, 2, 2), "pool": 60}, "mi_face": {"steps": 8},
     "gmi": {"steps": 12}, "kedmi": {"steps": 12}, "ppa": {"steps": 8, "pool": 60, "selection_views": 4},
     "prior_search": {"pool": 60},
     "lomma_gmi": {"steps": 12, "students": ("cnn",), "student_epochs": 1},
     "lomma_kedmi": {"steps": 12, "students": ("cnn",), "student_epochs": 1},
-    "vmi": {"steps": 8},
+    "vmi": {"steps": 6, "flow_steps": 2, "flow_hidden": 8},
+    "plg": {"steps": 8}, "lokt": {"steps": 8, "samples": 60, "surrogates": ("cnn",), "epochs": 1},
+    "diff_mi": {"steps": 4, "pgd_steps": 2},
+    "rlb": {"episodes": 40, "hidden": 8, "batch": 16},
+    "brep": {"init_pool": 60, "iterations": 5, "points": 4, "radius": 0.5},
+    "random_search": {"queries": 40},
+    "mirror": {"steps": 12, "pool": 60, "candidates": 3},
+    "mirror_bb": {"pool": 60, "population": 8, "generations": 4},
+    "cma_es": {"population": 8, "generations": 4},
+    "c2f": {"embedding_epochs": 1, "people": 30, "map_epochs": 1, "width": 16, "steps": 3, "generations": 4},
 }  # fmt: skip
 """Enough steps to see a law, for tests that do not ask for success; an attack without an entry runs in full."""
 
-INSIDE: set[str] = set()
+INSIDE: set[str] = {
+    "if_gmi",  # its images come from optimised features
+    "diff_mi",  # searches pixels; the prior's latents are its sampler's noise
+}
 """Attacks that search inside the prior or change it, so that their latents alone do not give the images."""
 
 ROUNDING = 1e-4

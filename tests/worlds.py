@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from mibench import registry
 from mibench.core import Access, Attack, Oracle, Prior, Reconstructions, Split, Workspace, to_uint8
 from mibench.models.base import Classifier, Prepare
+from mibench.priors.diffusion import DiffusionPrior
+from mibench.priors.pixels import PixelPrior
 from mibench.priors.public import PublicImages
 from mibench.rng import Noise
 
@@ -23,7 +25,10 @@ ACCESS = {"none": Access.LABEL_ONLY, "label_only": Access.LABEL_ONLY, "black_box
 
 
 class LinearPrior(Prior):
-    """G(z) = .5 + .5 tanh(z A / 2) with orthonormal rows in A; D(x) punishes contrast, softly."""
+    """G(z) = .5 + .5 tanh(z A / 2) with orthonormal rows in A; D(x) punishes contrast, softly.
+
+    It can be entered at as many places as the shipped generator; z A flows through all of them.
+    """
 
     def __init__(self, latent_dim: int, critic_kind: Literal["none", "wgan", "kp1"]) -> None:
         super().__init__()
@@ -37,10 +42,56 @@ class LinearPrior(Prior):
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         return (0.5 + 0.5 * torch.tanh(z @ self.directions / 2)).reshape(-1, *SHAPE)
 
+    blocks = 4
+
+    def enter(self, z: Tensor, block: int) -> Tensor:
+        return z @ self.directions
+
+    def advance(self, z: Tensor, inside: Tensor, block: int) -> Tensor:
+        return inside
+
+    def resume(self, z: Tensor, inside: Tensor, block: int) -> Tensor:
+        return (0.5 + 0.5 * torch.tanh(inside / 2)).reshape(-1, *SHAPE)
+
+    def painted(self, block: int) -> int:
+        return 0
+
     def critic(self, x: Tensor) -> Tensor:
         if self.critic_kind == "none":
             return super().critic(x)
         return 1.0 - (x - 0.5).square().flatten(1).mean(dim=1)
+
+
+class GaussianDiffusion(DiffusionPrior):
+    """The best possible noise prediction for images x ~ N(mean, spread^2 I) in [-1, 1], in closed form.
+
+    A world's images have a spread of about sqrt(12 / 192) / 2 = .125 in 12 directions of 192, and none in the others.
+    """
+
+    clip = False
+
+    def __init__(self, num_classes: int, mean: float = 0.0, spread: float = 0.25, steps: int = 10) -> None:
+        super().__init__(SHAPE, num_classes, 8, steps, 3.0)
+        self.mean, self.spread = mean, spread
+
+    def eps(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        a = self.level(t)
+        return (x - a.sqrt() * self.mean) * (1 - a).sqrt() / (a * self.spread**2 + 1 - a)
+
+
+class ToldPrior(Prior):
+    """G(z, y) = G(z + .5 e_y): told whom to draw, it comes a little nearer than by chance."""
+
+    conditional = True
+
+    def __init__(self, prior: LinearPrior) -> None:
+        super().__init__()
+        self.prior = prior
+        self.latent_dim, self.image_shape = prior.latent_dim, prior.image_shape
+
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        assert y is not None
+        return self.prior.decode(z + 0.5 * F.one_hot(y, self.latent_dim))
 
 
 @dataclass
@@ -68,6 +119,14 @@ class World:
             head.weight.copy_(self.sharpness * torch.eye(self.classes, self.classes + 2))
             head.bias.zero_()
 
+    def diffusion(self) -> GaussianDiffusion:
+        """Knows how bright images are, and which public images the target likes, but no identity."""
+        prior = GaussianDiffusion(self.classes)
+        with torch.no_grad():
+            scores = self.target(self.public().images.float() / 255).softmax(1)
+        prior.shown.copy_(scores.topk(8, dim=0).indices.T)
+        return prior.eval()
+
     def truth(self, images: Tensor) -> Tensor:
         """Which identity an image shows, worked out from the prior alone: the largest latent among the identities."""
         z = torch.atanh((2 * images.double() - 1).clamp(-0.999, 0.999)).flatten(1)
@@ -88,6 +147,10 @@ class World:
 
 
 PRIORS: dict[str, Callable[[World], Prior]] = {
+    "ddpm": World.diffusion,
+    "plg": lambda world: ToldPrior(world.prior),
+    "tacgan": lambda world: ToldPrior(world.prior),
+    "pixels": lambda world: PixelPrior(SHAPE),
     "public": lambda world: PublicImages(world.public().images),
 }
 """Toy priors for attacks that need a special one; the others get the world's linear prior."""

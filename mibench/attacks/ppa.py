@@ -15,6 +15,7 @@ from torch import Tensor
 from mibench import augment
 from mibench.attacks.parts.latents import Point
 from mibench.attacks.parts.objectives import IDENTITY, on_logits
+from mibench.attacks.parts.pspace import searched
 from mibench.attacks.parts.search import (
     best_of_pool,
     descend,
@@ -48,6 +49,7 @@ PRESETS = {
     "quick": {
         "images": 2, "pool": 2000, "candidates": 2, "steps": 50, "lr": 0.03, "betas": (0.9, 0.999),
     },
+    "legacy": {"scored_start": "legacy"},
 }
 
 
@@ -67,10 +69,13 @@ class PPA(Attack):
         mirror: Use mirror images in the pool's scores and in the selection (faces yes, digits no).
         latent_penalty: Weight of |z|^2 / d, which keeps z where the prior was trained; 0 in the paper.
         selection_views: Random views per candidate in the final selection.
+        space: The latent space that is searched; auto is w if the prior has one, else its first.
+        scored_start: same: the latent that was scored is optimised. legacy: as in the authors' code, images are scored
+            whose later layers hear an untruncated w, but the truncated w of the first layers, given to all layers, is
+            optimised. A prior without the space w+ truncates nothing, and both are one.
 
     Source: sections 3.2-3.4 of the paper; values of the authors' FaceScrub/FFHQ configuration.
-    Differs: every image has a crop of its own (the authors draw one for the whole batch), the scored latent is the
-    optimised one (theirs changes its truncation in between).
+    Differs: every image has a crop of its own (the authors draw one for the whole batch).
     """
 
     images: int = 50
@@ -84,6 +89,8 @@ class PPA(Attack):
     mirror: bool = True
     latent_penalty: float = 0.0
     selection_views: int = 100
+    space: str = "auto"
+    scored_start: Literal["same", "legacy"] = "same"
 
     def __post_init__(self) -> None:
         if not 1 <= self.images <= self.candidates <= self.pool:
@@ -99,6 +106,7 @@ class PPA(Attack):
         """A generator that gradients flow through."""
         if not prior.differentiable:
             raise UserError("ppa needs a generator; use --prior dcgan, wgan_gp or kedmi")
+        searched(prior, self.space)
 
     def cost(self, prior: Prior, public: int = 0) -> Cost:
         """candidates x (steps with gradient + selection views), and the pool once for everybody."""
@@ -110,8 +118,12 @@ class PPA(Attack):
         self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: Workspace
     ) -> Reconstructions:
         """Search, optimise, select."""
-        pool = prior.sample(Noise(seed, torch.arange(self.pool, device=labels.device)).of("pool"))
-        scores = work.once("ppa-pool", oracle, lambda: pool_scores(oracle, prior, pool, self.mirror, work))
+        whole, prior = prior, searched(prior, self.space)
+        legacy = self.scored_start == "legacy" and prior.spaces == ("w",) and "w+" in whole.spaces
+        scored = whole.space("w+") if legacy else prior
+        pool = scored.sample(Noise(seed, torch.arange(self.pool, device=labels.device)).of("pool"))
+        scores = work.once("ppa-pool", oracle, lambda: pool_scores(oracle, scored, pool, self.mirror, work))
+        pool = pool[:, : prior.latent_dim]  # of w+ the first layer's w
         start = pool[best_of_pool(scores, labels, self.candidates).flatten()]
         y, key = keys(labels, self.candidates)
         steps = oracle.affordable(self.steps, self.candidates)

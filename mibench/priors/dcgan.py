@@ -11,6 +11,7 @@ References:
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
@@ -39,12 +40,15 @@ class DcganPrior(Prior):
         self.generator = load_dcgan()
         self.latent_dim = self.generator.latent_dim
         self.image_shape = image_shape
+        self.blocks = len(self.generator.blocks)
 
     def decode(
         self, z: Float[Tensor, "n d"], y: Int64[Tensor, " n"] | None = None
     ) -> Float[Tensor, "n c h w"]:
         """Images in [0, 1]; smaller sizes are area averages, grey is the mean of the channels."""
-        x = self.generator(z)
+        return self._fit(self.generator(z))
+
+    def _fit(self, x: Float[Tensor, "n 3 64 64"]) -> Float[Tensor, "n c h w"]:
         channels, height, width = self.image_shape
         if channels == 1:
             x = x.mean(dim=1, keepdim=True)
@@ -52,6 +56,32 @@ class DcganPrior(Prior):
             shrink = height <= x.shape[2] and width <= x.shape[3]
             x = F.interpolate(x, (height, width), mode="area" if shrink else "bilinear")
         return x
+
+    def enter(self, z: Float[Tensor, "n d"], block: int) -> Float[Tensor, "n f"]:
+        """The features after `block` transposed convolutions, ReLU applied; the last place is before the painting."""
+        x = z
+        for number in range(block):
+            x = self.advance(z, x, number)
+        return x
+
+    def advance(self, z: Float[Tensor, "n d"], inside: Float[Tensor, "n f"], block: int) -> Float[Tensor, "n g"]:
+        """What flows into block `block + 1` when `inside` flows into block `block`; z itself flows into block 0."""
+        return torch.relu(self.generator.blocks[block](self._shaped(inside, block))).float().flatten(1)
+
+    def resume(self, z: Float[Tensor, "n d"], inside: Float[Tensor, "n f"], block: int) -> Float[Tensor, "n c h w"]:
+        """The remaining convolutions; they do not look at z."""
+        for number in range(block, self.blocks):
+            inside = self.advance(z, inside, number)
+        x = self.generator.paint(self._shaped(inside, self.blocks))
+        return self._fit((torch.tanh(x.float()) + 1.0) / 2.0)
+
+    def painted(self, block: int) -> int:
+        """Nothing is painted before the end."""
+        return 0
+
+    def _shaped(self, inside: Tensor, block: int) -> Tensor:
+        side = 4 * 2 ** (block - 1) if block else 1
+        return inside.reshape(len(inside), -1, side, side).contiguous(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,318 @@
+"""C2FMI: coarse by gradients on an embedding model of the attacker, fine by differential evolution on the scores.
+
+References:
+    | C2FMI: Corse-to-Fine Black-Box Model Inversion Attack (Ye et al., TDSC 2023)
+    | https://github.com/MiLabHITSZ/2022YeC2FMI
+    | Differential Evolution (Storn and Price, 1997), https://doi.org/10.1023/A:1008202821328
+    | Discriminative Unsupervised Feature Learning with Exemplar Convolutional Neural Networks
+      (Dosovitskiy et al., 2014), the embedding model where public people are unknown, https://arxiv.org/abs/1406.6909
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mibench import augment
+from mibench.attacks.parts.evolution import Fitness, best_distinct, log_odds
+from mibench.attacks.parts.latents import Point
+from mibench.attacks.parts.pspace import searched
+from mibench.attacks.parts.search import descend, keys, piecewise, render
+from mibench.attacks.parts.surrogates import Lesson, school
+from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Split, Workspace, to_float
+from mibench.errors import UserError
+from mibench.models.base import Classifier
+from mibench.rng import Noise, generator, seed_of
+
+__all__ = ["C2f", "blends", "fade", "known", "trial", "vector"]
+
+CARD = {
+    "summary": "gradients on an embedding model of the attacker's own, then differential evolution on the scores",
+    "title": "C2FMI: Corse-to-Fine Black-Box Model Inversion Attack",
+    "authors": "Ye, Luo, Naseem, Yang, Shi and Jia",
+    "venue": "IEEE TDSC",
+    "year": 2023,
+    "link": "https://github.com/MiLabHITSZ/2022YeC2FMI",
+    "access": "black_box",
+    "prior": "dcgan",
+    "role": "attack",
+    "cost": [16_038, 0, None],
+}
+
+PRESETS = {
+    "paper": {},
+    "quick": {
+        "images": 2, "embedding": "cnn", "people": 500, "embedding_epochs": 8, "width": 256, "map_epochs": 30,
+        "map_batch": 32, "starts": 3, "steps": 12, "lr": 0.15, "kept": 3, "population": 12, "generations": 30,
+        "fading": 8,
+    },
+}
+
+
+def vector(p: Float[Tensor, "n k"], top: int = 0) -> Float[Tensor, "n k"]:
+    """Scores as the map reads them: v = log p + 50, minus min(v) where that is below 0, over its length.
+
+    Only the `top` largest p are read (0: all). log p is at least -1000, or -100 where p are left out.
+    """
+    if top:
+        p = p * (p >= p.topk(min(top, p.shape[1]), dim=1).values[:, -1:])
+    v = p.log().clamp(min=-100.0 if top else -1000.0) + 50.0
+    return F.normalize(v - v.amin(dim=1, keepdim=True).clamp(max=0.0), dim=1)
+
+
+def known(p: Float[Tensor, "n k"], y: Int64[Tensor, " n"], top: int) -> Float[Tensor, " n"]:
+    """Fitness when only the `top` largest scores are told: log-odds of y among them, else below every such value.
+
+    Outside, minus the mass that was told counts, so that scores which leave more room for y are better.
+    """
+    if not top or top >= p.shape[1]:
+        return log_odds(p, y)
+    told = p.topk(top, dim=1)
+    inside = (told.indices == y[:, None]).any(dim=1)
+    return torch.where(inside, log_odds(p, y), -1000.0 - told.values.sum(dim=1))
+
+
+def blends(
+    parents: Float[Tensor, "k n 3 d"], strangers: Float[Tensor, "k n 3 d"]
+) -> Float[Tensor, "k n d"]:
+    """.7 (x_1 / 4 + x_2 / 4 + x_3 / 2) + .3 mean of three of the prior's own latents."""
+    weight = torch.tensor([0.25, 0.25, 0.5], device=parents.device)
+    return 0.7 * torch.einsum("knjd,j->knd", parents, weight) + 0.3 * strangers.mean(dim=2)
+
+
+def fade(generation: int, generations: int, fading: int = 30) -> float:
+    """beta: .1, and .1 * remaining / 50 in the last `fading` generations, the current one included in what remains."""
+    remaining = generations - generation
+    return 0.1 * remaining / 50.0 if remaining <= fading else 0.1
+
+
+def trial(
+    x: Float[Tensor, "k n d"],
+    best: Float[Tensor, "k 1 d"],
+    pairs: Int64[Tensor, "k n 4 2"],
+    beta: float,
+    crossed: Tensor,
+) -> Float[Tensor, "k n d"]:
+    """Where `crossed`, x_i + .02 (x_best - x_i) + sum over four pairs of beta (x_r - x_s); elsewhere x_i."""
+    width = x.shape[2]
+    drawn = x.gather(1, pairs.flatten(1)[..., None].expand(-1, -1, width)).reshape(*pairs.shape, width)
+    moved = x + 0.02 * (best - x) + beta * (drawn[:, :, :, 0] - drawn[:, :, :, 1]).sum(dim=2)
+    return torch.where(crossed, moved, x)
+
+
+def _lesson_images(public: Split, people: int) -> tuple[UInt8[Tensor, "n c h w"], Int64[Tensor, " n"]]:
+    """Images and classes for the embedding model: public people, or single images where people are not known."""
+    names = public.labels.unique()
+    if names[0] >= 0 and 2 <= len(names) < len(public):
+        chosen = public.labels <= names[min(people, len(names)) - 1]
+        return public.images[chosen], torch.searchsorted(names, public.labels[chosen])
+    images = public.images[:people]
+    return images, torch.arange(len(images), device=images.device)
+
+
+def _strong(x: Float[Tensor, "n c h w"], noise: Noise) -> Float[Tensor, "n c h w"]:
+    """What a person may look like in another photograph."""
+    x = augment.random_resized_crop(x, noise.of("crop"), (0.5, 1.0), (0.8, 1.25), mirror=0.5)
+    return augment.colour_jitter(x, noise.of("jitter"), 0.4, 0.4, 0.2)
+
+
+@dataclass(frozen=True)
+class C2f(Attack):
+    """w from the mean of two samples, 20 Adam steps on |E(G(w)) - M(y)|^2 / C, then differential evolution on log p_y.
+
+    E are the class logits of an embedding model that the attacker trained on public images; M maps the target's scores
+    to them (two hidden layers, LeakyReLU .2, dropout .25), learnt on public images that the target answered once.
+
+    Args:
+        images: Reconstructions per identity: the last population's best distinct members.
+        embedding: E's architecture.
+        people: At most this many public people (images, where people are not known) are E's classes.
+        embedding_epochs: Passes over E's images.
+        embedding_lr: Learning rate of E's SGD, which falls along a cosine.
+        width: Units of each of M's hidden layers.
+        map_epochs: Passes of M's training: Adam 1e-3, x .8 every tenth of them.
+        map_batch: Images in each of its steps.
+        top: Only the largest scores are told by the target; 0 is all of them.
+        starts: Latents that are optimised on E.
+        steps: Adam steps on E, without the target.
+        lr: Their learning rate.
+        kept: The best of them by the target's scores.
+        population: These and blends of them.
+        generations: Of differential evolution.
+        fading: In how many last generations differences count less; see `fade`.
+        space: The prior's latent space; auto is w where the prior has one.
+
+    Source: the authors' code (commit ca5142a).
+    Differs: the authors' E is a published face network (10,575 people); here the attacker trains one on the public
+    images, with every image a class of its own where people are not known. Parents keep their scores, which halves the
+    queries; public images are asked once, not in every epoch. The authors show M a one-hot y with noise of 1e-18 of its
+    length, which float32 cannot hold and is left out. Pairs are drawn independently.
+    """
+
+    images: int = 1
+    embedding: str = "resnet"
+    people: int = 10_000
+    embedding_epochs: int = 40
+    embedding_lr: float = 0.05
+    width: int = 4096
+    map_epochs: int = 20
+    map_batch: int = 128
+    top: int = 0
+    starts: int = 16
+    steps: int = 20
+    lr: float = 0.02
+    kept: int = 10
+    population: int = 32
+    generations: int = 500
+    fading: int = 30
+    space: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.images <= self.kept <= self.population or self.kept > self.starts:
+            raise UserError(
+                "c2f: 1 <= images <= kept <= starts and kept <= population, got images "
+                f"{self.images}, kept {self.kept}, starts {self.starts} and population {self.population}"
+            )
+        if self.people < 2:
+            raise UserError(f"c2f: people must be at least 2, got {self.people}")
+
+    def needs(self, prior: Prior) -> None:
+        """A generator that gradients flow through."""
+        if not prior.differentiable:
+            raise UserError("c2f needs a generator; use --prior dcgan, wgan_gp or kedmi")
+        searched(prior, self.space)
+
+    def cost(self, prior: Prior, public: int = 0) -> Cost:
+        """Starts, blends and all children; and the public images once for everybody."""
+        return Cost(self.starts + self.population - self.kept + self.population * self.generations, 0, public)
+
+    def __call__(
+        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: Workspace
+    ) -> Reconstructions:
+        """Train E, learn M, descend on E, evolve on the target."""
+        prior = searched(prior, self.space)
+        public = work.images("c2f")
+        p = work.once("c2f-answers", oracle, lambda: self._answers(oracle, public, work))
+        own, classes = _lesson_images(public, self.people)
+        lesson = Lesson(self.embedding_lr, 0.9, 5e-4, 64, self.embedding_epochs, "cosine")
+        one_hot = F.one_hot(classes).float()
+        embedding = school("c2f", (self.embedding,), own, one_hot, lesson, seed, oracle, work, _strong)[0]
+        inverse = _network(oracle.num_classes, self.width, one_hot.shape[1]).to(oracle.device)
+        fitted = work.once(
+            "c2f-map", oracle, lambda: self._fit(inverse, embedding, vector(p, self.top), public, seed, work)
+        )
+        inverse.load_state_dict(fitted)
+        inverse.eval().requires_grad_(False)
+
+        y, key = keys(labels, self.starts)
+
+        def descent(rows: slice) -> Tensor:
+            goal = inverse(F.one_hot(y[rows], oracle.num_classes).float()).float()
+            return self._coarse(prior, embedding, goal, y[rows], Noise(seed, key[rows]).of("c2f"))
+
+        coarse = piecewise("c2f-coarse", len(y), oracle, work, descent).reshape(len(labels), self.starts, -1)
+        left = oracle.affordable(self.cost(prior).queries, 1)
+
+        def part(rows: slice) -> Tensor:
+            noise = Noise(seed, labels[rows]).of("c2f")
+            return self._fine(oracle, prior, coarse[rows], labels[rows], left, noise, work).flatten(0, 1)
+
+        few = replace(work, batch=max(1, work.batch // self.population))
+        found = piecewise("c2f-fine", len(labels), oracle, few, part)
+        z, y = found[:, :-1].contiguous(), labels.repeat_interleave(self.images)
+        return Reconstructions(render(prior, z, y, work), y, z, found[:, -1] > 0)
+
+    @torch.no_grad()
+    def _answers(self, oracle: Oracle, public: Split, work: Workspace) -> Float[Tensor, "n k"]:
+        return torch.cat([oracle.probs(to_float(part), None) for part in public.images.split(work.batch)])
+
+    def _fit(
+        self, inverse: nn.Sequential, embedding: Classifier, v: Float[Tensor, "n k"], public: Split, seed: int,
+        work: Workspace,
+    ) -> dict[str, Tensor]:
+        """M's weights. Features are kept rather than logits: E may know ten thousand people."""
+        with torch.no_grad():
+            features = torch.cat([
+                embedding.features(to_float(part)).float() for part in public.images.split(work.batch)
+            ])  # fmt: skip
+        with torch.random.fork_rng(devices=[v.device] if v.device.type == "cuda" else []), torch.enable_grad():
+            torch.manual_seed(seed_of(seed, "c2f-map"))
+            for layer in inverse:
+                if isinstance(layer, nn.Linear):
+                    layer.reset_parameters()
+            inverse.train().requires_grad_(True)
+            optimizer = torch.optim.Adam(inverse.parameters(), lr=1e-3)
+            for epoch in range(self.map_epochs):
+                optimizer.param_groups[0]["lr"] = 1e-3 * 0.8 ** (10 * epoch // self.map_epochs)
+                order = torch.randperm(len(v), generator=generator(seed, "c2f-map", epoch)).to(v.device)
+                for index in order.split(self.map_batch):
+                    with torch.no_grad():
+                        wanted = embedding.head(features[index]).float()
+                    loss = F.mse_loss(inverse(v[index]).float(), wanted)
+                    optimizer.zero_grad(set_to_none=True)
+                    loss.backward()
+                    optimizer.step()
+        return {name: value.detach().clone() for name, value in inverse.state_dict().items()}
+
+    def _coarse(
+        self, prior: Prior, embedding: Classifier, goal: Float[Tensor, "n c"], y: Int64[Tensor, " n"], noise: Noise
+    ) -> Float[Tensor, "n d"]:
+        """Adam on |E(G(w)) - goal|^2 / C; the target is not asked."""
+        point = Point((prior.sample(noise.of("start", 0)) + prior.sample(noise.of("start", 1))) / 2)
+
+        def loss(z: Tensor, drawn: Noise) -> Tensor:
+            return (embedding(prior.decode(z, y)).float() - goal).square().mean(dim=1)
+
+        descend(point, loss, torch.optim.Adam(point.parameters(), lr=self.lr), self.steps, noise)
+        return point.z.detach()
+
+    @torch.no_grad()
+    def _fine(
+        self, oracle: Oracle, prior: Prior, x: Float[Tensor, "k s d"], y: Int64[Tensor, " k"], left: int,
+        noise: Noise, work: Workspace,
+    ) -> Float[Tensor, "k images d2"]:
+        """Differential evolution with at most `left` queries; the last column tells who is no better than its start."""
+        width, born = x.shape[2], self.population - self.kept
+        score = partial(known, top=self.top)
+        if left < self.starts:
+            return torch.cat([x[:, : self.images], torch.ones_like(x[:, : self.images, :1])], dim=2)
+        x, fitness = best_distinct(x, Fitness(oracle, prior, y, self.starts, work, score)(x), self.kept)
+        start = fitness[:, : self.images]
+        left -= self.starts
+        if born and left >= born:
+            chosen = (noise.of("blend").uniform(born, 3) * self.kept).long().clamp(max=self.kept - 1)
+            parents = x.gather(1, chosen.flatten(1)[..., None].expand(-1, -1, width)).reshape(*chosen.shape, width)
+            strangers = [
+                prior.sample(noise.of("stranger", member, draw)) for member in range(born) for draw in range(3)
+            ]
+            bred = blends(parents, torch.stack(strangers, dim=1).reshape(parents.shape))
+            x = torch.cat([x, bred], dim=1)
+            fitness = torch.cat([fitness, Fitness(oracle, prior, y, born, work, score)(bred)], dim=1)
+            left -= born
+        generations = min(self.generations, left // self.population) if x.shape[1] == self.population else 0
+        ask = Fitness(oracle, prior, y, self.population, work, score)
+        for generation in range(generations):
+            drawn = noise.of("generation", generation)
+            best = x.gather(1, fitness.argmax(dim=1)[:, None, None].expand(-1, 1, width))
+            pairs = (drawn.of("pairs").uniform(self.population, 4, 2) * self.population).long()
+            crossed = drawn.of("crossed").uniform(self.population, width) < 0.5
+            beta = fade(generation, self.generations, self.fading)
+            child = trial(x, best, pairs.clamp(max=self.population - 1), beta, crossed)
+            found = ask(child)
+            better = found > fitness
+            x = torch.where(better[..., None], child, x)
+            fitness = torch.where(better, found, fitness)
+        z, value = best_distinct(x, fitness, self.images)
+        return torch.cat([z, (value <= start)[..., None].to(z.dtype)], dim=2)
+
+
+def _network(classes: int, width: int, outputs: int) -> nn.Sequential:
+    """M, unfitted."""
+    with torch.random.fork_rng(devices=[]):  # its first weights are drawn again when it is fitted
+        return nn.Sequential(
+            nn.Linear(classes, width), nn.LeakyReLU(0.2), nn.Linear(width, width), nn.LeakyReLU(0.2), nn.Dropout(0.25),
+            nn.Linear(width, outputs),
+        )  # fmt: skip

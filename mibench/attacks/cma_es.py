@@ -1,0 +1,136 @@
+"""CMA-ES: a general-purpose black-box optimiser on the prior's latents, as a baseline for attacks made for the purpose.
+
+References:
+    | Completely Derandomized Self-Adaptation in Evolution Strategies (Hansen and Ostermeier, 2001)
+    | https://doi.org/10.1162/106365601750190398
+    | A Simple Modification in CMA-ES Achieving Linear Time and Space Complexity (Ros and Hansen, 2008), the diagonal
+    | https://doi.org/10.1007/978-3-540-87700-4_30
+    | pycma (Hansen, Akimoto and Baudis, BSD-3-Clause), https://github.com/CMA-ES/pycma
+"""
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from mibench.attacks.parts.evolution import Fitness, best_distinct
+from mibench.attacks.parts.pspace import searched
+from mibench.attacks.parts.search import piecewise, render
+from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
+from mibench.errors import UserError
+from mibench.rng import Noise, seed_of
+
+__all__ = ["CmaEs"]
+
+CARD = {
+    "summary": "generic-optimiser baseline: CMA-ES on the latent by target confidence",
+    "title": "Completely Derandomized Self-Adaptation in Evolution Strategies",
+    "authors": "Hansen and Ostermeier",
+    "venue": "Evolutionary Computation",
+    "year": 2001,
+    "link": "https://doi.org/10.1162/106365601750190398",
+    "access": "black_box",
+    "prior": "dcgan",
+    "role": "attack",
+    "cost": [5000, 0, 0],
+}
+
+PRESETS = {"paper": {}, "quick": {"images": 2, "population": 16, "generations": 10}}
+
+SPREAD = 1000
+"""Prior samples that tell the latent's mean and spread; they ask the target nothing."""
+
+
+@dataclass(frozen=True)
+class CmaEs(Attack):
+    """max_u log p_y(G(mean + std * u)) by CMA-ES from u = 0; mean and std are the prior's own, per coordinate.
+
+    Args:
+        images: Reconstructions per identity: the best images seen.
+        population: Latents asked for in each generation.
+        generations: How many.
+        sigma: The first step size, in the prior's standard deviations.
+        diagonal: Learn a diagonal covariance, which needs fewer queries and less time in hundreds of dimensions.
+        space: The prior's latent space; auto is w where the prior has one.
+
+    Not a published attack. Every other setting is pycma's default; its stopping rules are ignored, so that the cost is
+    exact.
+    """
+
+    images: int = 1
+    population: int = 20
+    generations: int = 250
+    sigma: float = 0.5
+    diagonal: bool = True
+    space: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.population < 4 or not 1 <= self.images <= self.population or self.sigma <= 0:
+            raise UserError(
+                "cma_es: population must be at least 4, images from 1 to population and sigma above 0, got "
+                f"{self.population}, {self.images} and {self.sigma}"
+            )
+
+    def needs(self, prior: Prior) -> None:
+        """A generator, and the package cma."""
+        if importlib.util.find_spec("cma") is None:
+            raise UserError("cma_es needs the package cma; install it: pip install 'mibench[evolution]'")
+        if not prior.differentiable:
+            raise UserError("cma_es needs a generator; use --prior dcgan, wgan_gp or kedmi")
+        searched(prior, self.space)
+
+    def cost(self, prior: Prior, public: int = 0) -> Cost:
+        """One query for each member of each generation."""
+        return Cost(self.population * self.generations, 0, 0)
+
+    @torch.no_grad()
+    def __call__(
+        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: Workspace
+    ) -> Reconstructions:
+        """Ask and tell, all identities of a piece in one query."""
+        self.needs(prior)
+        prior = searched(prior, self.space)
+        sample = prior.sample(Noise(seed, torch.arange(SPREAD, device=labels.device)).of("cma_es"))
+        mean, std = sample.mean(dim=0), sample.std(dim=0)
+        generations = oracle.affordable(self.generations, self.population)
+
+        def part(rows: slice) -> Tensor:
+            y = labels[rows]
+            searches = [self._search(prior.latent_dim, seed, label) for label in y.tolist()]
+            ask = Fitness(oracle, prior, y, self.population, work)
+            best = mean.expand(len(y), self.images, -1)
+            value = torch.full((len(y), self.images), float("-inf"), device=y.device)
+            first = value
+            for generation in range(generations):
+                asked = [search.ask() for search in searches]
+                u = torch.from_numpy(np.stack([np.stack(one) for one in asked])).to(mean)
+                z = mean + std * u
+                fitness = ask(z)
+                for search, own, losses in zip(searches, asked, (-fitness).double().cpu().numpy(), strict=True):
+                    search.tell(own, list(losses))
+                best, value = best_distinct(torch.cat([best, z], 1), torch.cat([value, fitness], 1), self.images)
+                first = value if generation == 0 else first
+            failed = value <= first
+            return torch.cat([best, failed[..., None].to(best.dtype)], dim=2).flatten(0, 1)
+
+        few = replace(work, batch=max(1, work.batch // self.population))
+        found = piecewise("cma_es", len(labels), oracle, few, part)
+        z, y = found[:, :-1].contiguous(), labels.repeat_interleave(self.images)
+        return Reconstructions(render(prior, z, y, work), y, z, found[:, -1] > 0)
+
+    def _search(self, width: int, seed: int, label: int) -> Any:
+        """One identity's optimiser, with random numbers of its own: pycma's default is numpy's global generator."""
+        import cma  # an optional dependency
+
+        draws = np.random.Generator(np.random.PCG64(seed_of(seed, "cma_es", label)))
+        normal: Callable[..., np.ndarray] = lambda *shape: draws.standard_normal(shape)  # noqa: E731
+        options = {
+            "CMA_diagonal": self.diagonal, "popsize": self.population, "randn": normal, "seed": np.nan,
+            "verb_disp": 0, "verb_log": 0, "verbose": -9,
+        }  # fmt: skip
+        return cma.CMAEvolutionStrategy(np.zeros(width), self.sigma, options)
