@@ -308,7 +308,7 @@ class Prior(nn.Module, ABC):
     """Latent spaces by name, the one that `decode` takes first; see `space`."""
 
     slope: float = 1.0
-    """Negative slope of the activation that the latents went through (StyleGAN's w: .2); 1 is none. MIRROR undoes it."""
+    """Negative slope of the activation that latents went through (StyleGAN's w: .2); 1 is none. MIRROR undoes it."""
     blocks: int = 0
     """At how many places a search may enter the generator; 0 is none. Place k lies between block k - 1 and block k."""
 

@@ -67,7 +67,9 @@ def test_attacks_reach_neither_private_data_nor_evaluation_models(module: str) -
     reached = [
         ast.unparse(node)
         for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and ast.unparse(node.value) not in ("self", "super()")
+        if isinstance(node, ast.Attribute)
+        and node.attr.startswith("_")
+        and ast.unparse(node.value) not in ("self", "super()")
     ]
     assert reached == [], "private names of the oracle or of a prior"
 

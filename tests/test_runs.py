@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ import mibench
 from mibench import runs
 from mibench.errors import UserError
 from mibench.files import write_atomic, write_json
-from mibench.runs import KINDS, Run, find, finished, provenance
+from mibench.runs import KINDS, Run, clock, find, finished, provenance
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(mibench.__file__).parent.parent)}
 
@@ -414,7 +413,8 @@ def test_json_is_stable(tmp_path: Path) -> None:
 
 
 def test_provenance_tells_who_and_how_long() -> None:
-    told = provenance(time.monotonic() - 3.0, {"device": "cpu"})
-    assert 3.0 <= told["seconds"] < 30 and told["device"] == "cpu"
+    wall, cpu = clock()
+    told = provenance((wall - 3.0, cpu - 2.0), {"device": "cpu"})
+    assert 3.0 <= told["seconds"] < 30 and 2.0 <= told["cpu_seconds"] < 30 and told["device"] == "cpu"
     assert told["mibench"] == mibench.__version__ and told["command"]
     json.dumps(told, allow_nan=False)

@@ -88,15 +88,20 @@ class KedmiPrior(GanPrior):
         """(features, logits) with minibatch discrimination inside the batch: what training uses."""
         features = self.trunk(x)
         m = self.kernels(features)
-        close = torch.exp(-(m[:, None] - m[None]).abs().sum(dim=3)).sum(dim=1) - 1
+        close = _closeness(m, m) - 1
         return features, self.logits(torch.cat([features, close], dim=1)).float()
 
     def critic(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
         """lse of the K logits, each image compared with the reference batch."""
         features = self.trunk(x)
         m = self.kernels(features)
-        close = torch.exp(-(m[:, None] - self.get_buffer("reference")[None]).abs().sum(dim=3)).sum(dim=1)
+        close = _closeness(m, self.get_buffer("reference"))
         return torch.logsumexp(self.logits(torch.cat([features, close], dim=1)).float(), dim=1)
+
+
+def _closeness(m: Float[Tensor, "n b k"], others: Float[Tensor, "r b k"]) -> Float[Tensor, "n b"]:
+    """sum_j exp(-|m_ib - others_jb|_1)."""
+    return torch.exp(-torch.cdist(m.transpose(0, 1), others.transpose(0, 1), p=1.0)).sum(dim=2).T
 
 
 @dataclass(frozen=True)

@@ -245,6 +245,8 @@ def row(one: Scored) -> dict[str, Any]:
         "shared_queries": made["shared_queries"],
         "prior_queries": one.prior.read("metrics.json").get("target_queries", 0),
         "seconds": one.inversion.read("run.json")["provenance"]["seconds"],
+        "cpu_seconds": one.inversion.read("run.json")["provenance"].get("cpu_seconds"),
+        "prior_cpu_seconds": one.prior.read("run.json")["provenance"].get("cpu_seconds"),
         "inversion": one.inversion.id,
         "prior_run": one.prior.id,
         "score": one.run.id,

@@ -1,6 +1,5 @@
 """Run an attack against a target through the oracle and keep the reconstructions as uint8 images."""
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,11 @@ from mibench.engine import Engine, Reporter, describe
 from mibench.errors import UserError
 from mibench.files import write_json
 from mibench.models.fold import fold
+from mibench.models.winograd import winograd
 from mibench.pictures import tile
 from mibench.registry import Choice
 from mibench.rng import Noise
-from mibench.runs import Run, provenance
+from mibench.runs import Run, clock, provenance
 from mibench.stages import artifacts
 
 __all__ = ["ACCESS", "plan", "work"]
@@ -58,7 +58,7 @@ def plan(
 
 def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     """Invert, quantise, write."""
-    started = time.monotonic()
+    started = clock()
     target, source = run.parents["target"], run.parents["prior"]
     assert isinstance(target, Run) and isinstance(source, Run)
     data = artifacts.dataset(target)
@@ -70,7 +70,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         raise UserError(f"--identities {count}: the target knows {len(data.classes)} identities")
     prior = engine.place(artifacts.load_prior(source, data))
     attack.needs(prior)  # type: ignore[arg-type]
-    network = engine.place(fold(artifacts.load_classifier(target, data)))  # type: ignore[arg-type]
+    network = winograd(engine.place(fold(artifacts.load_classifier(target, data))), engine)  # type: ignore[arg-type]
     labels = torch.arange(count, device=engine.device)
     cost = attack.cost(prior, len(data.public))  # type: ignore[arg-type]
     total = cost.queries * count + cost.shared_queries

@@ -6,7 +6,6 @@ and features for all of its metrics.
 
 import csv
 import io
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from mibench.metrics.kid import kernel_distance
 from mibench.metrics.knn import knn_distance
 from mibench.metrics.statistics import clustered_interval
 from mibench.models.fold import fold
-from mibench.runs import Run, provenance
+from mibench.runs import Run, clock, provenance
 from mibench.stages import artifacts
 from mibench.stages.train_target import refuse_kin
 from mibench.training import predict
@@ -122,7 +121,7 @@ def perceptual(data: Dataset, images: UInt8[Tensor, "n c h w"], labels: Tensor, 
 
 def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     """Score every image with every evaluation model; write scores.json and per_image.csv."""
-    started = time.monotonic()
+    started = clock()
     inversion, evaluators = run.parents["inversion"], run.parents["evaluators"]
     assert isinstance(inversion, Run) and isinstance(evaluators, list)
     target = inversion.parents["target"]

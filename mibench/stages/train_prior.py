@@ -1,7 +1,6 @@
 """Learn an image prior on the public images, with the target's help where the prior asks for it."""
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from mibench.models.fold import fold
 from mibench.pictures import tile
 from mibench.registry import Choice
 from mibench.rng import Noise, seed_of
-from mibench.runs import Run, provenance
+from mibench.runs import Run, clock, provenance
 from mibench.stages import artifacts
 
 __all__ = ["plan", "work"]
@@ -47,7 +46,7 @@ def plan(root: Path, data: Choice, prior: Choice, target: Run | None, seed: int,
 
 def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     """Build, train, write the weights and a grid of samples (also while training)."""
-    started = time.monotonic()
+    started = clock()
     asked = run.spec["prior"]
     recipe = registry.configure("priors", asked["name"], settings=asked["settings"]).plugin
     target = run.parents.get("target")

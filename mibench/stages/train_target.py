@@ -5,7 +5,6 @@ learns distractor people, so that it can answer 'this is someone else'.
 """
 
 import json
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from mibench.metrics.accuracy import closed_set, top_k
 from mibench.metrics.knn import leave_one_out
 from mibench.metrics.statistics import proportion
 from mibench.registry import Choice
-from mibench.runs import Run, canonical, provenance
+from mibench.runs import Run, canonical, clock, provenance
 from mibench.stages import artifacts
 from mibench.training import Training, fit, predict
 
@@ -142,7 +141,7 @@ def with_distractors(data: Dataset) -> Split:
 
 def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     """Train, measure on the held-out images, write."""
-    started = time.monotonic()
+    started = clock()
     evaluator = run.kind == "evaluators"
     data = artifacts.open_dataset(run.inputs["dataset"])
     split = with_distractors(data) if evaluator else data.train

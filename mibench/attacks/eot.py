@@ -1,0 +1,77 @@
+"""The adaptive attacker: whatever the target's defense did to training images is part of the attack.
+
+References:
+    | Obfuscated Gradients Give a False Sense of Security (Athalye, Carlini and Wagner, ICML 2018)
+    | https://arxiv.org/abs/1802.00420
+    | Synthesizing Robust Adversarial Examples (Athalye, Engstrom, Ilyas and Kwok, ICML 2018)
+    | https://arxiv.org/abs/1707.07397
+"""
+
+from dataclasses import dataclass, replace
+
+from jaxtyping import Int64
+from torch import Tensor
+
+from mibench.attacks.parts.views import Viewed, viewed_cost
+from mibench.core import Cost, Oracle, Prior, Reconstructions, Workspace, Wrapper
+from mibench.errors import UserError
+from mibench.rng import seed_of
+
+__all__ = ["EOT"]
+
+CARD = {
+    "summary": "adaptive attacker: the target's own training transform inside the attack's loss and selection",
+    "title": "Obfuscated Gradients Give a False Sense of Security",
+    "authors": "Athalye, Carlini and Wagner",
+    "venue": "ICML",
+    "year": 2018,
+    "link": "https://arxiv.org/abs/1802.00420",
+    "access": "white_box",
+    "prior": None,
+    "role": "wrapper",
+    "cost": [None, None, None],
+}
+
+PRESETS = {"paper": {"copies": 10}, "quick": {"copies": 4}}
+
+
+@dataclass(frozen=True)
+class EOT(Wrapper):
+    """min_z E_t loss(T(t(G(z)))), t the training transform of the target's defenses; selection by E_t p_y(t(x)).
+
+    A target that was trained on erased images is asked about erased images, so the attack's loss is the one that the
+    training minimised. Where no defense transforms images the views are equal and only a random target (a stochastic
+    head) answers them differently: then this is the average over several passes.
+
+    Args:
+        copies: Draws of the transform for each image and step, all in one pass; each is a query of its own, so that
+            everything costs `copies` times as much.
+        select: Average scores (a pool's, a final selection's) over the transform too, see `Viewed`. False asks for
+            scores of whole images as the attack alone does.
+
+    Source: eq. 3 of the second paper; section 4.1.2 of the first (10 draws).
+    """
+
+    copies: int = 10
+    select: bool = True
+
+    def __post_init__(self) -> None:
+        if self.copies < 1:
+            raise UserError(f"eot: copies must be at least 1, got {self.copies}")
+
+    def needs(self, prior: Prior) -> None:
+        """An attack that uses gradients."""
+        super().needs(prior)
+        if self.cost(prior).gradient_images == 0:
+            raise UserError("eot averages gradients and the attack inside asks for none; wrap ppa, gmi or kedmi")
+
+    def cost(self, prior: Prior, public: int = 0) -> Cost:
+        """The attack's, times copies."""
+        return viewed_cost(self.wrapped.cost(prior, public), self.copies, self.select)
+
+    def __call__(
+        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: Workspace
+    ) -> Reconstructions:
+        """Run the attack against the target seen through the transform."""
+        viewed = Viewed(oracle, seed_of(seed, "eot"), work.transform, self.copies, self.select)
+        return self.wrapped(viewed, prior, labels, seed, replace(work, batch=max(1, work.batch // self.copies)))
