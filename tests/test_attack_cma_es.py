@@ -1,11 +1,9 @@
 """cma_es: the library is asked and told as it wants to be, and nothing is drawn from numpy's global generator."""
 
-import importlib.util
-
 import numpy as np
 import pytest
 import torch
-from worlds import World, attack_on, quick
+from worlds import World, attack_on
 
 from mibench.attacks.cma_es import CmaEs
 from mibench.core import Access
@@ -72,12 +70,6 @@ def test_the_budget_counts_whole_generations() -> None:
     assert oracle.queries.tolist() == [32] * 6
     nothing = attack_on(world, "cma_es", oracle=world.oracle(Access.BLACK_BOX, budget=7), population=8)
     assert nothing.failed.all() and (nothing.latents.abs() < 0.2).all()  # the prior's mean
-
-
-def test_a_missing_library_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'mibench\[evolution\]'"):
-        quick("cma_es").needs(World(4).prior)
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:

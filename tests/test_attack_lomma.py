@@ -179,6 +179,6 @@ def test_the_published_settings() -> None:
     for attack in (gmi, kedmi):
         assert (attack.steps, attack.lr, attack.identity, attack.preg_weight) == (2400, 0.02, 100.0, 1.0)
         assert (attack.students, attack.pretrained, attack.student_epochs) == (students, True, 20)
-        assert (attack.images, attack.logit_loss, attack.augmented, attack.preg) == (5, True, True, "mean")
+        assert (attack.images, attack.logit_loss, attack.augmented, attack.preg) == (5, True, True, "sample")
     assert gmi.reference_batch == 60 and gmi.cost(World(4).prior, 30_000) == (12_000, 12_000, 30_000)
     assert kedmi.log_var == 1.0 and kedmi.cost(World(4).prior, 30_000) == (2400, 2400, 30_000)

@@ -8,7 +8,6 @@ References:
     | pycma (Hansen, Akimoto and Baudis, BSD-3-Clause), https://github.com/CMA-ES/pycma
 """
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -77,9 +76,7 @@ class CmaEs(Attack):
             )
 
     def needs(self, prior: Prior) -> None:
-        """A generator, and the package cma."""
-        if importlib.util.find_spec("cma") is None:
-            raise UserError("cma_es needs the package cma; install it: pip install 'mibench[evolution]'")
+        """A generator."""
         if not prior.differentiable:
             raise UserError("cma_es needs a generator; use --prior dcgan, wgan_gp or kedmi")
         searched(prior, self.space)
@@ -125,7 +122,7 @@ class CmaEs(Attack):
 
     def _search(self, width: int, seed: int, label: int) -> Any:
         """One identity's optimiser, with random numbers of its own: pycma's default is numpy's global generator."""
-        import cma  # an optional dependency
+        import cma
 
         draws = np.random.Generator(np.random.PCG64(seed_of(seed, "cma_es", label)))
         normal: Callable[..., np.ndarray] = lambda *shape: draws.standard_normal(shape)  # noqa: E731

@@ -34,7 +34,11 @@ CARD = {
 }
 
 # In 200 steps a Gaussian that starts at log_var 1 hardly narrows, and draws from it miss what the mean has found.
-PRESETS = {"paper": {}, "quick": {"images": 2, "steps": 200, "lr": 0.05, "log_var": -2.0}}
+PRESETS = {
+    "paper": {},
+    "quick": {"images": 2, "steps": 200, "lr": 0.05, "log_var": -2.0},
+    "legacy": {"clip_in_loop": True},
+}
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ PRESETS = {
     "legacy": {"pretrained": True, "preg": "mean"},
     "quick": {
         "images": 2, "steps": 60, "lr": 0.5, "students": ["cnn", "cnn"], "student_epochs": 10, "student_lr": 0.05,
-        "student_batch": 32,
+        "student_batch": 32, "preg": "mean",
     },
 }
 

@@ -75,7 +75,7 @@ class Lomma(Attack):
     clip: float = 1.0
     logit_loss: bool = True
     augmented: bool = True
-    preg: Literal["mean", "sample"] = "mean"
+    preg: Literal["mean", "sample"] = "sample"
     preg_weight: float = 1.0
     students: tuple[str, ...] = ("efficientnet_b0", "efficientnet_b1", "efficientnet_b2")
     pretrained: bool = False
