@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from mibench.rng import Noise
 
-__all__ = ["base", "colour_jitter", "crop", "flip", "random_resized_crop"]
+__all__ = ["base", "colour_jitter", "crop", "flip", "random_resized_crop", "view"]
 
 
 def crop(
@@ -23,11 +23,13 @@ def crop(
     top: Float[Tensor, " n"],
     left: Float[Tensor, " n"],
     mirrored: Float[Tensor, " n"],
+    angle: Float[Tensor, " n"] | None = None,
 ) -> Float[Tensor, "n c h w"]:
     """Cut one box out of each image and stretch it back to the full size (bilinear), mirrored where asked.
 
     Box sizes are fractions of the image in (0, 1]; `top` and `left` in [0, 1] place the box within the room that is
-    left over (0 at the upper or left edge, 1 at the lower or right one). `mirrored` is 1 or 0.
+    left over (0 at the upper or left edge, 1 at the lower or right one). `mirrored` is 1 or 0. Last, the result is
+    turned about its centre by `angle` radians; beyond the box the image goes on, beyond the image its edge repeats.
     """
     sign = 1.0 - 2.0 * mirrored
     theta = torch.zeros(len(x), 2, 3, device=x.device, dtype=x.dtype)
@@ -35,6 +37,10 @@ def crop(
     theta[:, 1, 1] = height
     theta[:, 0, 2] = (2 * left - 1) * (1 - width)
     theta[:, 1, 2] = (2 * top - 1) * (1 - height)
+    if angle is not None:
+        cos, sin, aspect = torch.cos(angle), torch.sin(angle), x.shape[2] / x.shape[3]
+        turned = torch.stack([cos, sin * aspect, -sin / aspect, cos], dim=1).reshape(-1, 2, 2)
+        theta[:, :, :2] = theta[:, :, :2] @ turned
     grid = F.affine_grid(theta, list(x.shape), align_corners=False)
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
@@ -45,18 +51,20 @@ def random_resized_crop(
     scale: tuple[float, float],
     ratio: tuple[float, float] = (1.0, 1.0),
     mirror: float = 0.0,
+    degrees: float = 0.0,
 ) -> Float[Tensor, "n c h w"]:
-    """RandomResizedCrop back to the same size, and a mirror image with probability `mirror`, in one resampling.
+    """RandomResizedCrop back to the same size, a mirror image with probability `mirror`, a turn, in one resampling.
 
-    Area fraction ~ U(scale), aspect ratio log-uniform in `ratio`, position uniform.
+    Area fraction ~ U(scale), aspect ratio log-uniform in `ratio`, position uniform, angle ~ U(-degrees, degrees).
     Differs: torchvision draws whole-pixel boxes; these are continuous. A box that would stick out is cut to the image.
     """
-    u = noise.uniform(5)
+    u = noise.uniform(6)
     area = scale[0] + (scale[1] - scale[0]) * u[:, 0]
     stretch = torch.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * u[:, 1])
     height = (area / stretch).sqrt().clamp(max=1.0)
     width = (area * stretch).sqrt().clamp(max=1.0)
-    return crop(x, height, width, u[:, 2], u[:, 3], (u[:, 4] < mirror).to(x.dtype))
+    angle = math.radians(degrees) * (2.0 * u[:, 5] - 1.0) if degrees else None
+    return crop(x, height, width, u[:, 2], u[:, 3], (u[:, 4] < mirror).to(x.dtype), angle)
 
 
 def flip(x: Float[Tensor, "n c h w"], noise: Noise, probability: float = 0.5) -> Float[Tensor, "n c h w"]:
@@ -90,3 +98,18 @@ def base(x: Float[Tensor, "n c h w"], noise: Noise, mirror: bool) -> Float[Tenso
     """
     x = random_resized_crop(x, noise.of("crop"), (0.85, 1.0), mirror=0.5 if mirror else 0.0)
     return colour_jitter(x, noise.of("jitter"), 0.2, 0.2, 0.1)
+
+
+def view(x: Float[Tensor, "n c h w"], noise: Noise, mirror: bool, jitter: float = 1.0) -> Float[Tensor, "n c h w"]:
+    """How PLG-MI and LOKT look at a generated image: crop of area .8-1, mirror image, turn by up to 5 degrees, jitter.
+
+    The jitter is brightness and contrast by up to .2, with probability `jitter`.
+    Source: the recipe of PLG-MI. Differs: crop and turn are one resampling, and what a turn brings in from outside is
+    the image's edge, not black.
+    """
+    x = random_resized_crop(x, noise.of("crop"), (0.8, 1.0), mirror=0.5 if mirror else 0.0, degrees=5.0)
+    jittered = colour_jitter(x, noise.of("jitter"), 0.2, 0.2, 0.0)
+    if jitter >= 1.0:
+        return jittered
+    chosen = noise.of("chosen").uniform(1, 1, 1) < jitter
+    return torch.where(chosen, jittered, x)

@@ -11,7 +11,7 @@ from mibench.runs import Run
 
 __all__ = ["bibtex", "entry", "used"]
 
-JOURNALS = {"TMLR", "TDSC", "TNNLS", "TIFS", "JMLR", "IJCV", "PAMI", "Proceedings of the IEEE",
+JOURNALS = {"TMLR", "IEEE TDSC", "TNNLS", "TIFS", "JMLR", "IJCV", "PAMI", "Proceedings of the IEEE",
             "Evolutionary Computation"}  # fmt: skip
 
 

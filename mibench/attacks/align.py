@@ -34,7 +34,7 @@ CARD = {
     "access": "white_box",
     "prior": None,
     "role": "wrapper",
-    "cost": [None, None, None],
+    "cost": None,
 }
 
 PRESETS = {"paper": {}, "quick": {"copies": 4}}

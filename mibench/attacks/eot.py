@@ -29,7 +29,7 @@ CARD = {
     "access": "white_box",
     "prior": None,
     "role": "wrapper",
-    "cost": [None, None, None],
+    "cost": None,
 }
 
 PRESETS = {"paper": {"copies": 10}, "quick": {"copies": 4}}

@@ -38,7 +38,7 @@ CARD = {
     "access": "white_box",
     "prior": None,
     "role": "wrapper",
-    "cost": [None, None, None],
+    "cost": None,
 }
 
 PRESETS = {

@@ -212,8 +212,13 @@ class Loop:
         self.session.picture(prior)
         prior.train()
 
-    def warm_up(self, prior: GanPrior, steps: int, width: int, lr: float) -> None:
+    def warm_up(
+        self, prior: Prior, steps: int, width: int, lr: float,
+        pairs: Callable[[int], tuple[Tensor, Tensor | None]] | None = None,
+    ) -> None:
         """Train the generator as the decoder of a variational auto-encoder on the public images.
+
+        `pairs` gives a step's images, and their identities if the generator is told whom to draw.
 
         Loss per image: |x - G(z)|^2 / (2 sigma^2) * .1 + KL(q(z|x) || N(0, I)), sigma = .1: a Gaussian likelihood,
         tempered because pixels are not independent. A GAN that starts from a blurred copy of the public images needs
@@ -221,20 +226,20 @@ class Loop:
         """
         engine = self.session.engine
         encoder = engine.place(Encoder(prior.image_shape, prior.latent_dim, width))
-        learning = [*prior.generator.parameters(), *encoder.parameters()]
+        learning = [*prior.get_submodule("generator").parameters(), *encoder.parameters()]
         optimizer = torch.optim.Adam(learning, lr=lr)
         self.parts |= {"encoder": encoder, "warm-up optimizer": optimizer}
 
         def step(number: int) -> dict[str, Tensor]:
             noise = self.noise("warm-up", number)
-            x = self.real("warm-up real", number)
+            x, y = pairs(number) if pairs is not None else (self.real("warm-up real", number), None)
             rise = min(1.0, (number + 1) / (0.3 * steps))
             fall = 0.5 * (1 + math.cos(math.pi * max(0.0, number / steps - 0.3) / 0.7))
             optimizer.param_groups[0]["lr"] = lr * min(rise, fall)
             with engine.autocast():
                 mu, log_var = encoder(x)
                 z = mu + torch.exp(0.5 * log_var) * noise.of("z").normal(prior.latent_dim)
-                drawn = prior.generator(z)
+                drawn = prior.decode(z, y)
             error = (drawn - x).square().sum(dim=(1, 2, 3)) / (2 * 0.1**2)
             divergence = 0.5 * (mu.square() + log_var.exp() - 1 - log_var).sum(dim=1)
             loss = (0.1 * error + divergence).mean() / 1000
