@@ -460,6 +460,12 @@ def test_priors_of_the_wrong_kind_are_refused() -> None:
     world = world_of()
     with pytest.raises(UserError, match="ppa needs a generator"):
         quick("ppa").needs(PublicImages(world.public().images))
+    for name in ("ppa", "mirror", "mirror_bb", "brep", "if_gmi"):
+        with pytest.raises(UserError, match=f"{name} .*--prior dcgan|{name} .*unconditional"):
+            quick(name).needs(ToldPrior(world.prior))
+    for name in ("plg", "lokt"):
+        with pytest.raises(UserError, match="told whom to draw; use --prior"):
+            quick(name).needs(world.prior)
     with pytest.raises(UserError, match="--prior public"):
         quick("public_search").needs(world.prior)
 

@@ -106,6 +106,8 @@ class PPA(Attack):
         """A generator that gradients flow through."""
         if not prior.differentiable:
             raise UserError("ppa needs a generator; use --prior dcgan, wgan_gp or kedmi")
+        if prior.conditional:
+            raise UserError("ppa scores one pool for all identities; use an unconditional prior: dcgan, wgan_gp, kedmi")
         searched(prior, self.space)
 
     def cost(self, prior: Prior, public: int = 0) -> Cost:

@@ -244,6 +244,7 @@ def row(one: Scored) -> dict[str, Any]:
         "gradient_images": made["gradient_images_per_identity"],
         "shared_queries": made["shared_queries"],
         "prior_queries": one.prior.read("metrics.json").get("target_queries", 0),
+        "prior_gradients": one.prior.read("metrics.json").get("target_gradients", 0),
         "seconds": one.inversion.read("run.json")["provenance"]["seconds"],
         "cpu_seconds": one.inversion.read("run.json")["provenance"].get("cpu_seconds"),
         "prior_cpu_seconds": one.prior.read("run.json")["provenance"].get("cpu_seconds"),

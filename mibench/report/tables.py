@@ -223,10 +223,14 @@ def caption(group: pd.DataFrame) -> list[str]:
         f"Evaluation models, held-out accuracy: {judges}.",
         f"Attack settings: {_settings(runs)}. Target: {', '.join(sorted(set(runs['model'])))}.",
     ]
-    asked = runs[runs["prior_queries"] > 0].drop_duplicates("prior_run")
+    asked = runs[runs["prior_queries"] > 0].groupby("prior")[["prior_queries", "prior_gradients"]].max()
     if len(asked):
-        most = int(asked["prior_queries"].max())
-        lines.append(f"Learning the prior {', '.join(sorted(set(asked['prior'])))} asked each target {most:,} more.")
+        told = [
+            f"{name} {int(row['prior_queries']):,}"
+            + (f" ({int(row['prior_gradients']):,} of them with grad.)" if row["prior_gradients"] else "")
+            for name, row in asked.iterrows()
+        ]
+        lines.append(f"What learning a prior asked each target comes on top: {', '.join(told)}.")
     if bool(row[f"distractors_are_public@{first}"]) and "public_search" in set(runs["attack"]):
         lines.append("The people taken for someone else are the attacker's public people, so public_search scores 0.")
     return lines
