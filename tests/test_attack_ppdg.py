@@ -12,8 +12,9 @@ from worlds import World, workspace
 
 from mibench.attacks.gmi import GMI
 from mibench.attacks.parts.search import keys, robust_confidence
+from mibench.attacks.parts.views import Allowance
 from mibench.attacks.ppa import PPA
-from mibench.attacks.ppdg import DISTANCES, PPDG, Allowance, conditional_transport, features, mmd, pointwise
+from mibench.attacks.ppdg import DISTANCES, PPDG, conditional_transport, features, mmd, pointwise
 from mibench.core import Cost, Oracle, Prior, Reconstructions
 from mibench.errors import UserError
 from mibench.priors.public import PublicImages

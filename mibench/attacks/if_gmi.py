@@ -7,7 +7,7 @@ References:
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -15,7 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from mibench import augment
-from mibench.attacks.parts.balls import project_l1
+from mibench.attacks.parts.balls import Inside
 from mibench.attacks.parts.objectives import IDENTITY, on_logits
 from mibench.attacks.parts.pspace import searched
 from mibench.attacks.parts.search import best_of_pool, descend, keys, piecewise, pool_scores
@@ -56,36 +56,6 @@ class Staged(Protocol):
 
     def painted(self, block: int) -> int:
         """How many values at the end of `enter`'s rows are an image so far, and no features."""
-
-
-@dataclass
-class Inside:
-    """A latent and, after the first stage, features of one place: both are moved, each within its ball."""
-
-    z: Float[Tensor, "n d"]
-    features: Float[Tensor, "n f"] | None
-    radius: float
-    centres: list[Tensor] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.z = self.z.detach().clone().requires_grad_()
-        if self.features is not None:
-            self.features = self.features.detach().clone().requires_grad_()
-        self.centres = [parameter.detach().clone() for parameter in self.parameters()]
-
-    def parameters(self) -> list[Tensor]:
-        """What the optimiser moves."""
-        return [self.z] if self.features is None else [self.z, self.features]
-
-    def draw(self, noise: Noise) -> Float[Tensor, "n d"]:
-        """The latent."""
-        return self.z
-
-    @torch.no_grad()
-    def project(self) -> None:
-        """Back into the balls |z - z0|_1 <= radius and |h - h0|_1 <= radius."""
-        for parameter, centre in zip(self.parameters(), self.centres, strict=True):
-            parameter.copy_(centre + project_l1(parameter - centre, self.radius))
 
 
 @dataclass(frozen=True)

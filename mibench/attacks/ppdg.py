@@ -10,7 +10,7 @@ References:
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -20,13 +20,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mibench.attacks.parts.search import keys, robust_confidence
-from mibench.attacks.parts.views import Layer
+from mibench.attacks.parts.views import Allowance
 from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace, Wrapper
 from mibench.errors import UserError
 from mibench.priors.tuned import Tuned, Weights
 from mibench.rng import Noise
 
-__all__ = ["PPDG", "Allowance", "conditional_transport", "features", "mmd", "pointwise"]
+__all__ = ["PPDG", "conditional_transport", "features", "mmd", "pointwise"]
 
 CARD = {
     "summary": "PPDG-MI: tune a copy of the prior towards each identity's best reconstructions, then attack again",
@@ -101,33 +101,6 @@ def mmd(source: Sources, target: Targets) -> Float[Tensor, " k"]:
 DISTANCES: dict[str, Callable[[Sources, Targets], Tensor]] = {
     "pointwise": pointwise, "conditional_transport": conditional_transport, "mmd": mmd,
 }  # fmt: skip
-
-
-@dataclass(eq=False)
-class Allowance(Layer):
-    """An oracle that plans with a share of what is left, so that later rounds have theirs; it changes no image.
-
-    Args:
-        inner: The oracle below.
-        seed: Unused.
-        images: Images per identity, shared ones included, that may be planned with from now on.
-    """
-
-    images: int
-    least: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.least = self.inner.affordable(PLENTY, 1) - self.images
-
-    def affordable(self, wanted: int, rows: int) -> int:
-        """How many times every identity can ask for `rows` images within the share."""
-        if rows == 0:
-            return wanted
-        left = self.inner.affordable(PLENTY, 1) - self.least
-        return max(0, min(self.inner.affordable(wanted, rows), left // rows))
-
-
-PLENTY = 2**62
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ References:
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from mibench.core import Cost, Oracle, Term
 from mibench.rng import Noise
 
-__all__ = ["Layer", "View", "Viewed", "viewed_cost"]
+__all__ = ["PLENTY", "Allowance", "Layer", "View", "Viewed", "viewed_cost"]
 
 View = Callable[[Float[Tensor, "n c h w"], Noise], Float[Tensor, "n c h w"]]
 """One random view of each image, differentiable; the noise has one stream for each image."""
@@ -127,6 +127,33 @@ class Viewed(Layer):
     def affordable(self, wanted: int, rows: int) -> int:
         """How many times every identity can ask for `rows` images in all their views."""
         return self.inner.affordable(wanted, rows * self.copies)
+
+
+PLENTY = 2**62
+
+
+@dataclass(eq=False)
+class Allowance(Layer):
+    """An oracle that plans with a share of what is left, so that later rounds have theirs; it changes no image.
+
+    Args:
+        inner: The oracle below.
+        seed: Unused.
+        images: Images per identity, shared ones included, that may be planned with from now on.
+    """
+
+    images: int
+    least: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.least = self.inner.affordable(PLENTY, 1) - self.images
+
+    def affordable(self, wanted: int, rows: int) -> int:
+        """How many times every identity can ask for `rows` images within the share."""
+        if rows == 0:
+            return wanted
+        left = self.inner.affordable(PLENTY, 1) - self.least
+        return max(0, min(self.inner.affordable(wanted, rows), left // rows))
 
 
 def viewed_cost(cost: Cost, copies: int, select: bool) -> Cost:
