@@ -163,9 +163,10 @@ def plan_attack(
 
 
 def prior_preset(name: str, preset: str) -> str:
-    """An attack's preset is its prior's too; a prior that does not offer it (legacy, nothing to train) has its own."""
-    offered = registry.presets("priors", name)
-    return next(one for one in (preset, "paper", "default") if one in offered)
+    """An attack's preset is its prior's too; a prior with nothing to train has only defaults, none has a legacy."""
+    if set(registry.presets("priors", name)) == {"default"}:
+        return "default"
+    return "paper" if preset == "legacy" else preset
 
 
 def floors() -> list[str]:

@@ -49,9 +49,9 @@ def uniform(*shape: int, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("module", METRICS, ids=lambda module: module.__name__)
 def test_every_metric_has_a_card(module: object) -> None:
-    assert set(module.CARD) == {"summary", "range", "better", "link"}
+    assert set(module.CARD) == {"summary", "title", "authors", "venue", "year", "range", "better", "link"}
     assert module.CARD["better"] in {"higher leaks more", "lower leaks more"}
-    assert all(isinstance(text, str) and text for text in module.CARD.values())
+    assert all(isinstance(value, int if key == "year" else str) and value for key, value in module.CARD.items())
 
 
 # --- attack accuracy ------------------------------------------------------------------------------------------------
