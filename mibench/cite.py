@@ -35,8 +35,8 @@ def _walk(run: Run) -> Iterator[tuple[str, str]]:
         yield "data", spec["dataset"]["name"]
     if run.kind == "scores":
         perceptual = run.read("scores.json")["perceptual"] if run.done else {}
-        inception = ("fid", "kid")  # also measured in each evaluation model's own features
-        yield from [("metrics", name) for name in ("accuracy", "knn", *inception)]
+        # fid and kid are also measured in each evaluation model's own features
+        yield from [("metrics", name) for name in ("accuracy", "knn", "fid", "kid")]
         yield from [("metrics", f"{name}_distance") for name in perceptual if name != "inception"]
     for parent in run.ancestors():
         yield from _walk(parent)

@@ -211,7 +211,8 @@ def black_box_queries(inversion: Run) -> int:
     recipe = registry.configure("priors", prior.spec["prior"]["name"], settings=prior.spec["prior"]["settings"]).plugin
     untrained = recipe.build(data.image_shape, len(data.classes), data.public)
     cost = attack.cost(untrained, len(data.public))
-    return min(cost.queries + cost.shared_queries, inversion.spec["budget"] or cost.queries + cost.shared_queries)
+    asks = cost.queries + cost.shared_queries
+    return min(asks, inversion.spec["budget"] or asks)
 
 
 def plan_score(inversion: Run, evaluators: str | None, precision: str, training: dict[str, str]) -> Run:

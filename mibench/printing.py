@@ -71,8 +71,7 @@ def print_attacks(cards: dict[str, dict[str, Any]]) -> None:
     console = Console()
     line = "{:<16}{:<12}{:>10}{:>10}{:>10}  {}".format
     for section, title in SECTIONS.items():
-        own = {name: card for name, card in cards.items() if section in (card.get("role"), card.get("access"))
-               and (card.get("role", "attack") == "attack" or section == card["role"])}  # fmt: skip
+        own = {name: card for name, card in cards.items() if section_of(card) == section}
         if not own:
             continue
         head = ("prior", "gradients", "queries", "shared", "venue")
@@ -88,6 +87,12 @@ def print_attacks(cards: dict[str, dict[str, Any]]) -> None:
             console.print(Padding(about, (0, 0, 0, 2)))
         console.print()
     console.print(Text("images per class under the paper preset; shared: images that serve all classes", "dim"))
+
+
+def section_of(card: dict[str, Any]) -> str:
+    """Wrappers and floors by their role, attacks by their access."""
+    role = card.get("role", "attack")
+    return str(card.get("access") if role == "attack" else role)
 
 
 def budget(cost: list[int | None] | None) -> list[str]:

@@ -12,10 +12,10 @@ from worlds import SHAPE, LinearPrior, World, small_net
 
 from mibench.attacks.if_gmi import IFGMI
 from mibench.attacks.parts.balls import project_l1
-from mibench.attacks.parts.objectives import poincare
 from mibench.attacks.ppa import PPA
 from mibench.core import Access, Oracle, Prior, Split, Workspace
 from mibench.errors import UserError
+from mibench.objectives import poincare
 from mibench.priors.pixels import PixelPrior
 from mibench.priors.public import PublicImages
 from mibench.priors.stylegan2 import StyleGan2

@@ -10,11 +10,11 @@ from torch.nn import functional as F
 from worlds import World, attack_on, quick, workspace
 
 from mibench import registry
-from mibench.attacks.parts.objectives import margin_reward
 from mibench.attacks.parts.sac import Agents, Networks, Replay, Transitions, tanh_gaussian
-from mibench.attacks.rlb import RLB, reward
+from mibench.attacks.rlb import RLB
 from mibench.core import Access, Cost, Oracle
 from mibench.errors import UserError
+from mibench.objectives import margin_reward
 from mibench.priors.public import PublicImages
 from mibench.rng import Noise
 
@@ -37,23 +37,31 @@ def transitions(keys: Tensor = KEYS, number: int = 0) -> Transitions:
 # --- the reward
 
 
+def reward_on_logits(logits: Tensor, y: Tensor, action: Tensor) -> Tensor:
+    """The formula as printed, from log-softmax."""
+    log_p, log_a = logits.log_softmax(1), action.log_softmax(1)
+    place = y[:, None]
+    margin = log_p.exp().gather(1, place) - log_p.exp().scatter(1, place, -1.0).amax(dim=1, keepdim=True)
+    return (2 * log_p.gather(1, place) + 2 * log_a.gather(1, place) + 8 * margin.clamp(min=1e-7).log())[:, 0]
+
+
 def test_the_rewards_golden_values() -> None:
     """attacks.md section 0.3, l = [2, 1, 0, -1]: -8.951678 for y = 0, -138.705524 for y = 2."""
     p = torch.tensor([2.0, 1.0, 0.0, -1.0]).softmax(0).expand(2, -1)
     torch.testing.assert_close(
-        reward(p, torch.tensor([0, 2])), torch.tensor([-8.951678, -138.705524]), rtol=0, atol=2e-5
+        margin_reward(p, torch.tensor([0, 2])), torch.tensor([-8.951678, -138.705524]), rtol=0, atol=2e-5
     )
 
 
 def test_the_reward_is_that_on_logits() -> None:
     logits, y = 3 * Noise(0, torch.arange(50)).normal(6), torch.arange(50) % 6
     other = logits.roll(1, 0)
-    expected = margin_reward(logits, y, other)
-    found = reward(logits.softmax(1), y, (2.0, 2.0, 8.0), other.softmax(1))
+    expected = reward_on_logits(logits, y, other)
+    found = margin_reward(logits.softmax(1), y, (2.0, 2.0, 8.0), other.softmax(1))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    nested = reward(logits.softmax(1).reshape(10, 5, 6), y.reshape(10, 5))
-    torch.testing.assert_close(nested.flatten(), margin_reward(logits, y), rtol=1e-4, atol=1e-4)
-    assert reward(torch.eye(2), torch.tensor([1, 0])).isfinite().all()  # a probability of exactly 0
+    nested = margin_reward(logits.softmax(1).reshape(10, 5, 6), y.reshape(10, 5))
+    torch.testing.assert_close(nested.flatten(), reward_on_logits(logits, y, logits), rtol=1e-4, atol=1e-4)
+    assert margin_reward(torch.eye(2), torch.tensor([1, 0])).isfinite().all()  # a probability of exactly 0
 
 
 # --- the pieces of soft actor-critic

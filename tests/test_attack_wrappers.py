@@ -15,7 +15,6 @@ from mibench.attacks.align import Align
 from mibench.attacks.eot import EOT
 from mibench.attacks.gmi import GMI
 from mibench.attacks.kedmi import KEDMI
-from mibench.attacks.parts.objectives import nll, on_logits
 from mibench.attacks.parts.views import Layer, Viewed, viewed_cost
 from mibench.attacks.ppa import PPA
 from mibench.attacks.ppdg import PPDG
@@ -24,6 +23,7 @@ from mibench.core import Access, Attack, BudgetExhausted, Cost, Oracle, Reconstr
 from mibench.defenses.re import RandomErasing
 from mibench.errors import UserError
 from mibench.models.base import Classifier, Prepare
+from mibench.objectives import nll, on_logits
 from mibench.rng import Noise
 
 GMI_SHORT = GMI(images=2, steps=8, lr=0.5)

@@ -8,14 +8,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from worlds import LinearPrior
 
-from mibench.attacks.parts import objectives
-from mibench.attacks.parts.objectives import cross_entropy, margin_reward, max_margin, nll, poincare, top_k_margin
+from mibench import objectives
+from mibench.objectives import cross_entropy, margin_reward, max_margin, nll, poincare, top_k_margin
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
 ALL: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     **objectives.IDENTITY,
     "top_k_margin": lambda logits, y: top_k_margin(logits, y, 2),
-    "margin_reward": margin_reward,
+    "margin_reward": lambda logits, y: margin_reward(logits.softmax(1), y),  # the oracle gives scores
 }
 GOLDEN = {
     "cross_entropy": (0.440190, 2.440190),
@@ -108,7 +108,8 @@ def test_relations_between_the_losses() -> None:
 def test_margin_reward_takes_the_action_apart() -> None:
     logits, y = logits_at_random()
     at_action, _ = logits_at_random(scale=1.0)
-    difference = margin_reward(logits, y, at_action) - margin_reward(logits, y)
+    p = logits.softmax(1)
+    difference = margin_reward(p, y, action=at_action.softmax(1)) - margin_reward(p, y)
     log_p = torch.log_softmax(at_action, 1) - torch.log_softmax(logits, 1)
     torch.testing.assert_close(difference, 2 * log_p.gather(1, y[:, None])[:, 0])
 

@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mibench import augment
-from mibench.attacks.parts.objectives import cross_entropy, on_logits, top_k_margin
 from mibench.attacks.parts.search import keys, piecewise
-from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
+from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace, to_float
 from mibench.errors import UserError
+from mibench.objectives import cross_entropy, feature_distance, on_logits, top_k_margin
 from mibench.rng import Noise
 
 __all__ = ["DiffMI"]
@@ -165,7 +165,7 @@ class DiffMI(Attack):
         if not self.features:
             return torch.zeros(oracle.num_classes, 1, device=oracle.device)
         features = [
-            oracle.answers(part.to(oracle.device).float() / 255.0, None)[1]
+            oracle.answers(to_float(part), None)[1]
             for part in work.images("diff_mi").images.split(work.batch)
         ]
         return torch.cat(features)[model.shown].mean(dim=1)
@@ -214,7 +214,7 @@ class DiffMI(Attack):
             identity = top_k_margin(logits, own, margin)
             if not self.features:
                 return identity
-            return identity + self.features * (features - centroids[own]).square().mean(dim=1)
+            return identity + self.features * feature_distance(features, centroids[own])
 
         image = ((x + 1) / 2).clamp(0.0, 1.0)
         views = (noise.of("view", number) for number in range(self.views))

@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from mibench.attacks.parts.latents import Point
-from mibench.attacks.parts.objectives import cross_entropy, on_logits, realism
-from mibench.attacks.parts.search import descend, keys, piecewise, render
+from mibench.attacks.parts.rules import fit_points
+from mibench.attacks.parts.search import keys, piecewise, render
 from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
 from mibench.errors import UserError
+from mibench.objectives import cross_entropy, on_logits, realism
 from mibench.rng import Noise
 
 __all__ = ["GMI"]
@@ -83,20 +83,15 @@ class GMI(Attack):
         y, key = keys(labels, self.images)
         steps = oracle.affordable(self.steps, self.images)
 
-        def part(rows: slice) -> Tensor:
-            return self._invert(oracle, prior, y[rows], steps, Noise(seed, key[rows]).of("gmi"))
-
-        z = piecewise("gmi", len(y), oracle, work, part)
-        return Reconstructions(render(prior, z, y, work), y, z, torch.full_like(y, steps == 0, dtype=torch.bool))
-
-    def _invert(self, oracle: Oracle, prior: Prior, y: Int64[Tensor, " n"], steps: int, noise: Noise) -> Tensor:
-        point = Point(prior.sample(noise.of("start")))
-        optimizer = torch.optim.SGD(point.parameters(), lr=self.lr, momentum=self.momentum, nesterov=True)
-
-        def loss(z: Tensor, drawn: Noise) -> Tensor:
-            x = prior.decode(z, y)
+        def loss(x: Tensor, y: Tensor, drawn: Noise) -> Tensor:
             identity = oracle.loss(x, y, on_logits(cross_entropy), drawn)
             return self.realism * realism(prior, x) + self.identity * identity
 
-        descend(point, loss, optimizer, steps, noise, scale=1 / self.reference_batch, clamp=self.clip)
-        return point.z.detach()
+        def part(rows: slice) -> Tensor:
+            return fit_points(
+                prior, y[rows], Noise(seed, key[rows]).of("gmi"), loss, steps, self.lr, self.momentum,
+                self.reference_batch, self.clip,
+            )  # fmt: skip
+
+        z = piecewise("gmi", len(y), oracle, work, part)
+        return Reconstructions(render(prior, z, y, work), y, z, torch.full_like(y, steps == 0, dtype=torch.bool))

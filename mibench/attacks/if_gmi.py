@@ -16,11 +16,11 @@ from torch import Tensor
 
 from mibench import augment
 from mibench.attacks.parts.balls import Inside
-from mibench.attacks.parts.objectives import IDENTITY, on_logits
 from mibench.attacks.parts.pspace import searched
 from mibench.attacks.parts.search import best_of_pool, descend, keys, piecewise, pool_scores
 from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
 from mibench.errors import UserError
+from mibench.objectives import IDENTITY, on_logits
 from mibench.rng import Noise
 
 __all__ = ["IFGMI"]

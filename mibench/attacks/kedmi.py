@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from mibench.attacks.parts.latents import DiagonalGaussian
-from mibench.attacks.parts.objectives import cross_entropy, on_logits, realism
-from mibench.attacks.parts.search import descend, keys, piecewise, render
+from mibench.attacks.parts.rules import draw_gaussians, fit_gaussians
+from mibench.attacks.parts.search import piecewise, render
 from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
 from mibench.errors import UserError
+from mibench.objectives import cross_entropy, on_logits, realism
 from mibench.rng import Noise
 
 __all__ = ["KEDMI"]
@@ -87,28 +87,16 @@ class KEDMI(Attack):
         """Fit each identity's Gaussian, then draw from it."""
         steps = oracle.affordable(self.steps, 1)
 
-        def part(rows: slice) -> Tensor:
-            return self._invert(oracle, prior, labels[rows], steps, Noise(seed, labels[rows]).of("kedmi"))
+        clip = 1.0 if self.clip_in_loop else None
 
-        mu, log_var = piecewise("kedmi", len(labels), oracle, work, part).chunk(2, dim=1)
-        y, key = keys(labels, self.images)
-        wide = DiagonalGaussian(mu.repeat_interleave(self.images, 0), log_var.repeat_interleave(self.images, 0))
-        with torch.no_grad():
-            z = self._clip(wide.draw(Noise(seed, key).of("kedmi-final")))
-        return Reconstructions(render(prior, z, y, work), y, z, torch.full_like(y, steps == 0, dtype=torch.bool))
-
-    def _clip(self, z: Tensor) -> Tensor:
-        return z.clamp(-1.0, 1.0) if self.clip_in_loop else z
-
-    def _invert(self, oracle: Oracle, prior: Prior, y: Int64[Tensor, " n"], steps: int, noise: Noise) -> Tensor:
-        start = torch.zeros(len(y), prior.latent_dim, device=y.device)
-        gaussian = DiagonalGaussian(start, torch.full_like(start, self.log_var))
-        optimizer = torch.optim.Adam(gaussian.parameters(), lr=self.lr)
-
-        def loss(z: Tensor, drawn: Noise) -> Tensor:
-            x = prior.decode(self._clip(z), y)
+        def loss(x: Tensor, y: Tensor, drawn: Noise) -> Tensor:
             identity = oracle.loss(x, y, on_logits(cross_entropy), drawn)
             return self.realism * realism(prior, x) + self.identity * identity
 
-        descend(gaussian, loss, optimizer, steps, noise)
-        return torch.cat(gaussian.parameters(), dim=1).detach()
+        def part(rows: slice) -> Tensor:
+            noise = Noise(seed, labels[rows]).of("kedmi")
+            return fit_gaussians(prior, labels[rows], noise, loss, steps, self.lr, self.log_var, clip)
+
+        fitted = piecewise("kedmi", len(labels), oracle, work, part)
+        z, y = draw_gaussians(fitted, labels, self.images, seed, clip)
+        return Reconstructions(render(prior, z, y, work), y, z, torch.full_like(y, steps == 0, dtype=torch.bool))

@@ -15,11 +15,11 @@ from torch.nn import functional as F
 
 from mibench import augment
 from mibench.attacks.parts.latents import Point
-from mibench.attacks.parts.objectives import max_margin
 from mibench.attacks.parts.search import chunks, descend, keys, piecewise, render
 from mibench.attacks.parts.surrogates import Lesson, school
 from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace, to_float, to_uint8
 from mibench.errors import UserError
+from mibench.objectives import max_margin
 from mibench.rng import Noise, seed_of
 
 __all__ = ["LOKT"]

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from mibench.attacks.parts.latents import Point
-from mibench.attacks.parts.lomma import Lomma, Study
-from mibench.attacks.parts.search import descend, keys, piecewise, render
+from mibench.attacks.parts.lomma import Lomma
+from mibench.attacks.parts.rules import fit_points
+from mibench.attacks.parts.search import keys, piecewise, render
 from mibench.core import Cost, Oracle, Prior, Reconstructions, Workspace
 from mibench.errors import UserError
 from mibench.rng import Noise
@@ -80,20 +80,14 @@ class LommaGMI(Lomma):
         y, key = keys(labels, self.images)
         steps = oracle.affordable(self.steps, self.images)
 
+        def loss(x: Tensor, y: Tensor, drawn: Noise) -> Tensor:
+            return self.losses(oracle, prior, known, x, y, drawn)
+
         def part(rows: slice) -> Tensor:
-            return self._invert(oracle, prior, known, y[rows], steps, Noise(seed, key[rows]).of("gmi"))
+            return fit_points(
+                prior, y[rows], Noise(seed, key[rows]).of("gmi"), loss, steps, self.lr, self.momentum,
+                self.reference_batch, self.clip,
+            )  # fmt: skip
 
         z = piecewise("lomma_gmi", len(y), oracle, work, part)
         return Reconstructions(render(prior, z, y, work), y, z, torch.full_like(y, steps == 0, dtype=torch.bool))
-
-    def _invert(
-        self, oracle: Oracle, prior: Prior, known: Study | None, y: Int64[Tensor, " n"], steps: int, noise: Noise
-    ) -> Tensor:
-        point = Point(prior.sample(noise.of("start")))
-        optimizer = torch.optim.SGD(point.parameters(), lr=self.lr, momentum=self.momentum, nesterov=True)
-
-        def loss(z: Tensor, drawn: Noise) -> Tensor:
-            return self.losses(oracle, prior, known, prior.decode(z, y), y, drawn)
-
-        descend(point, loss, optimizer, steps, noise, scale=1 / self.reference_batch, clamp=self.clip)
-        return point.z.detach()

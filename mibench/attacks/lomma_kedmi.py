@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from mibench.attacks.parts.latents import DiagonalGaussian
-from mibench.attacks.parts.lomma import Lomma, Study
-from mibench.attacks.parts.search import descend, keys, piecewise, render
+from mibench.attacks.parts.lomma import Lomma
+from mibench.attacks.parts.rules import draw_gaussians, fit_gaussians
+from mibench.attacks.parts.search import piecewise, render
 from mibench.core import Cost, Oracle, Prior, Reconstructions, Workspace
 from mibench.rng import Noise
 
@@ -68,26 +68,13 @@ class LommaKEDMI(Lomma):
         known = self.study(oracle, seed, work)
         steps = oracle.affordable(self.steps, 1)
 
-        def part(rows: slice) -> Tensor:
-            return self._invert(oracle, prior, known, labels[rows], steps, Noise(seed, labels[rows]).of("kedmi"))
-
-        mu, log_var = piecewise("lomma_kedmi", len(labels), oracle, work, part).chunk(2, dim=1)
-        y, key = keys(labels, self.images)
-        wide = DiagonalGaussian(mu.repeat_interleave(self.images, 0), log_var.repeat_interleave(self.images, 0))
-        with torch.no_grad():
-            z = wide.draw(Noise(seed, key).of("kedmi-final")).clamp(-self.clip, self.clip)
-        return Reconstructions(render(prior, z, y, work), y, z, torch.full_like(y, steps == 0, dtype=torch.bool))
-
-    def _invert(
-        self, oracle: Oracle, prior: Prior, known: Study | None, y: Int64[Tensor, " n"], steps: int, noise: Noise
-    ) -> Tensor:
-        start = torch.zeros(len(y), prior.latent_dim, device=y.device)
-        gaussian = DiagonalGaussian(start, torch.full_like(start, self.log_var))
-        optimizer = torch.optim.Adam(gaussian.parameters(), lr=self.lr)
-
-        def loss(z: Tensor, drawn: Noise) -> Tensor:
-            x = prior.decode(z.clamp(-self.clip, self.clip), y)
+        def loss(x: Tensor, y: Tensor, drawn: Noise) -> Tensor:
             return self.losses(oracle, prior, known, x, y, drawn)
 
-        descend(gaussian, loss, optimizer, steps, noise)
-        return torch.cat(gaussian.parameters(), dim=1).detach()
+        def part(rows: slice) -> Tensor:
+            noise = Noise(seed, labels[rows]).of("kedmi")
+            return fit_gaussians(prior, labels[rows], noise, loss, steps, self.lr, self.log_var, self.clip)
+
+        fitted = piecewise("lomma_kedmi", len(labels), oracle, work, part)
+        z, y = draw_gaussians(fitted, labels, self.images, seed, self.clip)
+        return Reconstructions(render(prior, z, y, work), y, z, torch.full_like(y, steps == 0, dtype=torch.bool))

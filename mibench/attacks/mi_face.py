@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mibench.attacks.parts.latents import Point
-from mibench.attacks.parts.objectives import on_logits
 from mibench.attacks.parts.search import descend, keys, piecewise, render
 from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
 from mibench.errors import UserError
+from mibench.objectives import on_logits
 from mibench.rng import Noise
 
 __all__ = ["MIFace", "doubt"]

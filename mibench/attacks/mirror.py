@@ -16,11 +16,11 @@ from torch import Tensor
 from mibench import augment
 from mibench.attacks.parts.evolution import log_odds
 from mibench.attacks.parts.latents import Point
-from mibench.attacks.parts.objectives import cross_entropy, on_logits
 from mibench.attacks.parts.pspace import PSpace, searched
 from mibench.attacks.parts.search import best_of_pool, chunks, descend, keys, piecewise, pool_scores, render
 from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
 from mibench.errors import UserError
+from mibench.objectives import cross_entropy, on_logits
 from mibench.rng import Noise
 
 __all__ = ["Mirror", "overlapping", "ramp"]

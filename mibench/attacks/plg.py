@@ -14,10 +14,10 @@ from torch import Tensor
 
 from mibench import augment
 from mibench.attacks.parts.latents import Point
-from mibench.attacks.parts.objectives import IDENTITY, on_logits
 from mibench.attacks.parts.search import descend, keys, piecewise, render
 from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
 from mibench.errors import UserError
+from mibench.objectives import IDENTITY, on_logits
 from mibench.rng import Noise
 
 __all__ = ["PLG"]

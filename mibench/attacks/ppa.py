@@ -14,7 +14,6 @@ from torch import Tensor
 
 from mibench import augment
 from mibench.attacks.parts.latents import Point
-from mibench.attacks.parts.objectives import IDENTITY, on_logits
 from mibench.attacks.parts.pspace import searched
 from mibench.attacks.parts.search import (
     best_of_pool,
@@ -27,6 +26,7 @@ from mibench.attacks.parts.search import (
 )
 from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
 from mibench.errors import UserError
+from mibench.objectives import IDENTITY, on_logits
 from mibench.rng import Noise
 
 __all__ = ["PPA"]

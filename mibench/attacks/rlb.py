@@ -18,9 +18,10 @@ from mibench.attacks.parts.sac import Agents, Replay, Transitions
 from mibench.attacks.parts.search import keys, piecewise, render
 from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
 from mibench.errors import UserError
+from mibench.objectives import margin_reward
 from mibench.rng import Noise
 
-__all__ = ["RLB", "reward"]
+__all__ = ["RLB"]
 
 CARD = {
     "summary": "a soft actor-critic agent per identity, rewarded by the target's scores",
@@ -45,26 +46,6 @@ PRESETS = {
 
 REPLAY_BYTES = 4 * 2**30
 """Most that the agents searched at once may remember."""
-
-
-def reward(
-    p: Float[Tensor, "*b k"],
-    y: Int64[Tensor, "*b"],
-    weights: tuple[float, float, float] = (2.0, 2.0, 8.0),
-    action: Float[Tensor, "*b k"] | None = None,
-) -> Float[Tensor, "*b"]:
-    """w1 log p_y(s') + w2 log p_y(a) + w3 log max(1e-7, p_y(s') - max_{k != y} p_k(s')): higher is better.
-
-    `p` are the target's probabilities at s', `action` those at a, the same when None. A probability that rounds to 0
-    counts as float32's smallest normal number, 1e-38. Source: attacks.md section 0.3, RWD.
-    """
-    place = y[..., None]
-    own = p.gather(-1, place)[..., 0]
-    margin = own - p.scatter(-1, place, float("-inf")).amax(dim=-1)
-    at_action = own if action is None else action.gather(-1, place)[..., 0]
-    least = torch.finfo(torch.float32).tiny
-    terms = (own.clamp(min=least).log(), at_action.clamp(min=least).log(), margin.clamp(min=1e-7).log())
-    return sum(weight * term for weight, term in zip(weights, terms, strict=True))  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -185,7 +166,7 @@ class RLB(Attack):
                     asked = torch.cat([asked, action[:, :n]], dim=1)
                 p = ask_many(oracle.probs, prior, asked.transpose(0, 1), y, work).transpose(0, 1)
                 at_action = p[:, -n:] if self.alpha > 0 else None
-                gained = reward(p[:, :n], y[:, None].expand(-1, n), self.weights, at_action)
+                gained = margin_reward(p[:, :n], y[:, None].expand(-1, n), self.weights, at_action)
                 next_state = after[:, :n] if self.steps > 1 else after[:, :n, :0]
                 done = torch.full_like(gained, float(last))
                 memory.add(Transitions(state[:, :n], action[:, :n], gained, next_state, done))

@@ -13,10 +13,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from mibench.attacks.parts.flow import Flow, FullGaussian
-from mibench.attacks.parts.objectives import cross_entropy, on_logits
 from mibench.attacks.parts.search import descend, keys, piecewise, render
 from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
 from mibench.errors import UserError
+from mibench.objectives import cross_entropy, on_logits
 from mibench.rng import Noise
 
 __all__ = ["VMI"]

@@ -290,6 +290,12 @@ class ConditionalRecipe(PriorRecipe):
         prior.generator.load_state_dict(kept.state_dict())
         return loop.log
 
+    def drawn(self, prior: Prior, loop: Loop, classes: int, *purpose: object) -> tuple[Tensor, Tensor]:
+        """A batch of the generator's images, and whom each of them should show."""
+        noise = loop.noise("drawn", *purpose)
+        y = identities(noise, classes)
+        return prior.decode(noise.of("z").normal(self.latent_dim), y), y
+
     def mirrored(self, x: Float[Tensor, "n c h w"], noise: Noise) -> Float[Tensor, "n c h w"]:
         """Images mirrored at random where the recipe says so."""
         return augment.flip(x, noise) if self.mirror else x

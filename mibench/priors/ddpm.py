@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from mibench import augment
 from mibench.core import Access, Oracle, Prior, PriorRecipe, Session, Split
 from mibench.errors import UserError
+from mibench.objectives import feature_distance, top_k_margin
 from mibench.priors.diffusion import LEVELS, DiffusionPrior
 from mibench.priors.gan import Loop, average, average_of
 
@@ -435,10 +436,8 @@ class Ddpm(PriorRecipe):
                     seen = augment.random_resized_crop((x + 1) / 2, drawn.of("crop"), (0.8, 1.0), mirror=0.5)
                     seen = augment.colour_jitter(seen, drawn.of("jitter"), 0.2, 0.2, 0.0)
                     logits, features = oracle.answers(seen, None)
-                    others = logits.scatter(1, y[:, None], float("-inf")).topk(margin, dim=1).values.mean(dim=1)
-                    identity = others - logits.gather(1, y[:, None])[:, 0]
-                    away = (features - centroids[y]).square().mean(dim=1)
-                    loss = loss + (identity + self.features * away).mean()
+                    away = feature_distance(features, centroids[y])
+                    loss = loss + (top_k_margin(logits, y, margin) + self.features * away).mean()
         optimizer.zero_grad(set_to_none=True)
         gradients = torch.autograd.grad(loss, optimizer.param_groups[0]["params"])
         for parameter, gradient in zip(optimizer.param_groups[0]["params"], gradients, strict=True):

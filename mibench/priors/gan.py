@@ -166,6 +166,13 @@ class Loop:
         x = self.at(self.index(*purpose))
         return augment.flip(x, self.noise(*purpose, "mirror")) if self.mirror else x
 
+    @torch.no_grad()
+    def ask(self, answer: Callable[[Tensor, None], Tensor]) -> Tensor:
+        """What the target (`oracle.probs`, `oracle.labels`) says of every public image, each asked once."""
+        engine = self.session.engine
+        with engine.autocast():
+            return torch.cat([answer(engine.images(part), None) for part in self.images.split(256)])
+
     def run(self, phase: str, steps: int, step: Callable[[int], dict[str, Tensor]], every: int = 100) -> None:
         """Do `step(0) ... step(steps - 1)`; every so often write log, checkpoint and picture.
 

@@ -177,7 +177,7 @@ class KedmiRecipe(PriorRecipe):
         loop = Loop(session, public, self.batch, self.mirror, {
             "prior": prior, "kept": kept, "of_generator": of_generator, "of_critic": of_critic,
         })  # fmt: skip
-        soft = self._labels(loop, oracle)
+        soft = loop.ask(oracle.probs)
         loop.warm_up(prior, self.warm_up, self.width, lr=2e-3)
         if self.warm_up:
             kept.load_state_dict(prior.generator.state_dict())
@@ -228,10 +228,3 @@ class KedmiRecipe(PriorRecipe):
             reference = prior.kernels(prior.trunk(loop.real("reference")))[:-1]
             prior.get_buffer("reference").copy_(reference)
         return loop.log
-
-    @torch.no_grad()
-    def _labels(self, loop: Loop, oracle: Oracle) -> Float[Tensor, "n k"]:
-        """The target's softmax on every public image, asked once."""
-        engine = loop.session.engine
-        with engine.autocast():
-            return torch.cat([oracle.probs(engine.images(part), None) for part in loop.images.split(256)])

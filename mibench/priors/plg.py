@@ -18,6 +18,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from mibench import augment
 from mibench.core import Access, Oracle, Split
 from mibench.errors import UserError
+from mibench.objectives import max_margin
 from mibench.priors.conditional import ConditionalPrior, ConditionalRecipe, Game, identities
 from mibench.priors.gan import Loop
 
@@ -107,9 +108,7 @@ class Plg(ConditionalRecipe):
     def game(self, prior: Any, loop: Loop, oracle: Oracle) -> Game:
         """Labels every public image once; each generator step shows the target its fakes."""
         engine, classes = loop.session.engine, oracle.num_classes
-        with torch.no_grad(), engine.autocast():
-            scores = [oracle.probs(engine.images(part), None) for part in loop.images.split(256)]
-        table = top_n(torch.cat(scores), self.top)
+        table = top_n(loop.ask(oracle.probs), self.top)
 
         def pairs(*purpose: object) -> tuple[Tensor, Tensor]:
             noise = loop.noise("pairs", *purpose)
@@ -117,27 +116,21 @@ class Plg(ConditionalRecipe):
             x = loop.at(table[y, identities(noise.of("place"), self.top)])
             return self.mirrored(x, noise.of("mirror")), y
 
-        def drawn(*purpose: object) -> tuple[Tensor, Tensor]:
-            noise = loop.noise("drawn", *purpose)
-            y = identities(noise, classes)
-            return prior.decode(noise.of("z").normal(self.latent_dim), y), y
-
         def critic(number: int, inner: int) -> Tensor:
             real, named = pairs("critic", number, inner)
             real = real + loop.noise("dequantise", number, inner).uniform(*real.shape[1:]) / 256
             with engine.autocast():
                 with torch.no_grad():
-                    fake, y = drawn("critic", number, inner)
+                    fake, y = self.drawn(prior, loop, classes, "critic", number, inner)
                 on_real, on_fake = prior.judge(torch.cat([real, fake]), torch.cat([named, y])).chunk(2)
             return F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean()
 
         def generator(number: int) -> Tensor:
             with engine.autocast():
-                fake, y = drawn("generator", number)
+                fake, y = self.drawn(prior, loop, classes, "generator", number)
                 seen = augment.view(fake, loop.noise("view", number), self.mirror, jitter=0.5)
                 logits = oracle.answers(seen, None)[0]
                 score = prior.judge(fake, y)
-            others = logits.scatter(1, y[:, None], float("-inf")).amax(dim=1)
-            return (self.inversion * (others - logits.gather(1, y[:, None])[:, 0]) - score).mean()
+            return (self.inversion * max_margin(logits, y) - score).mean()
 
         return Game(pairs, critic, generator)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mibench.core import Access, Oracle, Split
-from mibench.priors.conditional import ConditionalPrior, ConditionalRecipe, Game, identities
+from mibench.priors.conditional import ConditionalPrior, ConditionalRecipe, Game
 from mibench.priors.gan import Loop
 
 __all__ = ["Tacgan", "TacganPrior"]
@@ -98,17 +98,11 @@ class Tacgan(ConditionalRecipe):
         engine, classes = loop.session.engine, oracle.num_classes
         named = torch.zeros(0)
         if self.warm_up:
-            with torch.no_grad(), engine.autocast():
-                named = torch.cat([oracle.labels(engine.images(part), None) for part in loop.images.split(256)])
+            named = loop.ask(oracle.labels)
 
         def pairs(number: int) -> tuple[Tensor, Tensor]:
             index = loop.index("pairs", number)
             return self.mirrored(loop.at(index), loop.noise("pairs", number, "mirror")), named[index]
-
-        def drawn(*purpose: object) -> tuple[Tensor, Tensor]:
-            noise = loop.noise("drawn", *purpose)
-            y = identities(noise, classes)
-            return prior.decode(noise.of("z").normal(self.latent_dim), y), y
 
         def weight(number: int) -> float:
             return self.alpha if number >= self.silent else 0.0
@@ -117,7 +111,7 @@ class Tacgan(ConditionalRecipe):
             real = loop.real("real", number, inner)
             with engine.autocast():
                 with torch.no_grad():
-                    fake, _ = drawn("critic", number, inner)
+                    fake, _ = self.drawn(prior, loop, classes, "critic", number, inner)
                 said = oracle.labels(fake, None) if weight(number) else None
                 scores, names = prior.judge(torch.cat([real, fake]))
             on_real, on_fake = scores.chunk(2)
@@ -126,7 +120,7 @@ class Tacgan(ConditionalRecipe):
 
         def generator(number: int) -> Tensor:
             with engine.autocast():
-                fake, y = drawn("generator", number)
+                fake, y = self.drawn(prior, loop, classes, "generator", number)
                 score, names = prior.judge(fake)
             loss = F.softplus(-score).mean()
             return loss + weight(number) * F.cross_entropy(names, y) if weight(number) else loss

@@ -12,14 +12,14 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from mibench.attacks.parts.objectives import cross_entropy, nll, realism
 from mibench.attacks.parts.surrogates import Lesson, school
 from mibench.core import Attack, Oracle, Prior, Workspace, to_float
 from mibench.errors import UserError
 from mibench.models.base import Classifier
+from mibench.objectives import cross_entropy, feature_distance, nll, realism
 from mibench.rng import Noise, seed_of
 
-__all__ = ["Lomma", "Study", "feature_distance"]
+__all__ = ["Lomma", "Study"]
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,6 @@ class Study:
     students: list[Classifier]
     mean: Float[Tensor, " d"]
     std: Float[Tensor, " d"]
-
-
-def feature_distance(features: Float[Tensor, "n d"], wanted: Float[Tensor, "#n d"]) -> Float[Tensor, " n"]:
-    """PREG: mean over the dimensions of (phi - wanted)^2."""
-    return (features - wanted).square().mean(dim=1)
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from mibench.core import Prior, Term
 
 __all__ = [
-    "IDENTITY", "cross_entropy", "margin_reward", "max_margin", "nll", "on_logits", "poincare", "realism",
-    "top_k_margin",
+    "IDENTITY", "cross_entropy", "feature_distance", "margin_reward", "max_margin", "nll", "on_logits", "poincare",
+    "realism", "top_k_margin",
 ]  # fmt: skip
 
 Logits = Float[Tensor, "n k"]
@@ -73,16 +73,29 @@ def poincare(logits: Logits, y: Labels, xi: float = 1e-4) -> Values:
     return torch.log1p(excess + torch.sqrt(excess * (2.0 + excess)))
 
 
-def margin_reward(logits: Logits, y: Labels, action: Logits | None = None) -> Values:
-    """2 log p_y(s) + 2 log p_y(a) + 8 log max(1e-7, p_y(s) - max_{k != y} p_k(s)): a reward, higher is better.
+def margin_reward(
+    p: Float[Tensor, "*b k"],
+    y: Int64[Tensor, "*b"],
+    weights: tuple[float, float, float] = (2.0, 2.0, 8.0),
+    action: Float[Tensor, "*b k"] | None = None,
+) -> Float[Tensor, "*b"]:
+    """w1 log p_y(s') + w2 log p_y(a) + w3 log max(1e-7, p_y(s') - max_{k != y} p_k(s')): higher is better.
 
-    Used by RLB-MI; `action` are the logits at a, those at s when None.
+    `p` are the target's probabilities at s', `action` those at a, the same when None. A probability that rounds to 0
+    counts as float32's smallest normal number, 1e-38. Used by RLB-MI.
     """
-    log_p = F.log_softmax(logits, dim=1)
-    p = log_p.exp()
-    margin = _own(p, y) - p.scatter(1, y[:, None], float("-inf")).amax(dim=1)
-    at_action = log_p if action is None else F.log_softmax(action, dim=1)
-    return 2.0 * _own(log_p, y) + 2.0 * _own(at_action, y) + 8.0 * margin.clamp(min=1e-7).log()
+    place = y[..., None]
+    own = p.gather(-1, place)[..., 0]
+    margin = own - p.scatter(-1, place, float("-inf")).amax(dim=-1)
+    at_action = own if action is None else action.gather(-1, place)[..., 0]
+    least = torch.finfo(torch.float32).tiny
+    terms = (own.clamp(min=least).log(), at_action.clamp(min=least).log(), margin.clamp(min=1e-7).log())
+    return sum(weight * term for weight, term in zip(weights, terms, strict=True))  # type: ignore[return-value]
+
+
+def feature_distance(features: Float[Tensor, "n d"], wanted: Float[Tensor, "#n d"]) -> Float[Tensor, " n"]:
+    """PREG: mean over the dimensions of (phi - wanted)^2. Used by LOMMA and Diff-MI."""
+    return (features - wanted).square().mean(dim=1)
 
 
 def realism(prior: Prior, images: Float[Tensor, "n c h w"]) -> Values:
