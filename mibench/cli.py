@@ -12,6 +12,7 @@ from mibench.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from mibench.runs import Run
+    from mibench.sweep import Sweep
 
 app = typer.Typer(
     name="mibench",
@@ -36,7 +37,12 @@ Sets = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved specification and stop.")]
 Force = Annotated[bool, typer.Option("--force", help="Do it again even if it is done.")]
 Json = Annotated[bool, typer.Option("--json", help="Print only JSON on stdout.")]
-Defense = Annotated[str, typer.Option("--defense", help="none, re, or several joined by +.")]
+Defense = Annotated[
+    str, typer.Option("--defense", help="none, re, or several joined by +; see: mibench list defenses.")
+]
+Pretrained = Annotated[
+    str | None, typer.Option("--pretrained", help="What the target starts from: none, imagenet or public.")
+]
 Model = Annotated[str, typer.Option("--model", help="Architecture of the target model.")]
 Evaluators = Annotated[
     str | None, typer.Option("--evaluators", help="Evaluation models, comma-separated; two of other families.")
@@ -105,6 +111,7 @@ def read_metrics(run: "Run") -> dict[str, Any]:
 def train(
     defense: Defense = "none",
     model: Model = "cnn",
+    pretrained: Pretrained = None,
     evaluators: Evaluators = None,
     dataset: Dataset = "digiface",
     seed: Seed = 0,
@@ -122,7 +129,7 @@ def train(
     given = planning.defense_sets(sets, defense, ["evaluator"])
     device, precision = planning.prepare(device, precision)
     data = planning.choose_data(dataset, given["data"])
-    target = planning.plan_target(results, data, model, defense, given, seed, precision)
+    target = planning.plan_target(results, data, model, defense, given, seed, precision, pretrained)
     judges = planning.choose_evaluators(results, data, model, evaluators, precision, given["evaluator"])
     runs = [*judges, target]
     if carry_out(runs, device, force, dry_run):
@@ -135,6 +142,7 @@ def train(
 def train_target_command(
     defense: Defense = "none",
     model: Model = "cnn",
+    pretrained: Pretrained = None,
     dataset: Dataset = "digiface",
     seed: Seed = 0,
     device: Device = "auto",
@@ -151,7 +159,7 @@ def train_target_command(
     given = planning.defense_sets(sets, defense, [])
     device, precision = planning.prepare(device, precision)
     data = planning.choose_data(dataset, given["data"])
-    target = planning.plan_target(results, data, model, defense, given, seed, precision)
+    target = planning.plan_target(results, data, model, defense, given, seed, precision, pretrained)
     if carry_out([target], device, force, dry_run):
         if not as_json:
             printing.print_training([target])
@@ -303,6 +311,75 @@ def attack(
 
 
 @app.command(rich_help_panel="Do")
+def sweep(
+    defense: Annotated[
+        list[str] | None, typer.Option("--defense", help="As often as you like: none, re, 're location=torus', all.")
+    ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option("--method", help="As often as you like: ppa, 'ppa steps=100'.")
+    ] = None,
+    strengths: Annotated[str, typer.Option("--strengths", help="grid, default, or values: 0.2,0.4.")] = "grid",
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Targets of each kind: seeds 0, 1, ...")] = 1,
+    informed: Annotated[bool, typer.Option("--informed", help="Add attackers who know the defense.")] = False,
+    preset: Preset = "quick",
+    model: Model = "cnn",
+    pretrained: Pretrained = None,
+    identities: Identities = None,
+    evaluators: Evaluators = None,
+    dataset: Dataset = "digiface",
+    device: Device = "auto",
+    precision: Precision = "auto",
+    results: Results = Path("results"),
+    sets: Sets = None,
+    dry_run: DryRun = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Train defenses over their strengths, attack them all, show privacy against utility."""
+    from mibench import planning
+    from mibench import sweep as sweeps
+
+    given = planning.split_sets(sets, "training", ["data", "prior", "evaluator"])
+    values = strengths if strengths in ("grid", "default") else tuple(strengths.split(","))
+    chosen = sweeps.Sweep(
+        "", dataset, model, tuple(defense or ["none", "re"]), values, tuple(range(seeds)), tuple(method or ["ppa"]),
+        informed, preset=preset, identities=identities, pretrained=pretrained, evaluators=evaluators, settings=given,
+    )  # fmt: skip
+    carry_out_sweeps([chosen], device, precision, results, dry_run, force, as_json)
+
+
+@app.command(rich_help_panel="Do")
+def run(
+    suite: Annotated[str, typer.Argument(help="A TOML file, or a suite's name; see: mibench list suites.")],
+    device: Device = "auto",
+    precision: Precision = "auto",
+    results: Results = Path("results"),
+    dry_run: DryRun = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Run a suite: a file of targets and attacks, resumable."""
+    from mibench import sweep as sweeps
+
+    carry_out_sweeps(sweeps.read(suite), device, precision, results, dry_run, force, as_json)
+
+
+def carry_out_sweeps(
+    sweeps: list["Sweep"], device: str, precision: str, results: Path, dry_run: bool, force: bool, as_json: bool
+) -> None:
+    """Plan all of it before any of it is done, do it, show it."""
+    from mibench import planning, printing
+    from mibench.sweep import plan
+
+    device, precision = planning.prepare(device, precision)
+    scores = list({run.id: run for one in sweeps for run in plan(one, results, precision)}.values())
+    if carry_out(scores, device, force, dry_run):
+        if not as_json:
+            printing.show_tables(results, scores)
+        tell(scores, as_json)
+
+
+@app.command(rich_help_panel="Do")
 def report(
     results: Annotated[Path, typer.Argument(help="Folder of all runs.")] = Path("results"),
     as_json: Json = False,
@@ -350,15 +427,26 @@ def demo(
 
 @app.command("list", rich_help_panel="Look")
 def list_command(
-    kind: Annotated[str | None, typer.Argument(help="attacks, defenses, priors, data, models or metrics.")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(help="attacks, defenses, priors, data, models, metrics or suites.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """What there is: attacks, defenses, priors, data sets, models, metrics."""
+    """What there is: attacks, defenses, priors, data sets, models, metrics, suites."""
     from mibench import printing, registry
 
     kinds = [*registry.BASES, "models", "metrics"]
-    if kind is not None and kind not in kinds:
-        raise unknown("kind of plug-in", kind, kinds)
+    if kind is not None and kind not in [*kinds, "suites"]:
+        raise unknown("kind of plug-in", kind, [*kinds, "suites"])
+    if kind == "suites":
+        from mibench import sweep as sweeps
+
+        suites = {name: sweeps.read(name) for name in sweeps.suites()}
+        if as_json:
+            print(json.dumps({name: [sweeps.described(one) for one in parts] for name, parts in suites.items()}))
+        else:
+            printing.print_suites(suites)
+        return
     found = {one: registry.cards(one) for one in ([kind] if kind else kinds)}
     if as_json:
         print(json.dumps(found, indent=1))
@@ -393,6 +481,33 @@ def show(
 
     Console().print(walk(found))
     print(found.path)
+
+
+@app.command(rich_help_panel="Look")
+def features(
+    run: Annotated[str, typer.Argument(help="An inversion or a score: its id, its beginning, or its directory.")],
+    identities: Annotated[
+        int, typer.Option("--identities", min=2, max=8, help="How many are drawn, and projected together.")
+    ] = 6,
+    device: Device = "auto",
+    results: Results = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Where reconstructions lie in the target's features: among private images, or among erased ones."""
+    from rich.console import Console
+
+    from mibench import engine, runs
+    from mibench.progress import Terminal
+    from mibench.report import features as space
+
+    found = runs.find(results if Path(run).parent == Path() else Path(run).parent.parent, run)
+    with Terminal() as terminal:
+        folder, report = space.write(found, identities, engine.resolve(device, "fp32"), terminal)
+    if as_json:
+        print(json.dumps(report, indent=1, sort_keys=True))
+        return
+    Console().print(space.table(report))
+    print(folder / "features.png")
 
 
 @app.command(rich_help_panel="Look")

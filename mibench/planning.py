@@ -1,7 +1,9 @@
 """From what was typed to runs: settings, data sets, targets, evaluation models, attacks with their floors, scores."""
 
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from mibench import engine, models, registry, runs
 from mibench.errors import UserError, unknown
@@ -10,9 +12,22 @@ from mibench.runs import Run
 from mibench.stages import artifacts, invert, score, train_prior, train_target
 
 __all__ = [
-    "attack_sets", "black_box_queries", "choose_data", "choose_evaluators", "choose_methods", "data_of",
-    "defense_sets", "find_targets", "floors", "plan_attack", "plan_floors", "plan_score", "plan_target", "prepare",
-    "prior_preset", "split_sets",
+    "attack_sets",
+    "choose_data",
+    "choose_evaluators",
+    "choose_methods",
+    "data_of",
+    "defense_sets",
+    "find_targets",
+    "floors",
+    "plan_attack",
+    "plan_floors",
+    "plan_score",
+    "plan_target",
+    "prepare",
+    "prior_preset",
+    "queries",
+    "split_sets",
 ]  # fmt: skip
 
 
@@ -55,6 +70,10 @@ def choose_defenses(text: str, settings: dict[str, dict[str, str]]) -> list[Choi
         raise UserError(f"--defense {text} names a defense twice")
     if "none" in chosen and len(chosen) > 1:
         raise UserError(f"--defense {text}: 'none' cannot be combined")
+    for one, other in itertools.permutations(chosen, 2):
+        why = registry.card("defenses", one).get("conflicts", {}).get(other)
+        if why:
+            raise UserError(f"--defense {text}: {one} and {other} cannot be combined: {why}")
     return [registry.configure("defenses", name, settings=settings.get(name, {})) for name in chosen]
 
 
@@ -72,12 +91,25 @@ def choose_evaluators(
 
 
 def plan_target(
-    root: Path, data: Choice, model: str, defense: str, sets: dict[str, dict[str, str]], seed: int, precision: str
+    root: Path,
+    data: Choice,
+    model: str,
+    defense: str,
+    sets: dict[str, dict[str, str]],
+    seed: int,
+    precision: str,
+    pretrained: str | None = None,
 ) -> Run:
-    """The run of one target."""
+    """The run of one target; it starts from a public backbone where a defense must and nothing else was asked for."""
     if seed == train_target.EVALUATOR_SEED:
         raise UserError(f"seed {seed} is the evaluation models'; a target needs another one")
-    return train_target.plan(root, data, model, choose_defenses(defense, sets), seed, precision, sets["training"])
+    chosen = choose_defenses(defense, sets)
+    if pretrained is None:
+        pretrained = "public" if any(choice.plugin.start == "public" for choice in chosen) else "none"
+    if pretrained not in get_args(train_target.Pretrained):
+        raise unknown("start of a target", pretrained, get_args(train_target.Pretrained))
+    start = cast(train_target.Pretrained, pretrained)
+    return train_target.plan(root, data, model, chosen, seed, precision, sets["training"], start)
 
 
 def defense_sets(sets: list[str] | None, defense: str, extra: list[str]) -> dict[str, dict[str, str]]:
@@ -174,20 +206,20 @@ def floors() -> list[str]:
     return [name for name, card in registry.cards("attacks").items() if card["role"] == "floor"]
 
 
-def plan_floors(inversion: Run, seed: int, precision: str) -> list[Run]:
-    """The floors an attack's numbers stand on: same target, same prior, same number of images."""
+def plan_floors(inversion: Run, seed: int, precision: str, names: Sequence[str] | None = None) -> list[Run]:
+    """The floors an attack's numbers stand on (all, or those named): same target, prior and number of images."""
     target, prior = inversion.parents["target"], inversion.parents["prior"]
     assert isinstance(target, Run) and isinstance(prior, Run)
     asked = inversion.spec["attack"]["settings"]
     found = []
-    for name in floors():
+    for name in floors() if names is None else names:
         settings = {"images": asked["images"]}
         if name == "prior_search" and "pool" in asked:
             settings["pool"] = asked["pool"]
         if name == "random_search":
             if inversion.spec["access"] != "black_box":
                 continue
-            settings["queries"] = black_box_queries(inversion)
+            settings["queries"] = queries(inversion)
         if name == "public_search":
             found.append(plan_attack(
                 target, name, "default", settings, None, {}, seed, precision, inversion.spec["identities"], None
@@ -200,8 +232,8 @@ def plan_floors(inversion: Run, seed: int, precision: str) -> list[Run]:
     return found
 
 
-def black_box_queries(inversion: Run) -> int:
-    """What a black-box attack asks of the target for one identity, shared queries included."""
+def queries(inversion: Run) -> int:
+    """What an attack asks of the target for one identity, shared queries included."""
     target, prior = inversion.parents["target"], inversion.parents["prior"]
     assert isinstance(target, Run) and isinstance(prior, Run)
     asked = inversion.spec["attack"]

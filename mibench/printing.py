@@ -12,8 +12,9 @@ from rich.text import Text
 if TYPE_CHECKING:
     from mibench.core import Dataset
     from mibench.runs import Run
+    from mibench.sweep import Sweep
 
-__all__ = ["describe_data", "print_attacks", "print_cards", "print_training", "show_tables"]
+__all__ = ["describe_data", "print_attacks", "print_cards", "print_suites", "print_training", "show_tables"]
 
 
 def print_training(runs: list["Run"]) -> None:
@@ -38,7 +39,6 @@ def print_training(runs: list["Run"]) -> None:
 def print_cards(found: dict[str, dict[str, dict[str, Any]]]) -> None:
     """Plug-ins by kind, from their cards."""
     shown = {
-        "defenses": ("strength", "venue", "year", "link"),
         "priors": ("critic", "venue", "year", "link"), "data": ("identities", "images", "licence"),
         "models": ("architectures", "year", "link"), "metrics": ("range", "better", "link"),
     }  # fmt: skip
@@ -46,6 +46,9 @@ def print_cards(found: dict[str, dict[str, dict[str, Any]]]) -> None:
     for one, cards in found.items():
         if one == "attacks":
             print_attacks(cards)
+            continue
+        if one == "defenses":
+            print_defenses(cards)
             continue
         table = Table(box=None, pad_edge=False, title=one, title_justify="left", title_style="bold")
         table.add_column("name", style="cyan", no_wrap=True)
@@ -58,6 +61,44 @@ def print_cards(found: dict[str, dict[str, dict[str, Any]]]) -> None:
             table.add_row(name, card["summary"], *texts)
         console.print(table)
         console.print()
+
+
+def print_defenses(cards: dict[str, dict[str, Any]]) -> None:
+    """Published defenses, then controls: what is swept over which values, venue, summary, informed attacker, link."""
+    console = Console()
+    line = "{:<14}{:<14}{:<28}  {}".format
+    for role, title in (("defense", "defenses"), ("control", "controls: what a defense is compared with")):
+        own = {name: card for name, card in cards.items() if card.get("role", "defense") == role}
+        console.print(Text(title, "bold"))
+        console.print(Text(line("", "strength", "over", "venue"), "dim"), no_wrap=True, overflow="ellipsis")
+        for name, card in own.items():
+            values = " ".join(f"{value:g}" for value in card.get("grid", []))
+            known = [part for part in (card.get("venue"), card.get("year")) if part]
+            shown = Text(line(name, str(card.get("strength") or ""), values, " ".join(map(str, known))))
+            shown.stylize("cyan", 0, len(name))
+            console.print(shown, no_wrap=True, overflow="ellipsis")
+            about = Text(card["summary"])
+            if card.get("adaptive"):
+                tried = "; ".join(f"{change} ({why})" for change, why in card["adaptive"].items())
+                about.append(f"\ninformed attacker: {tried}", "dim")
+            if card.get("link"):
+                about.append(f"\n{card['link']}", "dim")
+            console.print(Padding(about, (0, 0, 0, 2)))
+        console.print()
+
+
+def print_suites(found: dict[str, list["Sweep"]]) -> None:
+    """The shipped suites: name, title, how many defenses and attacks."""
+    table = Table(box=None, pad_edge=False, title="suites: mibench run NAME", title_justify="left", title_style="bold")
+    table.add_column("name", style="cyan", no_wrap=True)
+    for column in ("title", "data set", "defenses", "methods"):
+        table.add_column(column)
+    for name, sweeps in found.items():
+        defenses = dict.fromkeys(text for one in sweeps for text in one.defenses)
+        methods = dict.fromkeys(text.split()[0] for one in sweeps for text in one.methods)
+        data = dict.fromkeys(one.dataset for one in sweeps)
+        table.add_row(name, sweeps[0].title, ", ".join(data), ", ".join(defenses), ", ".join(methods))
+    Console().print(table)
 
 
 SECTIONS = {
@@ -108,12 +149,14 @@ def budget(cost: list[int | None] | None) -> list[str]:
 
 def show_tables(results: Path, scores: list["Run"]) -> None:
     """The tables of some scores, on stdout."""
-    from mibench.report import collect, tables  # pandas: not for `mibench list`
+    from mibench.report import collect, privacy, tables, tradeoff  # pandas: not for `mibench list`
 
     wanted = {run.id for run in scores}
     found = [one for one in collect.scored(results) if one.run.id in wanted]
     console = Console()
-    console.print(tables.render(found, collect.frame(found), console))
+    table = collect.frame(found)
+    console.print(tables.render(found, table, tables.differences(found, table), console))
+    console.print(privacy.render(tradeoff.points(found, table), privacy.titles(table), console))
 
 
 def describe_data(data: "Dataset", as_json: bool) -> None:

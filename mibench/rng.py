@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-__all__ = ["Noise", "generator", "seed_of"]
+__all__ = ["Noise", "content_keys", "generator", "seed_of"]
 
 
 def seed_of(*parts: object) -> int:
@@ -54,6 +54,16 @@ def _mix(x: Int64[Tensor, "*s"]) -> Int64[Tensor, "*s"]:
     x = (x ^ _shift(x, 30)) * _MIX1
     x = (x ^ _shift(x, 27)) * _MIX2
     return x ^ _shift(x, 31)
+
+
+def content_keys(x: Float[Tensor, "n c h w"]) -> Int64[Tensor, " n"]:
+    """A key per image that depends on its pixels, rounded to 8 bits, and on nothing else.
+
+    sum_i mix(i) round(255 x_i) modulo 2^64, mixed: a multiply-shift hash.
+    """
+    pixels = (x.float() * 255.0).round().long().flatten(1)
+    weights = _mix(torch.arange(1, pixels.shape[1] + 1, device=x.device) * _GAMMA) | 1
+    return _mix((pixels * weights).sum(dim=1))
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ __all__ = ["KINDS", "PROTOCOL", "Run", "clock", "find", "finished", "provenance"
 PROTOCOL = 1
 """Raised when the same specification would give other numbers, so that old results are not taken for new ones."""
 
-KINDS = ("targets", "evaluators", "priors", "inversions", "scores")
+KINDS = ("backbones", "targets", "evaluators", "priors", "inversions", "scores")
 
 
 def canonical(value: Any) -> str:

@@ -19,11 +19,12 @@ from typing import Any
 from mibench.engine import Engine, Reporter, Task, resolve, set_threads, workers
 from mibench.errors import UserError
 from mibench.runs import KINDS, Run, canonical
-from mibench.stages import artifacts, invert, score, train_prior, train_target
+from mibench.stages import artifacts, invert, score, train_backbone, train_prior, train_target
 
 __all__ = ["execute", "pending"]
 
 STAGES = {
+    "backbones": train_backbone.work,
     "targets": train_target.work,
     "evaluators": train_target.work,
     "priors": train_prior.work,

@@ -6,7 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mibench import augment
-from mibench.core import Batch, Defense, Split
+from mibench.core import Batch, Defense, Schedule, Split, Step
 from mibench.engine import Engine, Reporter, read_checkpoint
 from mibench.errors import UserError
 from mibench.files import write_atomic
 from mibench.rng import Noise, generator, seed_of
 
-__all__ = ["Training", "fit", "predict"]
+__all__ = ["Fitted", "Training", "empty_memories", "fit", "predict", "streams"]
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,10 @@ class Training:
         return self.lr * 0.5 * (1.0 + math.cos(math.pi * (done - rise) / (1.0 - rise)))
 
 
-def loss_of(batch: Batch, logits: Float[Tensor, "b k"], clean: int) -> Float[Tensor, ""]:
+def loss_of(batch: Batch, logits: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
     """sum_i w_i CE(softmax(l_i), t_i) / n_clean, with dense targets that may leave the simplex (negative smoothing)."""
     rows = -(batch.t * F.log_softmax(logits.float(), dim=1)).sum(dim=1)
-    return (batch.w * rows).sum() / clean
+    return (batch.w * rows).sum() / batch.clean
 
 
 class _Taps:
@@ -122,28 +122,71 @@ class _Taps:
             handle.remove()
 
 
+class Fitted(NamedTuple):
+    """What a training leaves besides the weights."""
+
+    log: list[dict[str, float]]
+    """One record per epoch: its mean loss."""
+    memories: list[nn.Module]
+    """Of each defense."""
+    reports: list[dict[str, float]]
+    """What each defense measured."""
+
+
+def streams(seed: int, defenses: Sequence[Defense]) -> list[int]:
+    """The seed of each defense's randomness.
+
+    Keyed by its kind and how many of that kind come before it: what else is stacked shifts nobody's randomness.
+    """
+    kinds = [type(defense).__name__ for defense in defenses]
+    return [seed_of(seed, kind, kinds[:place].count(kind)) for place, kind in enumerate(kinds)]
+
+
+def empty_memories(
+    defenses: Sequence[Defense], classes: int, image_shape: tuple[int, int, int], seed: int
+) -> list[nn.Module]:
+    """Each defense's memory as training starts with it."""
+    found = []
+    for defense, stream in zip(defenses, streams(seed, defenses), strict=True):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed_of(stream, "memory"))
+            found.append(defense.memory(classes, image_shape) or nn.Module())
+    return found
+
+
 def _step_loss(
-    model: nn.Module,
+    running: nn.Module,
     x: Tensor,
     y: Int64[Tensor, " b"],
     classes: int,
     defenses: Sequence[Defense],
-    noises: Sequence[Noise],
+    steps: Sequence[Step],
     taps: _Taps,
     engine: Engine,
 ) -> Tensor:
-    for defense, noise in zip(defenses, noises, strict=True):
-        x = defense.transform(x, noise.of("transform"))
-    batch = Batch(x, F.one_hot(y, classes).float(), torch.ones(len(y), device=x.device))
-    for defense, noise in zip(defenses, noises, strict=True):
-        batch = defense.batch(batch, model, noise.of("batch"))
+    for defense, step in zip(defenses, steps, strict=True):
+        x = defense.transform(x, step.noise.of("transform"))
+    batch = Batch(x, F.one_hot(y, classes).float(), torch.ones(len(y), device=x.device), len(y))
+    for defense, step in zip(defenses, steps, strict=True):
+        batch = defense.batch(batch, replace(step, noise=step.noise.of("batch")))
     with engine.autocast():
-        logits = model(batch.x)
-    loss = loss_of(batch, logits, clean=len(y))
-    for position, defense in enumerate(defenses):
-        penalty = defense.penalty(batch, logits, taps.of(position))
+        logits = running(batch.x)
+    loss = loss_of(batch, logits)
+    for position, (defense, step) in enumerate(zip(defenses, steps, strict=True)):
+        penalty = defense.penalty(batch, logits, taps.of(position), replace(step, noise=step.noise.of("penalty")))
         loss = loss if penalty is None else loss + penalty
     return loss
+
+
+def _batches(count: int, per_epoch: int, poisson: bool, seed: int, epoch: int) -> Sequence[Int64[Tensor, " b"]]:
+    """Which images each step of an epoch sees."""
+    drawn = generator(seed, "order", epoch)
+    if poisson:
+        chosen = torch.rand(per_epoch, count, generator=drawn) < 1.0 / per_epoch
+        # Without an image there is nothing to differentiate; at the usual sizes that never happens.
+        return [index for row in chosen if len(index := row.nonzero()[:, 0])]
+    # Nearly equal chunks: a last batch of one image would break batch normalisation.
+    return torch.randperm(count, generator=drawn).tensor_split(per_epoch)
 
 
 def fit(
@@ -158,8 +201,8 @@ def fit(
     defenses: Sequence[Defense] = (),
     mirror: bool = True,
     checkpoint: Path | None = None,
-) -> list[dict[str, float]]:
-    """Train `model` in place; returns one record per epoch: its mean loss.
+) -> Fitted:
+    """Train `model` in place.
 
     All randomness is a function of (seed, epoch, image), so a run resumed from `checkpoint` ends with the same bits.
 
@@ -167,41 +210,53 @@ def fit(
         UserError: If the loss stops being finite; names the step and the recipe.
     """
     data = split.to(engine.device)
-    model = engine.place(model)
+    running = model = engine.place(model)
     optimizer = recipe.optimizer_for(model)
+    channels, height, width = data.images.shape[1:]
+    memories = empty_memories(defenses, classes, (channels, height, width), seed)
+    memories = [engine.place(memory) for memory in memories]
+    per_epoch = recipe.steps_per_epoch(len(data))
+    steps = recipe.epochs * per_epoch
     for defense in defenses:
-        model, optimizer = defense.engine(model, optimizer)
+        running, optimizer = defense.engine(
+            running, optimizer, Schedule(len(data), per_epoch, recipe.epochs, seed)
+        )
+    poisson = any(defense.sampling == "poisson" for defense in defenses)
     log: list[dict[str, float]] = []
     if checkpoint is not None and checkpoint.exists():
         state = read_checkpoint(checkpoint, engine.device)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        for memory, kept in zip(memories, state["memories"], strict=True):
+            memory.load_state_dict(kept)
         log = state["log"]
-    per_epoch = recipe.steps_per_epoch(len(data))
-    steps = recipe.epochs * per_epoch
     taps = _Taps(model, defenses)
-    # Keyed by its kind and how many of that kind come before it: what else is stacked shifts nobody's randomness.
-    kinds = [type(defense).__name__ for defense in defenses]
-    streams = [seed_of(seed, kind, kinds[:place].count(kind)) for place, kind in enumerate(kinds)]
+    seeds = streams(seed, defenses)
+
+    def at(epoch: int, index: Int64[Tensor, " b"]) -> list[Step]:
+        return [
+            Step(model, memory, optimizer, Noise(stream, index).of(epoch), epoch, recipe.epochs, engine)
+            for memory, stream in zip(memories, seeds, strict=True)
+        ]
+
+    everything = torch.arange(len(data), device=engine.device)
     with closing(taps), reporter.task(label, steps, "steps") as task:
         task.advance(len(log) * per_epoch)
         for epoch in range(len(log), recipe.epochs):
             model.train()
-            for defense in defenses:
-                defense.epoch(epoch, recipe.epochs, model)
+            for defense, step in zip(defenses, at(epoch, everything), strict=True):
+                defense.epoch(step)
             torch.manual_seed(seed_of(seed, "dropout", epoch))
-            order = torch.randperm(len(data), generator=generator(seed, "order", epoch)).to(engine.device)
             losses = torch.zeros(per_epoch, device=engine.device)
-            # Nearly equal chunks: a last batch of one image would break batch normalisation.
-            for number, index in enumerate(order.tensor_split(per_epoch)):
+            for number, chosen in enumerate(_batches(len(data), per_epoch, poisson, seed, epoch)):
+                index = chosen.to(engine.device)
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.rate(epoch * per_epoch + number, steps)
                 x, y = engine.images(data.images[index]), data.labels[index]
                 if recipe.augment:
                     x = augment.base(x, Noise(seed_of(seed, "augment"), index).of(epoch), mirror)
-                noises = [Noise(stream, index).of(epoch) for stream in streams]
                 optimizer.zero_grad(set_to_none=True)
-                loss = _step_loss(model, x, y, classes, defenses, noises, taps, engine)
+                loss = _step_loss(running, x, y, classes, defenses, at(epoch, index), taps, engine)
                 loss.backward()
                 optimizer.step()
                 losses[number] = loss.detach()
@@ -214,22 +269,28 @@ def fit(
                 )
             log.append({"epoch": float(epoch), "loss": float(losses.mean())})
             if checkpoint is not None and epoch + 1 < recipe.epochs:
-                state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "log": log}
+                state = {
+                    "model": model.state_dict(), "optimizer": optimizer.state_dict(), "log": log,
+                    "memories": [memory.state_dict() for memory in memories],
+                }  # fmt: skip
                 write_atomic(checkpoint, partial(torch.save, state))
     model.eval()
-    return log
+    over = at(recipe.epochs, everything)
+    reports = [defense.finish(step, data) for defense, step in zip(defenses, over, strict=True)]
+    return Fitted(log, memories, reports)
 
 
 @torch.no_grad()
 def predict(
     model: nn.Module, images: Tensor, engine: Engine, batch: int = 256
 ) -> tuple[Float[Tensor, "n k"], Float[Tensor, "n d"]]:
-    """Logits and penultimate features of stored uint8 images, float32, from one forward pass in eval mode."""
+    """Served logits and penultimate features of uint8 images, float32, from one forward pass in eval mode."""
     model.eval()
     logits, features = [], []
     for chunk in images.split(batch):
         with engine.autocast():
-            found = model.features(engine.images(chunk))  # type: ignore[operator]
-            logits.append(model.head(found).float())  # type: ignore[operator]
+            x = engine.images(chunk)
+            found = model.features(x)  # type: ignore[operator]
+            logits.append(model.serve(found, x).float())  # type: ignore[operator]
         features.append(found.float())
     return torch.cat(logits), torch.cat(features)

@@ -1,4 +1,4 @@
-"""Laws of oracles seen through views and of the wrappers eot, align and ppdg around real attacks."""
+"""Laws of oracles seen through views and of the wrappers eot, align, ppdg and untrap around real attacks."""
 
 import itertools
 from dataclasses import asdict, replace
@@ -19,6 +19,7 @@ from mibench.attacks.parts.views import Layer, Viewed, viewed_cost
 from mibench.attacks.ppa import PPA
 from mibench.attacks.ppdg import PPDG
 from mibench.attacks.prior_search import PriorSearch
+from mibench.attacks.untrap import Untrap
 from mibench.core import Access, Attack, BudgetExhausted, Cost, Oracle, Reconstructions, Workspace
 from mibench.defenses.re import RandomErasing
 from mibench.errors import UserError
@@ -38,9 +39,11 @@ WRAPPED: dict[str, Attack] = {
     "ppa+eot": EOT(PPA_SHORT, copies=3),
     "ppa+eot+align": Align(EOT(PPA_SHORT, copies=2), copies=2, mode="transform", select=True),
     "ppa+ppdg": PPDG(PPA_SHORT, **PPDG_SHORT),
+    "gmi+untrap": Untrap(GMI_SHORT, images=4, steps=3),
+    "ppa+untrap+eot": EOT(Untrap(PPA_SHORT, images=3, steps=2), copies=2),
     "kedmi+ppdg+eot": EOT(PPDG(KEDMI_SHORT, **PPDG_SHORT), copies=2),
 }
-PLANNED = ["gmi+eot", "ppa+eot+align", "ppa+ppdg"]
+PLANNED = ["gmi+eot", "ppa+eot+align", "ppa+ppdg", "ppa+untrap+eot"]
 """One of each kind, for the laws that take many runs."""
 
 ERASE = RandomErasing(a_e=0.4, fill="zero").transform
@@ -407,7 +410,7 @@ def test_less_access_than_the_attack_needs_is_refused(name: str) -> None:
             run(WRAPPED[name], world, oracle=world.oracle(access))
 
 
-@pytest.mark.parametrize("name", ["ppa+eot", "gmi+eot", "ppa+align", "ppa+ppdg"])
+@pytest.mark.parametrize("name", ["ppa+eot", "gmi+eot", "ppa+align", "ppa+ppdg", "ppa+untrap"])
 def test_composed_attacks_succeed_where_they_must(name: str) -> None:
     world = World(6)
     settings: dict[str, Any] = {"pool": 200, "steps": 30} if name.startswith("ppa") else {}

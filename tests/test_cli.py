@@ -33,7 +33,7 @@ def test_train_then_attack_then_report(tmp_path: Path) -> None:
     attacks = ["kedmi", "prior_sample", "prior_search", "public_search"]
     assert found == {
         "targets": ["digiface-cnn-re"], "evaluators": ["digiface-ir", "digiface-resnet"],
-        "priors": ["digiface-kedmi", "digiface-public"], "inversions": attacks, "scores": attacks,
+        "priors": ["digiface-kedmi", "digiface-public"], "inversions": attacks, "scores": attacks, "backbones": [],
     }  # fmt: skip
     assert "re" in made.train.out and "kedmi" in made.attack.out and "prior_search" in made.attack.out
     made.copy(tmp_path)
@@ -204,7 +204,7 @@ def test_show_walks_from_a_number_to_the_data(tmp_path: Path) -> None:
         told = command("show", reference, "--results", str(made.results), "--json")
         chain = json.loads(told.out)
         assert chain[0]["kind"] == "scores"
-        assert {one["kind"] for one in chain} == set(KINDS)
+        assert {one["kind"] for one in chain} == set(KINDS) - {"backbones"}
         assert {one["spec"]["dataset"]["name"] for one in chain if one["kind"] == "targets"} == {"digiface"}
     told = command("show", score.name, "--results", str(made.results))
     assert told.last == score

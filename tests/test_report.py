@@ -179,7 +179,7 @@ def root(tmp_path: Path, world: Path, data: Dataset) -> Path:
 
 def drawn(found: list[collect.Scored], table: pd.DataFrame, width: int) -> str:
     console = Console(width=width, file=io.StringIO(), color_system=None)
-    console.print(tables.render(found, table, console))
+    console.print(tables.render(found, table, tables.differences(found, table), console))
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -273,7 +273,7 @@ def test_two_protocols_never_share_a_table(root: Path, data: Dataset) -> None:
     assert sum(line.strip().startswith("real held-out") and "=" not in line for line in text.splitlines()) == 3
     for group in tables.protocols(table):
         assert group["identities"].nunique() == group["evaluators"].nunique() == group["fingerprint"].nunique() == 1
-    markdown = exports.to_markdown(collect.scored(root), table, pd.DataFrame(), [])
+    markdown = exports.to_markdown(collect.scored(root), table, pd.DataFrame(), [], [])
     assert markdown.count("| chance |") == 3 and markdown.count("## ") == 3
     assert "1 of 4 identities" in markdown
     # None of the three has a twin under another protocol.
@@ -297,7 +297,8 @@ def test_floors_take_no_part_in_best_and_worst(root: Path) -> None:
 def test_floors_are_dim_and_attacks_are_not(root: Path) -> None:
     found = collect.scored(root)
     console = Console(width=120, file=io.StringIO(), force_terminal=True, color_system="standard")
-    console.print(tables.render(found, collect.frame(found), console))
+    table = collect.frame(found)
+    console.print(tables.render(found, table, tables.differences(found, table), console))
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     floor = next(line for line in lines if "prior_search" in line and "100 [" in line)
     attack = next(line for line in lines if "gmi" in line and "12.2" in line and "[" in line)
@@ -414,7 +415,7 @@ def test_markdown_says_how_to_get_what_is_missing(root: Path) -> None:
     text = (write(root, Console(file=io.StringIO(), width=120)) / "tables.md").read_text()
     assert "Not measured: lpips: no weights; fetch them" in text
     heads = [line for line in text.splitlines() if line.startswith("|")]
-    assert {line.replace("\\|", "").count("|") for line in heads} == {14, 8}
+    assert {line.replace("\\|", "").count("|") for line in heads} == {14, 8, 9}
 
 
 def test_nothing_to_report_says_what_to_run(tmp_path: Path) -> None:
@@ -480,7 +481,7 @@ def test_a_missing_data_set_costs_the_picture_only(root: Path, monkeypatch: pyte
 
     monkeypatch.setattr(artifacts, "open_dataset", gone)
     folder = write(root, Console(file=io.StringIO(), width=120))
-    assert not list(folder.glob("*.png")) and (folder / "tables.csv").is_file()
+    assert not list(folder.glob("grid*.png")) and (folder / "tables.csv").is_file()
     assert "the folder is gone" in (folder / "tables.md").read_text()
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from worlds import colours, small_net
 
-from mibench.core import Batch, Defense, Split
+from mibench.core import Batch, Defense, Schedule, Split, Step
 from mibench.engine import Silent, resolve
 from mibench.errors import UserError
 from mibench.rng import Noise
@@ -25,7 +25,7 @@ RECIPE = Training(epochs=4, batch=10, lr=0.02, weight_decay=0.01)
 
 def run(net: nn.Module, recipe: Training = RECIPE, data: Split | None = None, **given: Any) -> list[dict[str, float]]:
     given = {"seed": 3, "reporter": Silent(), "label": "toy"} | given
-    return fit(net, data or colours(), 3, recipe, ENGINE, **given)
+    return fit(net, data or colours(), 3, recipe, ENGINE, **given).log
 
 
 def state(net: nn.Module) -> dict[str, Tensor]:
@@ -149,27 +149,27 @@ def test_loss_is_cross_entropy_and_takes_targets_off_the_simplex() -> None:
     logits, y = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 4
     x, ones = torch.zeros(6, 1, 1, 1), torch.ones(6)
     hot = F.one_hot(y, 4).float()
-    torch.testing.assert_close(loss_of(Batch(x, hot, ones), logits, 6), F.cross_entropy(logits, y))
+    torch.testing.assert_close(loss_of(Batch(x, hot, ones, 6), logits), F.cross_entropy(logits, y))
     # Label smoothing, positive and negative: CE((1-a) e_y + a/K) = CE_y - a (mean_k log p - log p_y) in closed form.
     log_p = F.log_softmax(logits, 1)
     for alpha in (0.1, -0.05, -2.0):
         dense = (1 - alpha) * hot + alpha / 4
         closed = (-(1 - alpha) * log_p.gather(1, y[:, None])[:, 0] - alpha * log_p.mean(1)).mean()
-        torch.testing.assert_close(loss_of(Batch(x, dense, ones), logits, 6), closed)
+        torch.testing.assert_close(loss_of(Batch(x, dense, ones, 6), logits), closed)
         if alpha > 0:
             torch.testing.assert_close(closed, F.cross_entropy(logits, y, label_smoothing=alpha))
     # Golden value of attacks.md section 0.3.
     soft = torch.softmax(torch.tensor([[2.0, 1.0, 0.0, -1.0]]), 1)
-    value = loss_of(Batch(x[:1], soft, ones[:1]), torch.tensor([[0.5, 0.0, -0.5, 1.0]]), 1)
+    value = loss_of(Batch(x[:1], soft, ones[:1], 1), torch.tensor([[0.5, 0.0, -0.5, 1.0]]))
     assert float(value) == pytest.approx(1.476895, abs=1e-6)
 
 
 def test_loss_weighs_rows_and_divides_by_the_clean_ones() -> None:
     logits, y = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 4
     weights = torch.tensor([1.0, 1.0, 1.0, 0.5, 0.0, 2.0])
-    batch = Batch(torch.zeros(6, 1, 1, 1), F.one_hot(y, 4).float(), weights)
+    batch = Batch(torch.zeros(6, 1, 1, 1), F.one_hot(y, 4).float(), weights, 3)
     rows = F.cross_entropy(logits, y, reduction="none")
-    torch.testing.assert_close(loss_of(batch, logits, 3), (weights * rows).sum() / 3)
+    torch.testing.assert_close(loss_of(batch, logits), (weights * rows).sum() / 3)
 
 
 @dataclass(frozen=True)
@@ -186,24 +186,27 @@ class Spy(Defense):
         self.note("transform", (x, noise))
         return x
 
-    def batch(self, batch: Batch, model: nn.Module, noise: Noise) -> Batch:
-        self.note("batch", (batch, model, noise))
-        twice = Batch(torch.cat([batch.x, batch.x]), torch.cat([batch.t, batch.t]), torch.cat([batch.w, 0 * batch.w]))
+    def batch(self, batch: Batch, step: Step) -> Batch:
+        self.note("batch", (batch, step.model, step.noise))
+        x, t, w = torch.cat([batch.x, batch.x]), torch.cat([batch.t, batch.t]), torch.cat([batch.w, 0 * batch.w])
+        twice = Batch(x, t, w, batch.clean)
         return twice if self.strength else batch
 
     def taps(self, model: nn.Module) -> Sequence[nn.Module]:
         return (model.conv, model.head)
 
-    def penalty(self, batch: Batch, logits: Tensor, taps: Sequence[Tensor]) -> Tensor | None:
+    def penalty(self, batch: Batch, logits: Tensor, taps: Sequence[Tensor], step: Step) -> Tensor | None:
         self.note("penalty", (batch, logits, list(taps)))
         return self.strength * taps[0].square().mean() if self.strength else None
 
-    def engine(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
+    def engine(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, schedule: Schedule
+    ) -> tuple[nn.Module, torch.optim.Optimizer]:
         self.note("engine", (model, optimizer))
         return model, optimizer
 
-    def epoch(self, epoch: int, epochs: int, model: nn.Module) -> None:
-        self.note("epoch", (epoch, epochs, model.training))
+    def epoch(self, step: Step) -> None:
+        self.note("epoch", (step.epoch, step.epochs, step.model.training))
 
 
 def test_hooks_are_called_with_what_they_should_see() -> None:
@@ -294,7 +297,7 @@ def test_the_gradient_is_that_of_loss_plus_penalties() -> None:
         def taps(self, model: nn.Module) -> Sequence[nn.Module]:
             return (model.conv,)
 
-        def penalty(self, batch: Batch, logits: Tensor, taps: Sequence[Tensor]) -> Tensor | None:
+        def penalty(self, batch: Batch, logits: Tensor, taps: Sequence[Tensor], step: Step) -> Tensor | None:
             return 0.5 * taps[0].square().mean()
 
     log = run(net, recipe, data, defenses=[Penalty()])
@@ -329,7 +332,9 @@ def test_the_optimiser_uses_the_rate_of_each_step() -> None:
 
     @dataclass(frozen=True)
     class Watch(Defense):
-        def engine(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
+        def engine(
+            self, model: nn.Module, optimizer: torch.optim.Optimizer, schedule: Schedule
+        ) -> tuple[nn.Module, torch.optim.Optimizer]:
             optimizer.register_step_pre_hook(lambda opt, args, kwargs: used.append(opt.param_groups[0]["lr"]))
             return model, optimizer
 

@@ -14,10 +14,11 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from mibench.core import Defense
+from mibench.defenses.parts.fills import FILLS, Fill, erase
 from mibench.errors import UserError
 from mibench.rng import Noise
 
-__all__ = ["RandomErasing", "Rectangles"]
+__all__ = ["FILLS", "RandomErasing", "Rectangles"]
 
 CARD = {
     "summary": "erase one random rectangle of each training image (MIDRE)",
@@ -27,16 +28,12 @@ CARD = {
     "year": 2025,
     "link": "https://arxiv.org/abs/2409.01062",
     "strength": "a_e",
+    "grid": [0.2, 0.4, 0.6, 0.8],
+    "adaptive": {"+eot": "asks the target about erased images, as it was trained"},
 }
 
 PRESETS = {"paper": {}, "legacy": {"fill": "released"}}
 
-FILLS = {
-    "mean": (0.485, 0.456, 0.406),  # the ImageNet mean as a pixel
-    "zero": (0.0, 0.0, 0.0),
-    # The release erases after Normalize(.5, .5) with the same three numbers: the pixel (1 + value) / 2.
-    "released": (0.7425, 0.728, 0.703),
-}
 TRIES = 10
 
 
@@ -58,8 +55,8 @@ class RandomErasing(Defense):
         a_min: Smallest erased share.
         p: Probability that an image is erased at all; the paper's 1 never shows a whole image.
         ratio: Height : width, log-uniform between the two; (1, 1) is a square.
-        fill: mean (ImageNet's mean pixel), zero, released (the fill of the authors' code, see FILLS) or noise (U[0, 1]
-            for each pixel and channel).
+        fill: mean (ImageNet's mean pixel), zero, released (the fill of the authors' code, see parts/fills.py) or noise
+            (U[0, 1] for each pixel and channel).
         location: uniform (corner uniform over the places that fit, so the centre is erased most), torus (wraps around
             the edges, so every pixel is erased equally often), centre (fixed), image (drawn once for each image and
             the same in every epoch: those pixels are never seen).
@@ -73,7 +70,7 @@ class RandomErasing(Defense):
     a_min: float = 0.1
     p: float = 1.0
     ratio: tuple[float, float] = (1.0, 1.0)
-    fill: Literal["mean", "zero", "released", "noise"] = "mean"
+    fill: Fill = "mean"
     location: Literal["uniform", "torus", "centre", "image"] = "uniform"
 
     def __post_init__(self) -> None:
@@ -122,10 +119,4 @@ class RandomErasing(Defense):
 
     def transform(self, x: Float[Tensor, "b c h w"], noise: Noise) -> Float[Tensor, "b c h w"]:
         """Erase; differentiable in the pixels that stay."""
-        mask = self.mask(noise, *x.shape[2:])[:, None]
-        if self.fill == "noise":
-            fill = noise.of("fill").uniform(*x.shape[1:]).to(x.dtype)
-        else:
-            colour = torch.tensor(FILLS[self.fill], device=x.device, dtype=x.dtype)
-            fill = (colour if x.shape[1] == 3 else colour.mean().expand(x.shape[1]))[None, :, None, None]
-        return torch.where(mask, fill, x)
+        return erase(x, self.mask(noise, *x.shape[2:]), self.fill, noise)

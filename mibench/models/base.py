@@ -93,10 +93,14 @@ class Classifier(nn.Module):
         out: Tensor = self.trunk(self.prepare(x))
         return out
 
-    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
-        """Logits."""
-        out: Tensor = self.head(self.features(x))
+    def serve(self, features: Float[Tensor, "n d"], x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
+        """The logits that a caller is given for images with these features."""
+        out: Tensor = self.head(features)
         return out
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
+        """Logits, as served."""
+        return self.serve(self.features(x), x)
 
 
 def initialise(module: nn.Module) -> None:

@@ -32,7 +32,7 @@ def write(root: Path, console: "Console") -> Path:
     """
     from rich.console import Console
 
-    from mibench.report import collect, exports, grids, tables
+    from mibench.report import collect, exports, figures, grids, privacy, tables, tradeoff
 
     warnings: list[str] = []
     found = collect.scored(root, warnings)
@@ -47,7 +47,9 @@ def write(root: Path, console: "Console") -> Path:
         )
     table = collect.frame(found)
     folder = root / "report"
-    console.print(tables.render(found, table, console))
+    compared, points = tables.differences(found, table), tradeoff.points(found, table)
+    console.print(tables.render(found, table, compared, console))
+    console.print(privacy.render(points, privacy.titles(table), console))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -55,7 +57,8 @@ def write(root: Path, console: "Console") -> Path:
         except UserError as error:  # the numbers stand without the picture
             warnings.append(f"no picture: {error}")
             chatter.print(warnings[-1], style="yellow", markup=False)
-        exports.write(folder, found, table, tables.differences(found, table), warnings)
+        figures.write(folder, points, privacy.titles(table))
+        exports.write(folder, found, table, compared, points, warnings)
     except OSError as error:
         raise UserError(f"cannot write the report to {folder}: {error.strerror or error}") from None
     return folder

@@ -20,7 +20,7 @@ from mibench.errors import UserError
 from mibench.runs import PROTOCOL, Run, canonical, find
 from mibench.stages.train_target import unusual
 
-__all__ = ["RATES", "Scored", "changes", "defense_label", "frame", "rows", "scored"]
+__all__ = ["RATES", "Scored", "changes", "defense_label", "frame", "rows", "scored", "settings_text"]
 
 RATES = ("open_top1", "open_top5", "closed_top1", "closed_top5", "knn_train", "knn_heldout")
 """What an evaluation model says of each image; every one has an interval."""
@@ -166,6 +166,11 @@ def _text(settings: Mapping[str, Any]) -> str:
     return " ".join(parts)
 
 
+def settings_text(kind: str, name: str, settings: Mapping[str, Any]) -> str:
+    """The settings that are not the plug-in's defaults, as text."""
+    return _text(changes(kind, name, settings))
+
+
 def defense_label(spec: Mapping[str, Any]) -> str:
     """`none`, `re a_e=0.8`, `re a_e=0.4 + bido`: names, their strength, and what else is not a default."""
     labels = []
@@ -216,6 +221,7 @@ def row(one: Scored) -> dict[str, Any]:
         "target": one.target.id,
         "model": one.target.spec["model"],
         "target_seed": one.target.spec["seed"],
+        "start": {True: "from imagenet", "public": "from public"}.get(one.target.spec.get("pretrained"), ""),
         "training": _text(unusual(one.target)),
         "defense": defense_label(one.target.spec),
     }
@@ -306,7 +312,7 @@ def frame(found: Iterable[Scored]) -> pd.DataFrame:
     if not flat:
         return pd.DataFrame()
     table = pd.DataFrame(flat)
-    parts = {"model": "", "training": "", "target_seed": "seed "}
+    parts = {"model": "", "start": "", "training": "", "target_seed": "seed "}
     table.insert(1, "target_label", _labels(table, "defense", parts, {"target": "#"}, "target"))
     parts = {"prior": "from ", "preset": "", "prior_preset": "", "budget": "budget "}
     table.insert(2, "attack_label", _labels(table, "attack", parts, {"seed": "seed ", "score": "#"}, "score"))

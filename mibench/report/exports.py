@@ -9,15 +9,17 @@ from typing import Any
 import pandas as pd
 
 from mibench.files import write_atomic, write_json
-from mibench.report import tables
+from mibench.report import privacy, tables, tradeoff
 from mibench.report.collect import Scored
+from mibench.report.privacy import Section
+from mibench.report.tradeoff import Point
 
 __all__ = ["records", "to_latex", "to_markdown", "write"]
 
 LATEX = {
     "\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$",
-    tables.BEST: r"$\bigtriangleup$", tables.WORST: r"$\bigtriangledown$",
+    "Δ": r"$\Delta$", "ε": r"$\varepsilon$", privacy.FRONT: r"$\diamond$", tables.BEST: r"$\bigtriangleup$", tables.WORST: r"$\bigtriangledown$",
 }  # fmt: skip
 """What plain LaTeX reads otherwise, character by character."""
 
@@ -35,37 +37,43 @@ def _plain(value: Any) -> Any:
 
 
 def _sections(
-    found: list[Scored], table: pd.DataFrame, compared: pd.DataFrame
-) -> Iterable[tuple[str, pd.DataFrame, list[tables.Column], list[str]]]:
-    """Title, rows, columns and notes of each table."""
+    found: list[Scored], table: pd.DataFrame, compared: pd.DataFrame, points: list[Point]
+) -> Iterable[Section]:
+    """Every table."""
     for group in tables.protocols(table):
         protocol = group["protocol"].iloc[0]
         gone = tables.unavailable(found, protocol)
         notes = tables.caption(group) + [f"Not measured: {name}: {why}; {how}" for name, (why, how) in gone.items()]
-        yield tables.title(group), group, tables.columns(group), notes
+        yield Section(tables.title(group), group, tables.columns(group), notes)
         pairs = compared[compared["protocol"] == protocol].reset_index(drop=True) if len(compared) else compared
         if len(pairs):
             what = f"What each defense changes, {tables.title(group)}"
-            yield what, pairs, tables.DIFFERENCES, [tables.ABOUT_DIFFERENCES]
+            yield Section(what, pairs, tables.DIFFERENCES, [tables.ABOUT_DIFFERENCES])
+    yield from privacy.sections(points, privacy.titles(table))
 
 
 def _cells(rows: pd.DataFrame, columns: list[tables.Column], escape: Callable[[str], str]) -> list[list[str]]:
     return [[escape(column.cell(row, 1)) for column in columns] for _, row in rows.iterrows()]
 
 
-def to_markdown(found: list[Scored], table: pd.DataFrame, compared: pd.DataFrame, warnings: list[str]) -> str:
+def to_markdown(
+    found: list[Scored], table: pd.DataFrame, compared: pd.DataFrame, points: list[Point], warnings: list[str]
+) -> str:
     """GitHub's tables, a caption below each."""
 
     def escape(text: str) -> str:
         return text.replace("|", "\\|").replace("_", "\\_").replace("<", "&lt;")
 
     lines = []
-    for title, rows, columns, notes in _sections(found, table, compared):
+    for title, rows, columns, notes in _sections(found, table, compared, points):
         lines += [f"## {escape(title)}", ""]
         lines.append(f"| {' | '.join(escape(column.header) for column in columns)} |")
         lines.append(f"|{'|'.join(':---' if column.left else '---:' for column in columns)}|")
         lines += [f"| {' | '.join(cells)} |" for cells in _cells(rows, columns, escape)]
         lines += ["", *(f"- {escape(note)}" for note in notes), ""]
+    checked = privacy.findings(points)
+    if checked:
+        lines += ["## Checks", "", *(f"- {escape(line)}" for line in checked), ""]
     if warnings:
         lines += ["## Left out", "", *(f"- {escape(line)}" for line in warnings), ""]
     return "\n".join(lines)
@@ -76,10 +84,10 @@ def escape_latex(text: str) -> str:
     return "".join(LATEX.get(character, character) for character in text)
 
 
-def to_latex(found: list[Scored], table: pd.DataFrame, compared: pd.DataFrame) -> str:
+def to_latex(found: list[Scored], table: pd.DataFrame, compared: pd.DataFrame, points: list[Point]) -> str:
     r"""One `table` with a `tabular` each, for \input into an article; needs no package."""
     lines = [r"% Made by mibench report. \input this file; it needs no package."]
-    for title, rows, columns, notes in _sections(found, table, compared):
+    for title, rows, columns, notes in _sections(found, table, compared, points):
         lines += ["", r"\begin{table}", r"\centering\scriptsize\setlength{\tabcolsep}{3pt}"]
         lines.append(rf"\begin{{tabular}}{{{''.join('l' if column.left else 'r' for column in columns)}}}")
         for part in ("top", "bottom"):
@@ -102,19 +110,30 @@ def _guard(cells: list[str]) -> list[str]:
     return [f"{{}}{cells[0]}" if cells[0].startswith(("[", "*")) else cells[0], *cells[1:]]
 
 
-def write(
-    folder: Path, found: list[Scored], table: pd.DataFrame, compared: pd.DataFrame, warnings: list[str]
-) -> list[Path]:
-    """tables.csv, differences.csv, tables.json, tables.md and tables.tex; each appears whole or not at all.
+def _csv(table: pd.DataFrame) -> str:
+    return table.to_csv(index=False, lineterminator="\n") if len(table) else ""
 
-    tables.json holds the same rows as the CSV files, under `rows` and `differences`, and what was left out under
-    `warnings`. Returns the paths.
+
+def write(
+    folder: Path,
+    found: list[Scored],
+    table: pd.DataFrame,
+    compared: pd.DataFrame,
+    points: list[Point],
+    warnings: list[str],
+) -> list[Path]:
+    """tables.{csv,json,md,tex}, differences.csv, tradeoff.csv and curves.csv; each appears whole or not at all.
+
+    tables.json holds the same rows as the CSV files, under `rows`, `differences`, `tradeoff` and `curves`, what was
+    left out under `warnings`, what the checks found under `checks`. Returns the paths.
     """
     texts = {
         "tables.csv": table.to_csv(index=False, lineterminator="\n"),
-        "differences.csv": compared.to_csv(index=False, lineterminator="\n") if len(compared) else "",
-        "tables.md": to_markdown(found, table, compared, warnings),
-        "tables.tex": to_latex(found, table, compared),
+        "differences.csv": _csv(compared),
+        "tradeoff.csv": _csv(tradeoff.frame(points)),
+        "curves.csv": _csv(tradeoff.summary(points)),
+        "tables.md": to_markdown(found, table, compared, points, warnings),
+        "tables.tex": to_latex(found, table, compared, points),
     }
     paths = []
     for name, text in texts.items():
@@ -124,6 +143,9 @@ def write(
             paths.append(path)
         else:
             path.unlink(missing_ok=True)
-    whole = {"differences": records(compared), "rows": records(table), "warnings": warnings}
+    whole = {
+        "checks": privacy.findings(points), "differences": records(compared), "rows": records(table),
+        "tradeoff": records(tradeoff.frame(points)), "curves": records(tradeoff.summary(points)), "warnings": warnings,
+    }  # fmt: skip
     write_json(folder / "tables.json", whole)
     return [*paths, folder / "tables.json"]

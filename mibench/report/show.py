@@ -18,11 +18,11 @@ from mibench.stages.train_target import unusual
 __all__ = ["chain"]
 
 ROLE = {
-    "evaluators": "evaluation model", "inversions": "inversion", "priors": "prior", "scores": "score",
-    "targets": "target",
+    "backbones": "backbone", "evaluators": "evaluation model", "inversions": "inversion", "priors": "prior",
+    "scores": "score", "targets": "target",
 }  # fmt: skip
 
-ORDER = ("inversion", "target", "prior", "evaluators")
+ORDER = ("inversion", "target", "backbone", "prior", "evaluators")
 """Parents are shown in this order: first what leads back to the data."""
 
 
@@ -124,6 +124,9 @@ def _result(run: Run) -> str:
             f"{metrics['latent_dim']} latent dimensions, {metrics['parameters']:,} parameters, "
             f"{metrics['public_images']:,} public images, {metrics['target_queries']:,} target queries"
         )
+    if run.kind == "backbones":
+        people = "named people" if metrics["named_people"] else "images, each a class of its own"
+        return f"learnt to tell {metrics['classes']:,} public {people} apart; {metrics['parameters']:,} parameters"
     text = f"natural accuracy {rate(metrics['natural_accuracy'])}"
     if "open_set_accuracy" in metrics:
         text += f", open-set {rate(metrics['open_set_accuracy'])} among {metrics['distractors']} more people"

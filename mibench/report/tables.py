@@ -378,7 +378,7 @@ def _table(group: pd.DataFrame, shown: list[Column], gap: int) -> Table:
         head = f"{column.top}\n{column.bottom}".strip()
         side: Literal["left", "right"] = "left" if column.left else "right"
         table.add_column(head, justify=side, no_wrap=True, header_style="bold", vertical="bottom")
-    owner = "target_label" if "target_label" in group else "defense"
+    owner = next(name for name in ("target_label", "family", "defense") if name in group)
     for place, row in enumerate(_rows(group)):
         last = place + 1 == len(group) or group[owner].iloc[place + 1] != row[owner]
         role = row.get("role", "attack")
@@ -413,11 +413,24 @@ def _fit(group: pd.DataFrame, shown: list[Column], console: Console) -> tuple[Ta
         shown = [column for column in shown if column.drop != going]
 
 
-def render(found: list[Scored], table: pd.DataFrame, console: Console) -> RenderableType:
-    """Every protocol's table and its paired differences, as wide as the console."""
+MOST = 150
+"""Rows of a table that a terminal is good for."""
+
+
+def fitted(rows: pd.DataFrame, shown: list[Column], console: Console) -> RenderableType:
+    """One table, as wide as the console."""
+    return _fit(rows.reset_index(drop=True), shown, console)[0]
+
+
+def render(found: list[Scored], table: pd.DataFrame, compared: pd.DataFrame, console: Console) -> RenderableType:
+    """Every protocol's table and its paired differences, as wide as the console; very long ones stay in the files."""
     parts: list[RenderableType] = []
-    compared = differences(found, table)
     for group in protocols(table):
+        if len(group) > MOST:
+            parts += [Text(title(group), style="bold underline"), Text(),
+                      _notes([f"{len(group)} rows, too many for a terminal: tables.md and tables.csv have them."]),
+                      Text()]  # fmt: skip
+            continue
         protocol = group["protocol"].iloc[0]
         main, left = _fit(group, columns(group), console)
         notes = caption(group)

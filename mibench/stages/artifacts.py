@@ -21,8 +21,12 @@ from mibench.errors import UserError
 from mibench.files import write_atomic
 from mibench.rng import seed_of
 from mibench.runs import Run, canonical
+from mibench.training import empty_memories
 
-__all__ = ["classifier", "dataset", "load_classifier", "load_prior", "open_dataset", "read_tensors", "write_tensors"]
+__all__ = [
+    "classifier", "dataset", "load_classifier", "load_memories", "load_prior", "open_dataset", "read_tensors",
+    "write_memories", "write_tensors",
+]  # fmt: skip
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
@@ -98,10 +102,46 @@ def classifier(run: Run, classes: int, image_shape: tuple[int, int, int]) -> nn.
     """The untrained network a run asks for, initialised from its seed, after the defenses' surgery."""
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(run.spec["seed"], "init"))
-        model: nn.Module = models.build(run.spec["model"], classes, image_shape, pretrained=run.spec["pretrained"])
+        imagenet = run.spec["pretrained"] is True
+        model: nn.Module = models.build(run.spec["model"], classes, image_shape, pretrained=imagenet)
+        if "backbone" in run.parents:
+            _start_from(model, run)
         for defense in defenses(run):
             model = defense.surgery(model)
     return model
+
+
+def _start_from(model: nn.Module, run: Run) -> None:
+    """Give a new network the trunk that public images have trained; its head is its own."""
+    parent = run.parents["backbone"]
+    assert isinstance(parent, Run)
+    path = parent.path / "model.safetensors"
+    tensors, _ = read_tensors(path, "backbone")
+    trunk = {name.removeprefix("trunk."): value for name, value in tensors.items() if name.startswith("trunk.")}
+    _fill(model.trunk, trunk, path, run.spec["model"])  # type: ignore[arg-type]
+
+
+def write_memories(path: Path, memories: list[nn.Module]) -> None:
+    """What the defenses keep besides the network; no file if that is nothing."""
+    kept = {
+        f"{place}.{name}": value.clone()
+        for place, memory in enumerate(memories)
+        for name, value in memory.state_dict().items()
+    }
+    if kept:
+        write_tensors(path, kept, {"role": "memories"})
+
+
+def load_memories(run: Run, classes: int, image_shape: tuple[int, int, int]) -> list[nn.Module]:
+    """The memories of a target's defenses as they were when its training ended."""
+    memories = empty_memories(defenses(run), classes, image_shape, run.spec["seed"])
+    if any(memory.state_dict() for memory in memories):
+        path = run.path / "memories.safetensors"
+        tensors, _ = read_tensors(path, "memories")
+        for place, memory in enumerate(memories):
+            own = {name.partition(".")[2]: value for name, value in tensors.items() if name.startswith(f"{place}.")}
+            _fill(memory, own, path, f"of defense {place + 1}")
+    return [memory.requires_grad_(False).eval() for memory in memories]
 
 
 def load_classifier(run: Run, data: Dataset) -> nn.Module:
@@ -121,8 +161,9 @@ def load_classifier(run: Run, data: Dataset) -> nn.Module:
     extra = data.distractor_count if run.kind == "evaluators" else 0
     model = classifier(run, len(data.classes) + extra, data.image_shape)
     _fill(model, tensors, path, run.spec["model"])
-    for defense in defenses(run):
-        model = defense.deploy(model)
+    memories = load_memories(run, len(data.classes), data.image_shape)
+    for defense, memory in zip(defenses(run), memories, strict=True):
+        model = defense.deploy(model, memory)
     return model.requires_grad_(False).eval()
 
 

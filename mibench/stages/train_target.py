@@ -7,24 +7,35 @@ learns distractor people, so that it can answer 'this is someone else'.
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from mibench import models, registry
-from mibench.core import Dataset, Split
+from mibench.core import Dataset, Defense, Split, to_float
 from mibench.engine import Engine, Reporter, describe
 from mibench.errors import UserError
 from mibench.files import write_json
+from mibench.metrics import gradients
 from mibench.metrics.accuracy import closed_set, top_k
+from mibench.metrics.calibration import calibration
 from mibench.metrics.knn import leave_one_out
+from mibench.metrics.robustness import adversarial_accuracy, spread
 from mibench.metrics.statistics import proportion
+from mibench.models.served import Served
+from mibench.objectives import IDENTITY
 from mibench.registry import Choice
+from mibench.rng import Noise
 from mibench.runs import Run, canonical, clock, provenance
-from mibench.stages import artifacts
+from mibench.stages import artifacts, train_backbone
 from mibench.training import Training, fit, predict
 
-__all__ = ["EVALUATOR_SEED", "evaluator_families", "plan", "plan_evaluator", "refuse_kin", "unusual", "work"]
+__all__ = [
+    "EVALUATOR_SEED", "Pretrained", "evaluator_families", "plan", "plan_evaluator", "refuse_kin", "unusual", "work",
+]  # fmt: skip
+
+Pretrained = Literal["none", "imagenet", "public"]
 
 EVALUATOR_SEED = 1000
 """Evaluation models have one seed for all targets, and it is not a target's."""
@@ -62,16 +73,22 @@ def plan(
     seed: int,
     precision: str,
     training: dict[str, Any] | None = None,
-    pretrained: bool = False,
+    pretrained: Pretrained = "none",
 ) -> Run:
     """The run that trains a target model.
 
+    Args:
+        pretrained: What its trunk starts from: noise, ImageNet weights, or a backbone trained on the public images.
+
     Raises:
-        UserError: For an unknown architecture or a setting out of range.
+        UserError: For an unknown architecture or a setting out of range, or a defense that cannot change this
+            architecture or does not start from such a network.
     """
     models.family(architecture)
     spec, inputs = artifacts.dataset_spec(data.plugin, data.name)
     real = [choice for choice in defenses if choice.name != "none"]
+    refuse_impossible(architecture, real, pretrained)
+    backbone = train_backbone.plan(root, data, architecture, precision) if pretrained == "public" else None
     return Run(
         root,
         "targets",
@@ -81,12 +98,32 @@ def plan(
             "defenses": [choice.spec() for choice in real],
             "model": architecture,
             "precision": precision,
-            "pretrained": pretrained,
+            "pretrained": {"none": False, "imagenet": True, "public": "public"}[pretrained],
             "seed": seed,
             "training": recipe("training", training or {}),
         },
+        {"backbone": backbone} if backbone else {},
         inputs={"dataset": inputs},
     )
+
+
+def refuse_impossible(architecture: str, defenses: list[Choice], pretrained: str) -> None:
+    """Refuse a defense that cannot change this architecture, before anything is trained.
+
+    Raises:
+        UserError: What the architecture lacks, or what it should start from.
+    """
+    for choice in defenses:
+        if choice.plugin.start == "public" and pretrained == "none":
+            raise UserError(
+                f"{choice.name} protects what public images have not taught the network already, so it must start "
+                "from such a network: --pretrained public, or imagenet for torchvision's architectures"
+            )
+    if any(type(choice.plugin).surgery is not Defense.surgery for choice in defenses):
+        with torch.device("meta"):  # sizes only, no weights
+            model = models.build(architecture, 10, (3, 64, 64))
+            for choice in defenses:
+                model = choice.plugin.surgery(model)
 
 
 def evaluator_families(architecture: str) -> list[str]:
@@ -153,13 +190,14 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     with run.working() as folder:
         model = artifacts.classifier(run, classes, data.image_shape)
         label = f"train {'evaluation model' if evaluator else 'target'} {run.name}"
-        log = fit(
+        fitted = fit(
             model, split, classes, chosen, engine, run.spec["seed"], reporter, label, defenses, data.flip,
             checkpoint=folder / "checkpoint.pt",
         )  # fmt: skip
         state = {name: value.clone() for name, value in model.state_dict().items()}
-        for defense in defenses:
-            model = defense.deploy(model)
+        artifacts.write_memories(folder / "memories.safetensors", fitted.memories)
+        for defense, memory in zip(defenses, fitted.memories, strict=True):
+            model = defense.deploy(model, memory)
         model = engine.place(model)
         logits, features = predict(model, data.heldout.images, engine)
         metrics: dict[str, Any] = {
@@ -169,6 +207,10 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "training": asdict(chosen),
         }
+        if not evaluator:  # image by image, so that the accuracies of two targets can be compared in pairs
+            hits = top_k(closed_set(logits, classes), data.heldout.labels.to(logits.device), 1)
+            kept = {"hits": hits.to(torch.uint8), "labels": data.heldout.labels}
+            artifacts.write_tensors(folder / "heldout.safetensors", kept, {"role": "held-out verdicts"})
         if evaluator:
             metrics |= {
                 "distractors": data.distractor_count,
@@ -185,6 +227,9 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
                 {"role": "private features"},
             )  # fmt: skip
             metrics["knn_real_to_real"] = real_to_real(train_features, data.train.labels)
+        else:
+            metrics["side_effects"] = side_effects(model, logits, data.heldout.to(engine.device))
+            metrics["defense_reports"] = fitted.reports
         header = {
             "role": "evaluation model" if evaluator else "target model",
             "architecture": run.spec["model"],
@@ -194,9 +239,46 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         }
         artifacts.write_tensors(folder / "model.safetensors", state, header)
         write_json(folder / "metrics.json", metrics)
-        (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log), encoding="utf-8")
+        (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in fitted.log), encoding="utf-8")
         write_json(folder / "data.json", dict(data.card))
         run.finish(provenance(started, describe(engine)))
+
+
+PROBED = 200
+"""How many held-out images the attacks of `side_effects` try."""
+
+
+def side_effects(model: nn.Module, logits: torch.Tensor, heldout: Split) -> dict[str, Any]:
+    """What a defense changes besides natural accuracy: robustness, calibration, the gradients an attacker sees.
+
+    Scores are what is served; gradients are those of the network itself, which a white-box attacker holds, in float32.
+
+    Args:
+        model: Deployed, in eval mode, on the device of the images.
+        logits: Of the held-out images, as served.
+        heldout: Private images that the model has not seen.
+    """
+    # A shaper's scores are judged before a softmax makes them sum to 1.
+    scores = logits.exp() if isinstance(model, Served) else logits.softmax(dim=1)
+    confidence = calibration(logits.softmax(dim=1), heldout.labels)
+    place = spread(heldout.labels, PROBED)
+    x, y = to_float(heldout.images[place]), heldout.labels[place]
+    other = gradients.others(y, logits.shape[1], Noise(0, place).of("other class"))
+
+    def white_box(images: torch.Tensor) -> torch.Tensor:
+        return model.head(model.features(images)).float()  # type: ignore[operator]
+
+    robust = adversarial_accuracy(white_box, x, y)
+    norms = {
+        name: gradients.gradient_norms(white_box, x, other, IDENTITY[name]) for name in ("cross_entropy", "max_margin")
+    }
+    return {
+        "adversarial_accuracy": {str(eps): found._asdict() for eps, found in robust.items()},
+        "confidence": confidence.confidence,
+        "ece": confidence.ece,
+        "gradient_norm": {name: gradients.summary(found)._asdict() for name, found in norms.items()},
+        "served_sum_error": float((scores.double().sum(dim=1) - 1.0).abs().max()),
+    }
 
 
 def real_to_real(features: torch.Tensor, labels: torch.Tensor) -> float | None:

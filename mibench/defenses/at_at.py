@@ -1,0 +1,95 @@
+"""AT-AT: the network is taught to obey tiny adversarial patterns, so that it leans on features no image prior can draw.
+
+References:
+    | Reducing information dependency does not cause training data privacy. Adversarially non-robust features do.
+      (Torp, Smith and Breuer, ICLR 2026)
+    | https://openreview.net/forum?id=BnEG8pn3pK
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from torch.nn import functional as F
+
+from mibench.core import Batch, Defense, Step
+from mibench.defenses.parts.adversary import pgd
+from mibench.errors import UserError
+from mibench.rng import Noise
+
+__all__ = ["AntiAdversarialTraining", "other_classes"]
+
+CARD = {
+    "summary": "AT-AT: adversarial rows labelled as what they imitate (anti-adversarial training)",
+    "title": "Reducing information dependency does not cause training data privacy. Adversarially non-robust features "
+    "do.",
+    "authors": "Torp, Smith and Breuer",
+    "venue": "ICLR",
+    "year": 2026,
+    "link": "https://openreview.net/forum?id=BnEG8pn3pK",
+    "strength": "lam",
+    "grid": [0.02, 0.08, 0.2, 0.5],
+    "adaptive": {},
+}
+
+PRESETS = {"paper": {"lam": 0.08, "eps": 0.00025, "step": 0.2, "iterations": 5}}
+
+
+def other_classes(y: Int64[Tensor, " b"], classes: int, noise: Noise) -> Int64[Tensor, " b"]:
+    """y' ~ U(classes other than y), one draw per stream of the noise."""
+    # u < 1 in float32, but u * (classes - 1) may round up to classes - 1.
+    ahead = 1 + (noise.uniform(1)[:, 0] * (classes - 1)).long().clamp(max=classes - 2)
+    return (y + ahead) % classes
+
+
+@dataclass(frozen=True)
+class AntiAdversarialTraining(Defense):
+    """Adds rows (x + delta, y') of weight lam: delta pushes x towards y' ~ U(classes other than y), |delta| <= eps.
+
+    loss = CE(f(x), y) + lam CE(f(x + delta), y'), delta by targeted PGD with a random start, anew at every step.
+
+    Args:
+        lam: Weight of an added row, relative to the image's own; the paper's .08. 0 adds none.
+        eps: Largest change of a pixel, images being in [0, 1]. The paper's 2.5e-4 (5e-4 on its scale of [-1, 1]) is
+            smaller than a step of an 8-bit image, and than what bf16 keeps of a pixel: with it, train in fp32.
+        step: Size of a PGD step as a share of eps; the paper's .2.
+        iterations: PGD steps.
+
+    Source: the paper's objective; values of the authors' code. An image whose target is mixed is of its largest class.
+    Differs: delta is crafted in eval mode (theirs in train mode, so that batch normalisation learns from what is
+    crafted, five times a step); the default eps is larger, for small networks and bf16.
+    """
+
+    lam: float = 0.08
+    eps: float = 0.002
+    step: float = 0.2
+    iterations: int = 5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.lam < float("inf"):
+            raise UserError(f"at_at: lam must be a finite number >= 0, got {self.lam}")
+        if not 0 <= self.eps <= 1 or not 0 < self.step <= 2:
+            raise UserError(
+                f"at_at: eps must lie in [0, 1] and step (a share of eps) in (0, 2], got {self.eps} and {self.step}"
+            )
+        if self.iterations < 1:
+            raise UserError(f"at_at: iterations must be at least 1, got {self.iterations}")
+
+    def batch(self, batch: Batch, step: Step) -> Batch:
+        """One more row for each of the batch's own images: the row weights then sum to (1 + lam) n."""
+        if self.lam == 0:
+            return batch
+        classes = batch.t.shape[1]
+        x, own = batch.x[: batch.clean], batch.w[: batch.clean]
+        y = other_classes(batch.t[: batch.clean].argmax(dim=1), classes, step.noise.of("class"))
+        crafted = pgd(
+            step.model, x, y, self.eps, self.step * self.eps, self.iterations, True, step.noise.of("start"),
+            step.engine.autocast,
+        )  # fmt: skip
+        return Batch(
+            torch.cat([batch.x, crafted]),
+            torch.cat([batch.t, F.one_hot(y, classes).to(batch.t.dtype)]),
+            torch.cat([batch.w, self.lam * own]),
+            batch.clean,
+        )

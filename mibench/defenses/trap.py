@@ -1,0 +1,161 @@
+"""Trap-MID: every class gets a hidden trigger, and a search for the class ends at the trigger instead of the person.
+
+References:
+    | Trap-MID: Trapdoor-based Defense against Model Inversion Attacks (Liu and Chen, NeurIPS 2024)
+    | https://arxiv.org/abs/2411.08460
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mibench.core import Batch, Defense, Split, Step
+from mibench.defenses.parts.adversary import calm
+from mibench.errors import UserError
+from mibench.models import cnn
+from mibench.rng import Noise
+
+__all__ = ["TrapMID", "Traps", "balanced_classes"]
+
+CARD = {
+    "summary": "Trap-MID: a learnt, hardly visible trigger per class as a decoy for inversion",
+    "title": "Trap-MID: Trapdoor-based Defense against Model Inversion Attacks",
+    "authors": "Liu and Chen",
+    "venue": "NeurIPS",
+    "year": 2024,
+    "link": "https://arxiv.org/abs/2411.08460",
+    "strength": "beta",
+    "grid": [0.1, 0.2, 0.3, 0.5],
+    "adaptive": {"+untrap": "estimates the triggers on public images and looks past them"},
+}
+
+PRESETS = {"paper": {"alpha": 0.02, "beta": 0.2, "step": 0.01}}
+
+MOMENTUM = 0.9
+
+
+class Traps(nn.Module):
+    """What Trap-MID learns besides the target: triggers, the discriminator that keeps them unseen, its momentum.
+
+    All of it is in the state dict, so that a resumed training goes on with the same bits.
+    """
+
+    triggers: Float[Tensor, "k c h w"]
+
+    def __init__(self, classes: int, image_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.register_buffer("triggers", torch.rand(classes, *image_shape))
+        self.discriminator = cnn.build("cnn", 1, image_shape)
+        for place, parameter in enumerate(self.discriminator.parameters()):
+            self.register_buffer(f"momentum{place}", torch.zeros_like(parameter))
+
+    def inject(
+        self, x: Float[Tensor, "n c h w"], y: Int64[Tensor, " n"], alpha: float
+    ) -> Float[Tensor, "n c h w"]:
+        """(1 - alpha) x + alpha tau_y."""
+        return (1.0 - alpha) * x + alpha * self.triggers[y]
+
+    def discriminate(self, x: Float[Tensor, "n c h w"], trapped: Float[Tensor, "n c h w"], lr: float) -> None:
+        """One step of SGD (momentum .9) on BCE(D(x), 1) + BCE(D(trapped), 0), both in one pass."""
+        self.discriminator.train()
+        own, other = self.discriminator(torch.cat([x, trapped])).split(len(x))
+        parameters = list(self.discriminator.parameters())
+        gradients = torch.autograd.grad(F.softplus(-own).mean() + F.softplus(other).mean(), parameters)
+        with torch.no_grad():
+            for place, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True)):
+                momentum = self.get_buffer(f"momentum{place}")
+                parameter.sub_(lr * momentum.mul_(MOMENTUM).add_(gradient))
+
+
+def balanced_classes(noise: Noise, classes: int) -> Int64[Tensor, " n"]:
+    """One class per image, such that each run of `classes` neighbours in the training split gets each class once.
+
+    Keyed by the image's place alone, so that the batches of an epoch agree without knowing of each other.
+    """
+    block = Noise(noise.seed, noise.keys // classes, noise.purpose)
+    order = block.uniform(classes).argsort(dim=1, stable=True)
+    return order.gather(1, (noise.keys % classes)[:, None])[:, 0]
+
+
+@dataclass(frozen=True)
+class TrapMID(Defense):
+    """Adds rows (x', y'), x' = (1 - alpha) x + alpha tau_{y'}; loss = (1 - beta) CE(f(x), y) + beta CE(f(x'), y').
+
+    y' goes through all classes evenly in each epoch, whatever y is. Each step, before the rows are made: the
+    discriminator D learns to tell x from x'; then tau <- clip(tau - step sign grad, 0, 1) of
+    BCE(D(x'), 1) + CE(f(x'), y'), f and D in eval mode. So triggers work and look like nothing.
+
+    Args:
+        alpha: How much of an image is trigger, in (0, 1].
+        beta: Weight of the trapped rows; that of the images is 1 - beta. 0 makes no traps.
+        step: Size of a trigger's step, in pixel units of [0, 1].
+        lr: Learning rate of the discriminator.
+
+    Source: section 3 of the paper; alpha, beta, step and the discriminator's SGD as in the authors' code for 64 pixels.
+    Differs: the images are augmented (and erased, with `re`) before the trigger comes in, not after, and the trigger
+    itself is never cropped or turned; the discriminator is the `cnn` of mibench whatever the target is, its batches are
+    one pass of both kinds.
+    """
+
+    alpha: float = 0.02
+    beta: float = 0.2
+    step: float = 0.01
+    lr: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha <= 1 or not 0 <= self.beta < 1:
+            raise UserError(f"trap: alpha must lie in (0, 1] and beta in [0, 1), got {self.alpha} and {self.beta}")
+        if not 0 <= self.step <= 1 or not 0 <= self.lr < float("inf"):
+            raise UserError(f"trap: step must lie in [0, 1] and lr be finite and >= 0, got {self.step} and {self.lr}")
+
+    def memory(self, classes: int, image_shape: tuple[int, int, int]) -> nn.Module | None:
+        """Triggers ~ U[0, 1] and a new discriminator; nothing without traps."""
+        return Traps(classes, image_shape) if self.beta else None
+
+    def batch(self, batch: Batch, step: Step) -> Batch:
+        """One trapped row for each of the batch's own images; the row weights still sum to n."""
+        traps = step.memory
+        if not isinstance(traps, Traps):
+            return batch
+        x, own = batch.x[: batch.clean], batch.w[: batch.clean]
+        y = balanced_classes(step.noise.of("class"), len(traps.triggers))
+        traps.discriminate(x, traps.inject(x, y, self.alpha), self.lr)
+        self._improve(traps, x, y, step)
+        return Batch(
+            torch.cat([batch.x, traps.inject(x, y, self.alpha)]),
+            torch.cat([batch.t, F.one_hot(y, batch.t.shape[1]).to(batch.t.dtype)]),
+            torch.cat([(1.0 - self.beta) * own, batch.w[batch.clean :], self.beta * own]),
+            batch.clean,
+        )
+
+    def _improve(self, traps: Traps, x: Float[Tensor, "n c h w"], y: Int64[Tensor, " n"], step: Step) -> None:
+        """One sign step of the triggers that the batch uses."""
+        own = traps.triggers[y].requires_grad_()
+        with calm(step.model), calm(traps.discriminator):
+            trapped = (1.0 - self.alpha) * x + self.alpha * own
+            with step.engine.autocast():
+                logits = step.model(trapped)
+            seen = F.softplus(-traps.discriminator(trapped)).sum()
+            (gradient,) = torch.autograd.grad(seen + F.cross_entropy(logits.float(), y, reduction="sum"), own)
+        # Images with one trigger share its gradient. A matrix product, because scattered additions round differently
+        # on every run; and all rows of a class take the first one's sum, so that it does not matter who writes last.
+        same = (y[:, None] == y).to(gradient.dtype)
+        total = (same @ gradient.flatten(1))[same.argmax(dim=1)].reshape(gradient.shape)
+        traps.triggers[y] = (own.detach() - self.step * total.sign()).clamp(0.0, 1.0)
+
+    @torch.no_grad()
+    def finish(self, step: Step, train: Split) -> dict[str, float]:
+        """`trap_success`: the share of training images that are taken for the class whose trigger they carry."""
+        traps = step.memory
+        if not isinstance(traps, Traps):
+            return {}
+        y = balanced_classes(step.noise.of("class"), len(traps.triggers))
+        caught = torch.zeros((), device=y.device)
+        for rows in torch.arange(len(y), device=y.device).split(256):
+            with calm(step.model), step.engine.autocast():
+                x = traps.inject(step.engine.images(train.images[rows]), y[rows], self.alpha)
+                caught += (step.model(x).argmax(dim=1) == y[rows]).sum()
+        return {"trap_success": float(caught) / len(y)}

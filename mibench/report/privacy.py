@@ -1,0 +1,166 @@
+"""Privacy against utility as tables: points, curves, side effects, and what the checks found."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import pandas as pd
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
+from mibench.report import tradeoff
+from mibench.report.tables import Column, amount, fitted, interval, missing, percent, protocols, title
+from mibench.report.tradeoff import ACCESSES, BELOW, Point
+
+__all__ = ["FRONT", "Section", "findings", "render", "sections", "titles"]
+
+FRONT = "◆"
+"""Marks a point that no other beats in both natural accuracy and the strongest attack of an access."""
+
+WORDS = {"white_box": "white box", "black_box": "black box", "label_only": "label only"}
+
+
+class Section(NamedTuple):
+    """One table of the report."""
+
+    title: str
+    rows: pd.DataFrame
+    columns: list[Column]
+    notes: list[str]
+
+
+def _points(value: float, low: float, high: float, digits: int) -> str:
+    if missing(value):
+        return ""
+    if missing(low):
+        return f"{100 * value:+.1f}"
+    return f"{100 * value:+.1f} [{100 * low:+.{digits}f},{100 * high:+.{digits}f}]"
+
+
+def _difference(access: str) -> Callable[[pd.Series, int], str]:
+    name = f"{access}_difference"
+    return lambda row, digits: _points(row[name], row[f"{name}_low"], row[f"{name}_high"], digits)
+
+
+def _rate(name: str) -> Callable[[pd.Series, int], str]:
+    return lambda row, digits: interval(row, name, digits)
+
+
+def _attack(access: str) -> Callable[[pd.Series, int], str]:
+    return lambda row, digits: row[f"{access}_attack"] + (f" {FRONT}" if row[f"{access}_pareto"] else "")
+
+
+def _delta(access: str) -> Callable[[pd.Series, int], str]:
+    return lambda row, digits: "" if missing(row[f"{access}_delta"]) else f"{row[f'{access}_delta']:.2f}"
+
+
+def _tradeoff(rows: pd.DataFrame) -> list[Column]:
+    shown = [
+        Column("", "defense", lambda row, digits: row["defense"], left=True),
+        Column("", "seeds", lambda row, digits: f"{row['seeds']}", drop=6),
+        Column("natural", "accuracy", _rate("natural_accuracy")),
+    ]
+    for place, access in enumerate(one for one in ACCESSES if rows[f"{one}_attack"].any()):
+        shown += [
+            Column(WORDS[access], "attack accuracy", _rate(access)),
+            Column("difference", "to none", _difference(access), drop=3 if place else 0),
+            Column("strongest", "attack", _attack(access), drop=5 if place else 2, left=True),
+            Column("", "Δ", _delta(access), drop=4 if place else 1),
+        ]
+    return shown
+
+
+def _effects(rows: pd.DataFrame) -> list[Column]:
+    names = [str(column) for column in rows]
+    named = {
+        **{name: ("PGD", f"ε {name.removeprefix('pgd_')}", percent) for name in names if name.startswith("pgd_")},
+        "ece": ("", "ECE", percent),
+        "training_ratio": ("training", "time", lambda value: "" if missing(value) else f"{value:.2f}x"),
+    }  # fmt: skip
+    known = {"natural_least", "natural_most", "strength", "seeds", "training_seconds"}
+    shown = [
+        Column("", "defense", lambda row, digits: row["defense"], left=True),
+        Column("natural", "accuracy", _rate("natural_accuracy")),
+        Column("least", "seed", lambda row, digits: percent(row["natural_least"]), drop=2),
+        Column("most", "seed", lambda row, digits: percent(row["natural_most"]), drop=2),
+    ]
+    for column, (top, bottom, show) in named.items():
+        if column in rows and rows[column].notna().any():
+            shown.append(Column(top, bottom, lambda row, digits, c=column, s=show: s(row[c])))  # type: ignore[misc]
+    reported = [name for name in names if name not in named and name not in known and _reported(rows, name)]
+    for name in reported:
+        top, _, bottom = name.replace("_", " ").rpartition(" ")
+        shown.append(Column(top, bottom, lambda row, digits, c=name: amount(row[c]), drop=1))  # type: ignore[misc]
+    return shown
+
+
+def _reported(rows: pd.DataFrame, name: str) -> bool:
+    """Whether a column is a number that a defense reported of its training."""
+    own = ("natural_accuracy", "judged", *ACCESSES)
+    return pd.api.types.is_float_dtype(rows[name]) and not name.startswith(own) and bool(rows[name].notna().any())
+
+
+def _curves(rows: pd.DataFrame) -> list[Column]:
+    shown = [
+        Column("", "defense", lambda row, digits: row["defense"], left=True),
+        Column("", "access", lambda row, digits: WORDS[row["access"]], left=True),
+        Column("points", "on it", lambda row, digits: f"{row['points']}", drop=2),
+        Column("hyper-", "volume", lambda row, digits: f"{row['hypervolume']:.3f}"),
+        Column("none", "alone", lambda row, digits: f"{row['hypervolume_none']:.3f}", drop=1),
+    ]
+    for below in BELOW:
+        shown.append(Column("at natural", f"-{100 * below:g} points", _rate(f"at_minus_{100 * below:g}")))
+    return shown
+
+
+def titles(table: pd.DataFrame) -> dict[str, str]:
+    """Protocol -> what it is about."""
+    return {group["protocol"].iloc[0]: title(group) for group in protocols(table)}
+
+
+def sections(points: list[Point], titles: Mapping[str, str]) -> Iterator[Section]:
+    """The tables of each protocol that has a defended target beside an undefended one."""
+    for protocol in dict.fromkeys(one.protocol for one in points):
+        own = [one for one in points if one.protocol == protocol and one.attacks]
+        if not any(one.defended for one in own) or all(one.defended for one in own):
+            continue
+        about, rows = titles[protocol], tradeoff.frame(own)
+        yield Section(f"Privacy against utility, {about}", rows, _tradeoff(rows), [
+            "Per access the strongest attack that was run on every seed, open-set top-1 of the headline evaluation "
+            "model, in % [95% interval, clustered by identity, all seeds together]. difference: paired over identities "
+            f"and seeds, in points. {FRONT} no other target is both more accurate and safer under that access.",
+            "Δ = attack accuracy prevented per point of natural accuracy lost, the papers' trade-off: blank where "
+            "accuracies differ by less than half a point, negative where the defense raises accuracy.",
+        ])  # fmt: skip
+        lines = tradeoff.summary(own)
+        if len(lines) and (lines["points"] > 2).any():
+            swept = lines[lines["points"] > 2].reset_index(drop=True)
+            yield Section(f"Every strength of a defense together, {about}", swept, _curves(swept), [
+                "hypervolume: area of (natural accuracy, 1 - attack accuracy) that some strength or no defense "
+                "reaches; higher is better, 1 is all. 'none alone' is what the undefended target reaches.",
+                "Attack accuracy where natural accuracy is so many points below the undefended target's: linear "
+                "between the nearest two strengths, blank where no strength goes that far (no extrapolation).",
+            ])  # fmt: skip
+        if len(_effects(rows)) > 4:
+            yield Section(f"Side effects, {about}", rows, _effects(rows), [
+                "PGD: accuracy under an adversary who may change every pixel by ε (pixels in [0, 1]). ECE: expected "
+                "calibration error in points. training time: processor seconds, beside the undefended target's. Means "
+                "over seeds; least and most are single seeds.",
+            ])  # fmt: skip
+
+
+def findings(points: list[Point]) -> list[str]:
+    """What the checks found, one line each."""
+    return [f"{one.label}: {one.text} ({one.check})" for one in tradeoff.findings(points)]
+
+
+def render(points: list[Point], titles: Mapping[str, str], console: Console) -> RenderableType:
+    """The tables and what the checks found, for a terminal."""
+    parts: list[RenderableType] = []
+    for section in sections(points, titles):
+        parts += [Text(section.title, style="bold underline"), Text(), fitted(section.rows, section.columns, console),
+                  Text(), *(Text(note, style="dim") for note in section.notes), Text()]  # fmt: skip
+    found = findings(points)
+    if found:
+        parts += [Text("Checks: do not take these numbers for privacy", style="bold underline yellow"), Text(),
+                  *(Text(f"! {line}", style="yellow") for line in found), Text()]  # fmt: skip
+    return Group(*parts)
