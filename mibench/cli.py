@@ -55,6 +55,9 @@ Targets = Annotated[
     list[str] | None, typer.Option("--target", help="Trained target (id or directory); all of the data set if absent.")
 ]
 PriorName = Annotated[str | None, typer.Option("--prior", help="Prior; the attack's own if absent.")]
+Informed = Annotated[
+    bool, typer.Option("--informed", help="Add what attackers try who know the defense, at the attack's own budget.")
+]
 Identities = Annotated[int | None, typer.Option("--identities", min=1, help="Attack only the first so many.")]
 Budget = Annotated[int | None, typer.Option("--budget", min=1, help="Most target queries per identity.")]
 
@@ -273,6 +276,7 @@ def attack(
     preset: Preset = "quick",
     target: Targets = None,
     prior: PriorName = None,
+    informed: Informed = False,
     identities: Identities = None,
     budget: Budget = None,
     evaluators: Evaluators = None,
@@ -300,8 +304,16 @@ def attack(
             main = planning.plan_attack(
                 one, name, preset, given["attack"], prior, given["prior"], seed, precision, identities, budget
             )
-            floors = [] if name in planning.floors() else planning.plan_floors(main, seed, precision)
-            scores += [planning.plan_score(run, evaluators, precision, given["evaluator"]) for run in [*floors, main]]
+            runs = [] if name in planning.floors() else planning.plan_floors(main, seed, precision)
+            others = planning.informed(name, given["attack"], one) if informed else []
+            most = budget or (planning.queries(main) if others else None)
+            runs += [
+                planning.plan_attack(
+                    one, other, preset, changed, prior, given["prior"], seed, precision, identities, most
+                )
+                for other, changed in others
+            ]
+            scores += [planning.plan_score(run, evaluators, precision, given["evaluator"]) for run in [*runs, main]]
     scores = list({run.id: run for run in scores}.values())  # attacks share floors
     # The attack itself first: what it refuses (a prior without a critic) is then told before minutes of floors.
     if carry_out(scores[::-1], device, force, dry_run):
@@ -320,7 +332,7 @@ def sweep(
     ] = None,
     strengths: Annotated[str, typer.Option("--strengths", help="grid, default, or values: 0.2,0.4.")] = "grid",
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Targets of each kind: seeds 0, 1, ...")] = 1,
-    informed: Annotated[bool, typer.Option("--informed", help="Add attackers who know the defense.")] = False,
+    informed: Informed = False,
     preset: Preset = "quick",
     model: Model = "cnn",
     pretrained: Pretrained = None,

@@ -232,6 +232,35 @@ def plan_floors(inversion: Run, seed: int, precision: str, names: Sequence[str] 
     return found
 
 
+def informed(method: str, settings: dict[str, Any], target: Run) -> list[tuple[str, dict[str, Any]]]:
+    """What an attacker tries who knows the target's defenses, besides the attack itself; white box only.
+
+    Every entry is an attack and its settings. What an attack cannot do (it has no such setting) is left out.
+    """
+    if registry.card("attacks", method)["access"] != "white_box":
+        return []
+    changes = ["+align"]
+    for item in target.spec["defenses"]:
+        changes += registry.card("defenses", item["name"]).get("adaptive", {})
+    known = registry.defaults("attacks", method)
+    found: list[tuple[str, dict[str, Any]]] = []
+    for change in dict.fromkeys(changes):
+        if change.startswith("+"):
+            wrapper = change[1:]
+            if wrapper in registry.wrappers(method):
+                continue
+            # Two views of each image and half as many steps: as many images as the attack alone asks for.
+            offered = registry.defaults("attacks", f"{method}{change}")
+            views = {f"{wrapper}.copies": "2"} if f"{wrapper}.copies" in offered else {}
+            views |= {f"{wrapper}.select": "false"} if f"{wrapper}.select" in offered else {}
+            found.append((f"{method}{change}", settings | views))
+        else:
+            key, _, value = change.partition("=")
+            if key in known:
+                found.append((method, settings | {key: value}))
+    return found
+
+
 def queries(inversion: Run) -> int:
     """What an attack asks of the target for one identity, shared queries included."""
     target, prior = inversion.parents["target"], inversion.parents["prior"]

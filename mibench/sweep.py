@@ -180,35 +180,6 @@ def _texts(sweep: Sweep, owner: str) -> dict[str, str]:
     }
 
 
-def informed(method: str, settings: dict[str, str], target: Run) -> list[tuple[str, dict[str, str]]]:
-    """What an attacker tries who knows the target's defenses, besides the attack itself; white box only.
-
-    Every entry is an attack and its settings. What an attack cannot do (it has no such setting) is left out.
-    """
-    if registry.card("attacks", method)["access"] != "white_box":
-        return []
-    changes = ["+align"]
-    for item in target.spec["defenses"]:
-        changes += registry.card("defenses", item["name"]).get("adaptive", {})
-    known = registry.defaults("attacks", method)
-    found: list[tuple[str, dict[str, str]]] = []
-    for change in dict.fromkeys(changes):
-        if change.startswith("+"):
-            wrapper = change[1:]
-            if wrapper in registry.wrappers(method):
-                continue
-            # Two views of each image and half as many steps: as many images as the attack alone asks for.
-            offered = registry.defaults("attacks", f"{method}{change}")
-            views = {f"{wrapper}.copies": "2"} if f"{wrapper}.copies" in offered else {}
-            views |= {f"{wrapper}.select": "false"} if f"{wrapper}.select" in offered else {}
-            found.append((f"{method}{change}", settings | views))
-        else:
-            key, _, value = change.partition("=")
-            if key in known:
-                found.append((method, settings | {key: value}))
-    return found
-
-
 def plan(sweep: Sweep, root: Path, precision: str, seed: int = 0) -> list[Run]:
     """The scores of a sweep: every target under every attack and what an informed attacker makes of it.
 
@@ -226,7 +197,7 @@ def plan(sweep: Sweep, root: Path, precision: str, seed: int = 0) -> list[Run]:
         for method, settings in methods:
             main = _attack(sweep, target, method, settings, seed, precision, None)
             runs = [main]
-            if sweep.informed and (others := informed(method, settings, target)):
+            if sweep.informed and (others := planning.informed(method, settings, target)):
                 most = planning.queries(main)
                 runs += [_attack(sweep, target, *other, seed, precision, most) for other in others]
             runs += planning.plan_floors(main, seed, precision, sweep.floors)

@@ -212,6 +212,32 @@ def test_show_walks_from_a_number_to_the_data(tmp_path: Path) -> None:
         assert word in told.out
 
 
+def test_features_writes_a_picture_and_its_numbers(tmp_path: Path) -> None:
+    root = world().copy(tmp_path)
+    inversion, score = world().one("inversions/kedmi-*"), world().one("scores/kedmi-*")
+    told = command("features", inversion.name[-8:])
+    assert told.last == Path("results/report", f"features-{inversion.name}", "features.png")
+    assert "nearest is erased" in told.out and "re a_e=0.4, attack: kedmi" in told.out
+    assert told.last.read_bytes()[:4] == b"\x89PNG"
+    report = json.loads((told.last.parent / "features.json").read_text())
+    assert report["inversion"] == inversion.name[-8:] and report["erased_in_training"]
+    assert (report["identities"], len(report["shown"]), report["private_images"]) == (4, 4, 16)
+    made = json.loads((inversion / "metrics.json").read_text())["images"]
+    assert report["reconstructions"]["n"] == made
+    before = {path.name: path.read_bytes() for path in told.last.parent.iterdir()}
+    assert json.loads(command("features", str(root / "scores" / score.name), "--json").out) == report
+    assert before == {path.name: path.read_bytes() for path in told.last.parent.iterdir()}
+    fewer = json.loads(command("features", inversion.name, "--identities", "2", "--json").out)
+    assert (fewer["identities"], len(fewer["shown"])) == (4, 2)
+
+
+def test_features_of_what_has_no_reconstructions_is_refused(tmp_path: Path) -> None:
+    root = world().copy(tmp_path)
+    assert "takes an inversion or a score" in command("features", world().one("targets/*").name).error
+    assert "unknown run" in command("features", "nothing").error
+    assert not (root / "report").exists()
+
+
 def test_list_names_everything() -> None:
     found = json.loads(command("list", "--json").out)
     assert set(found) == {"attacks", "defenses", "priors", "data", "models", "metrics"}

@@ -1,6 +1,7 @@
 """The contract of every registered defense: what holds for one holds for all that are registered later."""
 
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from mibench import models, registry
 from mibench.core import Defense, Split
 from mibench.engine import Silent, resolve
 from mibench.models.base import Classifier
+from mibench.planning import choose_defenses
 from mibench.rng import seed_of
-from mibench.training import Fitted, Training, fit, predict
+from mibench.stages.artifacts import fill_memories, write_memories
+from mibench.training import Fitted, Training, empty_memories, fit, predict
 
 SIDE = 16
 RECIPE = Training(epochs=3, batch=10, lr=0.01)
@@ -140,22 +143,32 @@ def test_every_defense_says_what_it_is(name: str) -> None:
         assert other in NAMES and why
 
 
+@cache
+def whole(name: str, precision: str = "fp32") -> Trained:
+    """The defense's own training, done once for all tests that only look at what came out."""
+    return train(architecture(name), plugin(name), precision=precision)
+
+
+@cache
+def undefended(architecture: str) -> Tensor:
+    return scores(train(architecture).served())
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_zero_strength_is_no_defense_bit_for_bit(name: str) -> None:
     assert (name in ZERO) != (name in NO_ZERO), "give it an entry in ZERO or say in NO_ZERO why there is none"
     if name in NO_ZERO:
         return
     kind = architecture(name)
-    plain, zero = train(kind), train(kind, plugin(name, **ZERO[name]))
-    assert torch.equal(scores(plain.served()), scores(zero.served()))
+    assert torch.equal(undefended(kind), scores(train(kind, plugin(name, **ZERO[name])).served()))
     if name != "none":
-        assert not torch.equal(scores(plain.served()), scores(train(kind, plugin(name)).served())), "and more is more"
+        assert not torch.equal(undefended(kind), scores(whole(name).served())), "and more is more"
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_it_trains_and_serves_probabilities(name: str, precision: str) -> None:
-    trained = train(architecture(name), plugin(name), precision=precision)
+    trained = whole(name, precision)
     assert finite(trained)
     found = scores(trained.served(), precision)
     assert found.shape == (len(data()), 3) and found.isfinite().all() and (found >= 0).all()
@@ -169,10 +182,8 @@ def test_it_trains_and_serves_probabilities(name: str, precision: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_same_seed_same_bits_and_every_batch_alike(name: str) -> None:
-    one, other = train(architecture(name), plugin(name)), train(architecture(name), plugin(name))
-    assert torch.equal(scores(one.served()), scores(other.served()))
-    served, images = one.served(), data().images
+def test_every_batch_is_answered_alike(name: str) -> None:
+    served, images = whole(name).served(), data().images
     together, _ = predict(served, images, resolve("cpu", "fp32"))
     apart, _ = predict(served, images, resolve("cpu", "fp32"), batch=3)
     torch.testing.assert_close(together.softmax(1), apart.softmax(1), atol=1e-4, rtol=0)
@@ -198,46 +209,37 @@ class Stop(Silent):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_interrupted_it_ends_with_the_same_bits(name: str, tmp_path: Path) -> None:
-    whole = train(architecture(name), plugin(name))
+    """And so, of course, without an interruption: same seed, same bits."""
     path = tmp_path / "checkpoint.pt"
     with pytest.raises(KeyboardInterrupt):
         train(architecture(name), plugin(name), checkpoint=path, reporter=Stop(6))
     assert path.exists()
-    again = train(architecture(name), plugin(name), checkpoint=path)
-    for one, other in zip(
-        [whole.model, *whole.fitted.memories], [again.model, *again.fitted.memories], strict=True
-    ):
+    again, once = train(architecture(name), plugin(name), checkpoint=path), whole(name)
+    for one, other in zip([once.model, *once.fitted.memories], [again.model, *again.fitted.memories], strict=True):
         mine, theirs = one.state_dict(), other.state_dict()
         assert mine.keys() == theirs.keys()
         for key, value in mine.items():
             assert torch.equal(torch.as_tensor(value), torch.as_tensor(theirs[key])), key
-    assert whole.fitted.log == again.fitted.log and whole.fitted.reports == again.fitted.reports
+    assert once.fitted.log == again.fitted.log and once.fitted.reports == again.fitted.reports
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_weights_and_memory_survive_a_file(name: str, tmp_path: Path) -> None:
-    from mibench.stages.artifacts import write_memories
-
-    trained = train(architecture(name), plugin(name))
+    trained = whole(name)
     stack = [plugin(name)]
     again = network(architecture(name), stack, seed=9)
     again.load_state_dict(trained.model.state_dict())
-    memory = trained.fitted.memories[0]
-    write_memories(tmp_path / "memories.safetensors", [memory])
-    assert (tmp_path / "memories.safetensors").exists() == bool(memory.state_dict())
-    found = Trained(again, replace_memories(trained.fitted, [memory]), stack).served()
-    assert torch.equal(scores(found), scores(trained.served()))
+    write_memories(tmp_path / "memories.safetensors", trained.fitted.memories)
+    found = empty_memories(stack, 3, (3, SIDE, SIDE), seed=9)
+    assert (tmp_path / "memories.safetensors").exists() == any(memory.state_dict() for memory in found)
+    fill_memories(tmp_path / "memories.safetensors", found)
+    served = Trained(again, trained.fitted._replace(memories=found), stack).served()
+    assert torch.equal(scores(served), scores(trained.served()))
     assert not any(module._forward_hooks or module._backward_hooks for module in trained.model.modules())
-
-
-def replace_memories(fitted: Fitted, memories: list[nn.Module]) -> Fitted:
-    return fitted._replace(memories=memories)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("none", "re")])
 def test_it_composes_with_random_erasing(name: str) -> None:
-    from mibench.planning import choose_defenses
-
     settings = {name: {key: str(value) for key, value in SHORT.get(name, {}).items()}}
     for order in (f"re+{name}", f"{name}+re"):
         chosen = choose_defenses(order, settings)
@@ -245,5 +247,4 @@ def test_it_composes_with_random_erasing(name: str) -> None:
         assert finite(both)
         nothing = replace(plugin("re"), p=0.0)
         stack = [nothing if choice.name == "re" else choice.plugin for choice in chosen]
-        alone = train(architecture(name), plugin(name))
-        assert torch.equal(scores(train(architecture(name), *stack).served()), scores(alone.served()))
+        assert torch.equal(scores(train(architecture(name), *stack).served()), scores(whole(name).served()))

@@ -1,4 +1,4 @@
-"""Laws of the feature-space analysis: closed forms, hand-made points and polygons, and the command."""
+"""Laws of the feature-space analysis: closed forms, hand-made points and polygons."""
 
 import json
 import math
@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from scipy.stats import qmc
-from shell import command, world
 from worlds import colours, small_net
 
 from mibench.defenses.re import RandomErasing
@@ -48,7 +46,7 @@ def test_the_width_is_the_median_over_pairs() -> None:
 
 def naive(x: torch.Tensor, y: torch.Tensor, width: float) -> float:
     def kernel(a: torch.Tensor, b: torch.Tensor) -> float:
-        return math.exp(-float((a - b).double().square().sum()) / (2 * width**2))
+        return math.exp(-float((a.double() - b.double()).square().sum()) / (2 * width**2))
 
     n, m = len(x), len(y)
     own = sum(kernel(x[i], x[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
@@ -65,7 +63,8 @@ def test_discrepancy_is_the_double_loop_far_from_the_origin_too(monkeypatch: pyt
 
 
 def test_discrepancy_of_one_distribution_is_zero_on_average_and_of_two_is_not() -> None:
-    same = torch.tensor([space.discrepancy(normal(10, 3, seed=k), normal(10, 3, seed=k + 500), 2.0) for k in range(200)])
+    pairs = [(normal(10, 3, seed=k), normal(10, 3, seed=k + 500)) for k in range(200)]
+    same = torch.tensor([space.discrepancy(x, y, 2.0) for x, y in pairs])
     assert float(same.min()) < 0 < float(same.max())
     assert abs(float(same.mean())) < 3 * float(same.std()) / 200**0.5
     # k(0, 0) = 1 and k far away = 0: the largest value there is.
@@ -152,8 +151,8 @@ def test_overlap_of_known_polygons() -> None:
     assert space.overlap(one, one) == pytest.approx(1)
     assert space.overlap(one, box(2, 0)) == 0 and space.overlap(one, box(1, 0)) == 0  # apart; sharing an edge
     # A unit square and itself turned by 45 degrees meet in a regular octagon of area 2 (sqrt 2 - 1).
-    half = math.sqrt(0.5)
-    turned = torch.tensor([[0.5 + half, 0.5], [0.5, 0.5 + half], [0.5 - half, 0.5], [0.5, 0.5 - half]], dtype=torch.float64)
+    to_corner = math.sqrt(0.5) * torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]], dtype=torch.float64)
+    turned = 0.5 + to_corner
     assert space.overlap(one, turned) == pytest.approx(2 * (math.sqrt(2) - 1))
     assert len(space.clip(one, turned)) == 8
 
@@ -267,7 +266,7 @@ def test_every_identity_counts_once_in_a_full_group() -> None:
 
 
 def target(tmp_path: Path, *defenses: str) -> Run:
-    spec = {"seed": 3, "defenses": [{"name": name, "settings": {}} for name in defenses]}
+    spec = {"seed": 3, "defenses": [{"name": name, "settings": {"a_e": 0.4}} for name in defenses]}
     return Run(tmp_path, "targets", "toy", spec)
 
 
@@ -284,7 +283,7 @@ def test_erased_images_are_those_of_the_training(tmp_path: Path, monkeypatch: py
     with monkeypatch.context() as patched:
         patched.setattr(RandomErasing, "transform", record)
         recipe = Training(epochs=2, batch=12, augment=False, least_steps=0)
-        fit(small_net(), data, 3, recipe, [RandomErasing()], engine, 3, False, Silent(), "toy")
+        fit(small_net(), data, 3, recipe, engine, 3, Silent(), "toy", [RandomErasing()])
     assert len(shown) == 2
     for epoch, (keys, images) in enumerate(shown):
         mine = features.erase(data, torch.arange(12), target(tmp_path, "re"), epoch, engine)
@@ -300,41 +299,3 @@ def test_a_target_without_erasing_is_shown_that_of_the_paper(tmp_path: Path) -> 
     assert features.erasing(target(tmp_path, "re"))[1:] == ("re a_e=0.4", True)
     plain = features.erase(data, torch.arange(6), target(tmp_path), 0, engine)
     assert torch.equal(plain.images, features.erase(data, torch.arange(6), target(tmp_path, "re"), 0, engine).images)
-
-
-# --- the command
-
-
-@pytest.fixture
-def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return world().copy(tmp_path)
-
-
-def test_the_command_writes_a_picture_and_its_numbers(runs: Path) -> None:
-    inversion = world().one("inversions/kedmi-*")
-    told = command("features", inversion.name[-8:])
-    assert told.last == Path("results/report") / f"features-{inversion.name}" / "features.png"
-    assert "nearest is erased" in told.out and "re a_e=0.4, attack: kedmi" in told.out
-    with Image.open(told.last) as picture:
-        assert picture.width > 800
-    report = json.loads((told.last.parent / "features.json").read_text())
-    assert (report["inversion"], report["defense"], report["erased_in_training"]) == (
-        inversion.name[-8:], "re a_e=0.4", True)  # fmt: skip
-    assert report["identities"] == 4 and len(report["shown"]) == 4 and report["private_images"] == 16
-    made = json.loads((inversion / "metrics.json").read_text())["images"]
-    assert report["reconstructions"]["n"] == made
-    kept = (told.last.read_bytes(), (told.last.parent / "features.json").read_bytes())
-    score = world().one("scores/kedmi-*")
-    printed = command("features", str(runs / "scores" / score.name), "--json")
-    assert json.loads(printed.out) == report
-    assert kept == (told.last.read_bytes(), (told.last.parent / "features.json").read_bytes())
-    fewer = json.loads(command("features", inversion.name, "--identities", "2", "--json").out)
-    assert len(fewer["shown"]) == 2 and fewer["identities"] == 4
-
-
-def test_another_kind_of_run_and_unknown_ones_are_refused_in_one_line(runs: Path) -> None:
-    owner = world().one("targets/*").name
-    assert "takes an inversion or a score" in command("features", owner).error
-    assert "unknown run" in command("features", "nothing").error
-    assert not (runs / "report").exists()

@@ -42,7 +42,7 @@ def target(natural: float, seconds: float, effects: dict[str, Any]) -> Run:
     value = proportion(*hits(natural))._asdict()
     return Told(Path(), "targets", "toy", {}, files={
         "metrics.json": {"natural_accuracy": value, "side_effects": effects},
-        "run.json": {"provenance": {"cpu_seconds": seconds}},
+        "run.json": {"provenance": {"training_cpu_seconds": seconds}},
     })  # fmt: skip
 
 

@@ -42,7 +42,6 @@ CARD = {
 PRESETS = {"paper": {}, "quick": {"images": 8, "steps": 10}}
 
 
-@dataclass(eq=False)
 class Untrapped(Oracle):
     """An oracle that shows the one below every image without the trigger of its identity: clip((x - a tau) / (1 - a)).
 
@@ -55,10 +54,10 @@ class Untrapped(Oracle):
         alpha: a, in [0, 1).
     """
 
-    inner: Oracle
-    triggers: Float[Tensor, "k c h w"]
-    places: Int64[Tensor, " classes"]
-    alpha: float
+    def __init__(
+        self, inner: Oracle, triggers: Float[Tensor, "k c h w"], places: Int64[Tensor, " classes"], alpha: float
+    ) -> None:
+        self.inner, self.triggers, self.places, self.alpha = inner, triggers, places, alpha
 
     def __getattr__(self, name: str) -> Any:
         if name == "inner":  # not set yet: a copy is being made

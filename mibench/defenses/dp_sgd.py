@@ -55,7 +55,7 @@ CARD = {
 PRESETS = {"paper": {"noise": 0.01, "clip": 1.0}}
 
 LEAST_PRV_NOISE = 0.3
-"""Below, the PRV accountant's grid takes more memory than a machine has."""
+"""Below, the PRV accountant's grid grows fast: 2 s at .3, 7 s at .2, with epsilon beyond any use."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ class DPSGD(Defense):
 
     Args:
         noise: Standard deviation of the noise in units of `clip`. Under .3 epsilon is in the hundreds and more: that is
-            clipping with a little noise, and no privacy to speak of.
+            clipping with a little noise, and no privacy to speak of. The default is the published one; on digiface with
+            `cnn` it leaves a natural accuracy of .39 (epsilon 3 million), .1 leaves .21 (10,000).
         clip: Largest norm of one image's gradient over all parameters.
         delta: The probability with which epsilon may fail; below 1 / images.
         accountant: rdp (Rényi moments), or prv (tighter; noise of at least .3).
@@ -83,7 +84,7 @@ class DPSGD(Defense):
     Needs memory for one gradient of the whole network for each image of a batch.
     """
 
-    noise: float = 0.1
+    noise: float = 0.01
     clip: float = 1.0
     delta: float = 1e-5
     accountant: Literal["rdp", "prv"] = "rdp"
@@ -132,7 +133,7 @@ class DPSGD(Defense):
             optimizer,
             noise_multiplier=self.noise,
             max_grad_norm=self.clip,
-            expected_batch_size=schedule.images * schedule.rate,  # type: ignore[arg-type] # only divided by
+            expected_batch_size=schedule.images * schedule.rate,
             loss_reduction="mean",
         )
         private.mibench = (recorder, schedule)  # for `finish`; a function of the settings, so nothing to checkpoint

@@ -29,7 +29,7 @@ CARD = {
     "year": 2026,
     "link": "https://arxiv.org/abs/2410.05814",
     "strength": "rank",
-    "grid": [64, 30, 16, 8],
+    "grid": [100, 64, 30, 16],
     "adaptive": {"objective=max_margin": "reads the logits, whose gradient a certain softmax does not swallow"},
     "conflicts": {"mid": "both replace the last layer; choose one"},
 }
@@ -66,7 +66,7 @@ class LowRank(Defense):
     with an optimiser of its own, here the same training goes on.
     """
 
-    rank: int = 30
+    rank: int = 64
     tanh: bool = True
     confidence_b: float = 0.0
     stage2: float = 0.25

@@ -33,8 +33,8 @@ CARD = {
     "year": 2021,
     "link": "https://arxiv.org/abs/2009.05241",
     "strength": "beta",
-    "grid": [0.001, 0.003, 0.01, 0.03],
-    "adaptive": {"+eot": "averages over passes; a white-box attacker holds the mean network, the limit of that"},
+    "grid": [0.003, 0.01, 0.03, 0.05],
+    "adaptive": {},
 }
 
 PRESETS = {"paper": {"beta": 0.003, "serve": "noise"}}
@@ -185,8 +185,5 @@ class MutualInformation(Defense):
         if self.serve == "mean":
             return model
         assert isinstance(model, Classifier)
-        noisy: Classifier = NoisyServed(model, int(memory.get_buffer("key")))
-        if isinstance(model, Served):
-            for shaper, seed in zip(model.shapers, model.seeds, strict=True):
-                noisy = Served(noisy, shaper, seed)  # type: ignore[arg-type]
-        return noisy
+        noisy = NoisyServed(model, int(memory.get_buffer("key")))
+        return model.around(noisy) if isinstance(model, Served) else noisy

@@ -25,7 +25,7 @@ __all__ = ["CARD", "GradientNorm", "gradient_norms", "others", "summary"]
 
 CARD = {
     "summary": "norm of the loss's gradient in the pixels, for another class: what an attacker starts from",
-    "title": "Obfuscated Gradients Give a False Sense of Security: Circumventing Defenses to Adversarial Examples",
+    "title": "Obfuscated Gradients Give a False Sense of Security",
     "authors": "Athalye, Carlini and Wagner",
     "venue": "ICML",
     "year": 2018,

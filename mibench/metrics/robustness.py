@@ -11,7 +11,7 @@ The attack is AutoAttack's own APGD (package pyautoattack): PGD from a random st
 which, unlike the cross-entropy, still has a gradient where the softmax is saturated. AutoAttack's other attacks
 (cross-entropy, FAB, Square) are left out for their cost, so this is an upper bound on the robust accuracy.
 
-Differs: two classes have no third logit; they are given one, 1 below the smaller.
+Differs: two classes have no third logit; they are given one, which makes the denominator a constant.
 
 References:
     | Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks (Croce and
@@ -87,7 +87,8 @@ def withstands(
         logits = logits_of(images)
         if logits.shape[1] > 2:
             return logits
-        return torch.cat([logits, logits.detach().amin(dim=1, keepdim=True) - 1.0], dim=1)
+        most, least = logits.amax(dim=1, keepdim=True), logits.amin(dim=1, keepdim=True)
+        return torch.cat([logits, most - 2.0 * (most - least).detach()], dim=1)
 
     found = torch.zeros(len(eps), len(x), dtype=torch.bool, device=x.device)
     with torch.random.fork_rng():  # the attack seeds torch's global generator

@@ -21,7 +21,7 @@ class Shaper(nn.Module):
 class Served(Classifier):
     """A classifier whose scores pass through a `Shaper`; features and head, which a white-box attacker holds, do not.
 
-    logits = log(shaper(softmax(head(features)))): the softmax of what is served gives the shaped scores back.
+    logits = log(shaper(softmax(inner logits))): the softmax of what is served gives the shaped scores back.
 
     Args:
         inner: The network, perhaps served through other shapers already.
@@ -29,19 +29,19 @@ class Served(Classifier):
         seed: Of the shaper's noise.
     """
 
-    shapers: nn.ModuleList
-    seeds: list[int]
-
     def __init__(self, inner: Classifier, shaper: Shaper, seed: int) -> None:
         super().__init__(inner.prepare, inner.trunk, inner.head, inner.feature_dim)
-        before, seeds = (list(inner.shapers), inner.seeds) if isinstance(inner, Served) else ([], [])
-        self.shapers = nn.ModuleList([*before, shaper])
-        self.seeds = [*seeds, seed]
+        self.inside = (inner,)  # in a tuple: its modules are registered already, as this network's own
+        self.shaper = shaper
+        self.seed = seed
 
     def serve(self, features: Float[Tensor, "n d"], x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
         """Logarithms of the shaped scores; a score of 0 is -inf."""
-        probs = torch.softmax(self.head(features).float(), dim=1)
-        keys = content_keys(x)
-        for seed, shaper in zip(self.seeds, self.shapers, strict=True):
-            probs = shaper(probs, Noise(seed, keys))
-        return probs.log()
+        probs = torch.softmax(self.inside[0].serve(features, x).float(), dim=1)
+        shaped: Tensor = self.shaper(probs, Noise(self.seed, content_keys(x)))
+        return shaped.log()
+
+    def around(self, base: Classifier) -> "Served":
+        """The same shapers around another network."""
+        inner = self.inside[0]
+        return Served(inner.around(base) if isinstance(inner, Served) else base, self.shaper, self.seed)

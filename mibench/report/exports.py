@@ -19,7 +19,8 @@ __all__ = ["records", "to_latex", "to_markdown", "write"]
 LATEX = {
     "\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$",
-    "Δ": r"$\Delta$", "ε": r"$\varepsilon$", privacy.FRONT: r"$\diamond$", tables.BEST: r"$\bigtriangleup$", tables.WORST: r"$\bigtriangledown$",
+    "Δ": r"$\Delta$", "ε": r"$\varepsilon$", privacy.FRONT: r"$\diamond$",
+    tables.BEST: r"$\bigtriangleup$", tables.WORST: r"$\bigtriangledown$",
 }  # fmt: skip
 """What plain LaTeX reads otherwise, character by character."""
 

@@ -236,7 +236,7 @@ PRIVATE, ERASED, FOUND = "private", "erased", "reconstructed"
 LINES: Mapping[str, Any] = {PRIVATE: "-", ERASED: (0, (5, 2.5)), FOUND: (0, (1, 1.3))}
 
 
-def _cloud(axes: "Axes", kind: str, points: Float64[Tensor, "n 2"], colour: str, size: float) -> None:
+def _cloud(axes: "Axes", kind: str, points: Float64[Tensor, "n 2"], colour: str, size: int) -> None:
     """One identity's images of one kind: markers and their hull; two points are joined, one stands alone."""
     x, y = points.T.tolist()
     if kind == PRIVATE:
@@ -385,7 +385,7 @@ def write(run: Run, size: int, engine: Engine, reporter: Reporter) -> tuple[Path
     return folder, report
 
 
-def _cell(value: Any, factor: float) -> str:
+def _cell(value: Any, factor: int) -> str:
     """`24 [20, 29]`, or a number without an interval; a dash where there is none."""
     if value is None:
         return "-"

@@ -421,7 +421,7 @@ def _side_effects(one: Point, none: Point | None) -> dict[str, Any]:
 
 def _seconds(point: Point) -> float | None:
     """Mean processor time of a target's training."""
-    found = [run.read("run.json")["provenance"].get("cpu_seconds") for run in point.targets]
+    found = [run.read("run.json")["provenance"].get("training_cpu_seconds") for run in point.targets]
     return fmean(found) if found and all(value is not None for value in found) else None
 
 

@@ -24,7 +24,7 @@ from mibench.runs import Run, canonical
 from mibench.training import empty_memories
 
 __all__ = [
-    "classifier", "dataset", "load_classifier", "load_memories", "load_prior", "open_dataset", "read_tensors",
+    "classifier", "dataset", "fill_memories", "load_classifier", "load_memories", "load_prior", "open_dataset", "read_tensors",
     "write_memories", "write_tensors",
 ]  # fmt: skip
 
@@ -135,13 +135,18 @@ def write_memories(path: Path, memories: list[nn.Module]) -> None:
 def load_memories(run: Run, classes: int, image_shape: tuple[int, int, int]) -> list[nn.Module]:
     """The memories of a target's defenses as they were when its training ended."""
     memories = empty_memories(defenses(run), classes, image_shape, run.spec["seed"])
-    if any(memory.state_dict() for memory in memories):
-        path = run.path / "memories.safetensors"
-        tensors, _ = read_tensors(path, "memories")
-        for place, memory in enumerate(memories):
-            own = {name.partition(".")[2]: value for name, value in tensors.items() if name.startswith(f"{place}.")}
-            _fill(memory, own, path, f"of defense {place + 1}")
+    fill_memories(run.path / "memories.safetensors", memories)
     return [memory.requires_grad_(False).eval() for memory in memories]
+
+
+def fill_memories(path: Path, memories: list[nn.Module]) -> None:
+    """Memories as `write_memories` left them, in place; where all are empty there is no file."""
+    if not any(memory.state_dict() for memory in memories):
+        return
+    tensors, _ = read_tensors(path, "memories")
+    for place, memory in enumerate(memories):
+        own = {name.partition(".")[2]: value for name, value in tensors.items() if name.startswith(f"{place}.")}
+        _fill(memory, own, path, f"of defense {place + 1}")
 
 
 def load_classifier(run: Run, data: Dataset) -> nn.Module:
