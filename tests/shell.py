@@ -131,8 +131,11 @@ def files(folder: Path) -> dict[str, tuple[int, bytes]]:
     }
 
 
-RESULTS = ("model.safetensors", "prior.safetensors", "features.safetensors", "images.safetensors", "metrics.json",
-           "scores.json", "per_image.csv", "log.jsonl", "grid.png", "samples.png", "data.json")  # fmt: skip
+RESULTS = (
+    "model.safetensors", "memories.safetensors", "heldout.safetensors", "prior.safetensors", "features.safetensors",
+    "images.safetensors", "metrics.json", "scores.json", "per_image.csv", "log.jsonl", "grid.png", "samples.png",
+    "data.json",
+)  # fmt: skip
 
 
 def results(folder: Path) -> dict[str, bytes]:

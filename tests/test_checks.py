@@ -15,10 +15,12 @@ def rate(value: float, half: float = 0.05) -> Interval:
 def evidence(**changes: object) -> Evidence:
     given = {
         "label": "mid beta=0.1",
-        "best": {"white_box": ("ppa", rate(0.2)), "black_box": ("cma_es", rate(0.5)), "label_only": ("brep", rate(0.1))},
+        "best": {
+            "white_box": ("ppa", rate(0.2)), "black_box": ("cma_es", rate(0.5)), "label_only": ("brep", rate(0.1)),
+        },
         "gaps": {("black_box", "white_box"): rate(-0.1), ("label_only", "white_box"): rate(-0.1)},
         "side_effects": ({"served_sum_error": 1e-7, "gradient_norm": {"cross_entropy": {"vanishing": 0.01}}},),
-    }
+    }  # fmt: skip
     return Evidence(**(given | changes))  # type: ignore[arg-type]
 
 

@@ -102,7 +102,7 @@ COMMANDS = sorted(commands(typer.main.get_command(cli.app)))
 
 
 def test_the_commands_of_the_issue_exist() -> None:
-    wanted = "train attack report demo train-target train-prior invert score list show doctor"
+    wanted = "train attack report demo train-target train-prior invert score list show doctor sweep run features cite"
     looks = {("data", name) for name in ("list", "show", "prepare")}
     assert {(name,) for name in wanted.split()} | looks <= set(COMMANDS)
 

@@ -25,7 +25,8 @@ def settings_of(run: Any) -> dict[str, Any]:
 
 def test_a_grid_sweeps_the_strength_of_the_card(tmp_path: Path) -> None:
     runs = sweep.plan_targets(Sweep(defenses=("none", "re")), tmp_path, "fp32")
-    assert [settings_of(run).get("re", {}).get("a_e") for run in runs] == [None, *registry.card("defenses", "re")["grid"]]
+    grid = registry.card("defenses", "re")["grid"]
+    assert [settings_of(run).get("re", {}).get("a_e") for run in runs] == [None, *grid]
 
 
 def test_what_is_said_is_not_swept(tmp_path: Path) -> None:
@@ -114,8 +115,11 @@ def test_every_shipped_suite_can_be_planned(name: str, tmp_path: Path) -> None:
 
 
 def test_parts_of_a_suite_share_what_is_above_them(tmp_path: Path) -> None:
-    text = "title = 'x'\nseeds = [3]\n[[sweep]]\nmodel = 'ir'\n[[sweep]]\nseeds = [4]\n[sweep.settings.training]\nepochs = 2\n"
-    first, second = sweep.read(written(tmp_path, text))
+    lines = [
+        "title = 'x'", "seeds = [3]", "[[sweep]]", "model = 'ir'", "[[sweep]]", "seeds = [4]",
+        "[sweep.settings.training]", "epochs = 2",
+    ]  # fmt: skip
+    first, second = sweep.read(written(tmp_path, "\n".join(lines)))
     assert (first.title, first.model, first.seeds) == ("x", "ir", (3,))
     assert (second.title, second.model, second.seeds) == ("x", "cnn", (4,))
     (run,) = sweep.plan_targets(Sweep(defenses=("none",), settings=second.settings), tmp_path, "fp32")

@@ -118,7 +118,8 @@ def test_matched_accuracy_needs_a_curve() -> None:
 
 
 def test_the_papers_delta() -> None:
-    assert delta(NONE, WEAK, "white_box") == pytest.approx(2.0) and delta(NONE, STRONG, "white_box") == pytest.approx(3.5)
+    assert delta(NONE, WEAK, "white_box") == pytest.approx(2.0)
+    assert delta(NONE, STRONG, "white_box") == pytest.approx(3.5)
     assert math.isnan(delta(NONE, point("x", 0.9, white_box=0.1), "white_box"))
     assert delta(NONE, point("x", 0.95, white_box=0.7), "white_box") == pytest.approx(-2.0)
 

@@ -24,8 +24,8 @@ from mibench.runs import Run, canonical
 from mibench.training import empty_memories
 
 __all__ = [
-    "classifier", "dataset", "fill_memories", "load_classifier", "load_memories", "load_prior", "open_dataset", "read_tensors",
-    "write_memories", "write_tensors",
+    "classifier", "dataset", "fill_memories", "load_classifier", "load_memories", "load_prior", "open_dataset",
+    "read_tensors", "write_memories", "write_tensors",
 ]  # fmt: skip
 
 
