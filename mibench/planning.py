@@ -241,19 +241,21 @@ def informed(method: str, settings: dict[str, Any], target: Run) -> list[tuple[s
         return []
     changes = ["+align"]
     for item in target.spec["defenses"]:
-        changes += registry.card("defenses", item["name"]).get("adaptive", {})
+        declared = registry.card("defenses", item["name"]).get("adaptive", {})
+        changes += [change.format(**item["settings"]) for change in declared]  # he knows the defense's settings too
     known = registry.defaults("attacks", method)
     found: list[tuple[str, dict[str, Any]]] = []
     for change in dict.fromkeys(changes):
         if change.startswith("+"):
-            wrapper = change[1:]
+            wrapper, *words = change[1:].split()
             if wrapper in registry.wrappers(method):
                 continue
+            whole = f"{method}+{wrapper}"
             # Two views of each image and half as many steps: as many images as the attack alone asks for.
-            offered = registry.defaults("attacks", f"{method}{change}")
-            views = {f"{wrapper}.copies": "2"} if f"{wrapper}.copies" in offered else {}
-            views |= {f"{wrapper}.select": "false"} if f"{wrapper}.select" in offered else {}
-            found.append((f"{method}{change}", settings | views))
+            views = {"copies": "2", "select": "false"} | registry.parse_sets(words)
+            offered = registry.defaults("attacks", whole)
+            own = {f"{wrapper}.{key}": value for key, value in views.items() if f"{wrapper}.{key}" in offered}
+            found.append((whole, settings | own))
         else:
             key, _, value = change.partition("=")
             if key in known:

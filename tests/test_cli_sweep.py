@@ -80,8 +80,10 @@ def test_an_informed_attacker_asks_no_more() -> None:
 def test_attack_informed_is_the_same(tmp_path: Path) -> None:
     folder, _ = swept()
     before = files(folder / "results/inversions")
-    (re,) = [path for path in (folder / "results/targets").glob("*re-*")
-             if json.loads((path / "run.json").read_text())["spec"]["defenses"][0]["settings"]["a_e"] == 0.8]  # fmt: skip
+    (re,) = [
+        path for path in (folder / "results/targets").glob("*re-*")
+        if json.loads((path / "run.json").read_text())["spec"]["defenses"][0]["settings"]["a_e"] == 0.8
+    ]  # fmt: skip
     told = command(
         "attack", "--method", "ppa", "--informed", "--target", str(re), "--results", str(folder / "results"),
         "--identities", "3", "--dry-run", *JUDGES, *sets(images=1, candidates=1, pool=20, steps=4),
@@ -103,8 +105,9 @@ def test_a_suite_is_a_sweep_in_a_file(tmp_path: Path) -> None:
             ("training", {"epochs": 1}), ("evaluator", {"epochs": 1}),
         )
     )  # fmt: skip
-    head = f"defenses = ['none', 're']\nstrengths = [0.2, 0.8]\nmethods = ['{QUICK}']\ninformed = true\nidentities = 3\n"
-    (tmp_path / "mine.toml").write_text(head + settings)
+    head = ["defenses = ['none', 're']", "strengths = [0.2, 0.8]", f"methods = ['{QUICK}']", "informed = true",
+            "identities = 3", ""]  # fmt: skip
+    (tmp_path / "mine.toml").write_text("\n".join(head) + settings)
     plan = json.loads(command("run", "mine.toml", "--results", str(folder / "results"), "--dry-run").out)
     assert plan and all(one["done"] for one in plan)
 

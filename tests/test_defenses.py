@@ -138,7 +138,7 @@ def test_every_defense_says_what_it_is(name: str) -> None:
     for strength in card["grid"]:
         registry.configure("defenses", name, settings={card["strength"]: strength})
     for change, why in card["adaptive"].items():
-        assert (change.startswith("+") or "=" in change) and why
+        assert (change.startswith("+") or "=" in change.format(**settings)) and why
     for other, why in card.get("conflicts", {}).items():
         assert other in NAMES and why
 

@@ -55,8 +55,8 @@ def test_all_leaves_out_what_the_architecture_cannot_do(tmp_path: Path) -> None:
 
 def test_informed_attackers_may_ask_no_more_than_the_attack(tmp_path: Path) -> None:
     given = Sweep(
-        defenses=("none", "re a_e=0.4", "nls"), strengths="default", methods=("ppa", "cma_es"), informed=True,
-        identities=2, floors=(), settings=DATA,
+        defenses=("none", "re a_e=0.4", "nls", "trap alpha=0.05"), strengths="default", methods=("ppa", "cma_es"),
+        informed=True, identities=2, floors=(), settings=DATA,
     )  # fmt: skip
     runs = [run.parents["inversion"] for run in sweep.plan(given, tmp_path, "fp32")]
     tried: dict[str, list[str]] = {}
@@ -71,6 +71,8 @@ def test_informed_attackers_may_ask_no_more_than_the_attack(tmp_path: Path) -> N
         assert run.spec["budget"] == (most if changed else None)
     assert tried["digiface-cnn-none"] == ["ppa", "ppa+align", "cma_es"]
     assert tried["digiface-cnn-re"] == ["ppa", "ppa+align", "ppa+eot", "cma_es"]
+    known = [run.spec["attack"]["settings"]["untrap.alpha"] for run in runs if run.name == "ppa+untrap"]
+    assert known == [0.05]
     assert tried["digiface-cnn-nls"] == ["ppa", "ppa+align", "ppa max_margin", "cma_es"]
 
 

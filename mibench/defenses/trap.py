@@ -29,7 +29,7 @@ CARD = {
     "link": "https://arxiv.org/abs/2411.08460",
     "strength": "beta",
     "grid": [0.1, 0.2, 0.3, 0.5],
-    "adaptive": {"+untrap": "estimates the triggers on public images and looks past them"},
+    "adaptive": {"+untrap alpha={alpha}": "estimates the triggers on public images and looks past them"},
 }
 
 PRESETS = {"paper": {"alpha": 0.02, "beta": 0.2, "step": 0.01}}

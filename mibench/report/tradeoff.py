@@ -181,7 +181,7 @@ def _informed(one: Scored) -> str:
             continue
         for change in changes:
             key, equals, value = change.partition("=")
-            if equals and str(settings.get(key)) == value:
+            if equals and not key.startswith("+") and str(settings.get(key)) == value:
                 said.append(change)
     return " ".join(dict.fromkeys(said))
 
