@@ -22,7 +22,7 @@ from typing import Any
 from mibench.errors import UserError, unknown
 from mibench.files import write_json
 
-__all__ = ["KINDS", "PROTOCOL", "Run", "clock", "find", "finished", "provenance"]
+__all__ = ["KINDS", "PROTOCOL", "Library", "Run", "clock", "find", "finished", "provenance"]
 
 PROTOCOL = 1
 """Raised when the same specification would give other numbers, so that old results are not taken for new ones."""
@@ -178,31 +178,72 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"cannot read {path}: {error}; delete that run's directory and run it again") from None
 
 
-def _load(root: Path, path: Path) -> Run:
-    """The finished run in a directory, its parents found by id."""
-    card = _read_json(path / "run.json")
-    try:
-        parents: dict[str, Run | list[Run]] = {
-            role: [find(root, one) for one in ids] if isinstance(ids, list) else find(root, ids)
-            for role, ids in card["parents"].items()
-        }
-        run = Run(root, card["kind"], card["name"], card["spec"], parents, card["inputs"])
-        claimed = card["id"]
-    except (KeyError, TypeError, AttributeError):
-        raise UserError(f"{path / 'run.json'} is not a mibench run; delete that directory and run it again") from None
-    if run.id != claimed or run.path != path:
-        raise UserError(
-            f"{path} does not hold what its name says (protocol {card.get('protocol')}, specification {run.id}): it "
-            "was edited, renamed or made by another version; delete it and run it again"
-        )
-    return run
+class Library:
+    """The finished runs of a results folder as they were when it was opened; each is read once.
+
+    Args:
+        root: The results folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.paths = {path.parent.name: path.parent for kind in KINDS for path in (root / kind).glob("[!.]*/done")}
+        self.by_id: dict[str, list[Path]] = {}
+        for name, path in self.paths.items():
+            self.by_id.setdefault(name[-8:], []).append(path)
+        self.runs: dict[Path, Run] = {}
+
+    def find(self, reference: str) -> Run:
+        """A run by its id, the beginning of it, its directory's name or its path.
+
+        Raises:
+            UserError: If nothing or more than one run matches.
+        """
+        wanted = Path(reference).name
+        exact = [self.paths[wanted]] if wanted in self.paths else self.by_id.get(wanted, [])
+        matches = exact or [path for name, path in self.paths.items() if wanted and name[-8:].startswith(wanted)]
+        if len(matches) > 1:
+            raise UserError(f"'{reference}' matches {len(matches)} runs: {', '.join(path.name for path in matches)}")
+        if not matches:
+            raise unknown("run", reference, self.paths)
+        return self.load(matches[0])
+
+    def load(self, path: Path) -> Run:
+        """The run in a directory, its parents found by id.
+
+        Raises:
+            UserError: If it is not what its name says.
+        """
+        if path not in self.runs:
+            self.runs[path] = self._read(path)
+        return self.runs[path]
+
+    def _read(self, path: Path) -> Run:
+        card = _read_json(path / "run.json")
+        try:
+            parents: dict[str, Run | list[Run]] = {
+                role: [self.find(one) for one in ids] if isinstance(ids, list) else self.find(ids)
+                for role, ids in card["parents"].items()
+            }
+            run = Run(self.root, card["kind"], card["name"], card["spec"], parents, card["inputs"])
+            claimed = card["id"]
+        except (KeyError, TypeError, AttributeError):
+            raise UserError(
+                f"{path / 'run.json'} is not a mibench run; delete that directory and run it again"
+            ) from None
+        if run.id != claimed or run.path != path:
+            raise UserError(
+                f"{path} does not hold what its name says (protocol {card.get('protocol')}, specification {run.id}): "
+                "it was edited, renamed or made by another version; delete it and run it again"
+            )
+        return run
 
 
 def finished(root: Path, kind: str) -> list[Run]:
     """All whole runs of a kind, oldest name first; those of other protocols are left out."""
-    folder = root / kind
-    paths = sorted(path.parent for path in folder.glob("[!.]*/done")) if folder.is_dir() else []
-    return [_load(root, path) for path in paths if _read_json(path / "run.json").get("protocol") == PROTOCOL]
+    library = Library(root)
+    paths = sorted(path for path in library.paths.values() if path.parent.name == kind)
+    return [library.load(path) for path in paths if _read_json(path / "run.json").get("protocol") == PROTOCOL]
 
 
 def find(root: Path, reference: str) -> Run:
@@ -211,15 +252,7 @@ def find(root: Path, reference: str) -> Run:
     Raises:
         UserError: If nothing or more than one run matches.
     """
-    wanted = Path(reference).name
-    names = {path.parent.name: path.parent for kind in KINDS for path in (root / kind).glob("[!.]*/done")}
-    exact = [path for name, path in names.items() if wanted in (name, name[-8:])]
-    matches = exact or [path for name, path in names.items() if wanted and name[-8:].startswith(wanted)]
-    if len(matches) > 1:
-        raise UserError(f"'{reference}' matches {len(matches)} runs: {', '.join(path.name for path in matches)}")
-    if not matches:
-        raise unknown("run", reference, names)
-    return _load(root, matches[0])
+    return Library(root).find(reference)
 
 
 def clock() -> tuple[float, float]:

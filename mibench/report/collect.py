@@ -17,7 +17,7 @@ import pandas as pd
 
 from mibench import registry
 from mibench.errors import UserError
-from mibench.runs import PROTOCOL, Run, canonical, find
+from mibench.runs import PROTOCOL, Library, Run, canonical
 from mibench.stages.train_target import unusual
 
 __all__ = ["RATES", "Scored", "changes", "defense_label", "frame", "rows", "scored", "settings_text"]
@@ -92,11 +92,12 @@ def scored(root: Path, warnings: list[str] | None = None) -> list[Scored]:
     """All whole score runs below a results folder; each one left out adds a line with its path to `warnings`."""
     said = warnings if warnings is not None else []
     found = []
+    library = Library(root)
     for path in sorted((root / "scores").glob("[!.]*")):
         if not path.is_dir():
             continue
         try:
-            found.append(_read(root, path))
+            found.append(_read(library, path))
         except UserError as error:
             text = str(error)
             said.append(f"left out {path}: {text}" if str(path) not in text else f"left out: {text}")
@@ -106,7 +107,7 @@ def scored(root: Path, warnings: list[str] | None = None) -> list[Scored]:
     return found
 
 
-def _read(root: Path, path: Path) -> Scored:
+def _read(library: Library, path: Path) -> Scored:
     """One score run, refused unless whole and untouched."""
     for name in ("done", "run.json", "scores.json", "per_image.csv"):
         if not (path / name).is_file():
@@ -115,7 +116,7 @@ def _read(root: Path, path: Path) -> Scored:
     if made_by != PROTOCOL:
         raise UserError(f"it is of protocol {made_by}, this mibench of {PROTOCOL}; its numbers are not comparable")
     try:
-        run = find(root, path.name)
+        run = library.find(path.name)
     except UserError as error:
         if not str(error).startswith("unknown run"):
             raise

@@ -142,9 +142,10 @@ def sections(points: list[Point], titles: Mapping[str, str]) -> Iterator[Section
             ])  # fmt: skip
         if len(_effects(rows)) > 4:
             yield Section(f"Side effects, {about}", rows, _effects(rows), [
-                "PGD: natural accuracy under an adversary who may change every pixel by ε (pixels in [0, 1]; APGD on the "
-                "DLR loss, 10 steps, 200 held-out images). ECE: expected calibration error in points, 15 bins. training "
-                "time: processor seconds, beside the undefended target's. Means over seeds; least and most are seeds.",
+                "PGD: natural accuracy under an adversary who may change every pixel by ε (pixels in [0, 1]; APGD on "
+                "the DLR loss, 10 steps, 200 held-out images). ECE: expected calibration error in points, 15 bins. "
+                "training time: processor seconds, beside the undefended target's. Means over seeds; least and most "
+                "are seeds.",
             ])  # fmt: skip
 
 
