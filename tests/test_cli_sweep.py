@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from shell import JUDGES, SCRATCH, SMALL, Outcome, command, files, results, sets
+from shell import GAN, JUDGES, SCRATCH, SMALL, Outcome, command, files, results, sets
 
 from mibench.stages import train_backbone
 
@@ -137,7 +137,20 @@ def test_a_defense_that_needs_a_public_start_gets_one(monkeypatch: pytest.Monkey
     assert len(list(Path("results/backbones").glob("[!.]*/done"))) == 1
 
 
-def test_memories_are_kept_with_the_target_and_come_out_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("defense", ["truncate", "rounding", "noise", "dp_sgd", "mid+truncate", "re+loft"])
+def test_targets_of_unusual_shape_go_through_every_stage(defense: str) -> None:
+    """A served score of exactly 0, a head of its own, another optimiser: trained, measured, inverted, scored."""
+    told = command("train", "--defense", defense, *SMALL, *JUDGES, *sets(training__epochs=1))
+    metrics = json.loads((told.last / "metrics.json").read_text())
+    assert metrics["side_effects"]["served_sum_error"] < 1e-5
+    words = [*sets(pool=20), "--method", "prior_search"]
+    if defense == "truncate":
+        words = [*sets(images=1), *GAN, "--method", "brep"]
+    told = command("attack", *words, *SMALL, *JUDGES, "--identities", "2")
+    assert told.code == 0, told.err
+
+
+def test_memories_are_kept_with_the_target_and_come_out_the_same() -> None:
     words = ("train-target", "--defense", "ssd", *SMALL, *sets(training__epochs=1))
     first = results(command(*words).last)
     assert "memories.safetensors" in first and "heldout.safetensors" in first

@@ -36,10 +36,10 @@ class Served(Classifier):
         self.seed = seed
 
     def serve(self, features: Float[Tensor, "n d"], x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
-        """Logarithms of the shaped scores; a score of 0 is -inf."""
+        """Logarithms of the shaped scores; a score of 0 is told as 1e-38, because logits must be finite."""
         probs = torch.softmax(self.inside[0].serve(features, x).float(), dim=1)
         shaped: Tensor = self.shaper(probs, Noise(self.seed, content_keys(x)))
-        return shaped.log()
+        return shaped.clamp(min=torch.finfo(shaped.dtype).tiny).log()
 
     def around(self, base: Classifier) -> "Served":
         """The same shapers around another network."""
