@@ -420,9 +420,10 @@ def _side_effects(one: Point, none: Point | None) -> dict[str, Any]:
 
 
 def _seconds(point: Point) -> float | None:
-    """Mean processor time of a target's training."""
+    """Mean processor time of a target's training, where it is known."""
     found = [run.read("run.json")["provenance"].get("training_cpu_seconds") for run in point.targets]
-    return fmean(found) if found and all(value is not None for value in found) else None
+    known = [value for value in found if value is not None]
+    return fmean(known) if known else None
 
 
 def summary(found: list[Point]) -> pd.DataFrame:

@@ -191,12 +191,13 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     with run.working() as folder:
         model = artifacts.classifier(run, classes, data.image_shape)
         label = f"train {'evaluation model' if evaluator else 'target'} {run.name}"
-        before = time.process_time()
+        resumed, before = (folder / "checkpoint.pt").exists(), time.process_time()
         fitted = fit(
             model, split, classes, chosen, engine, run.spec["seed"], reporter, label, defenses, data.flip,
             checkpoint=folder / "checkpoint.pt",
         )  # fmt: skip
-        trained = time.process_time() - before  # of this process: less than all of it if an earlier one was killed
+        # Unknown after a killed process, which took part of it with it.
+        trained = None if resumed else round(time.process_time() - before, 2)
         state = {name: value.clone() for name, value in model.state_dict().items()}
         artifacts.write_memories(folder / "memories.safetensors", fitted.memories)
         for defense, memory in zip(defenses, fitted.memories, strict=True):
@@ -244,7 +245,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         write_json(folder / "metrics.json", metrics)
         (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in fitted.log), encoding="utf-8")
         write_json(folder / "data.json", dict(data.card))
-        run.finish(provenance(started, describe(engine)) | {"training_cpu_seconds": round(trained, 2)})
+        run.finish(provenance(started, describe(engine)) | {"training_cpu_seconds": trained})
 
 
 PROBED = 200
