@@ -245,6 +245,11 @@ def score(
     inversion: Annotated[
         list[str] | None, typer.Option("--inversion", help="Inversion (id or directory); all if absent.")
     ] = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="Judge another program's images: FOLDER/<person>/*.png.")
+    ] = None,
+    target: Annotated[str | None, typer.Option("--target", help="The target that --images were made from.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="What to call --images; the folder's if absent.")] = None,
     evaluators: Evaluators = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -254,12 +259,19 @@ def score(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Stage 4: judge reconstructions with evaluation models the attack never saw."""
-    from mibench import planning, runs
+    """Stage 4: judge reconstructions, your own or another program's, with evaluation models the attack never saw."""
+    from mibench import planning, printing, runs
 
     given = planning.split_sets(sets, "evaluator", [])
     device, precision = planning.prepare(device, precision)
-    found = [runs.find(results, one) for one in inversion] if inversion else runs.finished(results, "inversions")
+    if images is None and (target is not None or name is not None):
+        raise UserError("--target and --name belong to --images FOLDER; to score an inversion name it with --inversion")
+    if images is not None and inversion:
+        raise UserError("--images and --inversion exclude each other; score them one after the other")
+    if images is not None:
+        found = [planning.plan_images(results, images, target, name)]
+    else:
+        found = [runs.find(results, one) for one in inversion or []] or runs.finished(results, "inversions")
     for run in found:
         if run.kind != "inversions":
             raise UserError(f"{run.label} is not an inversion; --inversion takes one of {results}/inversions")
@@ -267,6 +279,8 @@ def score(
         raise UserError(f"no inversion in {results}; run first: mibench invert")
     scores = [planning.plan_score(run, evaluators, precision, given["evaluator"]) for run in found]
     if carry_out(scores, device, force, dry_run):
+        if images is not None and not as_json:
+            printing.show_tables(results, scores)
         tell(scores, as_json)
 
 
@@ -394,14 +408,17 @@ def carry_out_sweeps(
 @app.command(rich_help_panel="Do")
 def report(
     results: Annotated[Path, typer.Argument(help="Folder of all runs.")] = Path("results"),
+    private_images: Annotated[
+        bool, typer.Option("--private-images/--no-private-images", help="Show real photographs in the pictures.")
+    ] = True,
     as_json: Json = False,
 ) -> None:
-    """Tables in the terminal; the same as CSV, Markdown, LaTeX and JSON; picture grids."""
+    """Tables in the terminal; the same as CSV, Markdown, LaTeX and JSON; figures and picture grids."""
     from rich.console import Console
 
     from mibench import report as reports
 
-    folder = reports.write(results, Console(quiet=as_json))
+    folder = reports.write(results, Console(quiet=as_json), private_images)
     if as_json:
         print((folder / "tables.json").read_text(encoding="utf-8"))
     else:
@@ -434,7 +451,7 @@ def demo(
                 scores.append(planning.plan_score(run, None, precision, {}))
     unique = list({run.id: run for run in scores}.values())
     if carry_out(unique, device, force, dry_run):
-        report(results, as_json)
+        report(results, as_json=as_json)
 
 
 @app.command("list", rich_help_panel="Look")
@@ -464,6 +481,18 @@ def list_command(
         print(json.dumps(found, indent=1))
         return
     printing.print_cards(found)
+
+
+@app.command(rich_help_panel="Look")
+def checks(
+    results: Annotated[Path, typer.Argument(help="Folder of all runs.")] = Path("results"),
+    explain: Annotated[bool, typer.Option("--explain", help="Say what each check looks for, and why.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Can these numbers be trusted? What looks like privacy but is a weak attack, or no measurement at all."""
+    from mibench import printing
+
+    printing.print_checks(None if explain else results, as_json)
 
 
 @app.command(rich_help_panel="Look")
@@ -523,6 +552,71 @@ def features(
 
 
 @app.command(rich_help_panel="Look")
+def judge(
+    run: Annotated[str, typer.Argument(help="An inversion or a score: its id, its beginning, or its directory.")],
+    pairs: Annotated[
+        int, typer.Option("--pairs", min=1, help="Reconstructions to judge; catch trials come on top.")
+    ] = 40,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Which images are asked about.")] = 0,
+    rater: Annotated[str, typer.Option("--rater", help="Whose answers they are.")] = "human",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 0,
+    export: Annotated[
+        Path | None, typer.Option("--export", help="Write the pairs and questions.jsonl here, for another program.")
+    ] = None,
+    answers: Annotated[
+        Path | None, typer.Option("--import", help="Read JSON lines of id and answer, as another program gave them.")
+    ] = None,
+    summary: Annotated[bool, typer.Option("--summary", help="What the answers amount to, rater by rater.")] = False,
+    results: Results = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Let a person or another program say whether reconstructions show the private person, on a local page."""
+    from mibench import runs
+    from mibench.judge import answers as kept
+    from mibench.judge import exchange, questions
+    from mibench.stages import artifacts
+
+    if sum([export is not None, answers is not None, summary]) > 1:
+        raise UserError("--export, --import and --summary exclude each other; give one at a time")
+    inversion = questions.of(runs.find(results if Path(run).parent == Path() else Path(run).parent.parent, run))
+    target = inversion.parents["target"]
+    data = artifacts.dataset(target)  # type: ignore[arg-type]
+    shown = export is None and answers is None and not summary
+    # Whoever reads answers takes those to any number of pairs: fewer pairs are among the more.
+    every = inversion.read("metrics.json")["images"]
+    asked = questions.ask(inversion, data, pairs if shown or export is not None else every, seed)
+    store = kept.Answers(inversion)
+    if export is not None:
+        print(f"{export} holds private images; it is yours to keep from others", file=sys.stderr)
+        print(exchange.export(asked, export))
+        return
+    if answers is not None:
+        store.record(rater, exchange.read_answers(answers, asked))
+    if shown:
+        serve(asked, store, rater, port)
+    found = {name: kept.summary(asked, given) for name, given in store.read().items()}
+    if as_json:
+        print(json.dumps(found, indent=1, sort_keys=True))
+        return
+    if not found and summary:
+        raise UserError(f"nobody has judged {inversion.label} yet; run first: mibench judge {inversion.id}")
+    for name, one in found.items():
+        print("\n".join(kept.lines(name, one)))
+
+
+def serve(asked: list[Any], store: Any, rater: str, port: int) -> None:
+    """Show the page until Ctrl-C."""
+    from mibench.judge.server import Server
+
+    with Server(asked, store, rater, port) as server:
+        print(f"open {server.url} in a browser on this machine; Ctrl-C ends it", file=sys.stderr, flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print(file=sys.stderr)
+
+
+@app.command(rich_help_panel="Look")
 def cite(
     run: Annotated[str, typer.Argument(help="A run: its id, the beginning of it, or its directory.")],
     results: Results = Path("results"),
@@ -540,6 +634,15 @@ def doctor(as_json: Json = False) -> None:
     from mibench.doctor import examine
 
     examine(as_json)
+
+
+@app.command(rich_help_panel="Look")
+def verify(device: Device = "auto", precision: Precision = "auto", as_json: Json = False) -> None:
+    """Check the metrics on this machine against closed forms and other packages; exit code 1 if one fails."""
+    from mibench.verify import examine
+
+    if not examine(device, precision, as_json):
+        raise typer.Exit(1)
 
 
 @data_app.command("list")

@@ -9,7 +9,7 @@ from mibench import engine, models, registry, runs
 from mibench.errors import UserError, unknown
 from mibench.registry import Choice
 from mibench.runs import Run
-from mibench.stages import artifacts, invert, score, train_prior, train_target
+from mibench.stages import artifacts, import_images, invert, score, train_prior, train_target
 
 __all__ = [
     "attack_sets",
@@ -22,6 +22,7 @@ __all__ = [
     "floors",
     "plan_attack",
     "plan_floors",
+    "plan_images",
     "plan_score",
     "plan_target",
     "prepare",
@@ -276,6 +277,22 @@ def queries(inversion: Run) -> int:
     cost = attack.cost(untrained, len(data.public))
     asks = cost.queries + cost.shared_queries
     return min(asks, inversion.spec["budget"] or asks)
+
+
+def plan_images(root: Path, folder: Path, target: str | None, name: str | None) -> Run:
+    """The inversion that a folder of another program's images stands for.
+
+    Raises:
+        UserError: If no target is named, or see `import_images.plan`.
+    """
+    known = [run.name + "-" + run.id for run in runs.finished(root, "targets")]
+    if target is None:
+        offered = f"one of {', '.join(known[:6])}" if known else "train one first: mibench train"
+        raise UserError(f"--images needs the target that was attacked; name it with --target: {offered}")
+    found = runs.find(root, target)
+    if found.kind != "targets":
+        raise UserError(f"{found.label} is not a target; --target takes one of {root}/targets")
+    return import_images.plan(root, found, folder, name)
 
 
 def plan_score(inversion: Run, evaluators: str | None, precision: str, training: dict[str, str]) -> Run:

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from mibench.runs import Run
     from mibench.sweep import Sweep
 
-__all__ = ["describe_data", "print_attacks", "print_cards", "print_suites", "print_training", "show_tables"]
+__all__ = [
+    "describe_data", "print_attacks", "print_cards", "print_checks", "print_suites", "print_training", "show_tables",
+]  # fmt: skip
 
 
 def print_training(runs: list["Run"]) -> None:
@@ -156,7 +158,34 @@ def show_tables(results: Path, scores: list["Run"]) -> None:
     console = Console()
     table = collect.frame(found)
     console.print(tables.render(found, table, tables.differences(found, table), console))
-    console.print(privacy.render(tradeoff.points(found, table), privacy.titles(table), console))
+    console.print(privacy.render(tradeoff.points(found, table), privacy.titles(table), found, console))
+
+
+def print_checks(results: Path | None, as_json: bool) -> None:
+    """What the checks find in a results folder, or (None) what each of them looks for."""
+    from mibench import checks
+
+    console = Console()
+    if results is None:
+        about = {name: checks.explanation(name) for name in checks.CHECKS}
+        if as_json:
+            print(json.dumps({name: {"looks_for": one, "why": why} for name, (one, why) in about.items()}, indent=1))
+            return
+        for name, (one, why) in about.items():
+            console.print(Text(name, "bold cyan"))
+            console.print(Padding(Text.assemble(one, ("\n" + why, "dim")), (0, 0, 1, 2)))
+        return
+    from mibench.report import collect, facts, tradeoff
+
+    found = collect.scored(results)
+    table = collect.frame(found)
+    findings = [*tradeoff.findings(tradeoff.points(found, table)), *facts.findings(found)]
+    if as_json:
+        print(json.dumps([one._asdict() for one in findings], indent=1))
+        return
+    for finding in findings:
+        console.print(Text.assemble((f"! {finding.check}", "yellow"), f" {finding.label}: {finding.text}"))
+    console.print(f"{len(found)} scores, {len(checks.CHECKS)} checks, {len(findings)} findings", style="dim")
 
 
 def describe_data(data: "Dataset", as_json: bool) -> None:

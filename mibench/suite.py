@@ -19,7 +19,7 @@ from typing import Any
 from mibench.engine import Engine, Reporter, Task, resolve, set_threads, workers
 from mibench.errors import UserError
 from mibench.runs import KINDS, Run, canonical
-from mibench.stages import artifacts, invert, score, train_backbone, train_prior, train_target
+from mibench.stages import artifacts, import_images, invert, score, train_backbone, train_prior, train_target
 
 __all__ = ["execute", "pending"]
 
@@ -56,7 +56,9 @@ def perform(run: Run, engine: Engine, reporter: Reporter) -> None:
     """Do one run, unless another process has done it meanwhile."""
     with run.held():
         if not run.done:
-            STAGES[run.kind](run, engine, reporter)
+            # Imported images are an inversion that another program made.
+            work = import_images.work if import_images.imported(run) else STAGES[run.kind]
+            work(run, engine, reporter)
 
 
 def execute(runs: list[Run], device: str, reporter: Reporter, force: bool = False) -> None:
@@ -70,7 +72,8 @@ def execute(runs: list[Run], device: str, reporter: Reporter, force: bool = Fals
         for run in runs:
             run.discard()
     # Drawn or decoded once here, with all cores, instead of once in every worker: the cache then has it.
-    for inputs in {canonical(run.inputs["dataset"]): run.inputs["dataset"] for run in todo if run.inputs}.values():
+    asked = [run.inputs["dataset"] for run in todo if "dataset" in run.inputs]
+    for inputs in {canonical(inputs): inputs for inputs in asked}.values():
         data = artifacts.open_dataset(inputs, reporter)
         for what, images in data.card.get("converted", {}).items():
             reporter.say(f"data set {data.name}: {images} image(s) converted: {what}")

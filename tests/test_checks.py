@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from mibench.checks import CHECKS, Evidence, check
+from mibench.checks import CHECKS, Evidence, Facts, Judge, check, check_facts, explanation
 from mibench.metrics.statistics import Interval
 
 
@@ -54,5 +54,71 @@ def test_scores_that_are_no_probabilities(error: float, expected: bool) -> None:
 
 
 def test_every_check_explains_itself() -> None:
-    for name, found in CHECKS.items():
-        assert found.__doc__ and len(found.__doc__.split("\n\n")) >= 2, name
+    for name in CHECKS:
+        about, why = explanation(name)
+        assert about.endswith(".") and len(why) > 60, name
+
+
+# --- of a score
+
+
+def judge(**changes: object) -> Judge:
+    given = {"name": "resnet", "family": "resnet", "weights": "b", "classes": ("ann", "bob"), "accuracy": 0.8,
+             "dataset": "d"}  # fmt: skip
+    return Judge(**(given | changes))  # type: ignore[arg-type]
+
+
+def facts(**changes: object) -> Facts:
+    given = {
+        "label": "ppa on none", "family": "cnn", "weights": "a", "classes": ("ann", "bob"), "dataset": "d",
+        "judges": (judge(), judge(name="ir", family="ir", weights="c")), "n": 5000, "inception": True, "shared": 0,
+        "prior_dataset": "d", "scored": "x", "saved": "x", "wobble": 0.0,
+    }  # fmt: skip
+    return Facts(**(given | changes))  # type: ignore[arg-type]
+
+
+FIRES = {
+    "evaluator_is_target": [{"judges": (judge(weights="a"),)}, {"judges": (judge(family="cnn"),)}],
+    "evaluator_too_weak": [{"judges": (judge(accuracy=0.3),)}, {"judges": (judge(accuracy=math.nan),)}],
+    "identities_overlap": [{"shared": 3}],
+    "labels_differ": [{"judges": (judge(classes=("bob", "ann")),)}, {"judges": (judge(classes=("ann",)),)}],
+    "evaluator_of_other_data": [{"judges": (judge(dataset="e"),)}],
+    "prior_knows_private": [{"prior_dataset": "e"}],
+    "too_few_for_fid": [{"n": 200}],
+    "random_target_scored_once": [{"wobble": 0.4}],
+    "selected_by_evaluator": [{"selects": "evaluator"}],
+    "pixels_differ": [{"saved": "y"}],
+}
+SILENT = {
+    "evaluator_too_weak": {"judges": (judge(accuracy=0.5),)},
+    "identities_overlap": {"shared": None},
+    "prior_knows_private": {"prior_dataset": None},
+    "too_few_for_fid": {"n": 200, "inception": False},
+    "random_target_scored_once": {"wobble": 0.4, "passes": 8},
+    "selected_by_evaluator": {"selects": "nobody"},
+    "pixels_differ": {"saved": None},
+}
+
+
+def test_sound_facts_raise_nothing() -> None:
+    assert check_facts([facts()]) == []
+    for name, changes in SILENT.items():
+        assert check_facts([facts(**changes)]) == [], name
+
+
+@pytest.mark.parametrize("name", FIRES)
+def test_each_check_fires_on_its_own_mistake_and_on_no_other(name: str) -> None:
+    for changes in FIRES[name]:
+        found = check_facts([facts(**changes)])
+        assert [one.check for one in found] == [name] and found[0].label == "ppa on none"
+        assert "\n" not in found[0].text
+
+
+def test_every_check_is_tried() -> None:
+    tried = {"weaker_access_wins", "gradients_vanish", "not_probabilities", *FIRES}
+    assert tried == set(CHECKS)
+
+
+def test_what_holds_of_many_scores_is_said_once() -> None:
+    found = check_facts([facts(label=str(i), shared=3) for i in range(5)] + [facts(label="x", n=10)])
+    assert [(one.check, one.label) for one in found] == [("identities_overlap", "5 scores"), ("too_few_for_fid", "x")]

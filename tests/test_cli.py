@@ -102,7 +102,8 @@ COMMANDS = sorted(commands(typer.main.get_command(cli.app)))
 
 
 def test_the_commands_of_the_issue_exist() -> None:
-    wanted = "train attack report demo train-target train-prior invert score list show doctor sweep run features cite"
+    wanted = "train attack report demo train-target train-prior invert score list show doctor cite"
+    wanted += " sweep run features verify checks judge"
     looks = {("data", name) for name in ("list", "show", "prepare")}
     assert {(name,) for name in wanted.split()} | looks <= set(COMMANDS)
 
@@ -151,6 +152,9 @@ JSON = {
     "score": ["score", *JUDGES],
     "attack": ["attack", "--method", "kedmi", *ATTACK],
     "report": ["report"],
+    "checks": ["checks"],
+    "verify": ["verify"],
+    "list suites": ["list", "suites"],
     "list": ["list"],
     "doctor": ["doctor"],
     "data list": ["data", "list"],

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent / "mibench"
 ORDER = [
     "errors", "files", "rng", "engine", "augment", "core", "objectives", "runs", "registry", "pictures", "assets",
     "data", "models", "priors", "attacks", "defenses", "metrics", "training", "stages", "suite", "checks", "report",
-    "progress", "planning", "sweep", "printing", "cite", "doctor", "cli",
+    "judge", "progress", "planning", "sweep", "printing", "verify", "cite", "doctor", "cli",
 ]  # fmt: skip
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 

@@ -17,8 +17,9 @@ from rich.console import Console
 from mibench import registry
 from mibench.core import Dataset, Split
 from mibench.errors import UserError
+from mibench.metrics.comparison import adjusted, least_p, paired_test
 from mibench.metrics.statistics import clustered_interval, paired_interval
-from mibench.report import collect, exports, grids, show, tables, write
+from mibench.report import collect, exports, grids, leakage, show, tables, write
 from mibench.runs import Run, find
 from mibench.stages import artifacts
 
@@ -273,7 +274,7 @@ def test_two_protocols_never_share_a_table(root: Path, data: Dataset) -> None:
     assert sum(line.strip().startswith("real held-out") and "=" not in line for line in text.splitlines()) == 3
     for group in tables.protocols(table):
         assert group["identities"].nunique() == group["evaluators"].nunique() == group["fingerprint"].nunique() == 1
-    markdown = exports.to_markdown(collect.scored(root), table, pd.DataFrame(), [], [])
+    markdown = exports.to_markdown(collect.scored(root), table, pd.DataFrame(), [], leakage.leakage([], table[:0]), [])
     assert markdown.count("| chance |") == 3 and markdown.count("## ") == 3
     assert "1 of 4 identities" in markdown
     # None of the three has a twin under another protocol.
@@ -326,9 +327,80 @@ def test_paired_difference_in_closed_form(root: Path) -> None:
     assert (row["difference_low"], row["difference_high"]) == (wanted.low, wanted.high)
     assert row["verdict"] == "no clear difference" and wanted.high > 0
     total = compared[(compared["defense"] == "re a_e=0.8") & (compared["attack"] == "ppa")].iloc[0]
-    assert total["difference"] == pytest.approx(-11 / 12) and total["verdict"] == "lower"
+    assert total["difference"] == pytest.approx(-11 / 12) and total["p"] == 2 / 2**4
+    assert total["verdict"] == "no clear difference"  # four people cannot show more
     assert total["natural_accuracy_difference"] == pytest.approx(-1 / 8)
     assert compared[compared["judged_by"]]["attack"].tolist()[0] == "ppa"
+
+
+def crowd(found: list[collect.Scored], copies: int = 6) -> list[collect.Scored]:
+    """The same hits of so many times as many people."""
+    for one in found:
+        rows = [one.per_image.assign(label=one.per_image["label"] + 4 * place) for place in range(copies)]
+        vars(one)["per_image"] = pd.concat(rows, ignore_index=True)
+    return found
+
+
+def test_the_verdict_follows_the_p_value_corrected_over_the_rows(root: Path) -> None:
+    found = crowd(collect.scored(root))
+    compared = tables.differences(found, collect.frame(found))
+    assert compared["p_adjusted"].tolist() == adjusted(torch.tensor(compared["p"].to_numpy())).tolist()
+    assert (compared["p_adjusted"] > compared["p"]).any() and (compared["verdict"] == "lower").sum() >= 3
+    for _, row in compared.iterrows():
+        clear = "lower" if row["difference"] < 0 else "higher"
+        assert row["verdict"] == (clear if row["p_adjusted"] < 0.05 else "no clear difference")
+    row = compared[(compared["defense"] == "re a_e=0.4") & (compared["attack"] == "gmi")].iloc[0]
+    a, b = (torch.tensor(bits(HITS[area, "gmi"]) * 6).bool() for area in (0.4, None))
+    assert row["p"] == paired_test(a, b, torch.arange(24).repeat_interleave(3)).p
+
+
+def test_few_identities_are_told_that_nothing_can_be_clear(root: Path) -> None:
+    found = collect.scored(root)
+    table = collect.frame(found)
+    compared = tables.differences(found, table)
+    said = tables.difference_notes(compared)
+    assert len(compared) == 5 and least_p(4, 5) == 0.625
+    assert "With 4 identities and 5 comparisons no p can be below .625" in said[1]
+    many = crowd(found)
+    assert not any("no p can be" in line for line in tables.difference_notes(tables.differences(many, table)))
+
+
+def test_power_tells_of_the_smallest_and_the_largest_claim(root: Path) -> None:
+    found = crowd(collect.scored(root))
+    compared = tables.differences(found, collect.frame(found))
+    claimed = compared[compared["verdict"] == "lower"].sort_values("difference")
+    note = tables.difference_notes(compared)[-1]
+    for end, word in ((claimed.iloc[0], "largest"), (claimed.iloc[-1], "smallest")):
+        sign = f"{100 * end['difference']:+.1f} points) takes {end['identities_needed']:.0f} identities"
+        assert f"the {word} clear difference (" in note and sign in note
+    assert "One seed of each target" in note and (compared["seeds"] == 1).all()
+    means = [torch.tensor(bits(HITS[area, "gmi"])).double().view(4, 3).mean(1).repeat(6) for area in (0.4, None)]
+    row = compared[(compared["defense"] == "re a_e=0.4") & (compared["attack"] == "gmi")].iloc[0]
+    sd = float((means[0] - means[1]).std())
+    assert row["detectable"] == pytest.approx(2.80158 * sd / 24**0.5, rel=1e-4)
+    assert row["identities_needed"] == max(6, math.ceil((2.80158 * sd / row["difference"]) ** 2))
+
+
+def test_seeds_are_counted_where_there_are_several(root: Path, data: Dataset) -> None:
+    judges = [find(root, next((root / "evaluators").glob(f"digiface-{name}-*")).name) for name in ("resnet", "ir")]
+    for victim, hits in ((target(root, [], data, seed=5), "111111100111"),
+                         (target(root, [{"name": "re", "settings": RE}], data, seed=5), "010000000100")):  # fmt: skip
+        score(root, "ppa", victim, judges, bits(hits), data)
+    found = collect.scored(root)
+    compared = tables.differences(found, collect.frame(found))
+    own = compared[compared["defense"].str.startswith("re a_e=0.4") & (compared["attack"] == "ppa")]
+    assert own["seeds"].tolist() == [2, 2] and own["seeds_needed"].nunique() == 1
+    others = compared.drop(own.index)
+    assert (others["seeds"] == 1).all() and others["seeds_needed"].isna().all()
+    assert "One seed" not in tables.difference_notes(compared)[-1]
+
+
+def test_the_adjusted_p_is_shown_where_there_is_room(root: Path) -> None:
+    assert [tables.probability(p) for p in (0.0001, 0.0123, 0.5, 0.9999, 1.0, math.nan)] == [
+        "<.001", ".012", ".500", "1", "1", ""
+    ]
+    first = min((column for column in tables.DIFFERENCES if column.drop), key=lambda column: column.drop)
+    assert first.header == "Holm p"
 
 
 def test_pairs_follow_label_and_order_not_rows(root: Path) -> None:
@@ -415,7 +487,7 @@ def test_markdown_says_how_to_get_what_is_missing(root: Path) -> None:
     text = (write(root, Console(file=io.StringIO(), width=120)) / "tables.md").read_text()
     assert "Not measured: lpips: no weights; fetch them" in text
     heads = [line for line in text.splitlines() if line.startswith("|")]
-    assert {line.replace("\\|", "").count("|") for line in heads} == {14, 8, 9}
+    assert {line.replace("\\|", "").count("|") for line in heads} == {14, 9, 7, 8}
 
 
 def test_nothing_to_report_says_what_to_run(tmp_path: Path) -> None:
@@ -448,6 +520,23 @@ def test_grid_holds_the_real_pixels(root: Path, data: Dataset) -> None:
         first = images["images"][person * IMAGES].repeat_interleave(factor, 1).repeat_interleave(factor, 2)
         assert torch.equal(sheet[:, y : y + side, third : third + side], first)
     assert (sheet[:, : grids.MARGIN // 2] == 255).all()
+
+
+def test_a_report_to_hand_on_holds_no_private_image(root: Path, data: Dataset) -> None:
+    folder = write(root, Console(file=io.StringIO(), width=120), private_images=False)
+    (path,) = folder.glob("grid-*.png")
+    with Image.open(path) as picture:
+        wide, high = picture.size
+        pixels = torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8)
+    sheet = pixels.view(high, wide, 3).permute(2, 0, 1)
+    side = 8 * round(grids.TILE / 8)
+    top, step = grids.MARGIN + 40 + 2 * grids.LINE + 10, side + 2 * grids.LINE + 20
+    for left in (grids.MARGIN, grids.MARGIN + side + grids.GAP):
+        for person in range(4):
+            square = sheet[:, top + person * step : top + person * step + side, left : left + side]
+            assert (square == grids.WITHHELD).all()
+    third = grids.MARGIN + 2 * side + grids.GAP + grids.GROUP
+    assert len(sheet[:, top : top + side, third : third + side].unique()) > 50  # the reconstructions are there
 
 
 def test_the_nearest_heldout_image_is_of_the_same_person(root: Path, data: Dataset) -> None:

@@ -3,17 +3,21 @@
     path/private/<person>/*.jpg     the people whose privacy is at stake: at least 2, with at least 2 pictures each
     path/public/<person>/*.jpg      other people, whom an attacker could have: about a third become distractors
     path/public/*.jpg               or all of them in one folder; then they are distractors too, as one person
+    path/groups.csv                 optional: lines `identity,group` (the first line says so), for private people
 
 Files: png, jpg, jpeg, bmp, webp, tif, tiff, of any size; cropped to the centre square and resized. Hidden files,
 Thumbs.db and desktop.ini are passed over; any other file is refused, never skipped in silence.
 Nobody may be in both private/ and public/, and no picture may lie under two people (compared by pixels after
 resizing; another compression of the same photograph is not found).
+A person in no line of groups.csv is in no group. Groups change no picture and no split; a report compares them. They
+are content all the same: a target trained before groups.csv was written or changed is trained again.
 The split into train and held-out depends on the seed and the names alone, and copies of one picture stay together.
 """
 
+import csv
 import json
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -76,9 +80,11 @@ class Folder(Source):
 
         Raises:
             UserError: No or empty private/ or public/; fewer than 2 people; a person with fewer than 2 different
-                pictures; a file that is no readable image; a person or picture in two places.
+                pictures; a file that is no readable image; a person or picture in two places; a groups.csv that names
+            somebody twice or somebody who is not private.
         """
         private, public = self._tree()
+        groups = _groups(self._root(), private)
         files = [file for tree in (private, public) for own in tree.values() for file in own]
         pixels, converted = self._pixels(files, reporter or Silent())
         rows = {file: row for row, file in enumerate(files)}
@@ -118,16 +124,20 @@ class Folder(Source):
                 "public_people": () if flat else tuple(known),
                 "distractor_people": tuple(sorted(aside)),
                 "converted": converted,
+                **({"groups": groups} if groups else {}),
             },
         )
 
     def identity(self) -> dict[str, object]:
         """The fields, with the content (names and bytes of all files) in the place of the path."""
         private, public = self._tree()
+        groups = _groups(self._root(), private)
         people = [*private.items(), *public.items()]
         named = [(person, [file.name for file in own]) for person, own in people]
         try:
-            content = hash_of(len(private), named, files=[file for _, own in people for file in own])
+            # Without groups the hash is what it was before there were any.
+            told = [sorted(groups.items())] if groups else []
+            content = hash_of(len(private), named, *told, files=[file for _, own in people for file in own])
         except OSError as error:
             raise UserError(f"{error.filename} cannot be read ({error.strerror}); replace or remove it") from error
         return {name: value for name, value in asdict(self).items() if name != "path"} | {"content": content}
@@ -136,10 +146,13 @@ class Folder(Source):
         """Private and public image files by person, checked without reading them."""
         if not self.path:
             raise UserError(f"the data set 'folder' needs the folder of your pictures: give path=...; {_LAYOUT}")
-        root = Path(self.path).expanduser()
+        root = self._root()
         private, public = _people(root, "private"), _people(root, "public")
         _check_people(root, private, public)
         return private, public
+
+    def _root(self) -> Path:
+        return Path(self.path).expanduser()
 
     def _pixels(self, files: list[Path], reporter: Reporter) -> tuple[Tensor, dict[str, int]]:
         def make() -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -203,6 +216,40 @@ def _people(root: Path, role: str) -> dict[str, list[Path]]:
             f"{len(empty)} folder(s) under {top} have no pictures, the first is '{empty[0]}'; fill it or remove it"
         )
     return people
+
+
+def _groups(root: Path, private: Collection[str]) -> dict[str, str]:
+    """Private person -> group, as groups.csv says; empty without that file.
+
+    Raises:
+        UserError: Another first line; a line without both; an unknown person, or one in two lines.
+    """
+    file = root / "groups.csv"
+    if not file.exists():
+        return {}
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as handle:  # spreadsheets begin a file with a mark
+            lines = [[cell.strip() for cell in line] for line in csv.reader(handle) if line]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{file} cannot be read ({error}); save it as text in UTF-8, or remove it") from None
+    layout = "give one line identity,group for each private person, below a first line that reads identity,group"
+    if not lines or lines[0] != ["identity", "group"]:
+        raise UserError(f"{file} begins with {','.join(lines[0]) if lines else 'nothing'!r}; {layout}")
+    odd = [line for line in lines[1:] if len(line) != 2 or not all(line)]
+    if odd:
+        raise UserError(f"{file} has {len(odd)} line(s) without one identity and one group, the first is "
+                        f"{','.join(odd[0])!r}; {layout}")  # fmt: skip
+    if len(lines) == 1:
+        raise UserError(f"{file} names nobody; {layout}, or remove it")
+    names = [name for name, _ in lines[1:]]
+    unknown = [name for name in names if name not in private]
+    if unknown:
+        raise UserError(f"{file} names {len(unknown)} identity(ies) without a folder in private/, the first is "
+                        f"'{unknown[0]}'; correct the name or remove the line")  # fmt: skip
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise UserError(f"{file} names {len(twice)} identity(ies) twice, the first is '{twice[0]}'; keep one line each")
+    return {name: group for name, group in lines[1:]}
 
 
 def _check_people(root: Path, private: dict[str, list[Path]], public: dict[str, list[Path]]) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["write"]
 
 
-def write(root: Path, console: "Console") -> Path:
+def write(root: Path, console: "Console", private_images: bool = True) -> Path:
     """Print every protocol's tables, write them and the picture grids to `results/report/`.
 
     Runs that are damaged or of another version are left out; each is named on stderr, in tables.md and in
@@ -23,6 +23,7 @@ def write(root: Path, console: "Console") -> Path:
     Args:
         root: The results folder.
         console: Where the tables go.
+        private_images: Show real photographs beside the reconstructions; otherwise the report can be handed on.
 
     Returns:
         The report's folder.
@@ -32,7 +33,7 @@ def write(root: Path, console: "Console") -> Path:
     """
     from rich.console import Console
 
-    from mibench.report import collect, exports, figures, grids, privacy, tables, tradeoff
+    from mibench.report import collect, exports, figures, grids, leakage, privacy, tables, tradeoff
 
     warnings: list[str] = []
     found = collect.scored(root, warnings)
@@ -49,16 +50,18 @@ def write(root: Path, console: "Console") -> Path:
     folder = root / "report"
     compared, points = tables.differences(found, table), tradeoff.points(found, table)
     console.print(tables.render(found, table, compared, console))
-    console.print(privacy.render(points, privacy.titles(table), console))
+    leaks = leakage.leakage(found, table)
+    console.print(privacy.render(points, privacy.titles(table), found, console))
+    console.print(leakage.render(leaks, table, console))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            grids.write(folder, found, table)
+            grids.write(folder, found, table, private_images)
         except UserError as error:  # the numbers stand without the picture
             warnings.append(f"no picture: {error}")
             chatter.print(warnings[-1], style="yellow", markup=False)
         figures.write(folder, points, privacy.titles(table))
-        exports.write(folder, found, table, compared, points, warnings)
+        exports.write(folder, found, table, compared, points, leaks, warnings)
     except OSError as error:
         raise UserError(f"cannot write the report to {folder}: {error.strerror or error}") from None
     return folder

@@ -6,6 +6,7 @@ identities. Each row says which protocol it belongs to; a table never mixes two.
 
 import hashlib
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,13 +21,19 @@ from mibench.errors import UserError
 from mibench.runs import PROTOCOL, Library, Run, canonical
 from mibench.stages.train_target import unusual
 
-__all__ = ["RATES", "Scored", "changes", "defense_label", "frame", "rows", "scored", "settings_text"]
+__all__ = ["PRDC", "RATES", "Scored", "changes", "defense_label", "frame", "rows", "scored", "settings_text"]
 
 RATES = ("open_top1", "open_top5", "closed_top1", "closed_top5", "knn_train", "knn_heldout")
 """What an evaluation model says of each image; every one has an interval."""
 
+DOUBTS = ("calibrated", "gap", "times_real")
+"""How much of that is likeness, with intervals; older scores have none of them."""
+
 SETS = ("fid", "kid")
 """What an evaluation model's features say of all images together."""
+
+PRDC = ("precision", "recall", "density", "coverage")
+"""How far the images lie among real ones in these features; blank in scores that were made without it."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +55,16 @@ class Scored:
         return _single(self.inversion, "target")
 
     @property
-    def prior(self) -> Run:
-        """Where the images come from."""
-        return _single(self.inversion, "prior")
+    def prior(self) -> Run | None:
+        """Where the images come from; None where another program made them."""
+        return _single(self.inversion, "prior") if "prior" in self.inversion.parents else None
+
+    @property
+    def made_by(self) -> list[Mapping[str, Any]]:
+        """How the images were made, as specifications; of another program's images only what they are called."""
+        if self.prior is None:
+            return [{"name": self.inversion.spec["attack"]["settings"]["name"]}]
+        return [self.inversion.spec, self.prior.spec]
 
     @property
     def evaluators(self) -> list[Run]:
@@ -63,10 +77,23 @@ class Scored:
         """The evaluation models' names, headline first."""
         return [run.spec["model"] for run in self.evaluators]
 
+    @property
+    def card(self) -> Mapping[str, Any]:
+        """The protocol card; empty in older scores."""
+        found = self.scores.get("card")
+        return found if isinstance(found, Mapping) else {}
+
     @cached_property
     def protocol(self) -> str:
-        """6 hex digits: the images, the judges and the number of identities; rows that share them are comparable."""
+        """6 hex digits: the images, the judges and who was attacked; rows that share them are comparable.
+
+        Of the card, resolution, crop and reference images follow from the fingerprint of all pixels. Selection and
+        budget are the attack's own, which its row shows.
+        """
         key = [self.fingerprint, [run.id for run in self.evaluators], self.scores["identities"]]
+        # Attacks of mibench take the first so many identities; a folder of images may be of any.
+        others = self.card.get("split", {}).get("attacked")
+        key += [others] if others is not None else []
         return hashlib.sha256(canonical(key).encode()).hexdigest()[:6]
 
     @cached_property
@@ -202,21 +229,28 @@ def _interval(key: str, found: Mapping[str, Any], at: str = "") -> dict[str, Any
     return {f"{key}{at}": found["value"], f"{key}_low{at}": found["low"], f"{key}_high{at}": found["high"]}
 
 
+def _prdc(found: Mapping[str, Any]) -> dict[str, float | None]:
+    """Precision, recall, density, coverage; null where there are too few images, or in an old file."""
+    known = found.get("prdc") or {}
+    return {key: known.get(key) for key in PRDC}
+
+
 def _judged(names: Iterable[str], judges: Mapping[str, Any]) -> dict[str, Any]:
     """`open_top1@resnet`, `open_top1_low@resnet`, ... from the `evaluators` or the `ceiling` of a scores.json."""
     flat: dict[str, Any] = {}
     for name in names:
-        for key in RATES:
+        for key in (*RATES, *DOUBTS):
             if key in judges[name]:  # the ceiling has no distance to the held-out images: each would find itself
                 flat |= _interval(key, judges[name][key], f"@{name}")
         flat |= {f"{key}@{name}": judges[name][key] for key in SETS}
+        flat |= {f"{key}@{name}": value for key, value in _prdc(judges[name]).items()}
     return flat
 
 
 def row(one: Scored) -> dict[str, Any]:
     """One score run as one flat row."""
     scores, spec = one.scores, one.inversion.spec
-    attack, prior = spec["attack"], one.prior.spec["prior"]
+    attack = spec["attack"]
     made = one.inversion.read("metrics.json")
     flat: dict[str, Any] = _shared(one) | {
         "target": one.target.id,
@@ -228,14 +262,13 @@ def row(one: Scored) -> dict[str, Any]:
     }
     flat |= _interval("natural_accuracy", scores["natural_accuracy"])
     flat |= {
-        "attack": attack["name"],
+        "attack": attack["name"] if one.prior else attack["settings"]["name"],
         "role": _card("attacks", attack["name"]).get("role", "attack"),
-        "preset": preset("attacks", attack["name"], attack["settings"]),
+        "preset": preset("attacks", attack["name"], attack["settings"]) if one.prior else attack["name"],
         "access": spec["access"],
         "seed": spec["seed"],
         "budget": spec["budget"],
-        "prior": prior["name"],
-        "prior_preset": preset("priors", prior["name"], prior["settings"]),
+        **_origin(one.prior),
         "n": scores["n"],
     }
     flat |= _judged(one.names, scores["evaluators"])
@@ -244,22 +277,41 @@ def row(one: Scored) -> dict[str, Any]:
     for name, found in scores["perceptual"].items():
         if name == "inception":
             flat |= {"fid": found["fid"], "kid": found["kid"]}
+            flat |= {f"{key}@inception": value for key, value in _prdc(found).items()}  # 'precision' is also a dtype's
         else:
             flat |= _interval(name, found)
+    for pair, found in scores.get("agreement", {}).items():
+        flat |= _interval("both", found["both"], f"@{pair}") | {f"kappa@{pair}": found["kappa"]}
+    flat |= _cost(one.inversion, one.prior, made)
     flat |= {
-        "queries": made["queries_per_identity"],
-        "gradient_images": made["gradient_images_per_identity"],
-        "shared_queries": made["shared_queries"],
-        "prior_queries": one.prior.read("metrics.json").get("target_queries", 0),
-        "prior_gradients": one.prior.read("metrics.json").get("target_gradients", 0),
-        "seconds": one.inversion.read("run.json")["provenance"]["seconds"],
-        "cpu_seconds": one.inversion.read("run.json")["provenance"].get("cpu_seconds"),
-        "prior_cpu_seconds": one.prior.read("run.json")["provenance"].get("cpu_seconds"),
         "inversion": one.inversion.id,
-        "prior_run": one.prior.id,
+        "prior_run": one.prior.id if one.prior else "",
+        "card": scores.get("card_hash", ""),
         "score": one.run.id,
     }
     return flat
+
+
+def _origin(prior: Run | None) -> dict[str, str]:
+    """The prior by name; blank where another program made the images."""
+    if prior is None:
+        return {"prior": "", "prior_preset": ""}
+    asked = prior.spec["prior"]
+    return {"prior": asked["name"], "prior_preset": preset("priors", asked["name"], asked["settings"])}
+
+
+def _cost(inversion: Run, prior: Run | None, made: Mapping[str, Any]) -> dict[str, Any]:
+    """What was asked of the target and how long it took; not known (NaN, never 0) of another program's images."""
+    names = ("queries", "gradient_images", "shared_queries", "prior_queries", "prior_gradients", "seconds",
+             "cpu_seconds", "prior_cpu_seconds")  # fmt: skip
+    if prior is None:
+        return dict.fromkeys(names, math.nan)
+    own, learnt = (run.read("run.json")["provenance"] for run in (inversion, prior))
+    asked = prior.read("metrics.json")
+    values = (made["queries_per_identity"], made["gradient_images_per_identity"], made["shared_queries"],
+              asked.get("target_queries", 0), asked.get("target_gradients", 0), own["seconds"], own.get("cpu_seconds"),
+              learnt.get("cpu_seconds"))  # fmt: skip
+    return dict(zip(names, values, strict=True))
 
 
 def _shared(one: Scored) -> dict[str, Any]:

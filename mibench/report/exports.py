@@ -9,9 +9,11 @@ from typing import Any
 import pandas as pd
 
 from mibench.files import write_atomic, write_json
-from mibench.report import privacy, tables, tradeoff
+from mibench.report import leakage, privacy, tables, tradeoff
 from mibench.report.collect import Scored
+from mibench.report.leakage import Leakage
 from mibench.report.privacy import Section
+from mibench.report.protocol import TITLE, apart
 from mibench.report.tradeoff import Point
 
 __all__ = ["records", "to_latex", "to_markdown", "write"]
@@ -38,7 +40,7 @@ def _plain(value: Any) -> Any:
 
 
 def _sections(
-    found: list[Scored], table: pd.DataFrame, compared: pd.DataFrame, points: list[Point]
+    found: list[Scored], table: pd.DataFrame, compared: pd.DataFrame, points: list[Point], leaks: Leakage
 ) -> Iterable[Section]:
     """Every table."""
     for group in tables.protocols(table):
@@ -49,8 +51,9 @@ def _sections(
         pairs = compared[compared["protocol"] == protocol].reset_index(drop=True) if len(compared) else compared
         if len(pairs):
             what = f"What each defense changes, {tables.title(group)}"
-            yield Section(what, pairs, tables.DIFFERENCES, [tables.ABOUT_DIFFERENCES])
+            yield Section(what, pairs, tables.DIFFERENCES, tables.difference_notes(pairs))
     yield from privacy.sections(points, privacy.titles(table))
+    yield from leakage.sections(leaks, table)
 
 
 def _cells(rows: pd.DataFrame, columns: list[tables.Column], escape: Callable[[str], str]) -> list[list[str]]:
@@ -58,7 +61,12 @@ def _cells(rows: pd.DataFrame, columns: list[tables.Column], escape: Callable[[s
 
 
 def to_markdown(
-    found: list[Scored], table: pd.DataFrame, compared: pd.DataFrame, points: list[Point], warnings: list[str]
+    found: list[Scored],
+    table: pd.DataFrame,
+    compared: pd.DataFrame,
+    points: list[Point],
+    leaks: Leakage,
+    warnings: list[str],
 ) -> str:
     """GitHub's tables, a caption below each."""
 
@@ -66,7 +74,7 @@ def to_markdown(
         return text.replace("|", "\\|").replace("_", "\\_").replace("<", "&lt;")
 
     lines = []
-    for title, rows, columns, notes in _sections(found, table, compared, points):
+    for title, rows, columns, notes in _sections(found, table, compared, points, leaks):
         lines += [f"## {escape(title)}", ""]
         lines.append(f"| {' | '.join(escape(column.header) for column in columns)} |")
         lines.append(f"|{'|'.join(':---' if column.left else '---:' for column in columns)}|")
@@ -75,6 +83,9 @@ def to_markdown(
     checked = privacy.findings(points)
     if checked:
         lines += ["## Checks", "", *(f"- {escape(line)}" for line in checked), ""]
+    why = apart(found, table["protocol"])
+    if why:
+        lines += [f"**{TITLE}**", "", *(f"- {escape(line)}" for line in why), ""]
     if warnings:
         lines += ["## Left out", "", *(f"- {escape(line)}" for line in warnings), ""]
     return "\n".join(lines)
@@ -85,10 +96,12 @@ def escape_latex(text: str) -> str:
     return "".join(LATEX.get(character, character) for character in text)
 
 
-def to_latex(found: list[Scored], table: pd.DataFrame, compared: pd.DataFrame, points: list[Point]) -> str:
+def to_latex(
+    found: list[Scored], table: pd.DataFrame, compared: pd.DataFrame, points: list[Point], leaks: Leakage
+) -> str:
     r"""One `table` with a `tabular` each, for \input into an article; needs no package."""
     lines = [r"% Made by mibench report. \input this file; it needs no package."]
-    for title, rows, columns, notes in _sections(found, table, compared, points):
+    for title, rows, columns, notes in _sections(found, table, compared, points, leaks):
         lines += ["", r"\begin{table}", r"\centering\scriptsize\setlength{\tabcolsep}{3pt}"]
         lines.append(rf"\begin{{tabular}}{{{''.join('l' if column.left else 'r' for column in columns)}}}")
         for part in ("top", "bottom"):
@@ -121,20 +134,26 @@ def write(
     table: pd.DataFrame,
     compared: pd.DataFrame,
     points: list[Point],
+    leaks: Leakage,
     warnings: list[str],
 ) -> list[Path]:
-    """tables.{csv,json,md,tex}, differences.csv, tradeoff.csv and curves.csv; each appears whole or not at all.
+    """tables.{csv,json,md,tex}, differences.csv, tradeoff.csv, curves.csv, leakage.csv, inequality.csv and groups.csv;
+    each appears whole or not at all.
 
-    tables.json holds the same rows as the CSV files, under `rows`, `differences`, `tradeoff` and `curves`, what was
-    left out under `warnings`, what the checks found under `checks`. Returns the paths.
+    tables.json holds the same rows as the CSV files, under `rows`, `differences`, `tradeoff`, `curves`, `leakage`,
+    `inequality` and `groups`, what was left out under `warnings`, what the checks found under `checks`. Returns the
+    paths.
     """
     texts = {
         "tables.csv": table.to_csv(index=False, lineterminator="\n"),
         "differences.csv": _csv(compared),
         "tradeoff.csv": _csv(tradeoff.frame(points)),
         "curves.csv": _csv(tradeoff.summary(points)),
-        "tables.md": to_markdown(found, table, compared, points, warnings),
-        "tables.tex": to_latex(found, table, compared, points),
+        "leakage.csv": _csv(leaks.people),
+        "inequality.csv": _csv(leaks.targets),
+        "groups.csv": _csv(leaks.groups),
+        "tables.md": to_markdown(found, table, compared, points, leaks, warnings),
+        "tables.tex": to_latex(found, table, compared, points, leaks),
     }
     paths = []
     for name, text in texts.items():
@@ -145,8 +164,10 @@ def write(
         else:
             path.unlink(missing_ok=True)
     whole = {
+        "apart": apart(found, table["protocol"]),
         "checks": privacy.findings(points), "differences": records(compared), "rows": records(table),
         "tradeoff": records(tradeoff.frame(points)), "curves": records(tradeoff.summary(points)), "warnings": warnings,
+        "leakage": records(leaks.people), "inequality": records(leaks.targets), "groups": records(leaks.groups),
     }  # fmt: skip
     write_json(folder / "tables.json", whole)
     return [*paths, folder / "tables.json"]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["IDENTITIES", "draw", "write"]
 
 IDENTITIES = 6
-"""People shown: those with the first labels."""
+"""People shown: of those attacked, the ones with the first labels."""
 
 MOST = 12
 """Columns of reconstructions a picture holds; where there are more, each target shows its strongest attack only."""
@@ -227,19 +227,29 @@ def draw(
     return sheet
 
 
-def write(folder: Path, found: list[Scored], table: pd.DataFrame) -> list[Path]:
-    """`grid-<dataset>-<protocol>.png` for each protocol that has an attack; returns the paths."""
+WITHHELD = 232
+"""The grey that stands for a private image that is not shown."""
+
+
+def write(folder: Path, found: list[Scored], table: pd.DataFrame, private_images: bool = True) -> list[Path]:
+    """`grid-<dataset>-<protocol>.png` for each protocol that has an attack; returns the paths.
+
+    Without private images there is a grey square in the place of each real one.
+    """
     paths = []
     for group in tables.protocols(table):
         row: Any = group.iloc[0]
         own = [one for one in found if one.protocol == row["protocol"]]
         data = artifacts.dataset(own[0].target)
-        labels = list(range(min(IDENTITIES, int(row["identities"]))))
+        labels = sorted(own[0].per_image["label"].unique().tolist())[:IDENTITIES]
         columns = strips(own, group, labels, data.classes)
         if not columns:
             continue
         private, heldout = real(own[0], data, labels)
+        if not private_images:
+            private, heldout = torch.full_like(private, WITHHELD), torch.full_like(heldout, WITHHELD)
         title = f"{row['dataset']}: {row['identities']} identities attacked"
+        title += "" if private_images else " (private images withheld)"
         names = [data.classes[label] for label in labels]
         sheet = draw(title, own[0].names[0], names, private, heldout, columns)
         path = folder / f"grid-{row['dataset']}-{row['protocol']}.png"

@@ -1,20 +1,24 @@
 """Privacy against utility as tables: points, curves, side effects, and what the checks found."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import pandas as pd
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from mibench.report import tradeoff
-from mibench.report.tables import Column, amount, fitted, interval, missing, percent, protocols, title
+from mibench.report import facts, tradeoff
+from mibench.report.collect import Scored
+from mibench.report.tables import CLEAR, LEVEL, Column, amount, fitted, interval, missing, percent, protocols, title
 from mibench.report.tradeoff import ACCESSES, BELOW, Point
 
 __all__ = ["FRONT", "Section", "findings", "render", "sections", "titles"]
 
 FRONT = "◆"
 """Marks a point that no other beats in both natural accuracy and the strongest attack of an access."""
+
+SURE = "*"
+"""Marks a difference to the undefended target that is hardly chance."""
 
 WORDS = {"white_box": "white box", "black_box": "black box", "label_only": "label only"}
 
@@ -28,17 +32,22 @@ class Section(NamedTuple):
     notes: list[str]
 
 
-def _points(value: float, low: float, high: float, digits: int) -> str:
+def _points(value: float, low: float, high: float, digits: int, mark: str = "") -> str:
     if missing(value):
         return ""
     if missing(low):
-        return f"{100 * value:+.1f}"
-    return f"{100 * value:+.1f} [{100 * low:+.{digits}f},{100 * high:+.{digits}f}]"
+        return f"{100 * value:+.1f}{mark}"
+    return f"{100 * value:+.1f}{mark} [{100 * low:+.{digits}f},{100 * high:+.{digits}f}]"
 
 
 def _difference(access: str) -> Callable[[pd.Series, int], str]:
     name = f"{access}_difference"
-    return lambda row, digits: _points(row[name], row[f"{name}_low"], row[f"{name}_high"], digits)
+
+    def cell(row: pd.Series, digits: int) -> str:
+        mark = SURE if row[f"{access}_p_adjusted"] < CLEAR else ""
+        return _points(row[name], row[f"{name}_low"], row[f"{name}_high"], digits, mark)
+
+    return cell
 
 
 def _rate(name: str) -> Callable[[pd.Series, int], str]:
@@ -127,7 +136,8 @@ def sections(points: list[Point], titles: Mapping[str, str]) -> Iterator[Section
         yield Section(f"Privacy against utility, {about}", rows, _tradeoff(rows), [
             "Per access the strongest attack that was run on every seed, open-set top-1 of the headline evaluation "
             "model, in % [95% interval, clustered by identity, all seeds together]. difference: paired over identities "
-            f"and seeds, in points. {FRONT} no other target is both more accurate and safer under that access.",
+            f"and seeds, in points; {SURE} p < {LEVEL}, sign-flip test over identities, Holm's correction over the "
+            f"access's differences. {FRONT} no other target is both more accurate and safer under that access.",
             "Δ = attack accuracy prevented per point of natural accuracy lost, the papers' trade-off: blank where "
             "accuracies differ by less than half a point, negative where the defense raises accuracy.",
         ])  # fmt: skip
@@ -149,19 +159,22 @@ def sections(points: list[Point], titles: Mapping[str, str]) -> Iterator[Section
             ])  # fmt: skip
 
 
-def findings(points: list[Point]) -> list[str]:
-    """What the checks found, one line each."""
-    return [f"{one.label}: {one.text} ({one.check})" for one in tradeoff.findings(points)]
+def findings(points: list[Point], found: Sequence[Scored] = ()) -> list[str]:
+    """What the checks found of defenses and of scores, one line each."""
+    said = [*tradeoff.findings(points), *facts.findings(found)]
+    return [f"{one.label}: {one.text} ({one.check})" for one in said]
 
 
-def render(points: list[Point], titles: Mapping[str, str], console: Console) -> RenderableType:
+def render(
+    points: list[Point], titles: Mapping[str, str], found: Sequence[Scored], console: Console
+) -> RenderableType:
     """The tables and what the checks found, for a terminal."""
     parts: list[RenderableType] = []
     for section in sections(points, titles):
         parts += [Text(section.title, style="bold underline"), Text(), fitted(section.rows, section.columns, console),
                   Text(), *(Text(note, style="dim") for note in section.notes), Text()]  # fmt: skip
-    found = findings(points)
-    if found:
+    said = findings(points, found)
+    if said:
         parts += [Text("Checks: do not take these numbers for privacy", style="bold underline yellow"), Text(),
-                  *(Text(f"! {line}", style="yellow") for line in found), Text()]  # fmt: skip
+                  *(Text(f"! {line}", style="yellow") for line in said), Text()]  # fmt: skip
     return Group(*parts)

@@ -113,6 +113,12 @@ def _result(run: Run) -> str:
                          + ("" if found["fid"] is None else f", fid@{name} {found['fid']:.4g}"))  # fmt: skip
         return "\n".join(lines)
     metrics = run.read("metrics.json")
+    if run.kind == "inversions" and metrics["queries_per_identity"] is None:
+        each = sorted({metrics["images_least"], metrics["images_most"]})
+        return (
+            f"{metrics['images']} images of {metrics['identities']} identities, {' to '.join(map(str, each))} each, "
+            "made by another program; queries unknown"
+        )
     if run.kind == "inversions":
         return (
             f"{metrics['images']} images of {metrics['identities']} identities; per identity "

@@ -4,6 +4,7 @@ One declaration of the columns serves the terminal, Markdown and LaTeX. Rates ar
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,14 +18,25 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from mibench.metrics import power
+from mibench.metrics.comparison import adjusted, least_p, paired_test
 from mibench.metrics.statistics import paired_interval
 from mibench.report.collect import Scored
+from mibench.report.protocol import TITLE, apart
 from mibench.runs import canonical
 
-__all__ = ["DIFFERENCES", "Column", "caption", "columns", "differences", "marks", "protocols", "render", "title"]
+__all__ = [
+    "CLEAR", "DIFFERENCES", "Column", "caption", "columns", "difference_notes", "differences", "marks", "protocols",
+    "render", "title",
+]  # fmt: skip
 
 BEST, WORST = "▲", "▽"
 """Marks of the attacks that leak most and least from a target, by the headline number."""
+
+CLEAR = 0.05
+"""A difference is called clear where its adjusted p-value is below."""
+
+LEVEL = f"{CLEAR:g}".lstrip("0")
 
 
 @dataclass(frozen=True)
@@ -66,6 +78,13 @@ def interval(row: Any, key: str, digits: int) -> str:
     if missing(value) or missing(low) or missing(high):
         return percent(value)
     return f"{percent(value)} [{100 * low:.{digits}f},{100 * high:.{digits}f}]"
+
+
+def probability(value: Any) -> str:
+    """A p-value with three digits, without its leading zero."""
+    if missing(value):
+        return ""
+    return "<.001" if value < 0.0005 else f"{value:.3f}".lstrip("0") if value < 0.9995 else "1"
 
 
 def amount(value: Any) -> str:
@@ -132,6 +151,11 @@ def marks(group: pd.DataFrame) -> dict[int, str]:
     return {int(index): mark for index, mark in found.items()}
 
 
+def kappas(group: pd.DataFrame) -> list[str]:
+    """The column of the agreement of the headline evaluation model with the next one; none in older scores."""
+    return [str(name) for name in group if str(name).startswith("kappa@")][:1]
+
+
 def strongest(group: pd.DataFrame) -> pd.DataFrame:
     """The attack of each target with the highest headline number: what the target is judged by."""
     attacks = group[group["role"] == "attack"]
@@ -165,19 +189,23 @@ def columns(group: pd.DataFrame) -> list[Column]:
         Column("", "defense", target, left=True),
         Column("natural", "accuracy", natural),
         Column("", "attack", attack, left=True),
-        *(Column("open-set", name, rate(f"open_top1@{name}"), drop=0 if name == first else 7) for name in names),
-        *(Column("closed", name, plain(f"closed_top1@{name}", percent), drop=6 if name == first else 5)
+        *(Column("open-set", name, rate(f"open_top1@{name}"), drop=0 if name == first else 8) for name in names),
+        *(Column("closed", name, plain(f"closed_top1@{name}", percent), drop=7 if name == first else 6)
           for name in names),
-        Column("KNN", "train", plain(f"knn_train@{first}", amount), drop=4),
-        Column("KNN", "held-\nout", plain(f"knn_heldout@{first}", amount), drop=3),
-        Column("fid", f"@{first}", plain(f"fid@{first}", amount), drop=3),
-        *(Column("", name, plain(name, amount), drop=1) for name in ("fid", "lpips", "facenet") if name in group),
-        Column("queries", "each", lambda row, digits: count(queries(row), digits), drop=2),
-        Column("with", "grad.", lambda row, digits: count(row.get("gradient_images"), digits), drop=1),
-        Column("", "sec.", plain("seconds", seconds), drop=1),
+        Column("KNN", "train", plain(f"knn_train@{first}", amount), drop=5),
+        Column("KNN", "held-\nout", plain(f"knn_heldout@{first}", amount), drop=4),
+        Column("fid", f"@{first}", plain(f"fid@{first}", amount), drop=4),
+        *(Column("", name, plain(name, amount), drop=2) for name in ("fid", "lpips", "facenet") if name in group),
+        Column("calib-", "rated", plain(f"calibrated@{first}", percent), drop=1),
+        Column("target", "minus", plain(f"gap@{first}", _signed), drop=1),
+        Column("times", "real", plain(f"times_real@{first}", amount), drop=1),
+        *(Column("judges'", "kappa", plain(name, amount), drop=1) for name in kappas(group)),
+        Column("queries", "each", lambda row, digits: count(queries(row), digits), drop=3),
+        Column("with", "grad.", lambda row, digits: count(row.get("gradient_images"), digits), drop=2),
+        Column("", "sec.", plain("seconds", seconds), drop=2),
     ]  # fmt: skip
     if group["n"][group["target"].notna()].nunique() > 1:
-        shown.insert(3, Column("", "n", plain("n", count), drop=1))
+        shown.insert(3, Column("", "n", plain("n", count), drop=2))
     return [column for column in shown if column.drop == 0 or any(map(lambda row: column.cell(row, 0), _rows(group)))]
 
 
@@ -220,6 +248,7 @@ def caption(group: pd.DataFrame) -> list[str]:
         f"{amount(row[f'knn_real_to_real@{first}'])}); fid@{first} is taken there too. Lower leaks more.",
         "queries each = images the target was asked for one identity, those for all identities included; with grad. = "
         "of these, images it was differentiated for; sec. = the whole inversion.",
+        *_doubts(group, first),
         f"Evaluation models, held-out accuracy: {judges}.",
         f"Attack settings: {_settings(runs)}. Target: {', '.join(sorted(set(runs['model'])))}.",
     ]
@@ -236,10 +265,24 @@ def caption(group: pd.DataFrame) -> list[str]:
     return lines
 
 
+def _doubts(group: pd.DataFrame, first: str) -> list[str]:
+    """What the columns about false positives mean, where there are any."""
+    if f"calibrated@{first}" not in group:
+        return []
+    pairs = [name.partition("@")[2].replace("+", " and ") for name in kappas(group)]
+    judges = f"; kappa = how far {pairs[0]} agree on the hits, 0 is chance" if pairs else ""
+    return [
+        f"Likeness or look-alike: calibrated = % that {first} takes for the person more surely than 99% of real images "
+        "of other people; target minus = points by which the target's own verdict exceeds open-set; times real = "
+        f"distance to the nearest held-out image in units of another real photograph's{judges}."
+    ]
+
+
 def _settings(runs: pd.DataFrame) -> str:
     """`gmi quick from wgan_gp, ppa quick from dcgan`."""
     texts = {
-        f"{row['attack']} {row['preset']} from {row['prior']}": None for row in _rows(runs[runs["role"] == "attack"])
+        f"{row['attack']} {row['preset']}" + (f" from {row['prior']}" if row["prior"] else ""): None
+        for row in _rows(runs[runs["role"] == "attack"])
     }
     return ", ".join(texts)
 
@@ -261,29 +304,68 @@ def differences(found: list[Scored], table: pd.DataFrame) -> pd.DataFrame:
     d = mean over reconstructions of (hit under the defense - hit without), hits of the headline evaluation model,
     paired by (identity, order), with the paired interval clustered by identity. A last row for each defense compares
     strongest with strongest where these are different attacks; it pairs each identity's mean.
+
+    `p` is that of a sign-flip test over identities, `p_adjusted` Holm's over all rows of the protocol; the verdict
+    follows it. `detectable` is the smallest difference such a row shows 4 times out of 5, in the unit of `difference`;
+    `identities_needed` and, where the same was measured on several `seeds`, `seeds_needed` are what a true difference
+    of the size found takes (see metrics/power.py).
     """
     runs = {one.run.id: one for one in found}
-    lines = []
+    parts = []
     for group in protocols(table):
+        pairs = []
         attacks, judged = group[group["role"] == "attack"], strongest(group)
         for _, defended in attacks[attacks["defense"] != "none"].groupby("target", sort=False):
             top = judged[judged["target"] == defended["target"].iloc[0]].iloc[0]
-            pairs = [(row, base) for row in _rows(defended) if (base := _baseline(runs, row, attacks)) is not None]
-            if not pairs:
+            own = [(row, base) for row in _rows(defended) if (base := _baseline(runs, row, attacks)) is not None]
+            if not own:
                 continue
-            rival = judged[judged["target"] == pairs[0][1]["target"]].iloc[0]
+            rival = judged[judged["target"] == own[0][1]["target"]].iloc[0]
             alike = rival["attack_label"] == top["attack_label"]
-            for row, base in pairs:
-                lines.append(_difference(runs, row, base) | {"judged_by": alike and row["score"] == top["score"]})
+            pairs += [(row, base, {"judged_by": alike and row["score"] == top["score"]}) for row, base in own]
             if not alike:
-                lines.append(_difference(runs, top, rival) | {"judged_by": True, "attack": "strongest"})
+                pairs.append((top, rival, {"judged_by": True, "attack": "strongest"}))
+        if pairs:
+            parts.append(_compared(runs, pairs))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def _compared(runs: Mapping[str, Scored], pairs: list[tuple[pd.Series, pd.Series, dict[str, Any]]]) -> pd.DataFrame:
+    """The rows of one protocol: each difference, then what depends on the others."""
+    lines = [_difference(runs, row, base) | more for row, base, more in pairs]
+    repeats: dict[str, dict[int, pd.Series]] = defaultdict(dict)
+    owners = []
+    for row, base, more in pairs:
+        one, other = runs[row["score"]], runs[base["score"]]
+        owners.append(canonical([_seedless(one), _seedless(other), more.get("attack", "")]))
+        repeats[owners[-1]].setdefault(one.target.spec["seed"], _by_identity(one) - _by_identity(other))
+    raised = adjusted(torch.tensor([line["p"] for line in lines], dtype=torch.float64)).tolist()
+    for line, p, owner in zip(lines, raised, owners, strict=True):
+        line["p_adjusted"] = p
+        clear = p < CLEAR and line["difference"] != 0
+        line["verdict"] = ("lower" if line["difference"] < 0 else "higher") if clear else "no clear difference"
+        seeds = torch.tensor(pd.DataFrame(repeats[owner]).dropna().to_numpy(dtype="float64").T)
+        known = power.components(seeds)
+        line["seeds"] = len(seeds)
+        line["seeds_needed"] = power.seeds_needed(known, float(seeds.mean())) if known else math.nan
     return pd.DataFrame(lines)
+
+
+def _seedless(one: Scored) -> list[Any]:
+    """What repeats of one experiment share."""
+    specs = (one.target.spec, *one.made_by)
+    return [{key: value for key, value in spec.items() if key != "seed"} for spec in specs]
+
+
+def _by_identity(one: Scored) -> pd.Series:
+    """Mean headline hits of each identity."""
+    return one.per_image.groupby("label")[f"open_top1@{one.names[0]}"].mean()
 
 
 def _recipe(one: Scored) -> str:
     """What an undefended twin shares: everything but the defense."""
     target = {key: value for key, value in one.target.spec.items() if key != "defenses"}
-    return canonical([target, one.inversion.spec, one.prior.spec])
+    return canonical([target, *one.made_by])
 
 
 def _baseline(runs: Mapping[str, Scored], row: pd.Series, attacks: pd.DataFrame) -> pd.Series | None:
@@ -301,17 +383,13 @@ def _difference(runs: Mapping[str, Scored], row: pd.Series, base: pd.Series) -> 
         hits = [torch.tensor(pairs[f"{column}_{side}"].to_numpy() == 1) for side in "ab"]
         labels = torch.tensor(pairs["label"].to_numpy())
     else:  # different numbers of reconstructions: the identities are what they share
-        means = [each.per_image.groupby("label")[column].mean() for each in (one, other)]
+        means = [_by_identity(one), _by_identity(other)]
         shared = means[0].index.intersection(means[1].index)
         hits = [torch.tensor(mean[shared].to_numpy(dtype="float64")) for mean in means]
         labels = torch.tensor(shared.to_numpy())
     found = paired_interval(hits[0], hits[1], labels)
-    known = not (missing(found.low) or missing(found.high))
-    words = "no clear difference"
-    if known and found.high < 0:
-        words = "lower"
-    elif known and found.low > 0:
-        words = "higher"
+    people = (_by_identity(one) - _by_identity(other)).dropna()
+    sd = power.spread(torch.tensor(people.to_numpy(dtype="float64")), torch.zeros(len(people)))
     return {
         "protocol": row["protocol"],
         "defense": row["target_label"],
@@ -325,7 +403,13 @@ def _difference(runs: Mapping[str, Scored], row: pd.Series, base: pd.Series) -> 
         "difference_high": found.high,
         "n": found.n,
         "identities": found.clusters,
-        "verdict": words,
+        "p": paired_test(hits[0], hits[1], labels).p,
+        "p_adjusted": math.nan,
+        "verdict": "",
+        "detectable": power.detectable(sd, found.clusters),
+        "identities_needed": power.identities_needed(sd, found.value),
+        "seeds": 1,
+        "seeds_needed": math.nan,
         "natural_accuracy_without": base["natural_accuracy"],
         "natural_accuracy_with": row["natural_accuracy"],
         "natural_accuracy_difference": row["natural_accuracy"] - base["natural_accuracy"],
@@ -357,15 +441,66 @@ DIFFERENCES = [
     Column("open-set", "none", lambda row, digits: percent(row["without"]), drop=2),
     Column("open-set", "defended", lambda row, digits: percent(row["with"]), drop=2),
     Column("difference", "in points", _span),
+    Column("Holm", "p", lambda row, digits: probability(row["p_adjusted"]), drop=1),
     Column("attack accuracy", "is", lambda row, digits: row["verdict"], left=True),
     Column("natural", "accuracy", lambda row, digits: _signed(row["natural_accuracy_difference"])),
 ]
 
-ABOUT_DIFFERENCES = (
-    f"Defended minus undefended, percentage points of open-set top-1 accuracy, paired over the same identities "
-    f"[95% interval]. 'lower' or 'higher': the interval excludes 0. {BEST} what a defense is judged by: its strongest "
-    "attack against the strongest without it ('a vs b' where these differ). Natural accuracy, in points: the price."
-)
+
+def difference_notes(pairs: pd.DataFrame) -> list[str]:
+    """What the rows of one protocol mean, and how many identities and seeds such differences take."""
+    many = f"Holm's correction over the {len(pairs)} rows" if len(pairs) > 1 else "one comparison"
+    lines = [
+        "Defended minus undefended, percentage points of open-set top-1 accuracy, paired over the same identities "
+        f"[95% interval of one comparison]. 'lower' or 'higher': p < {LEVEL} of a sign-flip test over "
+        f"identities ({many}). {BEST} what a defense is judged by: its strongest attack against the strongest without "
+        "it ('a vs b' where these differ). Natural accuracy, in points: the price."
+    ]
+    people = int(pairs["identities"].max())
+    least = least_p(people, len(pairs))
+    if least >= CLEAR:
+        lines.append(
+            f"With {people} identities and {len(pairs)} comparisons no p can be below {probability(least)}, so no "
+            "difference is clear here: attack more identities."
+        )
+    return [*lines, _power(pairs)]
+
+
+def _power(pairs: pd.DataFrame) -> str:
+    """How many identities and seeds the smallest and the largest claimed difference take."""
+    claimed = pairs[pairs["verdict"] != "no clear difference"]
+    kind = "clear difference" if len(claimed) else "difference, though not clear"
+    rows = sorted(_rows(claimed if len(claimed) else pairs), key=lambda row: abs(row["difference"]))
+    shown = {"only": rows[0]} if len(rows) == 1 else {"smallest": rows[0], "largest": rows[-1]}
+    if not len(claimed):
+        shown = {"largest": rows[-1]}
+    parts = [f"the {word} {kind} {_needs(row)}" for word, row in shown.items()]
+    text = f"To show with p < {LEVEL} (uncorrected) 4 times out of 5, {' and '.join(parts)}"
+    seen = pairs["detectable"].dropna()
+    if len(seen):
+        low, high = f"{100 * seen.min():.1f}", f"{100 * seen.max():.1f}"
+        text += f". {int(pairs['identities'].max())} identities show differences from {low} points"
+        text += f" ({high} where identities vary most)" if low != high else ""
+    if (pairs["seeds"] < 2).all():
+        text += ". One seed of each target: how much another training would change is unknown"
+    return f"{text}."
+
+
+def _needs(row: pd.Series) -> str:
+    """`(re a_e=0.4, ppa: -12.0 points) takes 34 identities of the 20 attacked, 3 seeds`."""
+    whom = f"({row['defense']}, {_attacked(row, 1).removesuffix(BEST).strip()}: {_signed(row['difference'])} points)"
+    needed = row["identities_needed"]
+    if missing(needed):
+        text = f"{whom} takes an unknown number of identities (the {row['identities']} attacked do not vary)"
+    elif math.isinf(needed):
+        text = f"{whom} takes no number of identities"
+    else:
+        text = f"{whom} takes {int(needed):,} identities"
+    if row["seeds"] < 2 or missing(row["seeds_needed"]):
+        return text
+    if math.isinf(row["seeds_needed"]):
+        return f"{text}; no number of seeds replaces them"
+    return f"{text}; {int(row['seeds_needed'])} seed(s) of the {row['seeds']}, other identities included"
 
 
 # --- the terminal ---------------------------------------------------------------------------------------------------
@@ -379,8 +514,9 @@ def _table(group: pd.DataFrame, shown: list[Column], gap: int) -> Table:
         side: Literal["left", "right"] = "left" if column.left else "right"
         table.add_column(head, justify=side, no_wrap=True, header_style="bold", vertical="bottom")
     owner = next(name for name in ("target_label", "family", "defense") if name in group)
+    ruled = bool(group[owner].duplicated().any())  # a rule below every row would tell nothing
     for place, row in enumerate(_rows(group)):
-        last = place + 1 == len(group) or group[owner].iloc[place + 1] != row[owner]
+        last = ruled and (place + 1 == len(group) or group[owner].iloc[place + 1] != row[owner])
         role = row.get("role", "attack")
         cells: list[RenderableType] = []
         for column in shown:
@@ -446,7 +582,10 @@ def render(found: list[Scored], table: pd.DataFrame, compared: pd.DataFrame, con
         if len(pairs):
             small, _ = _fit(pairs.reset_index(drop=True), DIFFERENCES, console)
             parts += [Text("What each defense changes", style="bold underline"), Text(), small, Text(),
-                      _notes([ABOUT_DIFFERENCES]), Text()]  # fmt: skip
+                      _notes(difference_notes(pairs)), Text()]  # fmt: skip
+    reasons = apart(found, table["protocol"])
+    if reasons:
+        parts += [Text(TITLE, style="bold underline"), Text(), _notes(reasons), Text()]
     return Group(*parts)
 
 

@@ -30,6 +30,7 @@ from torch import Tensor
 from mibench import registry
 from mibench.checks import Evidence, Finding, check
 from mibench.errors import UserError
+from mibench.metrics.comparison import adjusted, paired_test
 from mibench.metrics.statistics import Interval, paired_interval, proportion
 from mibench.report.collect import Scored, settings_text
 from mibench.rng import generator
@@ -211,6 +212,18 @@ def _heldout(targets: Iterable[Run]) -> tuple[Tensor, Tensor] | None:
 
 def paired(one: Judged, other: Judged) -> Interval | None:
     """Attack accuracy of one minus the other's, paired over the identities and seeds both have; None if none."""
+    sides = _shared(one, other)
+    return None if sides is None else paired_interval(*sides)
+
+
+def tested(one: Judged, other: Judged) -> float:
+    """p-value of `paired`'s difference: a sign-flip test over identities, all seeds together; NaN if none is shared."""
+    sides = _shared(one, other)
+    return math.nan if sides is None else paired_test(*sides).p
+
+
+def _shared(one: Judged, other: Judged) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Means of both for each (seed, identity) that both have, and the identities."""
     sides = []
     for judged in (one, other):
         keys = torch.stack([judged.seeds, judged.labels], dim=1)
@@ -222,7 +235,7 @@ def paired(one: Judged, other: Judged) -> Interval | None:
     if not shared:
         return None
     a, b = (torch.tensor([side[key] for key in shared], dtype=torch.float64) for side in sides)
-    return paired_interval(a, b, torch.tensor([label for _, label in shared]))
+    return a, b, torch.tensor([label for _, label in shared])
 
 
 def bare(point: Point, among: Iterable[Point]) -> Point | None:
@@ -359,8 +372,9 @@ def _flat(name: str, found: Interval | None) -> dict[str, Any]:
 
 
 def frame(found: list[Point]) -> pd.DataFrame:
-    """One row per point: natural accuracy, the strongest attack of each access, differences to the undefended twin, the
-    field's Delta, whether it lies on the Pareto front, what it costs besides."""
+    """One row per point: natural accuracy, the strongest attack of each access, differences to the undefended twin with
+    their p-values (also Holm's over the protocol's points of an access), the field's Delta, whether it lies on the
+    Pareto front, what it costs besides."""
     fronts = {access: {id(one) for one in pareto(found, access)} for access in ACCESSES}
     lines = []
     for one in found:
@@ -377,6 +391,8 @@ def frame(found: list[Point]) -> pd.DataFrame:
             line |= _flat(access, judged.rate if judged else None)
             twin = none.attacks.get(access) if none is not None and one.defended else None
             line |= _flat(f"{access}_difference", paired(judged, twin) if judged and twin else None)
+            line[f"{access}_p"] = tested(judged, twin) if judged and twin else math.nan
+            line[f"{access}_p_adjusted"] = math.nan
             line[f"{access}_delta"] = (
                 delta(none, one, access) if none is not None and one.defended and judged and twin else math.nan
             )
@@ -386,6 +402,12 @@ def frame(found: list[Point]) -> pd.DataFrame:
             line |= {"judged_by": judged.attack, "judged_access": access} | _flat("judged", judged.rate)
         line |= _side_effects(one, none)
         lines.append(line)
+    for access in ACCESSES:
+        for protocol in dict.fromkeys(line["protocol"] for line in lines):
+            own = [line for line in lines if line["protocol"] == protocol and not math.isnan(line[f"{access}_p"])]
+            raised = adjusted(torch.tensor([line[f"{access}_p"] for line in own], dtype=torch.float64))
+            for line, p in zip(own, raised.tolist(), strict=True):
+                line[f"{access}_p_adjusted"] = p
     return pd.DataFrame(lines)
 
 

@@ -25,7 +25,7 @@ from mibench.training import empty_memories
 
 __all__ = [
     "classifier", "dataset", "fill_memories", "load_classifier", "load_memories", "load_prior", "open_dataset",
-    "read_tensors", "write_memories", "write_tensors",
+    "read_header", "read_tensors", "write_memories", "write_tensors",
 ]  # fmt: skip
 
 
@@ -33,6 +33,19 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
     """A safetensors file with a JSON header under the key `mibench`; the same content gives the same bytes."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
     write_atomic(path, lambda scratch: save_file(plain, scratch, metadata={"mibench": canonical(dict(header))}))
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """What a safetensors file says it is, without its tensors; empty if it says nothing.
+
+    Raises:
+        UserError: If the file is missing or truncated.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(json.loads((file.metadata() or {}).get("mibench", "{}")))
+    except (SafetensorError, OSError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is not a whole safetensors file ({error}); delete its run and train again") from None
 
 
 def read_tensors(path: Path, role: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

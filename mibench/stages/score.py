@@ -5,9 +5,10 @@ and features for all of its metrics.
 """
 
 import csv
+import hashlib
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -19,19 +20,24 @@ from mibench.errors import UserError
 from mibench.files import write_atomic, write_json
 from mibench.metrics import Unavailable, facenet_distance, inception, lpips_distance
 from mibench.metrics.accuracy import closed_set, top_k
-from mibench.metrics.fid import frechet_distance
+from mibench.metrics.false_positives import log_odds
+from mibench.metrics.fid import Statistics, frechet_distance, statistics
 from mibench.metrics.kid import kernel_distance
 from mibench.metrics.knn import knn_distance
+from mibench.metrics.prdc import K, Manifold, manifold, prdc
 from mibench.metrics.statistics import clustered_interval
 from mibench.models.fold import fold
 from mibench.runs import Run, clock, provenance
-from mibench.stages import artifacts
+from mibench.stages import artifacts, false_positives, protocol
 from mibench.stages.train_target import refuse_kin
 from mibench.training import predict
 
 __all__ = ["plan", "work"]
 
 Columns = dict[str, Tensor]
+
+WOBBLE = 64
+"""Images that the target is asked about twice, to see whether it answers alike."""
 
 
 def plan(root: Path, inversion: Run, evaluators: list[Run], precision: str) -> Run:
@@ -80,21 +86,60 @@ def judge(
     return {name: values.cpu() for name, values in columns.items()}
 
 
-def distances(real: Float[Tensor, "m d"], generated: Float[Tensor, "n d"]) -> dict[str, Any]:
-    """Fréchet and kernel distance of two sets of features; null where there are too few images for one."""
-    fewest = min(len(real), len(generated))
-    kernel = kernel_distance(real, generated) if fewest >= 3 else None
+class Reference(NamedTuple):
+    """Real features, and what two sets of images that are compared with them need of them only once.
+
+    `statistics` and `manifold` are null where there are too few images for them.
+    """
+
+    features: Float[Tensor, "m d"]
+    statistics: Statistics | None
+    manifold: Manifold | None
+
+
+def reference(real: Float[Tensor, "m d"]) -> Reference:
+    """Statistics and balls of real features."""
+    return Reference(
+        real, statistics(real) if len(real) >= 2 else None, manifold(real) if len(real) > K else None
+    )
+
+
+def distances(real: Float[Tensor, "m d"] | Reference, generated: Float[Tensor, "n d"]) -> dict[str, Any]:
+    """Fréchet and kernel distance, precision, recall, density and coverage of two sets of features, real first.
+
+    Null, never 0, where there are too few images for one. On the features' device, in float64.
+    """
+    known = real if isinstance(real, Reference) else reference(real)
+    fewest = min(len(known.features), len(generated))
+    kernel = kernel_distance(known.features, generated) if fewest >= 3 else None
+    within = prdc(known.manifold, generated) if known.manifold and fewest > K else None
     return {
-        "fid": frechet_distance(real, generated) if fewest >= 2 else None,
+        "fid": frechet_distance(known.statistics, generated) if known.statistics and fewest >= 2 else None,
         "kid": kernel and kernel.value,
         "kid_error": kernel and kernel.error,
         "n": len(generated),
-        "n_real": len(real),
+        "n_real": len(known.features),
+        "prdc": within and within._asdict() | {"k": K},
     }
 
 
+def place_of(engine: Engine) -> torch.device:
+    """Where distances of features are taken: the engine's device, unless it has no float64."""
+    return engine.device if engine.device.type != "mps" else torch.device("cpu")
+
+
 def perceptual(data: Dataset, images: UInt8[Tensor, "n c h w"], labels: Tensor, device: torch.device) -> Any:
-    """LPIPS, FaceNet distance and Inception FID where their weights are present; else why not and how to get them."""
+    """LPIPS, FaceNet distance and Inception FID where their weights are present; else why not and how to get them.
+
+    Raises:
+        UserError: images of another size than the data's. These networks resize whatever they get, so sharp references
+            would be compared with enlarged images (trap 4).
+    """
+    if images.shape[1:] != data.image_shape:
+        raise UserError(
+            f"images to score are of shape {tuple(images.shape[1:])}, those of '{data.name}' of {data.image_shape}; "
+            "bring both to one size"
+        )
     columns: Columns = {}
     sets: dict[str, Any] = {}
     missing: list[Unavailable] = []
@@ -114,8 +159,8 @@ def perceptual(data: Dataset, images: UInt8[Tensor, "n c h w"], labels: Tensor, 
     if not isinstance(pool3, Unavailable):
         with torch.no_grad():
             generated = torch.cat([pool3(part) for part in x.split(64)])
-            reference = torch.cat([pool3(part) for part in real.split(64)])
-        sets["inception"] = distances(reference, generated)
+            genuine = torch.cat([pool3(part) for part in real.split(64)])
+        sets["inception"] = distances(genuine, generated)
     return columns, sets, missing
 
 
@@ -146,9 +191,16 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         hits = top_k(logits.cpu(), labels, 1)
         confidence = torch.softmax(logits.cpu(), dim=1).gather(1, labels[:, None])[:, 0]
         table |= {"target_top1": hits, "target_confidence": confidence}
-        report["target"] = {"top1": summary(hits, labels), "confidence": summary(confidence, labels)}
+        again, _ = predict(network, images[:WOBBLE], engine)
+        wobble = torch.softmax(again.cpu(), dim=1) - torch.softmax(logits[:WOBBLE].cpu(), dim=1)
+        report["target"] = {
+            "top1": summary(hits, labels), "confidence": summary(confidence, labels), "passes": 1,
+            "wobble": round(float(wobble.abs().max()), 4),
+        }  # fmt: skip
+        report["pixels"] = hashlib.sha256(images.numpy().tobytes()).hexdigest()
         report["natural_accuracy"] = target.read("metrics.json")["natural_accuracy"]
         task.advance()
+        named: Columns = {}
         for evaluator in evaluators:
             network = engine.place(fold(artifacts.load_classifier(evaluator, data)))  # type: ignore[arg-type]
             logits, features = predict(network, images, engine)
@@ -157,21 +209,27 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
             columns = judge(logits.cpu(), features.cpu(), labels, private, classes)
             table |= {f"{column}@{name}": values for column, values in columns.items()}
             table[f"answer@{name}"] = logits.cpu().argmax(dim=1)
+            named[name] = columns["open_top1"]
+            calibration = false_positives.calibrate(network, evaluator, data, private, engine)
+            more, doubts = false_positives.measure(logits, labels, columns, hits, private, calibration)
+            table |= {f"{column}@{name}": values for column, values in more.items()}
             attacked = torch.isin(private["train_labels"], labels)
             shown = torch.isin(private["heldout_labels"], labels)
-            real = private["train_features"][attacked]
+            place = place_of(engine)
+            real = reference(private["train_features"][attacked].to(place))
             report["evaluators"][name] = {
                 column: summary(values, labels) for column, values in columns.items()
-            } | distances(real, features.cpu())
+            } | distances(real, features.to(place)) | doubts
             # The ceiling: real images of the same people that no model has seen, judged as if they were reconstructed.
             genuine = private["heldout_labels"][shown]
             best = judge(
                 private["heldout_logits"][shown], private["heldout_features"][shown], genuine, private, classes
             )
             del best["knn_heldout"]  # each would find itself
+            best["calibrated"] = log_odds(private["heldout_logits"][shown], genuine) > calibration["threshold"]
             report["ceiling"][name] = {
                 column: summary(values, genuine) for column, values in best.items()
-            } | distances(real, private["heldout_features"][shown])
+            } | distances(real, private["heldout_features"][shown].to(place))
             metrics = evaluator.read("metrics.json")
             report["chance"][f"open_top1@{name}"] = 1 / (classes + metrics["distractors"])
             report["evaluators"][name] |= {
@@ -182,7 +240,10 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
                 "knn_real_to_real": metrics["knn_real_to_real"],
             }
             task.advance()
-        columns, sets, missing = perceptual(data, images, labels, engine.device)
+        report["agreement"] = false_positives.agreement(named, labels)
+        card = protocol.card(data, target, inversion, evaluators, labels)
+        report |= {"card": card, "card_hash": protocol.digest(card)}
+        columns, sets, missing = perceptual(data, images, labels, place_of(engine))
         table |= columns
         report["perceptual"] = {name: summary(values, labels) for name, values in columns.items()} | sets
         report["unavailable"] = [vars(item) for item in missing]

@@ -1,0 +1,77 @@
+"""What `checks.py` needs to know of a score, read from the runs it builds on."""
+
+import hashlib
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+from safetensors import safe_open
+
+from mibench import models, registry
+from mibench.checks import Facts, Finding, Judge, check_facts
+from mibench.errors import UserError
+from mibench.report.collect import Scored
+from mibench.runs import Run
+from mibench.stages import artifacts
+
+__all__ = ["facts", "findings"]
+
+
+@cache
+def _classes(path: Path) -> tuple[str, ...] | None:
+    """The class names in a checkpoint's header; None where the weights were thrown away to save space."""
+    return tuple(artifacts.read_header(path).get("classes", ())) if path.is_file() else None
+
+
+def _weights(run: Run) -> str | None:
+    """The digest of a network's file, as its run wrote it down."""
+    found = run.read("done").get("model.safetensors")
+    return None if found is None else str(found)
+
+
+def _family(name: str) -> str:
+    try:
+        return models.family(name)
+    except UserError:  # an architecture of a plug-in that is no longer installed
+        return name
+
+
+@cache
+def _saved(path: Path) -> str | None:
+    """Digest of the pixels on disk; None where they were thrown away."""
+    if not path.is_file():
+        return None
+    with safe_open(path, framework="pt") as file:
+        return hashlib.sha256(file.get_tensor("images").numpy().tobytes()).hexdigest()
+
+
+def facts(one: Scored) -> Facts:
+    """One score's."""
+    target, prior = one.target, one.prior
+    judges = tuple(
+        Judge(
+            run.spec["model"], _family(run.spec["model"]), _weights(run), _classes(run.path / "model.safetensors"),
+            own["natural_accuracy"]["value"], own["dataset_fingerprint"],
+        )
+        for run in one.evaluators
+        for own in [run.read("metrics.json")]
+    )  # fmt: skip
+    same = prior is None or prior.spec.get("dataset") == target.spec["dataset"]
+    try:
+        selects = registry.card("attacks", one.inversion.spec["attack"]["name"]).get("selects", "target")
+    except UserError:
+        selects = "target"
+    scores = one.scores
+    saved = _saved(one.inversion.path / "images.safetensors") if "pixels" in scores else None
+    return Facts(
+        f"{one.inversion.name} on {target.name}-{target.id}", _family(target.spec["model"]), _weights(target),
+        _classes(target.path / "model.safetensors"), one.fingerprint, judges, scores["n"],
+        "inception" in scores["perceptual"], scores.get("shared"), one.fingerprint if same else "another",
+        selects, scores.get("pixels"), saved, scores["target"].get("wobble"),
+        scores["target"].get("passes", 1),
+    )  # fmt: skip
+
+
+def findings(found: Iterable[Scored]) -> list[Finding]:
+    """What the checks say of all scores."""
+    return check_facts(facts(one) for one in found)
