@@ -164,4 +164,6 @@ def test_the_figure_shows_every_point_where_it_is() -> None:
     front = next(line for line in white.lines if line.get_drawstyle() == "steps-pre")
     assert np.allclose(np.array(front.get_data()), [[70, 80, 90], [10, 60, 80]])
     assert not [line for line in black.lines if line.get_drawstyle() == "steps-pre"]  # one point is no front
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["re", "mid", "no defense", "Pareto front"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "no defense", "Pareto front", "1  re", "2  mid",
+    ]  # fmt: skip

@@ -20,59 +20,92 @@ INK, GREY, RULE = "#1b1f24", "#6b7280", "#e5e7eb"
 def draw(found: list[Point], title: str) -> Any:
     """One panel for each access that was measured; the undefended target is a star, the Pareto front a stair.
 
-    Bars are 95% intervals, clustered by identity. Lines join the strengths of one defense in their order.
+    Bars are 95% intervals, clustered by identity. Lines join the strengths of one defense in their order; the number
+    beside a mark is the defense's in the legend.
     """
     from matplotlib.figure import Figure
 
     shown = [access for access in ACCESSES if any(access in one.attacks for one in found)]
     names = list(dict.fromkeys(curve.defense for access in shown for curve in curves(found, access)))
     style = {
-        name: (COLOURS[place % len(COLOURS)], MARKERS[(place + place // len(COLOURS)) % len(MARKERS)])
+        name: (COLOURS[place % len(COLOURS)], MARKERS[(place + place // len(COLOURS)) % len(MARKERS)], str(place + 1))
         for place, name in enumerate(names)
     }
-    rows = max(1, math.ceil(len(names) / 5))
-    figure = Figure(figsize=(5.2 * max(len(shown), 1) + 0.6, 5.0 + 0.24 * rows), dpi=150, facecolor="white")
-    panels = figure.subplots(1, max(len(shown), 1), squeeze=False, sharex=True, sharey=True)[0]
+    width = 5.2 * max(len(shown), 1) + 0.6
+    entries = max(1, int(width / 2.2))
+    below = 0.75 + 0.19 * math.ceil((len(names) + 3) / entries)
+    height = 5.2 + below
+    figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
+    panels = figure.subplots(1, max(len(shown), 1), squeeze=False, sharex=True)[0]
+    figure.subplots_adjust(0.75 / width, below / height, 1 - 0.15 / width, 1 - 0.75 / height, wspace=0.14)
     handles: dict[str, Any] = {}
     for panel, access in zip(panels, shown, strict=False):
         _panel(panel, found, access, style, handles)
     panels[0].set_ylabel("attack accuracy, % (lower is more private)", color=INK)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK, fontweight="bold")
+    figure.suptitle(title, x=0.15 / width, y=1 - 0.15 / height, ha="left", fontsize=11, color=INK, fontweight="bold")
+    numbers = {name: f"{place}  {name}" for place, name in enumerate(names, start=1)}
+    first = sorted(handles, key=lambda name: names.index(name) if name in names else -1)
     figure.legend(
-        handles.values(), handles.keys(), loc="lower center", ncols=5, frameon=False, fontsize=7.5, labelcolor=INK
-    )
-    figure.tight_layout(rect=(0, 0.055 * rows + 0.02, 1, 0.98))
+        [handles[name] for name in first], [numbers.get(name, name) for name in first], loc="lower left", ncols=entries,
+        frameon=False, fontsize=7.5, labelcolor=INK, columnspacing=1.2, handletextpad=0.4,
+    )  # fmt: skip
     return figure
 
 
 def _panel(
-    panel: Any, found: list[Point], access: str, style: dict[str, tuple[str, str]], handles: dict[str, Any]
+    panel: Any, found: list[Point], access: str, style: dict[str, tuple[str, str, str]], handles: dict[str, Any]
 ) -> None:
     for curve in curves(found, access):
-        colour, marker = style[curve.defense]
-        _line(panel, curve, colour, marker, handles)
+        _line(panel, curve, style[curve.defense], handles)
     for one in found:
         if not one.defended and access in one.attacks:
             name = "no defense" if not one.base or one.base.count(" ") == 0 else f"no defense, {one.base}"
-            handles[name] = _mark(panel, one, access, INK, "*", 13.0)
+            handles[name] = _mark(panel, one, access, INK if name == "no defense" else GREY, "*", 13.0)
     front = sorted((one.natural.value, one.attacks[access].rate.value) for one in pareto(found, access))
     if len(front) > 1:
         # Between two points only the more accurate one is accurate enough: its attack accuracy holds to its left.
         x, y = ([100 * value for value in axis] for axis in zip(*front, strict=True))
         (handles["Pareto front"],) = panel.step(x, y, where="pre", color=GREY, lw=1, ls=(0, (4, 3)), zorder=1)
     panel.set_title(TITLES[access], loc="left", fontsize=9.5, color=INK)
+    _focus(panel, found, access)
     panel.text(0.99, 0.02, "better ↘", transform=panel.transAxes, ha="right", color=GREY, fontsize=8)
     panel.set_xlabel("natural accuracy, %", color=INK)
     panel.grid(color=RULE, lw=0.7)
     panel.set_axisbelow(True)
     panel.tick_params(colors=GREY, labelsize=8)
-    panel.set_ylim(-3, 103)
     for side, spine in panel.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(RULE)
 
 
-def _line(panel: Any, curve: Curve, colour: str, marker: str, handles: dict[str, Any]) -> None:
+FOCUS = 0.65
+"""Targets with less than this share of the undefended natural accuracy would squeeze all others into a corner."""
+
+
+def _focus(panel: Any, found: list[Point], access: str) -> None:
+    """Axes around the useful targets; who lies beyond them is named."""
+    known = [one for one in found if access in one.attacks]
+    least = FOCUS * max((one.natural.value for one in known if not one.defended), default=0.0)
+    useful = [one for one in known if one.natural.value >= least]
+    for limit, values in (
+        (panel.set_xlim, [one.natural for one in useful]),
+        (panel.set_ylim, [one.attacks[access].rate for one in useful]),
+    ):
+        low = min(min(one.value, one.low) if not math.isnan(one.low) else one.value for one in values)
+        high = max(max(one.value, one.high) if not math.isnan(one.high) else one.value for one in values)
+        room = 0.04 * max(high - low, 0.05)
+        limit(100 * (low - room), 100 * (high + room))
+    beyond = [
+        f"{one.label}: {100 * one.natural.value:.0f} natural, {100 * one.attacks[access].rate.value:.0f} attack"
+        for one in known if one not in useful
+    ]  # fmt: skip
+    if beyond:
+        panel.text(0.01, 0.02, "\n".join(["← beyond the axis", *beyond]), transform=panel.transAxes, color=GREY,
+                   fontsize=6.5)  # fmt: skip
+
+
+def _line(panel: Any, curve: Curve, style: tuple[str, str, str], handles: dict[str, Any]) -> None:
+    colour, marker, number = style
     own = [one for one in curve.points if one.defended]
     ordered = sorted(own, key=lambda one: (math.isnan(one.strength), one.strength))
     places = [curve.place(one) for one in ordered]
@@ -80,7 +113,11 @@ def _line(panel: Any, curve: Curve, colour: str, marker: str, handles: dict[str,
         x, y = zip(*places, strict=True)
         panel.plot([100 * v for v in x], [100 * v for v in y], color=colour, lw=1.1, alpha=0.65, zorder=2)
     for one in ordered:
-        handles[curve.defense] = _mark(panel, one, curve.access, colour, marker, 6.0)
+        handles[curve.defense] = _mark(panel, one, curve.access, colour, marker, 5.5)
+        x, y = curve.place(one)
+        panel.annotate(
+            number, (100 * x, 100 * y), xytext=(3.5, 2.5), textcoords="offset points", fontsize=6.5, color=colour
+        )
 
 
 def _mark(panel: Any, one: Point, access: str, colour: str, marker: str, size: float) -> Any:
