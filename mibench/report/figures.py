@@ -110,8 +110,8 @@ def _line(panel: Any, curve: Curve, style: tuple[str, str, str], handles: dict[s
     ordered = sorted(own, key=lambda one: (math.isnan(one.strength), one.strength))
     places = [curve.place(one) for one in ordered]
     if len(places) > 1:
-        x, y = zip(*places, strict=True)
-        panel.plot([100 * v for v in x], [100 * v for v in y], color=colour, lw=1.1, alpha=0.65, zorder=2)
+        across, up = zip(*places, strict=True)
+        panel.plot([100 * v for v in across], [100 * v for v in up], color=colour, lw=1.1, alpha=0.65, zorder=2)
     for one in ordered:
         handles[curve.defense] = _mark(panel, one, curve.access, colour, marker, 5.5)
         x, y = curve.place(one)
