@@ -196,14 +196,14 @@ def test_an_interruption_ends_all_processes_and_says_how_to_resume(how: str, tmp
         begun(process, tmp_path)
         if how == "ctrl-c":
             os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole group
-            out, err = process.communicate(timeout=20)
+            out, err = process.communicate(timeout=60)
             assert process.returncode == 130
             assert err.strip() == (
                 "mibench: interrupted; what is done is kept: run the same command again to resume"
             ) and out == ""
         else:
             process.kill()
-            process.communicate(timeout=20)
+            process.communicate(timeout=60)
         assert gone(process, 5.0), "orphans"
     finally:
         for pid in descendants(process):
@@ -220,7 +220,7 @@ def test_a_killed_worker_is_told_and_the_command_resumes(tmp_path: Path) -> None
         workers = [pid for pid in descendants(process) if pid != process.pid and b"spawn_main" in
                    Path(f"/proc/{pid}/cmdline").read_bytes()]  # fmt: skip
         os.kill(workers[0], signal.SIGKILL)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=60)
         assert process.returncode == 2 and len(err.splitlines()) == 1
         assert err.startswith("mibench: error: a worker process was killed") and "MIBENCH_WORKERS=1" in err
         assert gone(process, 5.0)
