@@ -578,7 +578,8 @@ def judge(
 
     if sum([export is not None, answers is not None, summary]) > 1:
         raise UserError("--export, --import and --summary exclude each other; give one at a time")
-    inversion = questions.of(runs.find(results if Path(run).parent == Path() else Path(run).parent.parent, run))
+    named = runs.find(results if Path(run).parent == Path() else Path(run).parent.parent, run)
+    inversion = runs.inversion_of(named, "judge")
     target = inversion.parents["target"]
     data = artifacts.dataset(target)  # type: ignore[arg-type]
     shown = export is None and answers is None and not summary

@@ -22,7 +22,7 @@ from typing import Any
 from mibench.errors import UserError, unknown
 from mibench.files import write_json
 
-__all__ = ["KINDS", "PROTOCOL", "Library", "Run", "clock", "find", "finished", "provenance"]
+__all__ = ["KINDS", "PROTOCOL", "Library", "Run", "clock", "find", "finished", "inversion_of", "provenance"]
 
 PROTOCOL = 1
 """Raised when the same specification would give other numbers, so that old results are not taken for new ones."""
@@ -253,6 +253,22 @@ def find(root: Path, reference: str) -> Run:
         UserError: If nothing or more than one run matches.
     """
     return Library(root).find(reference)
+
+
+def inversion_of(run: Run, command: str) -> Run:
+    """The inversion that is meant: the run itself, or what a score judged.
+
+    Args:
+        run: What the user named.
+        command: Who asks, for the error.
+
+    Raises:
+        UserError: If it is neither.
+    """
+    found = run.parents["inversion"] if run.kind == "scores" else run
+    if not isinstance(found, Run) or found.kind != "inversions":
+        raise UserError(f"{run.label} has no reconstructions; mibench {command} takes an inversion or a score")
+    return found
 
 
 def clock() -> tuple[float, float]:

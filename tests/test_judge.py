@@ -21,10 +21,10 @@ from mibench.core import Dataset
 from mibench.errors import UserError
 from mibench.judge import exchange
 from mibench.judge.answers import Answers, lines, summary
-from mibench.judge.questions import ANSWERS, Question, ask, of
+from mibench.judge.questions import ANSWERS, Question, ask
 from mibench.judge.server import Server
 from mibench.metrics.statistics import proportion
-from mibench.runs import Run, find
+from mibench.runs import Run, find, inversion_of
 
 
 @pytest.fixture
@@ -79,9 +79,9 @@ def test_the_seed_decides_and_the_order_tells_nothing(inversion: Run, data: Data
 def test_a_score_means_its_inversion_and_a_target_nothing(root: Path, inversion: Run) -> None:  # noqa: F811
     score = next(find(root, path.name) for path in (root / "scores").glob("gmi-*")
                  if find(root, path.name).parents["inversion"].id == inversion.id)  # type: ignore[union-attr]
-    assert of(score).id == of(inversion).id
+    assert inversion_of(score, "judge").id == inversion_of(inversion, "judge").id
     with pytest.raises(UserError, match="has no reconstructions"):
-        of(inversion.parents["target"])  # type: ignore[arg-type]
+        inversion_of(inversion.parents["target"], "judge")  # type: ignore[arg-type]
 
 
 # --- answers --------------------------------------------------------------------------------------------------------

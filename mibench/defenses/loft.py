@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mibench.core import Batch, Defense, Step
+from mibench.defenses.parts.heads import linear_head
 from mibench.errors import UserError
 from mibench.models.base import Classifier
 
@@ -82,11 +83,7 @@ class LowRank(Defense):
     def surgery(self, model: nn.Module) -> nn.Module:
         """The last layer becomes two with `rank` values in between."""
         assert isinstance(model, Classifier)
-        if not isinstance(model.head, nn.Linear):
-            raise UserError(
-                f"loft replaces a linear last layer; here it is a {type(model.head).__name__} already: leave out the "
-                "other defense of the head, or take an unchanged architecture such as cnn"
-            )
+        head = linear_head(model, "loft")
         if self.rank > model.feature_dim:
             raise UserError(
                 f"loft: rank must be at most the {model.feature_dim} features of this architecture, got {self.rank}"
@@ -94,7 +91,7 @@ class LowRank(Defense):
         layers: OrderedDict[str, nn.Module] = OrderedDict(down=nn.Linear(model.feature_dim, self.rank))
         if self.tanh:
             layers["tanh"] = nn.Tanh()
-        layers["up"] = nn.Linear(self.rank, model.head.out_features)
+        layers["up"] = nn.Linear(self.rank, head.out_features)
         model.head = nn.Sequential(layers)
         return model
 

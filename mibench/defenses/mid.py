@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mibench.core import Batch, Defense, Step
+from mibench.defenses.parts.heads import linear_head
 from mibench.errors import UserError
 from mibench.models.base import Classifier
 from mibench.models.served import Served
@@ -149,13 +150,9 @@ class MutualInformation(Defense):
     def surgery(self, model: nn.Module) -> nn.Module:
         """The last layer becomes a `Bottleneck`."""
         assert isinstance(model, Classifier)
-        if not isinstance(model.head, nn.Linear):
-            raise UserError(
-                f"mid replaces a linear last layer; here it is a {type(model.head).__name__} already: leave out the "
-                "other defense of the head, or take an unchanged architecture such as cnn"
-            )
+        head = linear_head(model, "mid")
         width = model.feature_dim
-        model.head = Bottleneck(width, self.k or max(1, width // 2), model.head.out_features)
+        model.head = Bottleneck(width, self.k or max(1, width // 2), head.out_features)
         return model
 
     def memory(self, classes: int, image_shape: tuple[int, int, int]) -> nn.Module | None:

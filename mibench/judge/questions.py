@@ -24,7 +24,7 @@ from mibench.rng import seed_of
 from mibench.runs import Run
 from mibench.stages import artifacts
 
-__all__ = ["ANSWERS", "REFERENCES", "Question", "ask", "of"]
+__all__ = ["ANSWERS", "REFERENCES", "Question", "ask"]
 
 Kind = Literal["reconstruction", "same", "other"]
 
@@ -50,18 +50,6 @@ class Question:
     label: int
     image: UInt8[Tensor, "c h w"]
     references: UInt8[Tensor, "k c h w"]
-
-
-def of(run: Run) -> Run:
-    """The inversion that is meant: the run itself, or what a score judged.
-
-    Raises:
-        UserError: If it is neither.
-    """
-    found = run.parents["inversion"] if run.kind == "scores" else run
-    if not isinstance(found, Run) or found.kind != "inversions":
-        raise UserError(f"{run.label} has no reconstructions; mibench judge takes an inversion or a score")
-    return found
 
 
 def _turns(labels: Iterable[int], *purpose: object) -> list[tuple[int, int]]:

@@ -40,7 +40,7 @@ from torch import Tensor
 from mibench.metrics.inputs import require_finite
 from mibench.rng import generator
 
-__all__ = ["Interval", "clustered_interval", "paired_interval", "proportion"]
+__all__ = ["Interval", "clustered_interval", "drawn", "expanded", "paired_interval", "proportion"]
 
 
 class Interval(NamedTuple):
@@ -76,15 +76,21 @@ def _bootstrap(
     sums: Float64[Tensor, " c"], counts: Float64[Tensor, " c"], confidence: float, resamples: int, seed: int
 ) -> tuple[float, float]:
     """Expanded percentile interval of sum(sums) / sum(counts) over resampled clusters."""
-    c = len(sums)
-    draw = torch.randint(c, (resamples, c), generator=generator("bootstrap", seed))
-    # How often each cluster is drawn: one matrix product gives all resampled means.
-    weight = torch.zeros(resamples, c, dtype=torch.float64).scatter_add_(
-        1, draw, torch.ones(resamples, c, dtype=torch.float64)
-    )
-    means = (weight @ sums) / (weight @ counts)
-    tail = float(ndtr(math.sqrt(c / (c - 1)) * stdtrit(c - 1, (1 - confidence) / 2)))
-    low, high = means.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    weight = drawn(len(sums), resamples, seed)
+    return expanded((weight @ sums) / (weight @ counts), len(sums), confidence)
+
+
+def drawn(clusters: int, resamples: int, seed: int = 0) -> Float64[Tensor, "{resamples} {clusters}"]:
+    """How often each cluster is drawn in each resample: one matrix product gives all resampled sums."""
+    draw = torch.randint(clusters, (resamples, clusters), generator=generator("bootstrap", seed))
+    once = torch.ones(resamples, clusters, dtype=torch.float64)
+    return torch.zeros_like(once).scatter_add_(1, draw, once)
+
+
+def expanded(values: Float64[Tensor, " r"], clusters: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The expanded percentile interval of resampled values."""
+    tail = float(ndtr(math.sqrt(clusters / (clusters - 1)) * stdtrit(clusters - 1, (1 - confidence) / 2)))
+    low, high = values.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
     return low, high
 
 

@@ -33,7 +33,7 @@ from mibench.models.fold import fold
 from mibench.report.collect import defense_label
 from mibench.report.figures import COLOURS, GREY, INK
 from mibench.rng import Noise
-from mibench.runs import Run
+from mibench.runs import Run, inversion_of
 from mibench.stages import artifacts
 from mibench.training import predict, streams
 
@@ -41,22 +41,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Clouds", "clouds", "draw", "inversion_of", "measure", "table", "write"]
+__all__ = ["Clouds", "clouds", "draw", "measure", "table", "write"]
 
 DRAWS = 4
 """Erased versions of each private image. Numbers are means over draws, each of as many images as the private ones."""
-
-def inversion_of(run: Run) -> Run:
-    """The inversion that is meant: the run itself, or what a score judged.
-
-    Raises:
-        UserError: If it is neither.
-    """
-    found = run.parents["inversion"] if run.kind == "scores" else run
-    if not isinstance(found, Run) or found.kind != "inversions":
-        raise UserError(f"{run.label} has no reconstructions; mibench features takes an inversion or a score")
-    return found
-
 
 # --- features -------------------------------------------------------------------------------------------------------
 
@@ -348,7 +336,7 @@ def write(run: Run, size: int, engine: Engine, reporter: Reporter) -> tuple[Path
     Raises:
         UserError: If it is another kind of run, files are damaged, or the folder cannot be written.
     """
-    run = inversion_of(run)
+    run = inversion_of(run, "features")
     target = run.parents["target"]
     assert isinstance(target, Run)
     data = artifacts.dataset(target)

@@ -24,16 +24,14 @@ from typing import Any
 import pandas as pd
 import torch
 from jaxtyping import Float64
-from scipy.special import ndtr, stdtrit
 from torch import Tensor
 
 from mibench import registry
 from mibench.checks import Evidence, Finding, check
 from mibench.errors import UserError
 from mibench.metrics.comparison import adjusted, paired_test
-from mibench.metrics.statistics import Interval, paired_interval, proportion
+from mibench.metrics.statistics import Interval, drawn, expanded, paired_interval, proportion
 from mibench.report.collect import Scored, settings_text
-from mibench.rng import generator
 from mibench.runs import Run
 from mibench.stages import artifacts
 
@@ -317,14 +315,13 @@ def matched(curve: Curve, natural: float) -> Interval | None:
         return None
     whole = torch.tensor(list(zip(*xy, strict=True)), dtype=torch.float64)
     value = float(_interpolated(whole[0][None], whole[1][None], natural))
-    drawn = _resampled(curve)
-    if drawn is None:
+    found = _resampled(curve)
+    if found is None:
         return Interval(value, math.nan, math.nan, 0, 0)
-    attack, own, people = drawn
+    attack, own, people = found
     order = own.argsort(dim=1)
     each = _interpolated(own.gather(1, order), attack.gather(1, order), natural)
-    tail = float(ndtr(math.sqrt(people / (people - 1)) * stdtrit(people - 1, 0.025)))
-    low, high = each.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    low, high = expanded(each, people)
     n = sum(len(one.attacks[curve.access].hits) for one in curve.points)
     return Interval(value, min(low, value), max(high, value), n, people)
 
@@ -344,10 +341,7 @@ def _resampled(curve: Curve) -> tuple[Float64[Tensor, "r p"], Float64[Tensor, "r
     people = judged[0].labels.unique()
     if len(served) < len(curve.points) or len(people) < 2:
         return None
-    draw = torch.randint(len(people), (RESAMPLES, len(people)), generator=generator("bootstrap", 0))
-    weight = torch.zeros(RESAMPLES, len(people), dtype=torch.float64).scatter_add_(
-        1, draw, torch.ones(RESAMPLES, len(people), dtype=torch.float64)
-    )
+    weight = drawn(len(people), RESAMPLES)
 
     def means(hits: Tensor, labels: Tensor) -> Tensor:
         index = torch.searchsorted(people, labels)
