@@ -109,6 +109,11 @@ class Finding(NamedTuple):
     label: str
     text: str
 
+    @property
+    def line(self) -> str:
+        """All of it in one line."""
+        return f"{self.label}: {self.text} ({self.check})"
+
 
 # --- of a defense ---------------------------------------------------------------------------------------------------
 

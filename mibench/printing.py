@@ -151,14 +151,12 @@ def budget(cost: list[int | None] | None) -> list[str]:
 
 def show_tables(results: Path, scores: list["Run"]) -> None:
     """The tables of some scores, on stdout."""
-    from mibench.report import collect, privacy, tables, tradeoff  # pandas: not for `mibench list`
+    from mibench.report import collect, content, terminal  # pandas: not for `mibench list`
 
     wanted = {run.id for run in scores}
-    found = [one for one in collect.scored(results) if one.run.id in wanted]
     console = Console()
-    table = collect.frame(found)
-    console.print(tables.render(found, table, tables.differences(found, table), console))
-    console.print(privacy.render(tradeoff.points(found, table), privacy.titles(table), found, console))
+    told = content.Content([one for one in collect.scored(results) if one.run.id in wanted])
+    console.print(terminal.render(told, console, people=False))
 
 
 def print_checks(results: Path | None, as_json: bool) -> None:
@@ -175,11 +173,10 @@ def print_checks(results: Path | None, as_json: bool) -> None:
             console.print(Text(name, "bold cyan"))
             console.print(Padding(Text.assemble(one, ("\n" + why, "dim")), (0, 0, 1, 2)))
         return
-    from mibench.report import collect, facts, tradeoff
+    from mibench.report import collect, content
 
     found = collect.scored(results)
-    table = collect.frame(found)
-    findings = [*tradeoff.findings(tradeoff.points(found, table)), *facts.findings(found)]
+    findings = content.Content(found).findings
     if as_json:
         print(json.dumps([one._asdict() for one in findings], indent=1))
         return

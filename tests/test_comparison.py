@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mibench.metrics.comparison import adjusted, gap_test, least_p, paired_test
 from mibench.metrics.statistics import paired_interval
-from mibench.report import privacy, tradeoff
+from mibench.report import privacy, tables, tradeoff
 from mibench.report.tradeoff import Judged
 
 
@@ -259,9 +259,10 @@ def test_seeds_of_one_identity_are_one_observation() -> None:
 
 def test_only_a_difference_that_is_hardly_chance_is_marked() -> None:
     small = point("mid", 0.85, 0.1, white_box=0.798)  # two hits fewer
-    (section, *_) = privacy.sections([NONE, ALL[2], small], {"p": "toy"})
+    found = [NONE, ALL[2], small]
+    (section, *_) = privacy.sections(tradeoff.frame(found), tradeoff.summary(found), {"p": "toy"})
     column = next(column for column in section.columns if column.top == "difference")
-    cells = {row["defense"]: column.cell(row, 1) for _, row in section.rows.iterrows()}
+    cells = {row["defense"]: column.cell(row, 1) for row in tables.rows(section.rows)}
     assert cells["re s=0.8"].startswith(f"-70.0{privacy.SURE} [") and cells["mid s=0.1"].startswith("-0.2 [")
     assert cells["none"] == "" and "Holm" in section.notes[0] and PEOPLE == 20
 

@@ -11,7 +11,8 @@ from rich.console import Console
 from test_report import HITS, bits, data, finish, noise, root, score, world  # noqa: F401 (fixtures)
 
 from mibench.core import Dataset
-from mibench.report import collect, protocol, tables, write
+from mibench.report import collect, protocol, terminal, write
+from mibench.report.content import Content
 from mibench.runs import Run, find
 from mibench.stages import protocol as cards
 
@@ -121,7 +122,7 @@ def test_the_report_says_which_field_differs_and_no_other(root: Path, data: Data
     named = [f"resnet {judges[0].id}, ir {judges[1].id}", f"ir {judges[1].id}, resnet {judges[0].id}"]
     assert all(text in judged for text in named) and "identities attacked" not in judged
     console = Console(width=120, file=io.StringIO(), color_system=None)
-    console.print(tables.render(found, table, pd.DataFrame(), console))
+    console.print(terminal.render(Content(found), console))
     assert protocol.TITLE in console.file.getvalue()  # type: ignore[attr-defined]
     folder = write(root, Console(file=io.StringIO(), width=120))
     assert all(line in (folder / "tables.md").read_text() for line in lines)

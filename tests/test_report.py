@@ -19,7 +19,9 @@ from mibench.core import Dataset, Split
 from mibench.errors import UserError
 from mibench.metrics.comparison import adjusted, least_p, paired_test
 from mibench.metrics.statistics import clustered_interval, paired_interval
-from mibench.report import collect, exports, grids, leakage, show, tables, write
+from mibench.report import collect, exports, grids, show, tables, terminal, write
+from mibench.report.content import Content
+from mibench.report.differences import COLUMNS, differences, notes
 from mibench.runs import Run, find
 from mibench.stages import artifacts
 
@@ -68,12 +70,12 @@ def summary(values: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
 
 def judge(root: Path, name: str, data: Dataset) -> Run:
     draw = torch.Generator().manual_seed(9)
-    tensors = {f"{part}_features": torch.randn(8, 5, generator=draw) for part in ("train", "heldout")}
-    tensors |= {f"{part}_logits": torch.randn(8, 7, generator=draw) for part in ("train", "heldout")}
+    tensors = {f"{part}_features": torch.randn(len(data.train), 5, generator=draw) for part in ("train", "heldout")}
+    tensors |= {f"{part}_logits": torch.randn(len(data.train), 7, generator=draw) for part in ("train", "heldout")}
     tensors |= {"train_labels": data.train.labels, "heldout_labels": data.heldout.labels}
     run = Run(root, "evaluators", f"digiface-{name}", {"dataset": DATA, "model": name, "seed": 1000, "training": {}},
               inputs={"dataset": DATA})
-    accuracy = summary(torch.tensor([True] * 7 + [False]), data.heldout.labels)
+    accuracy = summary(torch.arange(len(data.heldout)) < len(data.heldout) - 1, data.heldout.labels)
     return finish(run, {
         "metrics.json": {"classes": 4, "dataset_fingerprint": data.fingerprint(), "natural_accuracy": accuracy,
                          "open_set_accuracy": accuracy, "distractors": 3, "distractors_are_public": False,
@@ -85,7 +87,7 @@ def judge(root: Path, name: str, data: Dataset) -> Run:
 def target(root: Path, defenses: list[dict[str, object]], data: Dataset, seed: int = 0) -> Run:
     spec = {"dataset": DATA, "defenses": defenses, "model": "cnn", "seed": seed, "training": {}}
     name = "digiface-cnn-" + ("+".join(str(item["name"]) for item in defenses) or "none")
-    correct = torch.tensor([True] * (7 - len(defenses)) + [False] * (1 + len(defenses)))
+    correct = torch.arange(len(data.heldout)) < len(data.heldout) - 1 - len(defenses)
     return finish(Run(root, "targets", name, spec, inputs={"dataset": DATA}), {
         "metrics.json": {"classes": 4, "dataset_fingerprint": data.fingerprint(), "parameters": 10,
                          "natural_accuracy": summary(correct, data.heldout.labels)},
@@ -95,7 +97,7 @@ def target(root: Path, defenses: list[dict[str, object]], data: Dataset, seed: i
 
 def score(
     root: Path, attack: str, victim: Run, judges: list[Run], hits: list[int], data: Dataset, identities: int = 4,
-    settings: dict[str, object] | None = None, seed: int = 0,
+    settings: dict[str, object] | None = None, seed: int = 0, images: int = IMAGES,
 ) -> Run:
     """A score whose headline hits are given, image by image."""
     prior = Run(root, "priors", "digiface-dcgan", {
@@ -105,18 +107,18 @@ def score(
         finish(prior, {"metrics.json": {"target_queries": 0, "latent_dim": 2, "parameters": 3, "public_images": 5}})
     spec = {"access": "white_box", "attack": {"name": attack, "settings": settings or {}}, "budget": None,
             "identities": identities, "precision": "fp32", "seed": seed}  # fmt: skip
-    labels = torch.arange(identities).repeat_interleave(IMAGES)
+    labels = torch.arange(identities).repeat_interleave(images)
     draw = torch.Generator().manual_seed(sum(hits))
     shape = (len(labels), *data.image_shape)
-    images = torch.randint(256, shape, generator=draw, dtype=torch.uint8)
+    made = torch.randint(256, shape, generator=draw, dtype=torch.uint8)
     inversion = finish(Run(root, "inversions", attack, spec, {"prior": prior, "target": victim}), {
         "metrics.json": {"gradient_images_per_identity": 60.0, "queries_per_identity": 80.0, "shared_queries": 1000,
                          "images": len(labels), "identities": identities},
-        "images.safetensors": ({"images": images, "labels": labels}, {"role": "reconstructions"}),
+        "images.safetensors": ({"images": made, "labels": labels}, {"role": "reconstructions"}),
     }, seconds=12.25)  # fmt: skip
     hit = torch.tensor(hits).bool()
     columns = {"target_top1": hit | True, "target_confidence": torch.rand(len(hit), generator=draw)}
-    report: dict[str, object] = {"n": len(hit), "identities": identities, "classes": len(CLASSES), "perceptual": {}}
+    report: dict[str, object] = {"n": len(hit), "identities": identities, "classes": len(data.classes), "perceptual": {}}
     report["chance"] = {"closed_top1": 0.25} | {f"open_top1@{run.spec['model']}": 1 / 7 for run in judges}
     report["natural_accuracy"] = victim.read("metrics.json")["natural_accuracy"]
     report["target"] = {"top1": summary(columns["target_top1"], labels),
@@ -144,7 +146,7 @@ def score(
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["identity", "label", *columns])
     for place, label in enumerate(labels.tolist()):
-        writer.writerow([CLASSES[label], label, *(f"{float(values[place]):.6g}" for values in columns.values())])
+        writer.writerow([data.classes[label], label, *(f"{float(values[place]):.6g}" for values in columns.values())])
     run = Run(root, "scores", attack, {"precision": "fp32"}, {"evaluators": judges, "inversion": inversion})
     return finish(run, {"scores.json": report, "per_image.csv": text.getvalue()})
 
@@ -178,9 +180,9 @@ def root(tmp_path: Path, world: Path, data: Dataset) -> Path:
     return Path(shutil.copytree(world, tmp_path / "results"))
 
 
-def drawn(found: list[collect.Scored], table: pd.DataFrame, width: int) -> str:
+def drawn(found: list[collect.Scored], width: int) -> str:
     console = Console(width=width, file=io.StringIO(), color_system=None)
-    console.print(tables.render(found, table, tables.differences(found, table), console))
+    console.print(terminal.render(Content(found), console))
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -270,15 +272,15 @@ def test_two_protocols_never_share_a_table(root: Path, data: Dataset) -> None:
     table = collect.rows(root)
     assert table["protocol"].nunique() == 3
     assert [len(group) for group in tables.protocols(table)].count(3) == 2  # chance, one score, ceiling
-    text = drawn(collect.scored(root), table, 120)
+    text = drawn(collect.scored(root), 120)
     assert sum(line.strip().startswith("real held-out") and "=" not in line for line in text.splitlines()) == 3
     for group in tables.protocols(table):
         assert group["identities"].nunique() == group["evaluators"].nunique() == group["fingerprint"].nunique() == 1
-    markdown = exports.to_markdown(collect.scored(root), table, pd.DataFrame(), [], leakage.leakage([], table[:0]), [])
-    assert markdown.count("| chance |") == 3 and markdown.count("## ") == 3
+    markdown = exports.to_markdown(Content(collect.scored(root)).sections())
+    assert markdown.count("| chance |") == 3 and markdown.count("## digiface: ") == 3
     assert "1 of 4 identities" in markdown
     # None of the three has a twin under another protocol.
-    assert set(tables.differences(collect.scored(root), table)["identities"]) == {4}
+    assert set(differences(collect.scored(root), table)["identities"]) == {4}
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------
@@ -298,8 +300,7 @@ def test_floors_take_no_part_in_best_and_worst(root: Path) -> None:
 def test_floors_are_dim_and_attacks_are_not(root: Path) -> None:
     found = collect.scored(root)
     console = Console(width=120, file=io.StringIO(), force_terminal=True, color_system="standard")
-    table = collect.frame(found)
-    console.print(tables.render(found, table, tables.differences(found, table), console))
+    console.print(terminal.render(Content(found), console))
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     floor = next(line for line in lines if "prior_search" in line and "100 [" in line)
     attack = next(line for line in lines if "gmi" in line and "12.2" in line and "[" in line)
@@ -309,7 +310,7 @@ def test_floors_are_dim_and_attacks_are_not(root: Path) -> None:
 @pytest.mark.parametrize("width", [80, 100, 120, 200])
 def test_the_table_fits_and_drops_columns_in_order(root: Path, width: int) -> None:
     found = collect.scored(root)
-    text = drawn(found, collect.frame(found), width)
+    text = drawn(found, width)
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
     assert "91.7 [" in text  # the headline and its interval stay
@@ -319,7 +320,7 @@ def test_the_table_fits_and_drops_columns_in_order(root: Path, width: int) -> No
 
 def test_paired_difference_in_closed_form(root: Path) -> None:
     found = collect.scored(root)
-    compared = tables.differences(found, collect.frame(found))
+    compared = differences(found, collect.frame(found))
     row = compared[(compared["defense"] == "re a_e=0.4") & (compared["attack"] == "gmi")].iloc[0]
     a, b = bits(HITS[0.4, "gmi"]), bits(HITS[None, "gmi"])
     assert row["difference"] == pytest.approx((2 - 6) / 12)
@@ -336,14 +337,15 @@ def test_paired_difference_in_closed_form(root: Path) -> None:
 def crowd(found: list[collect.Scored], copies: int = 6) -> list[collect.Scored]:
     """The same hits of so many times as many people."""
     for one in found:
-        rows = [one.per_image.assign(label=one.per_image["label"] + 4 * place) for place in range(copies)]
-        vars(one)["per_image"] = pd.concat(rows, ignore_index=True)
+        labels = torch.cat([one.hits.labels + 4 * place for place in range(copies)])
+        vars(one)["hits"] = collect.Hits(labels, one.hits.hits.repeat(copies))
+        vars(one).pop("by_identity", None)
     return found
 
 
 def test_the_verdict_follows_the_p_value_corrected_over_the_rows(root: Path) -> None:
     found = crowd(collect.scored(root))
-    compared = tables.differences(found, collect.frame(found))
+    compared = differences(found, collect.frame(found))
     assert compared["p_adjusted"].tolist() == adjusted(torch.tensor(compared["p"].to_numpy())).tolist()
     assert (compared["p_adjusted"] > compared["p"]).any() and (compared["verdict"] == "lower").sum() >= 3
     for _, row in compared.iterrows():
@@ -357,19 +359,19 @@ def test_the_verdict_follows_the_p_value_corrected_over_the_rows(root: Path) -> 
 def test_few_identities_are_told_that_nothing_can_be_clear(root: Path) -> None:
     found = collect.scored(root)
     table = collect.frame(found)
-    compared = tables.differences(found, table)
-    said = tables.difference_notes(compared)
+    compared = differences(found, table)
+    said = notes(compared)
     assert len(compared) == 5 and least_p(4, 5) == 0.625
     assert "With 4 identities and 5 comparisons no p can be below .625" in said[1]
     many = crowd(found)
-    assert not any("no p can be" in line for line in tables.difference_notes(tables.differences(many, table)))
+    assert not any("no p can be" in line for line in notes(differences(many, table)))
 
 
 def test_power_tells_of_the_smallest_and_the_largest_claim(root: Path) -> None:
     found = crowd(collect.scored(root))
-    compared = tables.differences(found, collect.frame(found))
+    compared = differences(found, collect.frame(found))
     claimed = compared[compared["verdict"] == "lower"].sort_values("difference")
-    note = tables.difference_notes(compared)[-1]
+    note = notes(compared)[-1]
     for end, word in ((claimed.iloc[0], "largest"), (claimed.iloc[-1], "smallest")):
         sign = f"{100 * end['difference']:+.1f} points) takes {end['identities_needed']:.0f} identities"
         assert f"the {word} clear difference (" in note and sign in note
@@ -387,30 +389,34 @@ def test_seeds_are_counted_where_there_are_several(root: Path, data: Dataset) ->
                          (target(root, [{"name": "re", "settings": RE}], data, seed=5), "010000000100")):  # fmt: skip
         score(root, "ppa", victim, judges, bits(hits), data)
     found = collect.scored(root)
-    compared = tables.differences(found, collect.frame(found))
+    compared = differences(found, collect.frame(found))
     own = compared[compared["defense"].str.startswith("re a_e=0.4") & (compared["attack"] == "ppa")]
     assert own["seeds"].tolist() == [2, 2] and own["seeds_needed"].nunique() == 1
     others = compared.drop(own.index)
     assert (others["seeds"] == 1).all() and others["seeds_needed"].isna().all()
-    assert "One seed" not in tables.difference_notes(compared)[-1]
+    assert "One seed" not in notes(compared)[-1]
 
 
 def test_the_adjusted_p_is_shown_where_there_is_room(root: Path) -> None:
     assert [tables.probability(p) for p in (0.0001, 0.0123, 0.5, 0.9999, 1.0, math.nan)] == [
         "<.001", ".012", ".500", "1", "1", ""
     ]
-    first = min((column for column in tables.DIFFERENCES if column.drop), key=lambda column: column.drop)
+    first = min((column for column in COLUMNS if column.drop), key=lambda column: column.drop)
     assert first.header == "Holm p"
 
 
 def test_pairs_follow_label_and_order_not_rows(root: Path) -> None:
     found = collect.scored(root)
     table = collect.frame(found)
-    plain = tables.differences(found, table)
+    plain = differences(found, table)
     for one in found:
-        if one.target.spec["defenses"]:
-            vars(one)["per_image"] = one.per_image.sample(frac=1, random_state=1)
-    pd.testing.assert_frame_equal(plain, tables.differences(found, table))
+        if one.target.spec["defenses"]:  # people in another order, each one's images in theirs
+            path = one.run.path / "per_image.csv"
+            head, *lines = path.read_text().splitlines()
+            path.write_text("\n".join([head, *(lines[place + 3 * person] for place in range(3)
+                                               for person in (2, 0, 3, 1)), ""]))  # fmt: skip
+            del vars(one)["hits"], vars(one)["by_identity"]
+    pd.testing.assert_frame_equal(plain, differences(found, table))
 
 
 def test_strongest_against_strongest_when_they_differ(root: Path, data: Dataset) -> None:
@@ -419,7 +425,7 @@ def test_strongest_against_strongest_when_they_differ(root: Path, data: Dataset)
     score(root, "gmi", victim, judges, bits("110000000000"), data)
     score(root, "ppa", victim, judges, bits("100000000000"), data)
     found = collect.scored(root)
-    compared = tables.differences(found, collect.frame(found))
+    compared = differences(found, collect.frame(found))
     last = compared[(compared["defense"] == "re a_e=0.6") & (compared["attack"] == "strongest")].iloc[0]
     assert (last["attack_with"], last["attack_without"]) == ("gmi", "ppa")
     assert last["difference"] == pytest.approx(2 / 12 - 11 / 12) and last["judged_by"]

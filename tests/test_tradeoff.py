@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mibench.metrics.statistics import proportion
-from mibench.report import figures, privacy, tradeoff
+from mibench.report import figures, tradeoff
 from mibench.report.tradeoff import Curve, Judged, Point, curves, delta, hypervolume, matched, pareto
 from mibench.runs import Run
 
@@ -152,7 +152,7 @@ def test_summary_says_what_no_strength_reaches() -> None:
 
 
 def test_a_black_box_attack_that_wins_is_a_finding() -> None:
-    found = privacy.findings(ALL)
+    found = [one.line for one in tradeoff.findings(ALL)]
     assert len(found) == 1 and found[0].startswith("re s=0.8: black-box") and "weaker_access_wins" in found[0]
 
 

@@ -30,6 +30,7 @@ References:
 """
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -80,8 +81,10 @@ def _bootstrap(
     return expanded((weight @ sums) / (weight @ counts), len(sums), confidence)
 
 
+@lru_cache(maxsize=4)
 def drawn(clusters: int, resamples: int, seed: int = 0) -> Float64[Tensor, "{resamples} {clusters}"]:
-    """How often each cluster is drawn in each resample: one matrix product gives all resampled sums."""
+    """How often each cluster is drawn in each resample: one matrix product gives all resampled sums. Do not change it:
+    it is kept, since a report asks for the same one again and again."""
     draw = torch.randint(clusters, (resamples, clusters), generator=generator("bootstrap", seed))
     once = torch.ones(resamples, clusters, dtype=torch.float64)
     return torch.zeros_like(once).scatter_add_(1, draw, once)

@@ -33,7 +33,7 @@ def write(root: Path, console: "Console", private_images: bool = True) -> Path:
     """
     from rich.console import Console
 
-    from mibench.report import collect, exports, figures, grids, leakage, privacy, tables, tradeoff
+    from mibench.report import collect, content, exports, figures, grids, privacy, terminal
 
     warnings: list[str] = []
     found = collect.scored(root, warnings)
@@ -46,22 +46,18 @@ def write(root: Path, console: "Console", private_images: bool = True) -> Path:
             f"no finished scores in {root}{lost}; make some with `mibench demo`, or with `mibench train` and then "
             "`mibench attack`, and name their folder: `mibench report RESULTS`"
         )
-    table = collect.frame(found)
+    told = content.Content(found)
     folder = root / "report"
-    compared, points = tables.differences(found, table), tradeoff.points(found, table)
-    console.print(tables.render(found, table, compared, console))
-    leaks = leakage.leakage(found, table)
-    console.print(privacy.render(points, privacy.titles(table), found, console))
-    console.print(leakage.render(leaks, table, console))
+    console.print(terminal.render(told, console))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            grids.write(folder, found, table, private_images)
+            grids.write(folder, found, told.table, private_images)
         except UserError as error:  # the numbers stand without the picture
             warnings.append(f"no picture: {error}")
             chatter.print(warnings[-1], style="yellow", markup=False)
-        figures.write(folder, points, privacy.titles(table))
-        exports.write(folder, found, table, compared, points, leaks, warnings)
+        figures.write(folder, told.points, privacy.titles(told.table))
+        exports.write(folder, told, warnings)
     except OSError as error:
         raise UserError(f"cannot write the report to {folder}: {error.strerror or error}") from None
     return folder

@@ -4,24 +4,28 @@ Scores are comparable only within one *protocol*: the same images, the same eval
 identities. Each row says which protocol it belongs to; a table never mixes two.
 """
 
+import csv
 import hashlib
 import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
+import torch
+from jaxtyping import Bool, Float64, Int64
+from torch import Tensor
 
 from mibench import registry
 from mibench.errors import UserError
 from mibench.runs import PROTOCOL, Library, Run, canonical
 from mibench.stages.train_target import unusual
 
-__all__ = ["PRDC", "RATES", "Scored", "changes", "defense_label", "frame", "rows", "scored", "settings_text"]
+__all__ = ["PRDC", "RATES", "Hits", "Scored", "changes", "defense_label", "frame", "rows", "scored", "settings_text"]
 
 RATES = ("open_top1", "open_top5", "closed_top1", "closed_top5", "knn_train", "knn_heldout")
 """What an evaluation model says of each image; every one has an interval."""
@@ -34,6 +38,13 @@ SETS = ("fid", "kid")
 
 PRDC = ("precision", "recall", "density", "coverage")
 """How far the images lie among real ones in these features; blank in scores that were made without it."""
+
+
+class Hits(NamedTuple):
+    """Each reconstruction's identity and whether it was recognised; by identity, each one's as they were made."""
+
+    labels: Int64[Tensor, " n"]
+    hits: Bool[Tensor, " n"]
 
 
 @dataclass(frozen=True)
@@ -97,6 +108,36 @@ class Scored:
         return hashlib.sha256(canonical(key).encode()).hexdigest()[:6]
 
     @cached_property
+    def row(self) -> dict[str, Any]:
+        """The score as one flat row."""
+        return _row(self)
+
+    @cached_property
+    def recipe(self) -> str:
+        """What an undefended twin shares: everything but the defense."""
+        target = {key: value for key, value in self.target.spec.items() if key != "defenses"}
+        return canonical([target, *self.made_by])
+
+    @cached_property
+    def hits(self) -> Hits:
+        """The headline evaluation model's verdicts."""
+        # Not by way of `per_image`: pandas takes ten times as long for a small file, and a report reads them all.
+        with (self.run.path / "per_image.csv").open(encoding="utf-8", newline="") as file:
+            lines = csv.reader(file)
+            head = next(lines)
+            label, hit = head.index("label"), head.index(f"open_top1@{self.names[0]}")
+            found = torch.tensor([(int(line[label]), line[hit] == "1") for line in lines], dtype=torch.int64)
+        labels, hits = found[:, 0].sort(stable=True)[0], found[:, 1][found[:, 0].argsort(stable=True)].bool()
+        return Hits(labels, hits)
+
+    @cached_property
+    def by_identity(self) -> tuple[Int64[Tensor, " c"], Float64[Tensor, " c"]]:
+        """Each identity and its mean headline hits."""
+        names, index, count = self.hits.labels.unique(return_inverse=True, return_counts=True)
+        sums = torch.zeros(len(names), dtype=torch.float64).index_add(0, index, self.hits.hits.double())
+        return names, sums / count
+
+    @cached_property
     def per_image(self) -> pd.DataFrame:
         """One row per reconstruction, in the order they were made; `order` counts within an identity."""
         table = pd.read_csv(self.run.path / "per_image.csv", dtype={"identity": str}, keep_default_na=False)
@@ -155,7 +196,7 @@ def _read(library: Library, path: Path) -> Scored:
     scores = run.read("scores.json")
     target = _single(_single(run, "inversion"), "target")
     one = Scored(run, scores, target.read("metrics.json")["dataset_fingerprint"])
-    row(one)  # whatever a report needs of it is there
+    _ = one.row  # whatever a report needs of it is there
     return one
 
 
@@ -164,11 +205,19 @@ def _read(library: Library, path: Path) -> Scored:
 
 def changes(kind: str, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that are not the plug-in's defaults; all of them if the plug-in is no longer installed."""
-    try:
-        defaults = registry.defaults(kind, name)
-    except (UserError, ImportError):
+    defaults = _defaults(kind, name)
+    if defaults is None:
         return dict(settings)
-    return {key: value for key, value in settings.items() if _plain(defaults.get(key)) != _plain(value)}
+    return {key: value for key, value in settings.items() if defaults.get(key) != _plain(value)}
+
+
+@cache
+def _defaults(kind: str, name: str) -> dict[str, Any] | None:
+    """As JSON has them; None if the plug-in is no longer installed. Kept: a report asks for each many times."""
+    try:
+        return {key: _plain(value) for key, value in registry.defaults(kind, name).items()}
+    except (UserError, ImportError):
+        return None
 
 
 def _plain(value: Any) -> Any:
@@ -247,7 +296,7 @@ def _judged(names: Iterable[str], judges: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def row(one: Scored) -> dict[str, Any]:
+def _row(one: Scored) -> dict[str, Any]:
     """One score run as one flat row."""
     scores, spec = one.scores, one.inversion.spec
     attack = spec["attack"]
@@ -361,7 +410,7 @@ def frame(found: Iterable[Scored]) -> pd.DataFrame:
     groups: dict[str, list[Scored]] = defaultdict(list)
     for one in found:
         groups[one.protocol].append(one)
-    flat = [line for ones in groups.values() for line in [*references(ones[0]), *map(row, ones)]]
+    flat = [line for ones in groups.values() for line in [*references(ones[0]), *(one.row for one in ones)]]
     if not flat:
         return pd.DataFrame()
     table = pd.DataFrame(flat)

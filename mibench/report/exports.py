@@ -1,20 +1,19 @@
 """The report as files: CSV and JSON with every number as it was scored, Markdown and LaTeX as they are read."""
 
+import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from mibench.files import write_atomic, write_json
-from mibench.report import leakage, privacy, tables, tradeoff
-from mibench.report.collect import Scored
-from mibench.report.leakage import Leakage
-from mibench.report.privacy import Section
-from mibench.report.protocol import TITLE, apart
-from mibench.report.tradeoff import Point
+from mibench.files import write_atomic
+from mibench.report import privacy, tables
+from mibench.report.content import Content
+from mibench.report.protocol import TITLE
+from mibench.report.tables import Section
 
 __all__ = ["records", "to_latex", "to_markdown", "write"]
 
@@ -29,7 +28,7 @@ LATEX = {
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as JSON values; what a row does not have is null."""
-    return [{str(key): _plain(value) for key, value in row.items()} for row in table.to_dict("records")]
+    return [{str(key): _plain(value) for key, value in row.items()} for row in tables.rows(table)]
 
 
 def _plain(value: Any) -> Any:
@@ -39,55 +38,37 @@ def _plain(value: Any) -> Any:
     return None if value is None or (isinstance(value, float) and not math.isfinite(value)) else value
 
 
-def _sections(
-    found: list[Scored], table: pd.DataFrame, compared: pd.DataFrame, points: list[Point], leaks: Leakage
-) -> Iterable[Section]:
-    """Every table."""
-    for group in tables.protocols(table):
-        protocol = group["protocol"].iloc[0]
-        gone = tables.unavailable(found, protocol)
-        notes = tables.caption(group) + [f"Not measured: {name}: {why}; {how}" for name, (why, how) in gone.items()]
-        yield Section(tables.title(group), group, tables.columns(group), notes)
-        pairs = compared[compared["protocol"] == protocol].reset_index(drop=True) if len(compared) else compared
-        if len(pairs):
-            what = f"What each defense changes, {tables.title(group)}"
-            yield Section(what, pairs, tables.DIFFERENCES, tables.difference_notes(pairs))
-    yield from privacy.sections(points, privacy.titles(table))
-    yield from leakage.sections(leaks, table)
-
-
 def _cells(rows: pd.DataFrame, columns: list[tables.Column], escape: Callable[[str], str]) -> list[list[str]]:
-    return [[escape(column.cell(row, 1)) for column in columns] for _, row in rows.iterrows()]
+    return [[escape(column.cell(row, 1)) for column in columns] for row in tables.rows(rows)]
+
+
+def to_json(parts: Mapping[str, Sequence[Any]]) -> str:
+    """Lists by name, one item a line: quick to write and read, and a change of one row changes one line."""
+    texts = []
+    for name, items in sorted(parts.items()):
+        lines = ",\n".join(json.dumps(item, sort_keys=True, allow_nan=False) for item in items)
+        texts.append(f"{json.dumps(name)}: [\n{lines}\n]" if items else f"{json.dumps(name)}: []")
+    return "{\n" + ",\n".join(texts) + "\n}\n"
 
 
 def to_markdown(
-    found: list[Scored],
-    table: pd.DataFrame,
-    compared: pd.DataFrame,
-    points: list[Point],
-    leaks: Leakage,
-    warnings: list[str],
+    sections: Iterable[Section], checked: Sequence[str] = (), why: Sequence[str] = (), warnings: Sequence[str] = ()
 ) -> str:
-    """GitHub's tables, a caption below each."""
+    """GitHub's tables, a caption below each; then what the checks found, why tables are apart, what was left out."""
 
     def escape(text: str) -> str:
         return text.replace("|", "\\|").replace("_", "\\_").replace("<", "&lt;")
 
     lines = []
-    for title, rows, columns, notes in _sections(found, table, compared, points, leaks):
+    for title, rows, columns, notes in sections:
         lines += [f"## {escape(title)}", ""]
         lines.append(f"| {' | '.join(escape(column.header) for column in columns)} |")
         lines.append(f"|{'|'.join(':---' if column.left else '---:' for column in columns)}|")
         lines += [f"| {' | '.join(cells)} |" for cells in _cells(rows, columns, escape)]
         lines += ["", *(f"- {escape(note)}" for note in notes), ""]
-    checked = privacy.findings(points)
-    if checked:
-        lines += ["## Checks", "", *(f"- {escape(line)}" for line in checked), ""]
-    why = apart(found, table["protocol"])
-    if why:
-        lines += [f"**{TITLE}**", "", *(f"- {escape(line)}" for line in why), ""]
-    if warnings:
-        lines += ["## Left out", "", *(f"- {escape(line)}" for line in warnings), ""]
+    for head, said in (("## Checks", checked), (f"**{TITLE}**", why), ("## Left out", warnings)):
+        if said:
+            lines += [head, "", *(f"- {escape(line)}" for line in said), ""]
     return "\n".join(lines)
 
 
@@ -96,12 +77,10 @@ def escape_latex(text: str) -> str:
     return "".join(LATEX.get(character, character) for character in text)
 
 
-def to_latex(
-    found: list[Scored], table: pd.DataFrame, compared: pd.DataFrame, points: list[Point], leaks: Leakage
-) -> str:
+def to_latex(sections: Iterable[Section]) -> str:
     r"""One `table` with a `tabular` each, for \input into an article; needs no package."""
     lines = [r"% Made by mibench report. \input this file; it needs no package."]
-    for title, rows, columns, notes in _sections(found, table, compared, points, leaks):
+    for title, rows, columns, notes in sections:
         lines += ["", r"\begin{table}", r"\centering\scriptsize\setlength{\tabcolsep}{3pt}"]
         lines.append(rf"\begin{{tabular}}{{{''.join('l' if column.left else 'r' for column in columns)}}}")
         for part in ("top", "bottom"):
@@ -124,19 +103,7 @@ def _guard(cells: list[str]) -> list[str]:
     return [f"{{}}{cells[0]}" if cells[0].startswith(("[", "*")) else cells[0], *cells[1:]]
 
 
-def _csv(table: pd.DataFrame) -> str:
-    return table.to_csv(index=False, lineterminator="\n") if len(table) else ""
-
-
-def write(
-    folder: Path,
-    found: list[Scored],
-    table: pd.DataFrame,
-    compared: pd.DataFrame,
-    points: list[Point],
-    leaks: Leakage,
-    warnings: list[str],
-) -> list[Path]:
+def write(folder: Path, content: Content, warnings: list[str]) -> list[Path]:
     """tables.{csv,json,md,tex}, differences.csv, tradeoff.csv, curves.csv, leakage.csv, inequality.csv and groups.csv;
     each appears whole or not at all.
 
@@ -144,17 +111,21 @@ def write(
     `inequality` and `groups`, what was left out under `warnings`, what the checks found under `checks`. Returns the
     paths.
     """
-    texts = {
-        "tables.csv": table.to_csv(index=False, lineterminator="\n"),
-        "differences.csv": _csv(compared),
-        "tradeoff.csv": _csv(tradeoff.frame(points)),
-        "curves.csv": _csv(tradeoff.summary(points)),
-        "leakage.csv": _csv(leaks.people),
-        "inequality.csv": _csv(leaks.targets),
-        "groups.csv": _csv(leaks.groups),
-        "tables.md": to_markdown(found, table, compared, points, leaks, warnings),
-        "tables.tex": to_latex(found, table, compared, points, leaks),
-    }
+    leaks, sections = content.leaks, [*content.sections(), *content.people()]
+    checked = [one.line for one in content.findings]
+    frames = {
+        "tables": content.table, "differences": content.compared, "tradeoff": content.tradeoff,
+        "curves": content.curves, "leakage": leaks.people, "inequality": leaks.targets, "groups": leaks.groups,
+    }  # fmt: skip
+    texts = {f"{name}.csv": frame.to_csv(index=False, lineterminator="\n") if len(frame) else ""
+             for name, frame in frames.items()}  # fmt: skip
+    texts |= {
+        "tables.md": to_markdown(sections, checked, content.apart, warnings), "tables.tex": to_latex(sections),
+        "tables.json": to_json({
+            "apart": content.apart, "checks": checked, "warnings": warnings, "rows": records(frames.pop("tables")),
+            **{name: records(frame) for name, frame in frames.items()},
+        }),
+    }  # fmt: skip
     paths = []
     for name, text in texts.items():
         path = folder / name
@@ -163,11 +134,4 @@ def write(
             paths.append(path)
         else:
             path.unlink(missing_ok=True)
-    whole = {
-        "apart": apart(found, table["protocol"]),
-        "checks": privacy.findings(points), "differences": records(compared), "rows": records(table),
-        "tradeoff": records(tradeoff.frame(points)), "curves": records(tradeoff.summary(points)), "warnings": warnings,
-        "leakage": records(leaks.people), "inequality": records(leaks.targets), "groups": records(leaks.groups),
-    }  # fmt: skip
-    write_json(folder / "tables.json", whole)
-    return [*paths, folder / "tables.json"]
+    return paths

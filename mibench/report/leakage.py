@@ -16,11 +16,11 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Float64
-from rich.console import Console, Group, RenderableType
-from rich.text import Text
+from numpy.typing import NDArray
 from scipy.special import expit, logit, stdtrit
 from scipy.stats import binom
 from torch import Tensor
@@ -29,10 +29,20 @@ from mibench.metrics.comparison import adjusted, gap_test
 from mibench.metrics.statistics import proportion
 from mibench.report import tables
 from mibench.report.collect import Scored
-from mibench.report.privacy import Section
-from mibench.report.tables import Column, amount, evaluators, interval, missing, percent, probability, protocols
+from mibench.report.tables import (
+    Column,
+    Row,
+    Section,
+    amount,
+    evaluators,
+    interval,
+    missing,
+    percent,
+    probability,
+    protocols,
+)
 
-__all__ = ["Leakage", "gini", "gini_by_luck", "gini_interval", "leakage", "render", "sections"]
+__all__ = ["Leakage", "gini", "gini_by_luck", "gini_interval", "leakage", "sections"]
 
 NAMED = 5
 """At most so many people of a target are named in a table; leakage.csv has all."""
@@ -124,7 +134,7 @@ def leakage(found: list[Scored], table: pd.DataFrame) -> Leakage:
         if attacks.empty:
             continue
         own: list[dict[str, Any]] = []
-        for _, row in tables.strongest(group).iterrows():
+        for row in tables.rows(tables.strongest(group)):
             name = evaluators(group)[0]
             persons = _persons(runs[row["score"]], name)
             about = {"protocol": row["protocol"], "defense": row["target_label"], "attack": row["attack_label"]}
@@ -139,7 +149,7 @@ def leakage(found: list[Scored], table: pd.DataFrame) -> Leakage:
     )
 
 
-def interval_of(row: pd.Series, key: str) -> dict[str, Any]:
+def interval_of(row: Row, key: str) -> dict[str, Any]:
     """The headline number of a row with its bounds, as `rate`."""
     name, _, model = key.partition("@")
     return {f"rate{end}": row[f"{name}{end}@{model}"] for end in ("", "_low", "_high")}
@@ -155,15 +165,19 @@ def _members(one: Scored) -> dict[str, str]:
 
 def _persons(one: Scored, name: str) -> pd.DataFrame:
     """One row per attacked person, worst first."""
-    rows = one.per_image
-    by = rows.assign(
-        hit=rows[f"open_top1@{name}"] == 1, nearest=rows.get(f"knn_train@{name}", math.nan),
-        target_confidence=rows.get("target_confidence", math.nan),
-    ).groupby("label", sort=True)  # fmt: skip
+    rows = one.per_image.sort_values("label", kind="stable")
+    labels, starts, n = np.unique(rows["label"].to_numpy(), return_index=True, return_counts=True)
+
+    def column(key: str) -> NDArray[np.float64]:
+        unknown = np.full(len(rows), math.nan)
+        return rows[key].to_numpy(dtype="float64") if key in rows else unknown
+
+    hits = np.add.reduceat((rows[f"open_top1@{name}"] == 1).to_numpy().astype("int64"), starts)
     persons = pd.DataFrame({
-        "identity": by["identity"].first(), "hits": by["hit"].sum().astype(int), "n": by.size(),
-        "rate": by["hit"].mean(), "nearest": by["nearest"].min(), "target_confidence": by["target_confidence"].mean(),
-    }).reset_index()  # fmt: skip
+        "label": labels, "identity": rows["identity"].to_numpy()[starts], "hits": hits, "n": n, "rate": hits / n,
+        "nearest": np.minimum.reduceat(column(f"knn_train@{name}"), starts),
+        "target_confidence": np.add.reduceat(column("target_confidence"), starts) / n,
+    })  # fmt: skip
     persons["distance_rank"] = persons["nearest"].rank(method="min").astype("Int64")
     persons = persons.sort_values(["rate", "nearest", "label"], ascending=[False, True, True], kind="stable")
     persons.insert(0, "rank", range(1, len(persons) + 1))
@@ -246,7 +260,7 @@ def _targets(rows: pd.DataFrame) -> list[Column]:
     def rate(name: str) -> Any:
         return lambda row, digits: interval(row, name, digits)
 
-    def coefficient(row: pd.Series, digits: int) -> str:
+    def coefficient(row: Row, digits: int) -> str:
         text = _coefficient(row["gini"])
         return text if missing(row["gini_low"]) else (
             f"{text} [{_coefficient(row['gini_low'])},{_coefficient(row['gini_high'])}]")  # fmt: skip
@@ -269,11 +283,11 @@ def _coefficient(value: Any) -> str:
 def _groups(rows: pd.DataFrame) -> list[Column]:
     gap, p = _first(rows, "gap"), _first(rows, "gap_p_adjusted")
 
-    def points(row: pd.Series, digits: int) -> str:
+    def points(row: Row, digits: int) -> str:
         value = gap(row, digits)
         return "" if value == "" else f"{100 * value:.1f}"
 
-    def adjusted_p(row: pd.Series, digits: int) -> str:
+    def adjusted_p(row: Row, digits: int) -> str:
         value = p(row, digits)
         return "" if value == "" else probability(value)
 
@@ -321,13 +335,3 @@ def sections(leaks: Leakage, table: pd.DataFrame) -> Iterator[Section]:
 
 def _of(part: pd.DataFrame, protocol: str) -> pd.DataFrame:
     return part[part["protocol"] == protocol].reset_index(drop=True) if len(part) else part
-
-
-def render(leaks: Leakage, table: pd.DataFrame, console: Console) -> RenderableType:
-    """The tables for a terminal."""
-    parts: list[RenderableType] = []
-    for section in sections(leaks, table):
-        shown = tables.fitted(section.rows, section.columns, console)
-        notes = [Text(note, style="dim") for note in section.notes]
-        parts += [Text(section.title, style="bold underline"), Text(), shown, Text(), *notes, Text()]
-    return Group(*parts)

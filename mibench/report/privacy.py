@@ -1,18 +1,25 @@
 """Privacy against utility as tables: points, curves, side effects, and what the checks found."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
 
 import pandas as pd
-from rich.console import Console, Group, RenderableType
-from rich.text import Text
 
-from mibench.report import facts, tradeoff
-from mibench.report.collect import Scored
-from mibench.report.tables import CLEAR, LEVEL, Column, amount, fitted, interval, missing, percent, protocols, title
-from mibench.report.tradeoff import ACCESSES, BELOW, Point
+from mibench.report.tables import (
+    CLEAR,
+    LEVEL,
+    Column,
+    Row,
+    Section,
+    amount,
+    interval,
+    missing,
+    percent,
+    protocols,
+    title,
+)  # fmt: skip
+from mibench.report.tradeoff import ACCESSES, BELOW
 
-__all__ = ["FRONT", "Section", "findings", "render", "sections", "titles"]
+__all__ = ["FRONT", "sections", "titles"]
 
 FRONT = "◆"
 """Marks a point that no other beats in both natural accuracy and the strongest attack of an access."""
@@ -23,15 +30,6 @@ SURE = "*"
 WORDS = {"white_box": "white box", "black_box": "black box", "label_only": "label only"}
 
 
-class Section(NamedTuple):
-    """One table of the report."""
-
-    title: str
-    rows: pd.DataFrame
-    columns: list[Column]
-    notes: list[str]
-
-
 def _points(value: float, low: float, high: float, digits: int, mark: str = "") -> str:
     if missing(value):
         return ""
@@ -40,25 +38,25 @@ def _points(value: float, low: float, high: float, digits: int, mark: str = "") 
     return f"{100 * value:+.1f}{mark} [{100 * low:+.{digits}f},{100 * high:+.{digits}f}]"
 
 
-def _difference(access: str) -> Callable[[pd.Series, int], str]:
+def _difference(access: str) -> Callable[[Row, int], str]:
     name = f"{access}_difference"
 
-    def cell(row: pd.Series, digits: int) -> str:
+    def cell(row: Row, digits: int) -> str:
         mark = SURE if row[f"{access}_p_adjusted"] < CLEAR else ""
         return _points(row[name], row[f"{name}_low"], row[f"{name}_high"], digits, mark)
 
     return cell
 
 
-def _rate(name: str) -> Callable[[pd.Series, int], str]:
+def _rate(name: str) -> Callable[[Row, int], str]:
     return lambda row, digits: interval(row, name, digits)
 
 
-def _attack(access: str) -> Callable[[pd.Series, int], str]:
+def _attack(access: str) -> Callable[[Row, int], str]:
     return lambda row, digits: row[f"{access}_attack"] + (f" {FRONT}" if row[f"{access}_pareto"] else "")
 
 
-def _delta(access: str) -> Callable[[pd.Series, int], str]:
+def _delta(access: str) -> Callable[[Row, int], str]:
     return lambda row, digits: "" if missing(row[f"{access}_delta"]) else f"{row[f'{access}_delta']:.2f}"
 
 
@@ -126,13 +124,22 @@ def titles(table: pd.DataFrame) -> dict[str, str]:
     return {group["protocol"].iloc[0]: title(group) for group in protocols(table)}
 
 
-def sections(points: list[Point], titles: Mapping[str, str]) -> Iterator[Section]:
-    """The tables of each protocol that has a defended target beside an undefended one."""
-    for protocol in dict.fromkeys(one.protocol for one in points):
-        own = [one for one in points if one.protocol == protocol and one.attacks]
-        if not any(one.defended for one in own) or all(one.defended for one in own):
+def sections(points: pd.DataFrame, curves: pd.DataFrame, titles: Mapping[str, str]) -> Iterator[Section]:
+    """The tables of each protocol that has a defended target beside an undefended one.
+
+    Args:
+        points: `tradeoff.frame`.
+        curves: `tradeoff.summary`.
+        titles: What each protocol is about.
+    """
+    if points.empty:
+        return
+    attacked = points[(points[[f"{access}_attack" for access in ACCESSES]] != "").any(axis=1)]
+    for protocol, own in attacked.groupby("protocol", sort=False):
+        defended = own["family"] != "none"
+        if defended.all() or not defended.any():
             continue
-        about, rows = titles[protocol], tradeoff.frame(own)
+        about, rows = titles[str(protocol)], own.reset_index(drop=True)
         yield Section(f"Privacy against utility, {about}", rows, _tradeoff(rows), [
             "Per access the strongest attack that was run on every seed, open-set top-1 of the headline evaluation "
             "model, in % [95% interval, clustered by identity, all seeds together]. difference: paired over identities "
@@ -141,9 +148,8 @@ def sections(points: list[Point], titles: Mapping[str, str]) -> Iterator[Section
             "Δ = attack accuracy prevented per point of natural accuracy lost, the papers' trade-off: blank where "
             "accuracies differ by less than half a point, negative where the defense raises accuracy.",
         ])  # fmt: skip
-        lines = tradeoff.summary(own)
-        if len(lines) and (lines["points"] > 2).any():
-            swept = lines[lines["points"] > 2].reset_index(drop=True)
+        if len(curves) and len(swept := curves[(curves["protocol"] == protocol) & (curves["points"] > 2)]):
+            swept = swept.reset_index(drop=True)
             yield Section(f"Every strength of a defense together, {about}", swept, _curves(swept), [
                 "hypervolume: area of (natural accuracy, 1 - attack accuracy) that some strength or no defense "
                 "reaches; higher is better, 1 is all. 'none alone' is what the undefended target reaches.",
@@ -157,24 +163,3 @@ def sections(points: list[Point], titles: Mapping[str, str]) -> Iterator[Section
                 "training time: processor seconds, beside the undefended target's. Means over seeds; least and most "
                 "are seeds.",
             ])  # fmt: skip
-
-
-def findings(points: list[Point], found: Sequence[Scored] = ()) -> list[str]:
-    """What the checks found of defenses and of scores, one line each."""
-    said = [*tradeoff.findings(points), *facts.findings(found)]
-    return [f"{one.label}: {one.text} ({one.check})" for one in said]
-
-
-def render(
-    points: list[Point], titles: Mapping[str, str], found: Sequence[Scored], console: Console
-) -> RenderableType:
-    """The tables and what the checks found, for a terminal."""
-    parts: list[RenderableType] = []
-    for section in sections(points, titles):
-        parts += [Text(section.title, style="bold underline"), Text(), fitted(section.rows, section.columns, console),
-                  Text(), *(Text(note, style="dim") for note in section.notes), Text()]  # fmt: skip
-    said = findings(points, found)
-    if said:
-        parts += [Text("Checks: do not take these numbers for privacy", style="bold underline yellow"), Text(),
-                  *(Text(f"! {line}", style="yellow") for line in said), Text()]  # fmt: skip
-    return Group(*parts)

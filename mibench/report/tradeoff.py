@@ -61,6 +61,12 @@ class Judged:
         """Attack accuracy, clustered by identity."""
         return proportion(self.hits, self.labels)
 
+    @cached_property
+    def means(self) -> pd.Series:
+        """Share of hits of each identity under each seed."""
+        flat = {"seed": self.seeds.numpy(), "identity": self.labels.numpy(), "hits": self.hits.double().numpy()}
+        return pd.DataFrame(flat).groupby(["seed", "identity"])["hits"].mean()
+
 
 @dataclass(frozen=True)
 class Point:
@@ -102,7 +108,7 @@ class Point:
         low, high = (found[0]["low"], found[0]["high"]) if known else (math.nan, math.nan)
         return Interval(mean, low, high, sum(one["n"] for one in found), found[0]["clusters"])
 
-    @property
+    @cached_property
     def spread(self) -> tuple[float, float]:
         """Least and greatest natural accuracy of a seed."""
         values = [run.read("metrics.json")["natural_accuracy"]["value"] for run in self.targets]
@@ -139,7 +145,7 @@ def points(found: Iterable[Scored], table: pd.DataFrame) -> list[Point]:
     attacks = table[table["role"] == "attack"] if len(table) else table
     groups: dict[tuple[str, str, str], list[Scored]] = defaultdict(list)
     labels: dict[tuple[str, str, str], str] = {}
-    for _, row in attacks.iterrows():
+    for row in attacks.to_dict("records"):
         one = runs[row["score"]]
         base = " ".join(part for part in (row["model"], row["start"], row["training"]) if part)
         key = (row["protocol"], base, row["defense"])
@@ -188,11 +194,9 @@ def _informed(one: Scored) -> str:
 def _judged(name: str, ones: list[Scored]) -> Judged:
     hits, labels, seeds = [], [], []
     for one in ones:
-        column = f"open_top1@{one.names[0]}"
-        rows = one.per_image
-        hits.append(torch.tensor(rows[column].to_numpy() == 1))
-        labels.append(torch.tensor(rows["label"].to_numpy()))
-        seeds.append(torch.full((len(rows),), int(one.target.spec["seed"])))
+        hits.append(one.hits.hits)
+        labels.append(one.hits.labels)
+        seeds.append(torch.full((len(one.hits.hits),), int(one.target.spec["seed"])))
     return Judged(name, torch.cat(hits), torch.cat(labels), torch.cat(seeds))
 
 
@@ -222,18 +226,11 @@ def tested(one: Judged, other: Judged) -> float:
 
 def _shared(one: Judged, other: Judged) -> tuple[Tensor, Tensor, Tensor] | None:
     """Means of both for each (seed, identity) that both have, and the identities."""
-    sides = []
-    for judged in (one, other):
-        keys = torch.stack([judged.seeds, judged.labels], dim=1)
-        names, index = keys.unique(dim=0, return_inverse=True)
-        count = torch.zeros(len(names), dtype=torch.float64).index_add_(0, index, torch.ones(len(index)).double())
-        total = torch.zeros(len(names), dtype=torch.float64).index_add_(0, index, judged.hits.double())
-        sides.append({(int(a), int(b)): float(t / c) for (a, b), t, c in zip(names, total, count, strict=True)})
-    shared = sorted(sides[0].keys() & sides[1].keys())
-    if not shared:
+    shared = one.means.index.intersection(other.means.index).sort_values()
+    if not len(shared):
         return None
-    a, b = (torch.tensor([side[key] for key in shared], dtype=torch.float64) for side in sides)
-    return a, b, torch.tensor([label for _, label in shared])
+    a, b = (torch.tensor(side.means[shared].to_numpy()) for side in (one, other))
+    return a, b, torch.tensor(shared.get_level_values("identity").to_numpy())
 
 
 def bare(point: Point, among: Iterable[Point]) -> Point | None:

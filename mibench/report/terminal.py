@@ -1,0 +1,94 @@
+"""The report in the terminal."""
+
+from typing import Literal
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from mibench.report.content import Content
+from mibench.report.protocol import TITLE
+from mibench.report.tables import BEST, WORST, Column, Row, Section, rows
+
+__all__ = ["render"]
+
+MOST = 150
+"""Rows of a table that a terminal is good for."""
+
+
+def render(content: Content, console: Console, people: bool = True) -> RenderableType:
+    """Every table as wide as the console (those of who leaks only with `people`), what the checks found, and why tables
+    are apart."""
+    parts: list[RenderableType] = []
+    for section in [*content.sections(brief=True), *(content.people() if people else [])]:
+        parts += [Text(section.title, style="bold underline"), Text(), *_shown(section, console.width), Text()]
+    if content.findings:
+        parts += [Text("Checks: do not take these numbers for privacy", style="bold underline yellow"), Text(),
+                  *(Text(f"! {one.line}", style="yellow") for one in content.findings), Text()]  # fmt: skip
+    if content.apart:
+        parts += [Text(TITLE, style="bold underline"), Text(), *_dim(content.apart), Text()]
+    return Group(*parts)
+
+
+def _shown(section: Section, width: int) -> list[RenderableType]:
+    """A table with its notes; a very long one stays in the files."""
+    if len(section.rows) > MOST:
+        return _dim([f"{len(section.rows)} rows, too many for a terminal: tables.md and the .csv files have them."])
+    lines = rows(section.rows)
+    cells = {id(column): [column.cell(row, 0) for row in lines] for column in section.columns}
+    shown, gap, left = _fit(section.columns, cells, width)
+    notes = [f"Left out at {width} columns: {', '.join(left)}; tables.md and the .csv files have all."] if left else []
+    return [_table(lines, shown, cells, gap), Text(), *_dim(section.notes + notes)]
+
+
+def _dim(lines: list[str]) -> list[RenderableType]:
+    return [Text(line, style="dim") for line in lines]
+
+
+def _fit(shown: list[Column], cells: dict[int, list[str]], width: int) -> tuple[list[Column], int, list[str]]:
+    """Columns and the gap between them that fit the width: a narrower gap first, then without columns, in their
+    declared order; and the headers of those left out."""
+    widths = {
+        id(column): max(map(cell_len, [column.top, *column.bottom.split("\n"), *cells[id(column)]])) for column in shown
+    }
+    left: list[str] = []
+    while True:
+        for gap in (2, 1, 0):
+            if sum(widths[id(column)] for column in shown) + gap * (len(shown) - 1) + len(shown) - 1 <= width:
+                return shown, gap, left
+        going = min((column.drop for column in shown if column.drop), default=None)
+        if going is None:
+            return shown, 0, left
+        left += [column.header for column in shown if column.drop == going]
+        shown = [column for column in shown if column.drop != going]
+
+
+def _table(lines: list[Row], shown: list[Column], cells: dict[int, list[str]], gap: int) -> Table:
+    """A rich table; floors dim, a rule between targets."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0), expand=False)
+    for column in shown:
+        head = f"{column.top}\n{column.bottom}".strip()
+        side: Literal["left", "right"] = "left" if column.left else "right"
+        table.add_column(head, justify=side, no_wrap=True, header_style="bold", vertical="bottom")
+    owner = next(name for name in ("target_label", "family", "defense") if name in lines[0])
+    owners = [row[owner] for row in lines]
+    ruled = len(set(owners)) < len(owners)  # a rule below every row would tell nothing
+    for place, row in enumerate(lines):
+        last = ruled and place + 1 < len(lines) and owners[place + 1] != owners[place]
+        table.add_row(*(_styled(column, cells[id(column)][place], row) for column in shown), end_section=last)
+    return table
+
+
+def _styled(column: Column, cell: str, row: Row) -> Text:
+    role = row.get("role", "attack")
+    style = "dim" if role == "floor" and column.bottom not in ("defense", "accuracy") else ""
+    if column.bottom == "defense" or (column.bottom == "attack" and role == "ceiling"):
+        style = "bold" if role != "ceiling" else "italic"
+    text = Text(cell, style=style)
+    text.highlight_words([BEST], "bold red")
+    text.highlight_words([WORST], "green")
+    if column.bottom == "is":
+        text.stylize({"lower": "green", "higher": "red"}.get(row["verdict"], "dim"))
+    return text
