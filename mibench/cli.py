@@ -409,7 +409,7 @@ def carry_out_sweeps(
 def report(
     results: Annotated[Path, typer.Argument(help="Folder of all runs.")] = Path("results"),
     private_images: Annotated[
-        bool, typer.Option("--private-images/--no-private-images", help="Show real photographs in the pictures.")
+        bool, typer.Option("--private-images/--no-private-images", help="Show real photographs, and people's names.")
     ] = True,
     as_json: Json = False,
 ) -> None:

@@ -118,7 +118,8 @@ def score(
     }, seconds=12.25)  # fmt: skip
     hit = torch.tensor(hits).bool()
     columns = {"target_top1": hit | True, "target_confidence": torch.rand(len(hit), generator=draw)}
-    report: dict[str, object] = {"n": len(hit), "identities": identities, "classes": len(data.classes), "perceptual": {}}
+    report: dict[str, object] = {"n": len(hit), "identities": identities, "classes": len(data.classes)}
+    report["perceptual"] = {}
     report["chance"] = {"closed_top1": 0.25} | {f"open_top1@{run.spec['model']}": 1 / 7 for run in judges}
     report["natural_accuracy"] = victim.read("metrics.json")["natural_accuracy"]
     report["target"] = {"top1": summary(columns["target_top1"], labels),
@@ -543,6 +544,17 @@ def test_a_report_to_hand_on_holds_no_private_image(root: Path, data: Dataset) -
             assert (square == grids.WITHHELD).all()
     third = grids.MARGIN + 2 * side + grids.GAP + grids.GROUP
     assert len(sheet[:, top : top + side, third : third + side].unique()) > 50  # the reconstructions are there
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_report_to_hand_on_names_nobody(root: Path, data: Dataset, shown: bool) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    folder = write(root, console, private_images=shown)
+    texts = {path.name: path.read_text() for path in folder.iterdir() if path.suffix != ".png"}
+    texts["terminal"] = console.file.getvalue()  # type: ignore[attr-defined]
+    named = {name for name, text in texts.items() if any(word in text.replace("\\", "") for word in CLASSES)}
+    wanted = {"terminal", "leakage.csv", "tables.md", "tables.tex", "tables.json"} if shown else set()
+    assert named == wanted and ("identity 3" in texts["leakage.csv"]) is not shown
 
 
 def test_the_nearest_heldout_image_is_of_the_same_person(root: Path, data: Dataset) -> None:

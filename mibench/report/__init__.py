@@ -23,7 +23,8 @@ def write(root: Path, console: "Console", private_images: bool = True) -> Path:
     Args:
         root: The results folder.
         console: Where the tables go.
-        private_images: Show real photographs beside the reconstructions; otherwise the report can be handed on.
+        private_images: Show real photographs beside the reconstructions, and names; otherwise people are numbered, and
+            the report can be handed on.
 
     Returns:
         The report's folder.
@@ -46,7 +47,7 @@ def write(root: Path, console: "Console", private_images: bool = True) -> Path:
             f"no finished scores in {root}{lost}; make some with `mibench demo`, or with `mibench train` and then "
             "`mibench attack`, and name their folder: `mibench report RESULTS`"
         )
-    told = content.Content(found)
+    told = content.Content(found, names=private_images)
     folder = root / "report"
     console.print(terminal.render(told, console))
     try:

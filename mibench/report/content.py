@@ -23,9 +23,11 @@ class Content:
 
     Args:
         found: The scores.
+        names: Whether people are called by their names.
     """
 
     found: list[Scored]
+    names: bool = True
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -55,7 +57,7 @@ class Content:
     @cached_property
     def leaks(self) -> Leakage:
         """`leakage.leakage`."""
-        return leakage.leakage(self.found, self.table)
+        return leakage.leakage(self.found, self.table, self.names)
 
     @cached_property
     def findings(self) -> list[Finding]:

@@ -22,6 +22,7 @@ from mibench.files import write_atomic
 from mibench.metrics.knn import knn_distance
 from mibench.report import tables
 from mibench.report.collect import Scored
+from mibench.report.leakage import numbered
 from mibench.stages import artifacts
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def verdict(row: pd.Series, evaluator: str, classes: Sequence[str]) -> Verdict:
     if said is not None and int(said) != int(row["label"]):
         answer = classes[int(said)] if int(said) < len(classes) else "someone else"
     elif hit:
-        answer = str(row["identity"])
+        answer = classes[int(row["label"])]
     else:
         answer = "someone else" if bool(row[f"closed_top1@{evaluator}"]) else "other"
     return Verdict(bool(row["target_top1"]), float(row["target_confidence"]), hit, answer)
@@ -234,7 +235,7 @@ WITHHELD = 232
 def write(folder: Path, found: list[Scored], table: pd.DataFrame, private_images: bool = True) -> list[Path]:
     """`grid-<dataset>-<protocol>.png` for each protocol that has an attack; returns the paths.
 
-    Without private images there is a grey square in the place of each real one.
+    Without private images there is a grey square in the place of each real one, and a number in that of each name.
     """
     paths = []
     for group in tables.protocols(table):
@@ -242,7 +243,8 @@ def write(folder: Path, found: list[Scored], table: pd.DataFrame, private_images
         own = [one for one in found if one.protocol == row["protocol"]]
         data = artifacts.dataset(own[0].target)
         labels = sorted(own[0].per_image["label"].unique().tolist())[:IDENTITIES]
-        columns = strips(own, group, labels, data.classes)
+        people = data.classes if private_images else [numbered(label) for label in range(len(data.classes))]
+        columns = strips(own, group, labels, people)
         if not columns:
             continue
         private, heldout = real(own[0], data, labels)
@@ -250,7 +252,7 @@ def write(folder: Path, found: list[Scored], table: pd.DataFrame, private_images
             private, heldout = torch.full_like(private, WITHHELD), torch.full_like(heldout, WITHHELD)
         title = f"{row['dataset']}: {row['identities']} identities attacked"
         title += "" if private_images else " (private images withheld)"
-        names = [data.classes[label] for label in labels]
+        names = [people[label] for label in labels]
         sheet = draw(title, own[0].names[0], names, private, heldout, columns)
         path = folder / f"grid-{row['dataset']}-{row['protocol']}.png"
         write_atomic(path, partial(sheet.save, format="PNG"))

@@ -42,7 +42,7 @@ from mibench.report.tables import (
     protocols,
 )
 
-__all__ = ["Leakage", "gini", "gini_by_luck", "gini_interval", "leakage", "sections"]
+__all__ = ["Leakage", "gini", "gini_by_luck", "gini_interval", "leakage", "numbered", "sections"]
 
 NAMED = 5
 """At most so many people of a target are named in a table; leakage.csv has all."""
@@ -117,11 +117,16 @@ def gini_by_luck(rate: float, n: int) -> float:
     return float((below * (1 - below)).sum() / (n * rate))
 
 
+def numbered(label: int) -> str:
+    """What stands for a person's name in a report that is handed on."""
+    return f"identity {label}"
+
+
 # --- rows -----------------------------------------------------------------------------------------------------------
 
 
-def leakage(found: list[Scored], table: pd.DataFrame) -> Leakage:
-    """Every person, target and group of every protocol.
+def leakage(found: list[Scored], table: pd.DataFrame, names: bool = True) -> Leakage:
+    """Every person, target and group of every protocol; people are numbered where `names` are not to be shown.
 
     `people`: hits of n reconstructions, `nearest` (squared distance of the nearest reconstruction to a private image of
     the person, in the headline model's features), mean confidence of the target; `rank` by hit rate, equal rates by
@@ -140,6 +145,8 @@ def leakage(found: list[Scored], table: pd.DataFrame) -> Leakage:
             about = {"protocol": row["protocol"], "defense": row["target_label"], "attack": row["attack_label"]}
             members = _members(runs[row["score"]])
             persons["group"] = [members.get(one, "") for one in persons["identity"]]
+            if not names:
+                persons["identity"] = [numbered(label) for label in persons["label"]]
             people.append(persons.assign(**about)[PEOPLE])
             targets.append(about | interval_of(row, f"open_top1@{name}") | _inequality(persons))
             own += _by_group(about, runs[row["score"]], name, members)
