@@ -15,6 +15,10 @@ JOURNALS = {"TMLR", "IEEE TDSC", "TNNLS", "TIFS", "JMLR", "IJCV", "PAMI", "Proce
             "Evolutionary Computation"}  # fmt: skip
 
 
+SIDE_EFFECTS = {"adversarial_accuracy": "robustness", "ece": "calibration", "gradient_norm": "gradients"}
+"""What a target's metrics.json measures -> the metric."""
+
+
 def used(run: Run) -> Iterator[tuple[str, str]]:
     """(kind, name) of every plug-in that a run and its ancestors were made with, attacks first, each once."""
     order = list(registry.SINGULAR)
@@ -34,10 +38,15 @@ def _walk(run: Run) -> Iterator[tuple[str, str]]:
     if "dataset" in spec:
         yield "data", spec["dataset"]["name"]
     if run.kind == "scores":
-        perceptual = run.read("scores.json")["perceptual"] if run.done else {}
+        scores = run.read("scores.json") if run.done else {}
         # fid and kid are also measured in each evaluation model's own features
         yield from [("metrics", name) for name in ("accuracy", "knn", "fid", "kid")]
-        yield from [("metrics", f"{name}_distance") for name in perceptual if name != "inception"]
+        if any(judge.get("prdc") for judge in scores.get("evaluators", {}).values()):
+            yield "metrics", "prdc"
+        yield from [("metrics", f"{name}_distance") for name in scores.get("perceptual", {}) if name != "inception"]
+    if run.kind == "targets":
+        measured = run.read("metrics.json").get("side_effects", {}) if run.done else {}
+        yield from [("metrics", name) for key, name in SIDE_EFFECTS.items() if key in measured]
     for parent in run.ancestors():
         yield from _walk(parent)
 

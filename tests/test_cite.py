@@ -1,5 +1,6 @@
 """What a run is cited with: every paper behind it, once, as BibTeX that a parser accepts."""
 
+import json
 import re
 from pathlib import Path
 
@@ -72,3 +73,19 @@ def test_what_is_unknown_or_has_no_paper_is_left_out(tmp_path: Path) -> None:
     with pytest.raises(UserError):
         registry.card("attacks", "gone")
     assert "radford" in bibtex(run(tmp_path, "gone")) and "struppek" not in bibtex(run(tmp_path, "gone"))
+
+
+def test_a_score_cites_what_was_measured_and_only_that(tmp_path: Path) -> None:
+    inversion = run(tmp_path)
+    target = inversion.parents["target"]
+    assert isinstance(target, Run)
+    for one, file, found in (
+        (target, "metrics.json", {"side_effects": {"adversarial_accuracy": {}, "ece": {}}}),
+        (Run(tmp_path, "scores", "s", {}, {"inversion": inversion}), "scores.json",
+         {"perceptual": {"lpips": {}, "inception": {}}, "evaluators": {"ir": {"prdc": {"k": 5}}}}),
+    ):  # fmt: skip
+        with one.working() as folder:
+            (folder / file).write_text(json.dumps(found))
+            one.finish({})
+    measured = [name for kind, name in used(one) if kind == "metrics"]
+    assert measured == ["accuracy", "knn", "fid", "kid", "prdc", "lpips_distance", "robustness", "calibration"]
