@@ -7,7 +7,7 @@ Images are float NCHW in [0, 1] at every boundary and uint8 on disk.
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mibench.engine import Engine, Reporter, read_checkpoint
 from mibench.errors import UserError
 from mibench.files import write_atomic
+from mibench.pixels import taken
 from mibench.rng import Noise
 
 __all__ = [
@@ -44,7 +45,7 @@ def to_uint8(images: Float[Tensor, "*n c h w"]) -> UInt8[Tensor, "*n c h w"]:
 
 @dataclass(frozen=True)
 class Split:
-    """Images with one label each; resident on a device as uint8."""
+    """Images with one label each, as uint8; the pixels may lie in a file (`mibench.pixels`) or on another device."""
 
     images: UInt8[Tensor, "n c h w"]
     labels: Int64[Tensor, " n"]
@@ -52,9 +53,21 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
-    def to(self, device: torch.device | str) -> "Split":
-        """The same split on another device."""
-        return Split(self.images.to(device), self.labels.to(device))
+    def on(self, engine: Engine) -> "Split":
+        """The labels on the engine's device; the pixels too, if it has room for them (`Engine.resident`)."""
+        return Split(engine.resident(self.images), self.labels.to(engine.device))
+
+    def take(self, rows: Int64[Tensor, " m"]) -> "Split":
+        """A copy of some images, in order."""
+        return Split(taken(self.images, rows), self.labels[rows.to(self.labels.device)])
+
+    def at(self, rows: Int64[Tensor, " m"]) -> Float[Tensor, "m c h w"]:
+        """Some images in [0, 1], on the device of `rows`, wherever the pixels lie."""
+        return to_float(self.images[rows.to(self.images.device)].to(rows.device))
+
+    def parts(self, batch: int, device: torch.device) -> Iterator[Float[Tensor, "_ c h w"]]:
+        """All images in [0, 1], in order, `batch` of them at a time on this device."""
+        return (to_float(part.to(device)) for part in self.images.split(batch))
 
     def hashes(self) -> list[str]:
         """sha256 of each image's bytes, to find the same picture in two splits."""
@@ -63,7 +76,8 @@ class Split:
     def fingerprint(self) -> str:
         """sha256 over shape, pixels and labels, in order."""
         digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
-        digest.update(self.images.cpu().contiguous().numpy().tobytes())
+        for part in self.images.split(64):
+            digest.update(part.cpu().contiguous().flatten().numpy())
         digest.update(self.labels.cpu().numpy().tobytes())
         return digest.hexdigest()
 

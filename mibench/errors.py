@@ -7,7 +7,14 @@ __all__ = ["UserError", "unknown"]
 
 
 class UserError(Exception):
-    """A mistake the user can mend. The command line prints it as one line and exits with code 2, no traceback."""
+    """A mistake the user can mend. The command line prints it as one line and exits with code 2, no traceback.
+
+    What cannot be printed (line ends, escapes for terminals: they may come from file names) is shown as Python writes
+    it, so that a message stays one line and says nothing that is not in it.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(one if one.isprintable() else ascii(one)[1:-1] for one in message))
 
 
 def unknown(what: str, given: str, known: Iterable[str]) -> UserError:

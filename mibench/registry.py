@@ -93,6 +93,7 @@ def names(kind: str) -> list[str]:
     return list(_modules(kind))
 
 
+@cache
 def _source(kind: str, name: str) -> Path:
     modules = _modules(kind)
     if name not in modules:
@@ -125,7 +126,7 @@ def _parts(kind: str, name: str) -> tuple[str, list[str]]:
 
 def card(kind: str, name: str) -> dict[str, Any]:
     """The plug-in's CARD, read without importing it; that of a wrapped attack is the inner one's."""
-    if "+" in name:
+    if "+" in name and kind == "attacks":
         base, around = _parts(kind, name)
         return card(kind, base) | {"wrappers": around, "cost": None}
     found = _literals(_source(kind, name))
@@ -224,6 +225,8 @@ def _convert(owner: str, field: str, hint: Any, value: Any) -> Any:
 def _check(owner: str, name: str, value: Any, signed: bool) -> None:
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, int | float) and not isinstance(number, bool):
+            if isinstance(number, int) and abs(number) >= 2**63:
+                raise UserError(f"{owner}: {name} must be below 2^63, got more")
             if not math.isfinite(number):
                 raise UserError(f"{owner}: {name} must be a finite number, got {number}")
             if number < 0 and not signed:

@@ -8,6 +8,7 @@ so a run that can be seen is whole.
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,19 +16,22 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from mibench.errors import UserError, unknown
 from mibench.files import write_json
 
-__all__ = ["KINDS", "PROTOCOL", "Library", "Run", "clock", "find", "finished", "inversion_of", "provenance"]
+__all__ = [
+    "KINDS", "PROTOCOL", "Library", "Run", "clock", "find", "finished", "inversion_of", "provenance", "unchanged",
+]  # fmt: skip
 
 PROTOCOL = 1
 """Raised when the same specification would give other numbers, so that old results are not taken for new ones."""
 
 KINDS = ("backbones", "targets", "evaluators", "priors", "inversions", "scores")
+"""A run builds only on runs of kinds before its own, so that no run builds on itself."""
 
 
 def canonical(value: Any) -> str:
@@ -109,8 +113,14 @@ class Run:
         }
 
     def read(self, file: str) -> dict[str, Any]:
-        """One of the finished run's JSON files."""
-        return _read_json(self.path / file)
+        """One of the finished run's JSON files.
+
+        Raises:
+            UserError: If it is missing, damaged, or not the one that the run was finished with.
+        """
+        found, content = _read_json(self.path / file)
+        unchanged(self.path / file, content)
+        return found
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -122,13 +132,16 @@ class Run:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             lock = (self.path.parent / f".{self.id}.lock").open("w")
-        except OSError as error:
-            raise UserError(
-                f"cannot write to the results folder {self.root}: {error.strerror}; choose another with --results"
-            ) from None
-        with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        with lock:
             yield
+
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(
+            f"cannot write to the results folder {self.root}: {error.strerror}; choose another with --results"
+        )
 
     @contextmanager
     def working(self) -> Iterator[Path]:
@@ -149,10 +162,9 @@ class Run:
     def finish(self, provenance: Mapping[str, Any]) -> None:
         """Write `run.json`, then `done` (the files' digests), then rename: the run appears whole or not at all."""
         write_json(self.work / "run.json", {**self.asked(), "provenance": dict(provenance)})
-        for scratch in self.work.glob("checkpoint*"):
+        # What is hidden was left by a process that was killed while it wrote.
+        for scratch in [*self.work.glob("checkpoint*"), *self.work.glob(".*")]:
             shutil.rmtree(scratch) if scratch.is_dir() else scratch.unlink()
-        for scratch in self.work.glob(".*.tmp"):  # left by a process that was killed while it wrote
-            scratch.unlink()
         files = sorted(path for path in self.work.iterdir() if path.is_file() and not path.name.startswith("."))
         digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.name != "done"}
         write_json(self.work / "done", digests)
@@ -161,21 +173,71 @@ class Run:
         self.work.rename(self.path)
 
     def discard(self) -> None:
-        """Forget the finished run and any partial work (--force)."""
-        (self.path / "done").unlink(missing_ok=True)  # first: a half-deleted run must not look finished
-        for path in (self.path, self.work):
-            if path.exists():
-                shutil.rmtree(path)
+        """Forget the finished run and any partial work (--force), once nobody works on it.
+
+        Raises:
+            UserError: If the results folder cannot be written.
+        """
+        with self.held():
+            try:
+                (self.path / "done").unlink(missing_ok=True)  # first: a half-deleted run must not look finished
+                for path in (self.path, self.work):
+                    if path.exists():
+                        shutil.rmtree(path)
+            except OSError as error:
+                raise self._unwritable(error) from None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> tuple[dict[str, Any], bytes]:
+    """A JSON object, and the bytes it was read from."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        found = json.loads(content.decode("utf-8"), parse_constant=_no_number)
         if not isinstance(found, dict):
             raise ValueError(f"it holds {type(found).__name__}, not an object")
-        return found
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, not JSON, or not an object
+        return found, content
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, or not an object
         raise UserError(f"cannot read {path}: {error}; delete that run's directory and run it again") from None
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"it holds {text}, which JSON has not")
+
+
+@lru_cache(maxsize=4096)
+def _digest(path: Path, size: int, changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def unchanged(path: Path, content: bytes | None = None) -> None:
+    """Refuse a file of a finished run that is not the one the run was finished with.
+
+    A run that is still worked on has no digests yet, and its files pass. A file is read for this once a process, and
+    again if its size or time has changed: about 1 s for 1 GB.
+
+    Args:
+        path: The file.
+        content: Its bytes, where they have been read.
+
+    Raises:
+        UserError: If its digest is not the one in `done`.
+    """
+    done = path.parent / "done"
+    if path == done or not os.path.lexists(done):
+        return
+    wanted = _read_json(done)[0].get(path.name)
+    try:
+        found = path.stat()
+        digest = hashlib.sha256(content).hexdigest() if content is not None else _digest(
+            path, found.st_size, found.st_mtime_ns
+        )
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; delete that run's directory and run it again") from None
+    if digest != wanted:
+        raise UserError(
+            f"{path} was changed or cut short after its run was finished; delete that run's directory and run it again"
+        )
 
 
 class Library:
@@ -219,15 +281,16 @@ class Library:
         return self.runs[path]
 
     def _read(self, path: Path) -> Run:
-        card = _read_json(path / "run.json")
+        card, content = _read_json(path / "run.json")
         try:
             parents: dict[str, Run | list[Run]] = {
-                role: [self.find(one) for one in ids] if isinstance(ids, list) else self.find(ids)
+                role: [self._parent(path, one) for one in ids] if isinstance(ids, list) else self._parent(path, ids)
                 for role, ids in card["parents"].items()
             }
-            run = Run(self.root, card["kind"], card["name"], card["spec"], parents, card["inputs"])
+            run = Run(self.root, card["kind"], card["name"], dict(card["spec"]), parents, dict(card["inputs"]))
             claimed = card["id"]
-        except (KeyError, TypeError, AttributeError):
+            run.path  # noqa: B018 (a kind that is no text is found here)
+        except (KeyError, TypeError, ValueError, AttributeError):
             raise UserError(
                 f"{path / 'run.json'} is not a mibench run; delete that directory and run it again"
             ) from None
@@ -236,14 +299,30 @@ class Library:
                 f"{path} does not hold what its name says (protocol {card.get('protocol')}, specification {run.id}): "
                 "it was edited, renamed or made by another version; delete it and run it again"
             )
+        unchanged(path / "run.json", content)
         return run
+
+    def _parent(self, path: Path, id: str) -> Run:
+        """The run of an earlier kind that the run in a directory builds on."""
+        before = KINDS[: KINDS.index(path.parent.name)]
+        matches = [one for one in self.by_id.get(id, []) if one.parent.name in before]
+        if not matches:
+            raise UserError(f"unknown run '{id}', on which {path} builds; run the command that made it again")
+        return self.load(matches[0])
 
 
 def finished(root: Path, kind: str) -> list[Run]:
     """All whole runs of a kind, oldest name first; those of other protocols are left out."""
     library = Library(root)
     paths = sorted(path for path in library.paths.values() if path.parent.name == kind)
-    return [library.load(path) for path in paths if _read_json(path / "run.json").get("protocol") == PROTOCOL]
+    return [library.load(path) for path in paths if _protocol(path) == PROTOCOL]
+
+
+def _protocol(path: Path) -> Any:
+    """That of the run in a directory; a damaged number must not hide the run."""
+    card, content = _read_json(path / "run.json")
+    unchanged(path / "run.json", content)
+    return card.get("protocol")
 
 
 def find(root: Path, reference: str) -> Run:

@@ -68,15 +68,15 @@ def execute(runs: list[Run], device: str, reporter: Reporter, force: bool = Fals
         UserError: The first mistake of a stage; what was finished before it stays.
     """
     todo = pending(runs, force)
-    if force:
-        for run in runs:
-            run.discard()
     # Drawn or decoded once here, with all cores, instead of once in every worker: the cache then has it.
     asked = [run.inputs["dataset"] for run in todo if "dataset" in run.inputs]
     for inputs in {canonical(inputs): inputs for inputs in asked}.values():
         data = artifacts.open_dataset(inputs, reporter)
         for what, images in data.card.get("converted", {}).items():
             reporter.say(f"data set {data.name}: {images} image(s) converted: {what}")
+    if force:  # not before the data are known to be there
+        for run in runs:
+            run.discard()
     count = min(workers(device), len(todo))
     if count > 1:
         _side_by_side(todo, device, count, reporter)
@@ -131,11 +131,11 @@ def _start(events: Any, device: str) -> None:
     global _events
     _events = events
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
-    parent = os.getppid()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
+        parent.join()  # also if it ended while this process was still starting
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -181,6 +181,7 @@ def _side_by_side(todo: list[Run], device: str, count: int, reporter: Reporter) 
     left = {run.label: run for run in todo}
     running: dict[Future[None], Run] = {}
     pool = ProcessPoolExecutor(count, context, _start, (events, device))
+    stopped = True  # by a mistake or Ctrl-C: what the workers have done is then in their checkpoints
     try:
         while left or running:
             # What others wait for first, the many short scores last, so that no worker idles at the end.
@@ -192,17 +193,17 @@ def _side_by_side(todo: list[Run], device: str, count: int, reporter: Reporter) 
             finished, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
             shown.replay(events)
             for future in finished:
-                run = running.pop(future)
                 future.result()
-                reporter.say(f"done {run.label}")
+                reporter.say(f"done {running.pop(future).label}")
+        stopped = False
     except BrokenProcessPool:
         raise UserError(
-            "a worker process was killed, most likely for want of memory; run the same command again to resume, with "
+            "a worker process was killed, most likely for want of memory; in work: "
+            f"{', '.join(sorted(run.label for run in running.values()))}; run the same command again to resume, with "
             "MIBENCH_WORKERS=1 to use half of it"
         ) from None
     finally:
         shown.close()
-        stopped = bool(left or running)  # a mistake or Ctrl-C: what the workers have done is in their checkpoints
         if stopped:
             for child in multiprocessing.active_children():
                 child.terminate()

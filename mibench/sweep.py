@@ -8,6 +8,7 @@ An *informed* attacker knows how the target was defended: besides the attack its
 target for no more images than the attack itself, so that the strongest is the strongest at equal budget.
 """
 
+import os
 import shlex
 import tomllib
 from dataclasses import asdict, dataclass, field, fields
@@ -64,6 +65,8 @@ class Sweep:
     def __post_init__(self) -> None:
         if not self.defenses or not self.methods or not self.seeds:
             raise UserError("a sweep needs at least one defense, one method and one seed")
+        if min(self.seeds) < 0:
+            raise UserError(f"seeds must not be negative, got {min(self.seeds)}")
         if isinstance(self.strengths, str) and self.strengths not in ("grid", "default"):
             raise UserError(f"strengths are 'grid', 'default' or a list of values, got '{self.strengths}'")
 
@@ -80,16 +83,17 @@ def read(source: str) -> list[Sweep]:
         UserError: If there is no such file, it is not TOML, or a field is unknown or of a wrong type.
     """
     path = Path(source)
-    if not path.is_file():
+    if not os.path.isfile(source):  # unlike Path.is_file it takes any text
         if source not in suites():
             raise unknown("suite", source, suites())
         path = suites()[source]
     try:
         text = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        repr(text)  # some numbers and depths Python reads but cannot write
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not TOML, or a number too long
         raise UserError(f"{path} is not a TOML file: {error}") from None
     parts = text.pop("sweep", [{}])
-    if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+    if not isinstance(parts, list) or not parts or not all(isinstance(part, dict) for part in parts):
         raise UserError(f"{path}: each sweep is a table of its own: [[sweep]]")
     return [_sweep(path, {**text, **part}) for part in parts]
 

@@ -209,7 +209,7 @@ def fit(
     Raises:
         UserError: If the loss stops being finite; names the step and the recipe.
     """
-    data = split.to(engine.device)
+    data = split.on(engine)
     running = model = engine.place(model)
     optimizer = recipe.optimizer_for(model)
     channels, height, width = data.images.shape[1:]
@@ -252,7 +252,7 @@ def fit(
                 index = chosen.to(engine.device)
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.rate(epoch * per_epoch + number, steps)
-                x, y = engine.images(data.images[index]), data.labels[index]
+                x, y = engine.images(data.images[chosen.to(data.images.device)]), data.labels[index]
                 if recipe.augment:
                     x = augment.base(x, Noise(seed_of(seed, "augment"), index).of(epoch), mirror)
                 optimizer.zero_grad(set_to_none=True)

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "mibench"
 ORDER = [
-    "errors", "files", "rng", "engine", "augment", "core", "objectives", "runs", "registry", "pictures", "assets",
+    "errors", "files", "pixels", "rng", "engine", "augment", "core", "objectives", "runs", "registry", "pictures", "assets",
     "data", "models", "priors", "attacks", "defenses", "metrics", "training", "stages", "suite", "checks", "report",
     "judge", "progress", "planning", "sweep", "printing", "verify", "cite", "doctor", "cli",
 ]  # fmt: skip

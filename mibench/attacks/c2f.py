@@ -22,7 +22,7 @@ from mibench.attacks.parts.latents import Point
 from mibench.attacks.parts.pspace import searched
 from mibench.attacks.parts.search import descend, keys, piecewise, render
 from mibench.attacks.parts.surrogates import Lesson, school
-from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Split, Workspace, to_float
+from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Split, Workspace
 from mibench.errors import UserError
 from mibench.models.base import Classifier
 from mibench.rng import Noise, generator, seed_of
@@ -108,9 +108,10 @@ def _lesson_images(public: Split, people: int) -> tuple[UInt8[Tensor, "n c h w"]
     names = public.labels.unique()
     if names[0] >= 0 and 2 <= len(names) < len(public):
         chosen = public.labels <= names[min(people, len(names)) - 1]
-        return public.images[chosen], torch.searchsorted(names, public.labels[chosen])
+        own = public.take(chosen.nonzero()[:, 0])
+        return own.images, torch.searchsorted(names, own.labels)
     images = public.images[:people]
-    return images, torch.arange(len(images), device=images.device)
+    return images, torch.arange(len(images), device=names.device)
 
 
 def _strong(x: Float[Tensor, "n c h w"], noise: Noise) -> Float[Tensor, "n c h w"]:
@@ -227,7 +228,7 @@ class C2f(Attack):
 
     @torch.no_grad()
     def _answers(self, oracle: Oracle, public: Split, work: Workspace) -> Float[Tensor, "n k"]:
-        return torch.cat([oracle.probs(to_float(part), None) for part in public.images.split(work.batch)])
+        return torch.cat([oracle.probs(part, None) for part in public.parts(work.batch, oracle.device)])
 
     def _fit(
         self, inverse: nn.Sequential, embedding: Classifier, v: Float[Tensor, "n k"], public: Split, seed: int,
@@ -236,7 +237,7 @@ class C2f(Attack):
         """M's weights. Features are kept rather than logits: E may know ten thousand people."""
         with torch.no_grad():
             features = torch.cat([
-                embedding.features(to_float(part)).float() for part in public.images.split(work.batch)
+                embedding.features(part).float() for part in public.parts(work.batch, v.device)
             ])  # fmt: skip
         with torch.random.fork_rng(devices=[v.device] if v.device.type == "cuda" else []), torch.enable_grad():
             torch.manual_seed(seed_of(seed, "c2f-map"))

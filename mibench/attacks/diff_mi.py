@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from mibench import augment
 from mibench.attacks.parts.search import keys, piecewise
-from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace, to_float
+from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
 from mibench.errors import UserError
 from mibench.objectives import cross_entropy, feature_distance, on_logits, top_k_margin
 from mibench.rng import Noise
@@ -165,8 +165,7 @@ class DiffMI(Attack):
         if not self.features:
             return torch.zeros(oracle.num_classes, 1, device=oracle.device)
         features = [
-            oracle.answers(to_float(part), None)[1]
-            for part in work.images("diff_mi").images.split(work.batch)
+            oracle.answers(part, None)[1] for part in work.images("diff_mi").parts(work.batch, oracle.device)
         ]
         return torch.cat(features)[model.shown].mean(dim=1)
 

@@ -90,7 +90,9 @@ class MIFace(Attack):
         start = torch.zeros(prior.latent_dim, device=labels.device)
         if self.start == "mean":
             public = work.images("mi_face").images
-            start = (public.sum(dim=0) / (255.0 * len(public))).flatten().to(labels.device)
+            # Part by part, because torch makes 64-bit integers of all images that it adds up.
+            total = sum(part.sum(dim=0) for part in public.split(work.batch))
+            start = (total / (255.0 * len(public))).flatten().to(labels.device)
 
         def part(rows: slice) -> Tensor:
             return self._invert(oracle, prior, start, y[rows], looks, Noise(seed, key[rows]).of("mi_face"))

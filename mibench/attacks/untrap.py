@@ -19,7 +19,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from mibench.attacks.parts.search import keys, piecewise
-from mibench.core import Cost, Oracle, Prior, Reconstructions, Split, Term, Workspace, Wrapper, to_float
+from mibench.core import Cost, Oracle, Prior, Reconstructions, Split, Term, Workspace, Wrapper
 from mibench.errors import UserError
 from mibench.objectives import cross_entropy, on_logits
 from mibench.rng import Noise
@@ -187,7 +187,7 @@ class Untrap(Wrapper):
             drawn = noise.of("step", step)
             # u < 1 in float32, but u * n may round up to n.
             chosen = (drawn.of("image").uniform(1)[:, 0] * len(public)).long().clamp(max=len(public) - 1)
-            x = to_float(public.images[chosen])
+            x = public.at(chosen)
             triggers.requires_grad_()
             with torch.enable_grad():
                 worn = triggers[:, None].expand(-1, self.images, -1, -1, -1).flatten(0, 1)

@@ -4,7 +4,6 @@ The folder is `$XDG_CACHE_HOME/mibench` (`~/.cache/mibench` by default); delete 
 """
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -15,15 +14,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mibench.files import write_atomic
+from mibench.pixels import cache_folder, mapped, room
 
 __all__ = ["cache_folder", "cached", "hash_of"]
 
 _SLOW_S = 3.0
-
-
-def cache_folder() -> Path:
-    """Where the tensors lie; it may not exist yet."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mibench"
 
 
 def hash_of(*parts: object, files: Iterable[Path] = ()) -> str:
@@ -40,11 +35,15 @@ def hash_of(*parts: object, files: Iterable[Path] = ()) -> str:
 def cached(key: str, make: Callable[[], tuple[dict[str, Tensor], dict[str, str]]]) -> tuple[
     dict[str, Tensor], dict[str, str]
 ]:
-    """What `make()` returns (tensors by name, notes by name), read from the cache if it has `key`.
+    """What `make()` returns (uint8 tensors by name, notes by name), read from the cache if it has `key`.
 
+    Treat them as read only: beyond the limit of `mibench.pixels` they are the file itself.
     A cache that is damaged, full or not writable is worked around: the result is made again.
     """
     file = cache_folder() / f"{key}.safetensors"
+    with suppress(OSError, SafetensorError):
+        if file.stat().st_size > room():
+            return mapped(file)
     with suppress(OSError, SafetensorError), safe_open(file, "pt") as stored:
         return {name: stored.get_tensor(name) for name in stored.keys()}, stored.metadata() or {}  # noqa: SIM118
     start = time.monotonic()

@@ -4,6 +4,7 @@ Decoding and resizing are Pillow's 8-bit integer code, so the same file gives th
 """
 
 import os
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +19,15 @@ from torch import Tensor
 
 from mibench.engine import Reporter
 from mibench.errors import UserError
+from mibench.pixels import empty
 
 __all__ = ["decode", "decode_all", "packaged", "square"]
 
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
 _GREY = ("1", "L", "LA", "La")
+
+# Pillow only warns of a small file that claims 90 million pixels. Set once: `decode` runs in threads, which share it.
+warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
 def packaged(name: str, suffix: str) -> list[Path]:
@@ -103,7 +108,7 @@ def decode_all(
     Raises:
         UserError: Some files are not readable as images: how many, and the first one's name and reason.
     """
-    pixels = torch.empty(len(files), 3 if colour else 1, size, size, dtype=torch.uint8)
+    pixels = empty((len(files), 3 if colour else 1, size, size))
 
     def one(index: int) -> list[str] | Exception:
         try:

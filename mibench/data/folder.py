@@ -88,7 +88,8 @@ class Folder(Source):
         files = [file for tree in (private, public) for own in tree.values() for file in own]
         pixels, converted = self._pixels(files, reporter or Silent())
         rows = {file: row for row, file in enumerate(files)}
-        hashes = dict(zip(files, Split(pixels, torch.zeros(len(files), dtype=torch.int64)).hashes(), strict=True))
+        read = Split(pixels, torch.arange(len(files)))
+        hashes = dict(zip(files, read.hashes(), strict=True))
         _check_copies(private, public, hashes)
 
         held = {person: self._held_out(person, own, hashes) for person, own in private.items()}
@@ -104,7 +105,7 @@ class Folder(Source):
         def split(people: Iterable[list[Path]]) -> Split:
             pairs = [(rows[file], label) for label, own in enumerate(people) for file in own]
             chosen, labels = torch.tensor(pairs).T
-            return Split(pixels[chosen], labels)
+            return Split(read.take(chosen).images, labels)
 
         seen = split(known.values())
         return Dataset(

@@ -11,12 +11,15 @@ References:
     | attacks.md §16, delta_face; pitfalls.md §2 trap 6: the network wants (255 x - 127.5) / 128, not [0, 1]
 """
 
+from collections.abc import Callable
+
 import torch
 from facenet_pytorch import InceptionResnetV1
-from jaxtyping import Float, Float32, Float64, Int64
+from jaxtyping import Float, Float32, Float64, Int64, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mibench.errors import UserError
 from mibench.metrics import Unavailable, inputs, weights
 from mibench.metrics.knn import knn_distance
 
@@ -75,19 +78,27 @@ def load(device: torch.device | str = "cpu", allow_download: bool = False) -> Fa
 
 @torch.no_grad()
 def facenet_distance(
-    model: FaceNet,
-    images: Float[Tensor, "n c h w"],
+    model: Callable[[Tensor], Tensor],
+    images: Shaped[Tensor, "n c h w"],
     labels: Int64[Tensor, " n"],
-    reference_images: Float[Tensor, "m _ _ _"],
+    reference_images: Shaped[Tensor, "m _ _ _"],
     reference_labels: Int64[Tensor, " m"],
     batch: int = 64,
 ) -> Float64[Tensor, " n"]:
     """Squared L2 distance of each face's embedding to the nearest reference of its label.
 
+    `model` is what `load` gives, or a function around it that takes images as they are stored; labels lie where
+    embeddings do.
+
     Raises:
-        UserError: a label without reference, images outside [0, 1].
+        UserError: images and references of different sizes (trap 4), a label without reference, images outside [0, 1].
         ValueError: NaN or infinite pixels.
     """
+    if images.shape[1:] != reference_images.shape[1:]:
+        raise UserError(
+            f"facenet: reconstructions are {tuple(images.shape[1:])}, references "
+            f"{tuple(reference_images.shape[1:])}; resize the references to the reconstructions' size"
+        )
     embedded = torch.cat([model(part) for part in images.split(batch)])
     references = torch.cat([model(part) for part in reference_images.split(batch)])
     return knn_distance(embedded, labels, references, reference_labels)

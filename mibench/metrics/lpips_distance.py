@@ -17,11 +17,12 @@ Differs:
 """
 
 import warnings
+from collections.abc import Callable
 from importlib.resources import as_file, files
 
 import lpips
 import torch
-from jaxtyping import Float, Float32, Float64, Int64
+from jaxtyping import Float, Float32, Float64, Int64, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -116,16 +117,17 @@ def load(
 
 @torch.no_grad()
 def lpips_distance(
-    model: Lpips,
-    images: Float[Tensor, "n c h w"],
+    model: Callable[[Tensor], Tensor],
+    images: Shaped[Tensor, "n c h w"],
     labels: Int64[Tensor, " n"],
-    reference_images: Float[Tensor, "m _ _ _"],
+    reference_images: Shaped[Tensor, "m _ _ _"],
     reference_labels: Int64[Tensor, " m"],
     batch: int = 64,
 ) -> Float64[Tensor, " n"]:
     """LPIPS of each reconstruction to the nearest reference of its label.
 
-    One identity at a time: the embeddings of all references at once would not fit.
+    One identity at a time: the embeddings of all references at once would not fit. `model` is what `load` gives, or a
+    function around it that takes images as they are stored; labels lie where embeddings do, images may lie elsewhere.
 
     Raises:
         UserError: images and references of different sizes (resize the references through the attack's
@@ -138,12 +140,12 @@ def lpips_distance(
             f"lpips: reconstructions are {tuple(images.shape[1:])}, references "
             f"{tuple(reference_images.shape[1:])}; resize the references to the reconstructions' size"
         )
-    result = torch.empty(len(images), dtype=torch.float64, device=images.device)
+    result = torch.empty(len(images), dtype=torch.float64, device=labels.device)
     for label in labels.unique().tolist():
         mine, real = (labels == label).nonzero()[:, 0], (reference_labels == label).nonzero()[:, 0]
         if len(real) == 0:
             raise UserError(f"lpips: label {label} has no reference image; every judged label needs one")
-        embedded = torch.cat([model(images[rows]) for rows in mine.split(batch)])
-        references = torch.cat([model(reference_images[rows]) for rows in real.split(batch)])
+        embedded = torch.cat([model(images[rows.to(images.device)]) for rows in mine.split(batch)])
+        references = torch.cat([model(reference_images[rows.to(images.device)]) for rows in real.split(batch)])
         result[mine] = knn_distance(embedded, labels[mine], references, reference_labels[real])
     return result

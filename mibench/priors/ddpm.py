@@ -369,7 +369,8 @@ class Ddpm(PriorRecipe):
         })  # fmt: skip
         centroids = self._label(prior, loop, oracle)
         if prior.gaussian is not None:
-            prior.gaussian.fit((2 * loop.session.engine.images(loop.images) - 1).flatten(1), prior.shown)
+            places, shown = prior.shown.unique(return_inverse=True)
+            prior.gaussian.fit((2 * loop.at(places) - 1).flatten(1), shown)
 
         def step(number: int) -> dict[str, Tensor]:
             if number < self.steps:

@@ -142,7 +142,7 @@ class Loop:
     def __init__(self, session: Session, public: Split, batch: int, mirror: bool, parts: dict[str, Any]) -> None:
         self.session = session
         self.mirror = mirror
-        self.images = public.images.to(session.engine.device)
+        self.images = session.engine.resident(public.images)
         self.batch = batch
         self.parts = parts
         self.log: list[dict[str, float]] = []
@@ -159,7 +159,7 @@ class Loop:
 
     def at(self, index: Int64[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
         """Public images in [0, 1]."""
-        return self.session.engine.images(self.images[index])
+        return self.session.engine.images(self.images[index.to(self.images.device)])
 
     def real(self, *purpose: object) -> Float[Tensor, "b c h w"]:
         """A batch of public images in [0, 1], mirrored at random where the recipe says so."""

@@ -1,6 +1,7 @@
 """The public images themselves as a prior: nothing is generated, nothing can be optimised."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
@@ -22,7 +23,7 @@ CARD = {
 
 
 class PublicImages(Prior):
-    """A latent is the place of an image in the public split."""
+    """A latent is the place of an image in the public split. The pixels stay where they are; what is drawn is sent."""
 
     differentiable = False
     latent_dim = 1
@@ -41,7 +42,15 @@ class PublicImages(Prior):
         self, z: Float[Tensor, "n 1"], y: Int64[Tensor, " n"] | None = None
     ) -> Float[Tensor, "n c h w"]:
         """Look the images up."""
-        return to_float(self.get_buffer("public")[z[:, 0].long()])
+        public = self.get_buffer("public")
+        return to_float(public[z[:, 0].long().to(public.device)].to(z.device))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "PublicImages":
+        return self  # placed on no device and in no memory format: either would copy all images
+
+    def _load_from_state_dict(self, state: Any, prefix: str, metadata: Any, *rest: Any) -> None:
+        # What is loaded takes the images' place; by default torch writes into them, and they are the data set's.
+        super()._load_from_state_dict(state, prefix, {**metadata, "assign_to_params_buffers": True}, *rest)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from mibench.engine import Reporter
 from mibench.errors import UserError
 from mibench.files import write_atomic
 from mibench.rng import seed_of
-from mibench.runs import Run, canonical
+from mibench.runs import Run, canonical, unchanged
 from mibench.training import empty_memories
 
 __all__ = [
@@ -44,7 +44,7 @@ def read_header(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             return dict(json.loads((file.metadata() or {}).get("mibench", "{}")))
-    except (SafetensorError, OSError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a whole safetensors file ({error}); delete its run and train again") from None
 
 
@@ -52,15 +52,23 @@ def read_tensors(path: Path, role: str) -> tuple[dict[str, Tensor], dict[str, An
     """The tensors and header of a file that must play `role`.
 
     Raises:
-        UserError: If the file is missing, truncated, or something else; says what it is.
+        UserError: If the file is missing, truncated, or something else (says what it is), or has changed since its run
+            was finished.
     """
+    found = _claimed(path, role)
+    unchanged(path)
+    return found
+
+
+def _claimed(path: Path, role: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """As `read_tensors`, for files that can tell in which way they are wrong before `_fill` asks for their digest."""
     try:
         with safe_open(path, framework="pt") as file:
             header = dict(json.loads((file.metadata() or {}).get("mibench", "{}")))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; it should hold a {role}") from None
-    except (SafetensorError, OSError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a whole safetensors file ({error}); delete its run and train again") from None
     if header.get("role") != role:
         what = header.get("role", "not a mibench file")
@@ -129,7 +137,7 @@ def _start_from(model: nn.Module, run: Run) -> None:
     parent = run.parents["backbone"]
     assert isinstance(parent, Run)
     path = parent.path / "model.safetensors"
-    tensors, _ = read_tensors(path, "backbone")
+    tensors, _ = _claimed(path, "backbone")
     trunk = {name.removeprefix("trunk."): value for name, value in tensors.items() if name.startswith("trunk.")}
     _fill(model.trunk, trunk, path, run.spec["model"])  # type: ignore[arg-type]
 
@@ -156,7 +164,7 @@ def fill_memories(path: Path, memories: list[nn.Module]) -> None:
     """Memories as `write_memories` left them, in place; where all are empty there is no file."""
     if not any(memory.state_dict() for memory in memories):
         return
-    tensors, _ = read_tensors(path, "memories")
+    tensors, _ = _claimed(path, "memories")
     for place, memory in enumerate(memories):
         own = {name.partition(".")[2]: value for name, value in tensors.items() if name.startswith(f"{place}.")}
         _fill(memory, own, path, f"of defense {place + 1}")
@@ -170,7 +178,7 @@ def load_classifier(run: Run, data: Dataset) -> nn.Module:
     """
     role = {"targets": "target model", "evaluators": "evaluation model"}[run.kind]
     path = run.path / "model.safetensors"
-    tensors, header = read_tensors(path, role)
+    tensors, header = _claimed(path, role)
     if header.get("classes") != list(data.classes):
         raise UserError(
             f"{path} is a {role} of {header.get('classes_count')} classes of {header.get('dataset')} whose names or "
@@ -188,7 +196,7 @@ def load_classifier(run: Run, data: Dataset) -> nn.Module:
 def load_prior(run: Run, data: Dataset) -> Prior:
     """The trained prior of a run, frozen and in eval mode."""
     path = run.path / "prior.safetensors"
-    tensors, header = read_tensors(path, "prior")
+    tensors, header = _claimed(path, "prior")
     asked = run.spec["prior"]["name"]
     if header.get("prior") != asked:
         raise UserError(f"{path} should hold the prior {asked}; it is: {header.get('prior')}")
@@ -199,9 +207,10 @@ def load_prior(run: Run, data: Dataset) -> Prior:
 
 
 def _fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, name: str) -> None:
-    """Load weights that must fit exactly."""
+    """Load weights that must fit exactly and be those that the run was finished with."""
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip()
         raise UserError(f"{path} does not fit the network {name}: {first}; delete its run and train again") from None
+    unchanged(path)

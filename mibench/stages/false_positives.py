@@ -66,7 +66,7 @@ def calibrate(
     classes = len(data.classes)
     sets = {"held_out": (private["heldout_logits"].cpu(), private["heldout_labels"].cpu())}
     if len(chosen):
-        shown, _ = predict(network, split.images[chosen], engine)
+        shown, _ = predict(network, split.take(chosen).images, engine)
         sets["strangers"] = (shown.cpu(), torch.full((len(chosen),), -1))
     scores = {name: impostor_scores(logits, labels, classes) for name, (logits, labels) in sets.items()}
     limits = {name: threshold(own) for name, own in scores.items() if len(own)}

@@ -56,7 +56,8 @@ def plan(root: Path, target: Run, folder: Path, name: str | None = None) -> Run:
         UserError: For a name that an attack of mibench has or that cannot be a folder's; a folder that is missing,
             empty, or holds something else than images of the target's identities.
     """
-    called = name if name is not None else folder.expanduser().resolve().name
+    root_of_images = _root(folder)
+    called = name if name is not None else root_of_images.name
     _check_name(called)
     people = _people(folder, artifacts.open_dataset(target.inputs["dataset"]).classes, target)
     return Run(
@@ -72,8 +73,23 @@ def plan(root: Path, target: Run, folder: Path, name: str | None = None) -> Run:
             "seed": None,
         },
         {"target": target},
-        inputs={"images": str(folder.expanduser().resolve())},
+        inputs={"images": str(root_of_images)},
     )
+
+
+def _root(folder: Path) -> Path:
+    """The folder of images, absolute.
+
+    Raises:
+        UserError: If there is none of this name.
+    """
+    try:
+        found = folder.expanduser().resolve()
+        if found.is_dir():
+            return found
+    except (OSError, RuntimeError):  # a loop of links, a name too long, nobody's ~home
+        pass
+    raise UserError(f"--images {folder}: there is no such folder; {LAYOUT}")
 
 
 def _check_name(name: str) -> None:
@@ -99,9 +115,8 @@ def _people(folder: Path, classes: Sequence[str], target: Run) -> dict[int, list
     Raises:
         UserError: See `plan`.
     """
+    _root(folder)
     root = folder.expanduser()
-    if not root.is_dir():
-        raise UserError(f"--images {folder}: there is no such folder; {LAYOUT}")
     try:
         found = {one: _visible(one) for one in _visible(root) if one.is_dir()}
         loose = [one for one in _visible(root) if not one.is_dir()]

@@ -85,7 +85,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
                 x = defense.transform(x, noise.of(place))
             return x
 
-        public = data.public.to(engine.device)
+        public = data.public.on(engine)
         workspace = Workspace(BATCH[engine.device.type], folder, public, transform)
         found: Reconstructions | None
         try:

@@ -7,14 +7,17 @@ and features for all of its metrics.
 import csv
 import hashlib
 import io
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
-from mibench.core import Dataset, to_float
+from mibench.core import Dataset, Split, to_float
+from mibench.data.cache import cached, hash_of
 from mibench.engine import Engine, Reporter, describe
 from mibench.errors import UserError
 from mibench.files import write_atomic, write_json
@@ -104,6 +107,43 @@ def reference(real: Float[Tensor, "m d"]) -> Reference:
     )
 
 
+@lru_cache(maxsize=8)
+def private_reference(evaluator: Path, attacked: tuple[int, ...], place: torch.device) -> Reference:
+    """An evaluation model's view of the attacked people's private images; kept, since attack after attack needs it."""
+    private, _ = artifacts.read_tensors(evaluator / "features.safetensors", "private features")
+    rows = torch.isin(private["train_labels"], torch.tensor(attacked))
+    return reference(private["train_features"][rows].to(place))
+
+
+def inception_features(
+    pool3: Callable[[Tensor], Tensor], real: Split, data: Dataset, device: torch.device
+) -> Float[Tensor, "m 2048"]:
+    """Inception's features of private images; kept on disk, since they take longest of all metrics."""
+    known = (data.fingerprint(), real.labels.unique().tolist(), inception.WEIGHTS, device.type, torch.__version__)
+
+    def make() -> tuple[dict[str, Tensor], dict[str, str]]:
+        with torch.no_grad():
+            return {"features": torch.cat([pool3(part).cpu() for part in real.images.split(64)])}, {}
+
+    tensors, _ = cached(hash_of("inception", *known, files=[Path(inception.__file__)]), make)
+    return tensors["features"].to(device)
+
+
+def answers(who: Run, network: nn.Module, images: UInt8[Tensor, "n c h w"], engine: Engine) -> tuple[Tensor, Tensor]:
+    """`predict`, refused where it is no number.
+
+    Raises:
+        UserError: If a model answers NaN or infinity.
+    """
+    logits, features = predict(network, images, engine)
+    if not (logits.isfinite().all() and features.isfinite().all()):
+        raise UserError(
+            f"{who.label} answers {images.shape[0]} images with NaN or infinity in {engine.precision}, so that nothing "
+            "can be scored; try --precision fp32, else train it again with --force and a lower training.lr"
+        )
+    return logits, features
+
+
 def distances(real: Float[Tensor, "m d"] | Reference, generated: Float[Tensor, "n d"]) -> dict[str, Any]:
     """Fréchet and kernel distance, precision, recall, density and coverage of two sets of features, real first.
 
@@ -143,24 +183,28 @@ def perceptual(data: Dataset, images: UInt8[Tensor, "n c h w"], labels: Tensor, 
     columns: Columns = {}
     sets: dict[str, Any] = {}
     missing: list[Unavailable] = []
-    x, y = to_float(images).to(device), labels.to(device)
-    attacked = torch.isin(data.train.labels, labels)
-    real, real_labels = to_float(data.train.images[attacked]).to(device), data.train.labels[attacked].to(device)
     lpips = lpips_distance.load(device=device)
     facenet = facenet_distance.load(device=device)
     pool3 = inception.load(device=device)
     for model in (lpips, facenet, pool3):
         if isinstance(model, Unavailable):
             missing.append(model)
+    if len(missing) == 3:
+        return columns, sets, missing
+    real = data.train.take(torch.isin(data.train.labels, labels).nonzero()[:, 0])
+    pairs = images, labels.to(device), real.images, real.labels.to(device)
+
+    def stored(model: nn.Module) -> Callable[[Tensor], Tensor]:
+        return lambda x: model(to_float(x).to(device))
+
     if not isinstance(lpips, Unavailable):
-        columns["lpips"] = lpips_distance.lpips_distance(lpips, x, y, real, real_labels).cpu()
+        columns["lpips"] = lpips_distance.lpips_distance(stored(lpips), *pairs).cpu()
     if not isinstance(facenet, Unavailable):
-        columns["facenet"] = facenet_distance.facenet_distance(facenet, x, y, real, real_labels).cpu()
+        columns["facenet"] = facenet_distance.facenet_distance(stored(facenet), *pairs).cpu()
     if not isinstance(pool3, Unavailable):
         with torch.no_grad():
-            generated = torch.cat([pool3(part) for part in x.split(64)])
-            genuine = torch.cat([pool3(part) for part in real.split(64)])
-        sets["inception"] = distances(genuine, generated)
+            generated = torch.cat([stored(pool3)(part) for part in images.split(64)])
+        sets["inception"] = distances(inception_features(stored(pool3), real, data, device), generated)
     return columns, sets, missing
 
 
@@ -187,7 +231,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     label = f"score {run.name} on {target.name}"
     with run.working() as folder, reporter.task(label, len(evaluators) + 2, "models") as task:
         network = engine.place(fold(artifacts.load_classifier(target, data)))  # type: ignore[arg-type]
-        logits, _ = predict(network, images, engine)
+        logits, _ = answers(target, network, images, engine)
         hits = top_k(logits.cpu(), labels, 1)
         confidence = torch.softmax(logits.cpu(), dim=1).gather(1, labels[:, None])[:, 0]
         table |= {"target_top1": hits, "target_confidence": confidence}
@@ -203,7 +247,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         named: Columns = {}
         for evaluator in evaluators:
             network = engine.place(fold(artifacts.load_classifier(evaluator, data)))  # type: ignore[arg-type]
-            logits, features = predict(network, images, engine)
+            logits, features = answers(evaluator, network, images, engine)
             private, _ = artifacts.read_tensors(evaluator.path / "features.safetensors", "private features")
             name = evaluator.spec["model"]
             columns = judge(logits.cpu(), features.cpu(), labels, private, classes)
@@ -213,10 +257,9 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
             calibration = false_positives.calibrate(network, evaluator, data, private, engine)
             more, doubts = false_positives.measure(logits, labels, columns, hits, private, calibration)
             table |= {f"{column}@{name}": values for column, values in more.items()}
-            attacked = torch.isin(private["train_labels"], labels)
             shown = torch.isin(private["heldout_labels"], labels)
             place = place_of(engine)
-            real = reference(private["train_features"][attacked].to(place))
+            real = private_reference(evaluator.path, tuple(labels.unique().tolist()), place)
             report["evaluators"][name] = {
                 column: summary(values, labels) for column, values in columns.items()
             } | distances(real, features.to(place)) | doubts

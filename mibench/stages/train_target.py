@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from mibench import models, registry
-from mibench.core import Dataset, Defense, Split, to_float
+from mibench.core import Dataset, Defense, Split
 from mibench.engine import Engine, Reporter, describe
 from mibench.errors import UserError
 from mibench.files import write_json
@@ -26,6 +26,7 @@ from mibench.metrics.robustness import adversarial_accuracy, spread
 from mibench.metrics.statistics import proportion
 from mibench.models.served import Served
 from mibench.objectives import IDENTITY
+from mibench.pixels import joined
 from mibench.registry import Choice
 from mibench.rng import Noise
 from mibench.runs import Run, canonical, clock, provenance
@@ -172,7 +173,7 @@ def with_distractors(data: Dataset) -> Split:
     """The private training images, and the distractor people as further classes."""
     people = data.distractors
     return Split(
-        torch.cat([data.train.images, people.images]),
+        joined([data.train.images, people.images]),
         torch.cat([data.train.labels, people.labels + len(data.classes)]),
     )
 
@@ -232,7 +233,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
             )  # fmt: skip
             metrics["knn_real_to_real"] = real_to_real(train_features, data.train.labels)
         else:
-            metrics["side_effects"] = side_effects(model, logits, data.heldout.to(engine.device))
+            metrics["side_effects"] = side_effects(model, logits, data.heldout.on(engine))
             metrics["defense_reports"] = fitted.reports
         header = {
             "role": "evaluation model" if evaluator else "target model",
@@ -258,7 +259,7 @@ def side_effects(model: nn.Module, logits: torch.Tensor, heldout: Split) -> dict
     Scores are what is served; gradients are those of the network itself, which a white-box attacker holds, in float32.
 
     Args:
-        model: Deployed, in eval mode, on the device of the images.
+        model: Deployed, in eval mode, on the device of the labels.
         logits: Of the held-out images, as served.
         heldout: Private images that the model has not seen.
     """
@@ -266,7 +267,7 @@ def side_effects(model: nn.Module, logits: torch.Tensor, heldout: Split) -> dict
     scores = logits.exp() if isinstance(model, Served) else logits.softmax(dim=1)
     confidence = calibration(logits.softmax(dim=1), heldout.labels)
     place = spread(heldout.labels, PROBED)
-    x, y = to_float(heldout.images[place]), heldout.labels[place]
+    x, y = heldout.at(place), heldout.labels[place]
     other = gradients.others(y, logits.shape[1], Noise(0, place).of("other class"))
 
     def white_box(images: torch.Tensor) -> torch.Tensor:

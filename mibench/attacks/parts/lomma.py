@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from mibench.attacks.parts.surrogates import Lesson, school
-from mibench.core import Attack, Oracle, Prior, Workspace, to_float
+from mibench.core import Attack, Oracle, Prior, Workspace
 from mibench.errors import UserError
 from mibench.models.base import Classifier
 from mibench.objectives import cross_entropy, feature_distance, nll, realism
@@ -107,18 +107,19 @@ class Lomma(Attack):
         """Show the target the public images once, then teach the students; None where neither is used."""
         if not self.asks:
             return None
-        public = work.images(self.called).images
+        public = work.images(self.called)
 
         @torch.no_grad()
         def answers() -> dict[str, Tensor]:
-            logits, features = zip(*(oracle.answers(to_float(x), None) for x in public.split(work.batch)), strict=True)
+            asked = (oracle.answers(x, None) for x in public.parts(work.batch, oracle.device))
+            logits, features = zip(*asked, strict=True)
             std, mean = torch.std_mean(torch.cat(features), dim=0)
             return {"logits": torch.cat(logits), "mean": mean, "std": std}
 
         known = work.once(f"{self.called}-answers", oracle, answers)
         lesson = Lesson(self.student_lr, batch=self.student_batch, epochs=self.student_epochs)
         students = school(
-            self.called, self.students if self.augmented else (), public, known["logits"].softmax(dim=1), lesson,
+            self.called, self.students if self.augmented else (), public.images, known["logits"].softmax(dim=1), lesson,
             seed_of(seed, "lomma"), oracle, work, pretrained=self.pretrained,
         )  # fmt: skip
         return Study(students, known["mean"], known["std"])

@@ -117,7 +117,7 @@ def teach(
     seed: int,
     augment: Augment | None = None,
 ) -> None:
-    """Train the student in place, on the images' device; it comes back frozen and in eval mode.
+    """Train the student in place, on the answers' device; it comes back frozen and in eval mode.
 
     With `augment` the loss is CE(x) / 2 + CE(augment(x)) / 2, both from one pass.
 
@@ -134,7 +134,7 @@ def teach(
     """
     if len(images) < 2:
         raise UserError(f"a student learns from at least 2 images, got {len(images)}")
-    device = images.device
+    device = answers.device
     student.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     student.train().requires_grad_(True)
     optimizer = torch.optim.SGD(
@@ -150,7 +150,7 @@ def teach(
                 group["lr"] = lesson.rate(epoch)
             order = torch.randperm(len(images), generator=generator(seed, "order", epoch)).to(device)
             for index in order.tensor_split(per_epoch):
-                x = to_float(images[index]).contiguous(memory_format=torch.channels_last)
+                x = to_float(images[index.to(images.device)].to(device)).contiguous(memory_format=torch.channels_last)
                 wanted = answers[index]
                 if augment is not None:
                     x = torch.cat([x, augment(x, Noise(seed_of(seed, "augment"), index).of(epoch))])
@@ -202,6 +202,6 @@ def school(
         return weights(students[place])
 
     return [
-        restore(student, work.once(f"{name}-student-{place}", oracle, partial(taught, place)), images.device)
+        restore(student, work.once(f"{name}-student-{place}", oracle, partial(taught, place)), answers.device)
         for place, student in enumerate(students)
     ]
