@@ -1,6 +1,7 @@
 """The command line: a command is a few lines over the stages. Heavy imports live inside the commands."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mibench import __version__
-from mibench.errors import UserError, unknown
+from mibench.errors import UserError, printable, unknown
 
 if TYPE_CHECKING:
     from mibench.runs import Run
@@ -724,6 +725,12 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         print("mibench: interrupted; what is done is kept: run the same command again to resume", file=sys.stderr)
         code = 130
+    except BrokenPipeError:  # who reads our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except OSError as error:
+        code = refuse(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}; mend that and run "
+                      "the same command again")  # fmt: skip
     except Exception as error:
         # typer brings its own copy of click, so its usage errors are told by what they can do.
         if not hasattr(error, "format_message"):
@@ -735,7 +742,7 @@ def main() -> None:
 def refuse(message: str) -> int:
     """Say a mistake in one line; a bare `mibench` has none to say and has printed its help."""
     if message:
-        print(f"mibench: error: {' '.join(message.splitlines())}", file=sys.stderr)
+        print(f"mibench: error: {printable(' '.join(message.splitlines()))}", file=sys.stderr)
     return 2
 
 

@@ -17,9 +17,8 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 
-from mibench.engine import Engine, Reporter, read_checkpoint
+from mibench.engine import Engine, Reporter, read_checkpoint, write_checkpoint
 from mibench.errors import UserError
-from mibench.files import write_atomic
 from mibench.pixels import taken
 from mibench.rng import Noise
 
@@ -475,7 +474,7 @@ class Workspace:
         before = oracle.counts()
         value = compute()
         counts = {key: after - before[key] for key, after in oracle.counts().items()}
-        write_atomic(path, lambda scratch: torch.save({"value": value, "counts": counts}, scratch))
+        write_checkpoint(path, {"value": value, "counts": counts})
         return value
 
 

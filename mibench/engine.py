@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from mibench.errors import UserError
+from mibench.files import unreadable, write_atomic
 from mibench.pixels import limit
 
-__all__ = ["Engine", "Reporter", "Silent", "Task", "cores", "read_checkpoint", "resolve"]
+__all__ = ["Engine", "Reporter", "Silent", "Task", "cores", "read_checkpoint", "resolve", "write_checkpoint"]
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -128,12 +130,26 @@ def describe(engine: Engine) -> dict[str, Any]:
     }
 
 
+def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """What an interrupted run goes on from, with whose it is."""
+    write_atomic(path, partial(torch.save, state | {"of": _owner(path)}))
+
+
+def _owner(path: Path) -> str:
+    """The partial run's directory and the file in it."""
+    return f"{path.parent.name}/{path.name}"
+
+
 def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    """One of our own checkpoints, read without running anything.
+    """What `write_checkpoint` wrote, read without running anything.
 
     Raises:
-        UserError: If the file is damaged.
+        UserError: If the file is damaged, or another run's.
     """
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise unreadable(path, error) from None
     try:
         with zipfile.ZipFile(path) as file:  # what is no zip file is not ours, and never unpickled
             # torch does not compare checksums; and nothing of ours is compressed: no file unpacks to more than it is.
@@ -143,6 +159,11 @@ def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
         state = None
     if not isinstance(state, dict):
         raise UserError(f"the checkpoint {path} is damaged; delete it and run the same command again")
+    if state.get("of") != _owner(path):
+        raise UserError(
+            f"the checkpoint {path} is that of {state.get('of', 'another version')}; delete it and run the same "
+            "command again"
+        )
     return state
 
 

@@ -3,18 +3,20 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["UserError", "unknown"]
+__all__ = ["UserError", "printable", "unknown"]
+
+
+def printable(text: str) -> str:
+    """The text in one line; what cannot be printed (line ends, escapes for terminals: they may come from file names) as
+    Python writes it."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 class UserError(Exception):
-    """A mistake the user can mend. The command line prints it as one line and exits with code 2, no traceback.
-
-    What cannot be printed (line ends, escapes for terminals: they may come from file names) is shown as Python writes
-    it, so that a message stays one line and says nothing that is not in it.
-    """
+    """A mistake the user can mend. The command line prints it as one line and exits with code 2, no traceback."""
 
     def __init__(self, message: str) -> None:
-        super().__init__("".join(one if one.isprintable() else ascii(one)[1:-1] for one in message))
+        super().__init__(printable(message))
 
 
 def unknown(what: str, given: str, known: Iterable[str]) -> UserError:

@@ -12,7 +12,9 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-__all__ = ["write_atomic", "write_json"]
+from mibench.errors import UserError
+
+__all__ = ["unreadable", "write_atomic", "write_json"]
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
@@ -63,6 +65,11 @@ def _own(folder: Path) -> int:
         if folder.exists():
             return handle
         os.close(handle)
+
+
+def unreadable(path: Path, error: OSError) -> UserError:
+    """The error for a file that the system would not read, though it may be whole: nothing to delete."""
+    return UserError(f"cannot read {path}: {error.strerror or error}; mend that and run the same command again")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -151,11 +151,11 @@ def budget(cost: list[int | None] | None) -> list[str]:
 
 def show_tables(results: Path, scores: list["Run"]) -> None:
     """The tables of some scores, on stdout."""
-    from mibench.report import collect, content, terminal  # pandas: not for `mibench list`
+    from mibench.report import content, readable, terminal  # pandas: not for `mibench list`
 
     wanted = {run.id for run in scores}
     console = Console()
-    told = content.Content([one for one in collect.scored(results) if one.run.id in wanted])
+    told = content.Content([one for one in readable(results) if one.run.id in wanted])
     console.print(terminal.render(told, console, people=False))
 
 
@@ -173,9 +173,9 @@ def print_checks(results: Path | None, as_json: bool) -> None:
             console.print(Text(name, "bold cyan"))
             console.print(Padding(Text.assemble(one, ("\n" + why, "dim")), (0, 0, 1, 2)))
         return
-    from mibench.report import collect, content
+    from mibench.report import content, readable
 
-    found = collect.scored(results)
+    found = readable(results)
     findings = content.Content(found).findings
     if as_json:
         print(json.dumps([one._asdict() for one in findings], indent=1))

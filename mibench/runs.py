@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mibench.errors import UserError, unknown
-from mibench.files import write_json
+from mibench.files import unreadable, write_json
 
 __all__ = [
     "KINDS", "PROTOCOL", "Library", "Run", "clock", "find", "finished", "inversion_of", "provenance", "unchanged",
@@ -166,7 +166,7 @@ class Run:
         for scratch in [*self.work.glob("checkpoint*"), *self.work.glob(".*")]:
             shutil.rmtree(scratch) if scratch.is_dir() else scratch.unlink()
         files = sorted(path for path in self.work.iterdir() if path.is_file() and not path.name.startswith("."))
-        digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.name != "done"}
+        digests = {path.name: _sha256(path) for path in files if path.name != "done"}
         write_json(self.work / "done", digests)
         if self.path.exists():
             shutil.rmtree(self.path)
@@ -196,18 +196,33 @@ def _read_json(path: Path) -> tuple[dict[str, Any], bytes]:
         if not isinstance(found, dict):
             raise ValueError(f"it holds {type(found).__name__}, not an object")
         return found, content
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, or not an object
-        raise UserError(f"cannot read {path}: {error}; delete that run's directory and run it again") from None
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; delete that run's directory and run it again") from None
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, or not an object
+        raise UserError(f"{path} is damaged: {error}; delete that run's directory and run it again") from None
 
 
 def _no_number(text: str) -> None:
     raise ValueError(f"it holds {text}, which JSON has not")
 
 
-@lru_cache(maxsize=4096)
-def _digest(path: Path, size: int, changed: int) -> str:
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@lru_cache(maxsize=4096)
+def _digest(path: Path, size: int, changed: int) -> str:
+    """Read once as long as size and time stay."""
+    return _sha256(path)
+
+
+@lru_cache(maxsize=4096)
+def _digests(done: Path, size: int, changed: int) -> dict[str, Any]:
+    """What a run was finished with; read once as long as size and time stay."""
+    return _read_json(done)[0]
 
 
 def unchanged(path: Path, content: bytes | None = None) -> None:
@@ -226,14 +241,17 @@ def unchanged(path: Path, content: bytes | None = None) -> None:
     done = path.parent / "done"
     if path == done or not os.path.lexists(done):
         return
-    wanted = _read_json(done)[0].get(path.name)
     try:
+        known = done.stat()
+        wanted = _digests(done, known.st_size, known.st_mtime_ns).get(path.name)
         found = path.stat()
         digest = hashlib.sha256(content).hexdigest() if content is not None else _digest(
             path, found.st_size, found.st_mtime_ns
         )
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; delete that run's directory and run it again") from None
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; delete that run's directory and run it again") from None
+        raise unreadable(path, error) from None
     if digest != wanted:
         raise UserError(
             f"{path} was changed or cut short after its run was finished; delete that run's directory and run it again"
@@ -249,7 +267,8 @@ class Library:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.paths = {path.parent.name: path.parent for kind in KINDS for path in (root / kind).glob("[!.]*/done")}
+        kinds = reversed(KINDS)  # a run that is finished meanwhile has its parents before it
+        self.paths = {path.parent.name: path.parent for kind in kinds for path in (root / kind).glob("[!.]*/done")}
         self.by_id: dict[str, list[Path]] = {}
         for name, path in self.paths.items():
             self.by_id.setdefault(name[-8:], []).append(path)

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -15,9 +14,8 @@ from torch.nn import functional as F
 
 from mibench import augment
 from mibench.core import Batch, Defense, Schedule, Split, Step
-from mibench.engine import Engine, Reporter, read_checkpoint
+from mibench.engine import Engine, Reporter, read_checkpoint, write_checkpoint
 from mibench.errors import UserError
-from mibench.files import write_atomic
 from mibench.rng import Noise, generator, seed_of
 
 __all__ = ["Fitted", "Training", "empty_memories", "fit", "predict", "streams"]
@@ -269,11 +267,10 @@ def fit(
                 )
             log.append({"epoch": float(epoch), "loss": float(losses.mean())})
             if checkpoint is not None and epoch + 1 < recipe.epochs:
-                state = {
+                write_checkpoint(checkpoint, {
                     "model": model.state_dict(), "optimizer": optimizer.state_dict(), "log": log,
                     "memories": [memory.state_dict() for memory in memories],
-                }  # fmt: skip
-                write_atomic(checkpoint, partial(torch.save, state))
+                })  # fmt: skip
     model.eval()
     over = at(recipe.epochs, everything)
     reports = [defense.finish(step, data) for defense, step in zip(defenses, over, strict=True)]

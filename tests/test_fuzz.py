@@ -415,10 +415,11 @@ def said(root: Path, kind: str) -> Said:
     for words in (("show", one, "--json"), ("cite", one)):
         done = law(kind, *words)
         found[words] = done.out + done.err
-    law(kind, "checks")
     warnings: list[str] = []
     each = [one.per_image.to_csv() for one in collect.scored(root)]
     found[("report",)] = "\n".join([collect.rows(root, warnings).to_csv(), *each, *warnings])
+    told = law(kind, "checks").err
+    assert all(line.replace(str(root), "results") in told for line in warnings)
     return found
 
 
@@ -810,21 +811,44 @@ def test_pickles_in_the_place_of_checkpoints_are_named_and_never_executed(
     assert witness.exists()  # it would have been
 
 
+def test_the_checkpoint_of_another_run_is_named(partial: dict[str, tuple[Path, dict[str, bytes]]]) -> None:
+    """Also where its tensors would fit: the same command with another seed."""
+    words = [*PARTIAL["target"], "--seed", "7", "--results", "other"]
+    left = 1
+
+    def full(number: int) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(28, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writing.os, "fsync", full)
+        assert "No space left" in command(*words).error
+    (theirs,) = Path("other").glob("*/.*.partial")
+    place, _ = partial["target"]
+    copy = Path("copy-another")
+    shutil.copytree(place.parent.parent, copy)
+    shutil.copy(theirs / "checkpoint.pt", copy / place.relative_to(place.parent.parent) / "checkpoint.pt")
+    told = law("checkpoints", *PARTIAL["target"], "--results", str(copy)).error
+    assert f"checkpoint.pt is that of {theirs.name}/checkpoint.pt" in told and not list(copy.glob("*/*/done"))
+
+
 @examples(100)
 @given(SEEDS)
 def test_a_checkpoint_of_any_bytes_is_read_or_named(seed: int) -> None:
     """Flips in what is stored are seen, though torch compares no checksums."""
     rng = random.Random(seed)
     kept = torch.arange(4096.0)
-    file = io.BytesIO()
-    torch.save({"model": kept, "log": [1.0, "a"]}, file)
     path = Path("/tmp") / f"mibench-fuzz-{os.getpid()}.pt"
-    path.write_bytes(damaged(file.getvalue(), rng))
+    engine.write_checkpoint(path, {"model": kept, "log": [1.0, "a"]})
+    path.write_bytes(damaged(path.read_bytes(), rng))
     found = refused("checkpoints", lambda: engine.read_checkpoint(path, torch.device("cpu")))
     if isinstance(found, UserError):
         assert str(path) in str(found)
     else:
-        assert found.keys() == {"model", "log"} and torch.equal(found["model"], kept) and found["log"] == [1.0, "a"]
+        assert found.keys() == {"model", "log", "of"}
+        assert torch.equal(found["model"], kept) and found["log"] == [1.0, "a"]
     path.unlink()
 
 

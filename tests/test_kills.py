@@ -573,7 +573,7 @@ def test_force_waits_for_whoever_works_and_for_nobody_who_was_killed(tmp_path: P
     forced = {"words": [*line, "--force"], "folder": folder, "patch": COUNTED}
     ended = together([dies, plain, forced, forced])
     for one in ended:  # what was done may be forgotten again before it is shown
-        assert one.code in (0, -signal.SIGKILL) or "cannot read" in one.error
+        assert one.code in (0, -signal.SIGKILL) or "is missing" in one.error
     assert 1 <= len(worked(folder)) <= 3
     again("target", folder, [])
 

@@ -7,9 +7,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "mibench"
 ORDER = [
-    "errors", "files", "pixels", "rng", "engine", "augment", "core", "objectives", "runs", "registry", "pictures", "assets",
-    "data", "models", "priors", "attacks", "defenses", "metrics", "training", "stages", "suite", "checks", "report",
-    "judge", "progress", "planning", "sweep", "printing", "verify", "cite", "doctor", "cli",
+    "errors", "files", "pixels", "rng", "engine", "augment", "core", "objectives", "runs", "registry", "pictures",
+    "assets", "data", "models", "priors", "attacks", "defenses", "metrics", "training", "stages", "suite", "checks",
+    "report", "judge", "progress", "planning", "sweep", "printing", "verify", "cite", "doctor", "cli",
 ]  # fmt: skip
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 

@@ -64,8 +64,9 @@ def finish(run: Run, files: dict[str, object], seconds: float = 1.5) -> Run:
     return run
 
 
-def summary(values: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
-    return clustered_interval(values, labels)._asdict()
+def summary(values: torch.Tensor, labels: torch.Tensor) -> dict[str, float | None]:
+    found = clustered_interval(values, labels)._asdict()
+    return {key: None if value != value else value for key, value in found.items()}  # JSON has no NaN
 
 
 def judge(root: Path, name: str, data: Dataset) -> Run:

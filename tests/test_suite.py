@@ -1,22 +1,19 @@
 """Laws of the suite: kills, interruptions and the number of workers leave no mark on the results."""
 
-import multiprocessing
 import os
-import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from shell import ATTACK, ENVIRONMENT, JUDGES, SMALL, TRAIN, command, results, sets, start, world
 
-from mibench import registry, runs, suite
+from mibench import registry, suite
 from mibench.engine import Silent
 from mibench.runs import Run
-from mibench.stages import invert, score, train_prior, train_target
+from mibench.stages import train_target
 from mibench.training import Training
 
 DATA = dict(item.split("=") for item in SMALL[1::2])
@@ -69,74 +66,6 @@ def test_a_done_child_needs_no_parents(tmp_path: Path) -> None:
     first, second, third = chain(tmp_path)
     finish(third)
     assert suite.pending([third]) == [] and not first.done and not second.done
-
-
-# --- kills
-
-
-def stage(kind: str, root: Path) -> Run:
-    """A run of each kind with several checkpoints, on the world's parents."""
-    made = world()
-    target = runs.find(made.results, made.one("targets/*").name)
-    if kind == "train-target":
-        return train_target.plan(root, data(), "cnn", [registry.configure("defenses", "re")], 3, "fp32", {"epochs": 6})
-    tiny = {"width": 2, "batch": 4, "critic_steps": 1, "warm_up": 101, "steps": 101, "latent_dim": 4}
-    if kind in ("wgan_gp", "kedmi"):
-        recipe = registry.configure("priors", kind, "quick", tiny)
-        return train_prior.plan(root, data(), recipe, target, 3, "fp32")
-    prior = runs.find(made.results, made.one("priors/*-kedmi-*").name)
-    if kind == "invert":
-        settings = {"images": 2, "pool": 400, "candidates": 8, "steps": 60, "selection_views": 20}
-        attack = registry.configure("attacks", "ppa", "quick", settings)
-        return invert.plan(root, target, prior, attack, 3, "fp32")
-    judges = [runs.find(made.results, made.one(f"evaluators/*-{name}-*").name) for name in ("ir", "resnet")]
-    return score.plan(root, runs.find(made.results, made.one("inversions/kedmi-*").name), judges, "fp32")
-
-
-_server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["mibench.suite", "torchvision"])
-
-
-def killed(run: Run, when: Callable[[], bool], patience: float) -> bool:
-    """Start the run in a process, kill -9 when the time has come; whether it was killed before it had finished."""
-    process = _server.Process(target=suite.execute, args=([run], "cpu", Silent()))
-    process.start()
-    until = time.monotonic() + patience
-    while process.is_alive() and not when() and time.monotonic() < until:
-        time.sleep(0.002)
-    process.kill()
-    process.join()
-    assert process.exitcode in (0, -signal.SIGKILL)
-    return process.exitcode != 0
-
-
-@pytest.mark.parametrize("kind", ["train-target", "wgan_gp", "kedmi", "invert", "score"])
-def test_kill_9_at_any_moment_leaves_no_mark(kind: str, tmp_path: Path) -> None:
-    reference = stage(kind, tmp_path / "undisturbed")
-    suite.execute([reference], "cpu", Silent())
-    chance = random.Random(kind)
-    run = stage(kind, tmp_path / "killed")
-    assert run.id == reference.id
-
-    def after(place: Path, seconds: float) -> Callable[[], bool]:
-        since: list[float] = []
-
-        def when() -> bool:
-            if not since and (any(place.glob("checkpoint*")) if kind != "score" else place.exists()):
-                since.append(time.monotonic())
-            return bool(since) and time.monotonic() - since[0] > seconds
-
-        return when
-
-    # One at any moment of its start, then two soon after it has written something: those have a state to resume.
-    hits = [killed(run, lambda: False, chance.uniform(0.0, 0.3))]
-    hits += [killed(run, after(run.work, chance.uniform(0.0, 0.05)), 20.0) for _ in range(2)]
-    assert sum(hits) >= 2 and hits[0]
-    assert run.work.exists() or run.done
-    assert runs.finished(run.root, run.kind) == ([run] if run.done else [])
-    suite.execute([run], "cpu", Silent())
-    assert results(run.path) == results(reference.path) and len(results(run.path)) >= 2
-    assert not run.work.exists()
 
 
 # --- workers

@@ -153,7 +153,10 @@ class Folder(Source):
         return private, public
 
     def _root(self) -> Path:
-        return Path(self.path).expanduser()
+        try:
+            return Path(self.path).expanduser()
+        except RuntimeError:
+            raise UserError(f"path {self.path}: there is no such user; give the folder itself") from None
 
     def _pixels(self, files: list[Path], reporter: Reporter) -> tuple[Tensor, dict[str, int]]:
         def make() -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -115,7 +115,7 @@ def _full(root: str) -> tuple[UInt8[Tensor, "n 1 28 28"], Int64[Tensor, " n"]]:
 
     try:
         parts = [MNIST(Path(root).expanduser(), train=train, download=False) for train in (True, False)]
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError) as error:  # RuntimeError: not found, or nobody's ~home
         raise UserError(
             f"root = '{root}' does not hold torchvision's MNIST (MNIST/raw/train-images-idx3-ubyte and its three "
             "fellows); give the folder that holds MNIST/, or leave root empty for the embedded 5,000 digits"

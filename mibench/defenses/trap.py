@@ -156,6 +156,6 @@ class TrapMID(Defense):
         caught = torch.zeros((), device=y.device)
         for rows in torch.arange(len(y), device=y.device).split(256):
             with calm(step.model), step.engine.autocast():
-                x = traps.inject(step.engine.images(train.images[rows]), y[rows], self.alpha)
+                x = traps.inject(step.engine.images(train.images[rows.to(train.images.device)]), y[rows], self.alpha)
                 caught += (step.model(x).argmax(dim=1) == y[rows]).sum()
         return {"trap_success": float(caught) / len(y)}

@@ -47,7 +47,7 @@ class Answers:
             whole = found["inversion"] == self.inversion.id and all(
                 answer in ANSWERS for own in found["answers"].values() for answer in own.values()
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"cannot read {self.path}: {error}; mend it, or move it away to begin anew") from None
         if not whole:
             raise UserError(f"{self.path} is not about {self.inversion.label}; move it away to begin anew")

@@ -85,7 +85,7 @@ def read_answers(path: Path, questions: Sequence[Question]) -> dict[str, str]:
         try:
             given = json.loads(line)
             name, answer = str(given["id"]), str(given["answer"]).strip().strip(".").lower()
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise UserError(f'{where}: expected {{"id": "...", "answer": "same"}}, got {line[:60]}') from None
         if name not in known:
             raise UserError(f"{where}: no question has the id '{name}'; export again with the same --pairs and --seed")

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from mibench import augment
 from mibench.core import Prior, Session, Split
-from mibench.engine import read_checkpoint
+from mibench.engine import read_checkpoint, write_checkpoint
 from mibench.errors import UserError
-from mibench.files import write_atomic
 from mibench.rng import Noise, seed_of
 
 __all__ = ["Encoder", "GanPrior", "Generator", "Loop", "critic_blocks", "levels"]
@@ -212,8 +211,7 @@ class Loop:
         if path is None:
             return
         parts = {name: part.state_dict() for name, part in self.parts.items()}
-        state = {"parts": parts, "phase": phase, "done": done, "log": self.log}
-        write_atomic(path, lambda scratch: torch.save(state, scratch))
+        write_checkpoint(path, {"parts": parts, "phase": phase, "done": done, "log": self.log})
         prior = self.parts["prior"]
         prior.eval()
         self.session.picture(prior)

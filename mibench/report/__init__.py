@@ -11,7 +11,23 @@ from mibench.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["write"]
+    from mibench.report.collect import Scored
+
+__all__ = ["readable", "write"]
+
+
+def readable(root: Path, warnings: list[str] | None = None) -> list["Scored"]:
+    """Every whole score of a results folder; each one left out is named on stderr, and added to `warnings`."""
+    from rich.console import Console
+
+    from mibench.report import collect
+
+    said = warnings if warnings is not None else []
+    found = collect.scored(root, said)
+    chatter = Console(stderr=True, soft_wrap=True, highlight=False)
+    for line in said:
+        chatter.print(line, style="yellow", markup=False)
+    return found
 
 
 def write(root: Path, console: "Console", private_images: bool = True) -> Path:
@@ -34,13 +50,11 @@ def write(root: Path, console: "Console", private_images: bool = True) -> Path:
     """
     from rich.console import Console
 
-    from mibench.report import collect, content, exports, figures, grids, privacy, terminal
+    from mibench.report import content, exports, figures, grids, privacy, terminal
 
     warnings: list[str] = []
-    found = collect.scored(root, warnings)
+    found = readable(root, warnings)
     chatter = Console(stderr=True, soft_wrap=True, highlight=False)
-    for line in warnings:
-        chatter.print(line, style="yellow", markup=False)
     if not found:
         lost = f" ({len(warnings)} could not be read)" if warnings else ""
         raise UserError(

@@ -21,8 +21,8 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from mibench import registry
-from mibench.errors import UserError
-from mibench.runs import PROTOCOL, Library, Run, canonical
+from mibench.errors import UserError, printable
+from mibench.runs import PROTOCOL, Library, Run, canonical, unchanged
 from mibench.stages.train_target import unusual
 
 __all__ = ["PRDC", "RATES", "Hits", "Scored", "changes", "defense_label", "frame", "rows", "scored", "settings_text"]
@@ -168,10 +168,11 @@ def scored(root: Path, warnings: list[str] | None = None) -> list[Scored]:
             found.append(_read(library, path))
         except UserError as error:
             text = str(error)
-            said.append(f"left out {path}: {text}" if str(path) not in text else f"left out: {text}")
-        except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+            here = printable(str(path))
+            said.append(f"left out {here}: {text}" if here not in text else f"left out: {text}")
+        except (KeyError, TypeError, ValueError, AttributeError, OSError, RecursionError) as error:
             what = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be read ({error})"
-            said.append(f"left out {path}: it {what}; delete that directory and run it again")
+            said.append(printable(f"left out {path}: it {what}; delete that directory and run it again"))
     return found
 
 
@@ -190,9 +191,8 @@ def _read(library: Library, path: Path) -> Scored:
             raise
         gone = str(error).partition(";")[0]
         raise UserError(f"a run it builds on is missing ({gone}); run the same command again") from None
-    for name, digest in run.read("done").items():
-        if hashlib.sha256((path / name).read_bytes()).hexdigest() != digest:
-            raise UserError(f"{name} was changed or cut short; delete that directory and score again")
+    for name in run.read("done"):
+        unchanged(path / name)
     scores = run.read("scores.json")
     target = _single(_single(run, "inversion"), "target")
     one = Scored(run, scores, target.read("metrics.json")["dataset_fingerprint"])

@@ -18,7 +18,7 @@ from mibench import models, registry
 from mibench.core import Dataset, Defense, Prior, Source
 from mibench.engine import Reporter
 from mibench.errors import UserError
-from mibench.files import write_atomic
+from mibench.files import unreadable, write_atomic
 from mibench.rng import seed_of
 from mibench.runs import Run, canonical, unchanged
 from mibench.training import empty_memories
@@ -35,6 +35,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
     write_atomic(path, lambda scratch: save_file(plain, scratch, metadata={"mibench": canonical(dict(header))}))
 
 
+def write_log(path: Path, lines: list[dict[str, float]]) -> None:
+    """One JSON object a line."""
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    write_atomic(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
+
+
 def read_header(path: Path) -> dict[str, Any]:
     """What a safetensors file says it is, without its tensors; empty if it says nothing.
 
@@ -44,8 +50,19 @@ def read_header(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             return dict(json.loads((file.metadata() or {}).get("mibench", "{}")))
-    except (SafetensorError, OSError, TypeError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not a whole safetensors file ({error}); delete its run and train again") from None
+    except (SafetensorError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise _broken(path, error) from None
+
+
+def _broken(path: Path, error: Exception) -> UserError:
+    """The error for a file that cannot be read: the system's fault, or its own."""
+    try:
+        path.open("rb").close()
+    except FileNotFoundError:
+        return UserError(f"{path} does not exist; delete its run and train again")
+    except OSError as refused:
+        return unreadable(path, refused)
+    return UserError(f"{path} is not a whole safetensors file ({error}); delete its run and train again")
 
 
 def read_tensors(path: Path, role: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -68,8 +85,8 @@ def _claimed(path: Path, role: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; it should hold a {role}") from None
-    except (SafetensorError, OSError, TypeError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not a whole safetensors file ({error}); delete its run and train again") from None
+    except (SafetensorError, OSError, RuntimeError, TypeError, ValueError) as error:  # RecursionError is a RuntimeError
+        raise _broken(path, error) from None
     if header.get("role") != role:
         what = header.get("role", "not a mibench file")
         about = f" of {header.get('classes_count', '?')} classes of {header['dataset']}" if "dataset" in header else ""

@@ -8,7 +8,6 @@ References:
     | https://arxiv.org/abs/1406.6909
 """
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -94,6 +93,6 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
             "training": asdict(chosen),
         }
         write_json(folder / "metrics.json", metrics)
-        (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log), encoding="utf-8")
+        artifacts.write_log(folder / "log.jsonl", log)
         write_json(folder / "data.json", dict(data.card))
         run.finish(provenance(started, describe(engine)))

@@ -1,6 +1,5 @@
 """Learn an image prior on the public images, with the target's help where the prior asks for it."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -88,5 +87,5 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
             "target_gradients": oracle.shared_gradients if oracle is not None else 0,
         }
         write_json(folder / "metrics.json", metrics)
-        (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log), encoding="utf-8")
+        artifacts.write_log(folder / "log.jsonl", log)
         run.finish(provenance(started, describe(engine)))

@@ -4,7 +4,6 @@ An evaluation model is trained on the same private images with another architect
 learns distractor people, so that it can answer 'this is someone else'.
 """
 
-import json
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -244,7 +243,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         }
         artifacts.write_tensors(folder / "model.safetensors", state, header)
         write_json(folder / "metrics.json", metrics)
-        (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in fitted.log), encoding="utf-8")
+        artifacts.write_log(folder / "log.jsonl", fitted.log)
         write_json(folder / "data.json", dict(data.card))
         run.finish(provenance(started, describe(engine)) | {"training_cpu_seconds": trained})
 
