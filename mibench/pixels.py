@@ -26,7 +26,7 @@ from torch import Tensor
 
 from mibench.errors import UserError
 
-__all__ = ["cache_folder", "empty", "joined", "limit", "mapped", "room", "taken"]
+__all__ = ["cache_folder", "empty", "joined", "limit", "mapped", "read", "room", "taken"]
 
 _GB = 10**9
 _CGROUP = ("memory.max", "memory/memory.limit_in_bytes")
@@ -110,6 +110,20 @@ def joined(parts: Sequence[UInt8[Tensor, "_ ..."]]) -> UInt8[Tensor, "n ..."]:
     """The parts one after the other, copied; nothing else is held meanwhile."""
     out = empty((sum(len(part) for part in parts), *parts[0].shape[1:]))
     return torch.cat(list(parts), out=out)
+
+
+def read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and notes of a safetensors file; images beyond the limit stay in the file (`mapped`).
+
+    Raises:
+        SafetensorError: If the file is damaged.
+        OSError: If it is missing or not readable.
+    """
+    if file.stat().st_size > room():
+        with suppress(SafetensorError):  # it holds more than images
+            return mapped(file)
+    with safe_open(file, "pt") as stored:
+        return {name: stored.get_tensor(name) for name in stored.keys()}, stored.metadata() or {}  # noqa: SIM118
 
 
 def mapped(file: Path) -> tuple[dict[str, UInt8[Tensor, "..."]], dict[str, str]]:

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from mibench.files import write_atomic
-from mibench.pixels import cache_folder, mapped, room
+from mibench.pixels import cache_folder, read
 
 __all__ = ["cache_folder", "cached", "hash_of"]
 
@@ -35,17 +35,14 @@ def hash_of(*parts: object, files: Iterable[Path] = ()) -> str:
 def cached(key: str, make: Callable[[], tuple[dict[str, Tensor], dict[str, str]]]) -> tuple[
     dict[str, Tensor], dict[str, str]
 ]:
-    """What `make()` returns (uint8 tensors by name, notes by name), read from the cache if it has `key`.
+    """What `make()` returns (tensors by name, notes by name), read from the cache if it has `key`.
 
-    Treat them as read only: beyond the limit of `mibench.pixels` they are the file itself.
+    Treat them as read only: beyond the limit of `mibench.pixels` images are the file itself.
     A cache that is damaged, full or not writable is worked around: the result is made again.
     """
     file = cache_folder() / f"{key}.safetensors"
-    with suppress(OSError, SafetensorError):
-        if file.stat().st_size > room():
-            return mapped(file)
-    with suppress(OSError, SafetensorError), safe_open(file, "pt") as stored:
-        return {name: stored.get_tensor(name) for name in stored.keys()}, stored.metadata() or {}  # noqa: SIM118
+    with suppress(OSError, RuntimeError, SafetensorError):
+        return read(file)
     start = time.monotonic()
     tensors, notes = make()
     if time.monotonic() - start > _SLOW_S:

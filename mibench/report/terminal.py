@@ -37,38 +37,43 @@ def _shown(section: Section, width: int) -> list[RenderableType]:
     if len(section.rows) > MOST:
         return _dim([f"{len(section.rows)} rows, too many for a terminal: tables.md and the .csv files have them."])
     lines = rows(section.rows)
-    cells = {id(column): [column.cell(row, 0) for row in lines] for column in section.columns}
-    shown, gap, left = _fit(section.columns, cells, width)
+    filled = [(column, [column.cell(row, 0) for row in lines]) for column in section.columns]
+    shown, gap, left = _fit(filled, width)
     notes = [f"Left out at {width} columns: {', '.join(left)}; tables.md and the .csv files have all."] if left else []
-    return [_table(lines, shown, cells, gap), Text(), *_dim(section.notes + notes)]
+    return [_table(lines, shown, gap), Text(), *_dim(section.notes + notes)]
 
 
 def _dim(lines: list[str]) -> list[RenderableType]:
     return [Text(line, style="dim") for line in lines]
 
 
-def _fit(shown: list[Column], cells: dict[int, list[str]], width: int) -> tuple[list[Column], int, list[str]]:
+Filled = list[tuple[Column, list[str]]]
+"""Columns with their cells."""
+
+
+def _fit(filled: Filled, width: int) -> tuple[Filled, int, list[str]]:
     """Columns and the gap between them that fit the width: a narrower gap first, then without columns, in their
     declared order; and the headers of those left out."""
     widths = {
-        id(column): max(map(cell_len, [column.top, *column.bottom.split("\n"), *cells[id(column)]])) for column in shown
+        column.header: max(map(cell_len, [column.top, *column.bottom.split("\n"), *cells])) for column, cells in filled
     }
     left: list[str] = []
     while True:
+        content = sum(widths[column.header] for column, _ in filled)
         for gap in (2, 1, 0):
-            if sum(widths[id(column)] for column in shown) + gap * (len(shown) - 1) + len(shown) - 1 <= width:
-                return shown, gap, left
-        going = min((column.drop for column in shown if column.drop), default=None)
+            if content + (1 + gap) * (len(filled) - 1) <= width:  # the box puts one space between two columns
+                return filled, gap, left
+        going = min((column.drop for column, _ in filled if column.drop), default=None)
         if going is None:
-            return shown, 0, left
-        left += [column.header for column in shown if column.drop == going]
-        shown = [column for column in shown if column.drop != going]
+            return filled, 0, left
+        left += [column.header for column, _ in filled if column.drop == going]
+        filled = [(column, cells) for column, cells in filled if column.drop != going]
 
 
-def _table(lines: list[Row], shown: list[Column], cells: dict[int, list[str]], gap: int) -> Table:
+def _table(lines: list[Row], filled: Filled, gap: int) -> Table:
     """A rich table; floors dim, a rule between targets."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0), expand=False)
-    for column in shown:
+    for column, _ in filled:
         head = f"{column.top}\n{column.bottom}".strip()
         side: Literal["left", "right"] = "left" if column.left else "right"
         table.add_column(head, justify=side, no_wrap=True, header_style="bold", vertical="bottom")
@@ -77,7 +82,7 @@ def _table(lines: list[Row], shown: list[Column], cells: dict[int, list[str]], g
     ruled = len(set(owners)) < len(owners)  # a rule below every row would tell nothing
     for place, row in enumerate(lines):
         last = ruled and place + 1 < len(lines) and owners[place + 1] != owners[place]
-        table.add_row(*(_styled(column, cells[id(column)][place], row) for column in shown), end_section=last)
+        table.add_row(*(_styled(column, cells[place], row) for column, cells in filled), end_section=last)
     return table
 
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mibench import models, registry
+from mibench import models, pixels, registry
 from mibench.core import Dataset, Defense, Prior, Source
 from mibench.engine import Reporter
 from mibench.errors import UserError
@@ -25,7 +25,7 @@ from mibench.training import empty_memories
 
 __all__ = [
     "classifier", "dataset", "fill_memories", "load_classifier", "load_memories", "load_prior", "open_dataset",
-    "read_header", "read_tensors", "write_memories", "write_tensors",
+    "read_header", "read_tensors", "write_log", "write_memories", "write_tensors",
 ]  # fmt: skip
 
 
@@ -80,9 +80,8 @@ def read_tensors(path: Path, role: str) -> tuple[dict[str, Tensor], dict[str, An
 def _claimed(path: Path, role: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """As `read_tensors`, for files that can tell in which way they are wrong before `_fill` asks for their digest."""
     try:
-        with safe_open(path, framework="pt") as file:
-            header = dict(json.loads((file.metadata() or {}).get("mibench", "{}")))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        tensors, notes = pixels.read(path)
+        header = dict(json.loads(notes.get("mibench", "{}")))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; it should hold a {role}") from None
     except (SafetensorError, OSError, RuntimeError, TypeError, ValueError) as error:  # RecursionError is a RuntimeError
