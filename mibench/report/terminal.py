@@ -54,12 +54,9 @@ Filled = list[tuple[Column, list[str]]]
 def _fit(filled: Filled, width: int) -> tuple[Filled, int, list[str]]:
     """Columns and the gap between them that fit the width: a narrower gap first, then without columns, in their
     declared order; and the headers of those left out."""
-    widths = {
-        column.header: max(map(cell_len, [column.top, *column.bottom.split("\n"), *cells])) for column, cells in filled
-    }
     left: list[str] = []
     while True:
-        content = sum(widths[column.header] for column, _ in filled)
+        content = sum(max(map(cell_len, [column.top, *column.bottom.split("\n"), *cells])) for column, cells in filled)
         for gap in (2, 1, 0):
             if content + (1 + gap) * (len(filled) - 1) <= width:  # the box puts one space between two columns
                 return filled, gap, left
