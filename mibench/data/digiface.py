@@ -25,6 +25,7 @@ from mibench.core import Dataset, Source, Split, to_uint8
 from mibench.data.cache import cached, hash_of
 from mibench.data.fields import fraction, whole
 from mibench.engine import Reporter, Silent, Task
+from mibench.pixels import empty
 from mibench.rng import Noise
 
 __all__ = ["CARD", "Digiface", "mixed_latents"]
@@ -137,7 +138,7 @@ class Digiface(Source):
 def _render(network: dcgan.DCGAN, latents: Float[Tensor, "n d"], size: int, task: Task) -> UInt8[Tensor, "n 3 s s"]:
     """Images of latents. Every batch has the same shape (the last is padded), so that a person's pixels do not hang
     on how many others are drawn: libraries choose another algorithm, and other rounding, for another shape."""
-    pixels = torch.empty(len(latents), 3, size, size, dtype=torch.uint8)
+    pixels = empty((len(latents), 3, size, size))
     for start in range(0, len(latents), _BATCH):
         rows = latents[start : start + _BATCH]
         images = network(F.pad(rows, (0, 0, 0, _BATCH - len(rows))))[: len(rows)]
