@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from mibench import __version__, engine
-from mibench.data.cache import cache_folder
+from mibench import __version__, engine, pixels
 from mibench.metrics import Unavailable, facenet_distance, inception, lpips_distance
 
 __all__ = ["examine"]
@@ -33,7 +32,8 @@ def facts() -> dict[str, Any]:
         "cores": engine.cores(),
         "workers": engine.workers(device),
         "threads per worker": max(1, engine.cores() // 2),
-        "cache": str(cache_folder()),
+        "memory for pixels": f"{pixels.limit() / 1e9:.3g} GB (MIBENCH_MEMORY)",
+        "cache": str(pixels.cache_folder()),
         "packages": {name: _version(name) for name in packages},
         "weights": {
             name: f"missing: {found.why}; {found.how}" if isinstance(found, Unavailable) else "present"

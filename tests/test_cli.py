@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import typer
@@ -256,6 +257,8 @@ def test_doctor_tells_the_machine() -> None:
     found = json.loads(command("doctor", "--json").out)
     assert found["mibench"] == __version__ and found["workers"] == 1 and found["device"]
     assert str(found["cores"]) in command("doctor").out
+    with patch.dict(ENVIRONMENT, MIBENCH_MEMORY="0.5"):
+        assert json.loads(command("doctor", "--json").out)["memory for pixels"] == "0.5 GB (MIBENCH_MEMORY)"
 
 
 def test_data_show_writes_a_picture_and_tells_sizes(tmp_path: Path) -> None:
