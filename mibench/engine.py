@@ -115,6 +115,13 @@ def resolve(device: str = "auto", precision: str = "auto") -> Engine:
     return Engine(torch.device(name), precision)
 
 
+def out_of_memory(error: BaseException) -> str | None:
+    """What was said, in one line, if there was no memory left; torch has an error of its own for it on GPUs only."""
+    said = (str(error) or type(error).__name__).splitlines()[0]
+    known = any(words in said for words in ("out of memory", "can't allocate memory", "not enough memory"))
+    return said if known or isinstance(error, MemoryError | torch.OutOfMemoryError) else None
+
+
 def describe(engine: Engine) -> dict[str, Any]:
     """The machine, for provenance."""
     gpu = torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else None

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, contextmanager
 from queue import Empty
 from typing import Any
 
-from mibench.engine import Engine, Reporter, Task, resolve, set_threads, workers
+from mibench.engine import Engine, Reporter, Task, out_of_memory, resolve, set_threads, workers
 from mibench.errors import UserError
 from mibench.runs import KINDS, Run, canonical
 from mibench.stages import artifacts, import_images, invert, score, train_backbone, train_prior, train_target
@@ -53,12 +53,26 @@ def pending(runs: list[Run], force: bool = False) -> list[Run]:
 
 
 def perform(run: Run, engine: Engine, reporter: Reporter) -> None:
-    """Do one run, unless another process has done it meanwhile."""
+    """Do one run, unless another process has done it meanwhile.
+
+    Raises:
+        UserError: If there is not enough memory.
+    """
     with run.held():
         if not run.done:
             # Imported images are an inversion that another program made.
             work = import_images.work if import_images.imported(run) else STAGES[run.kind]
-            work(run, engine, reporter)
+            try:
+                work(run, engine, reporter)
+            except (MemoryError, RuntimeError) as error:
+                said = out_of_memory(error)
+                if said is None:
+                    raise
+                raise UserError(
+                    f"{run.label} ran out of memory on {engine.device} ({said}); what is done so far is kept: run the "
+                    "same command again with MIBENCH_WORKERS=1 or a smaller MIBENCH_MEMORY, or ask for less, as with "
+                    "--set training.batch=... or data.image_size=..."
+                ) from None
 
 
 def execute(runs: list[Run], device: str, reporter: Reporter, force: bool = False) -> None:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from shell import ATTACK, ENVIRONMENT, JUDGES, SMALL, TRAIN, command, files, results, sets, world
 
 from mibench import files as writing
+from mibench import suite
 from mibench.runs import Run
 from mibench.stages import artifacts
 
@@ -426,6 +427,25 @@ def test_writers_that_have_errors_of_their_own(tmp_path: Path, limit: int, words
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("mibench: error: writing ") and line.endswith("run the same command again")
+
+
+@pytest.mark.parametrize("shape", [(1 << 50,), None], ids=["torch", "python"])
+def test_want_of_memory_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int] | None) -> None:
+    def greedy(*given: object) -> None:
+        if shape is None:
+            raise MemoryError
+        torch.ones(shape)
+
+    monkeypatch.setitem(suite.STAGES, "targets", greedy)
+    told = command("train-target", *FAST).error
+    assert "ran out of memory on cpu" in told and "MIBENCH_WORKERS=1" in told and "targets/" in told
+
+    def broken(*given: object) -> None:
+        torch.ones(2) @ torch.ones(3)
+
+    monkeypatch.setitem(suite.STAGES, "targets", broken)
+    with pytest.raises(RuntimeError, match="inconsistent tensor size"):  # a mistake of ours keeps its traceback
+        command("train-target", *FAST)
 
 
 def test_the_evaluation_models_may_not_share_the_targets_seed_or_family(tmp_path: Path) -> None:
