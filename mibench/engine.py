@@ -3,7 +3,7 @@
 import os
 import platform
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,7 @@ from mibench.errors import UserError
 from mibench.files import unreadable, write_atomic
 from mibench.pixels import limit
 
-__all__ = ["Engine", "Reporter", "Silent", "Task", "cores", "read_checkpoint", "resolve", "write_checkpoint"]
+__all__ = ["Engine", "Reporter", "Silent", "Task", "at_once", "cores", "read_checkpoint", "resolve", "write_checkpoint"]
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -113,6 +113,13 @@ def resolve(device: str = "auto", precision: str = "auto") -> Engine:
     if precision == "auto":
         precision = "bf16" if fast_bf16(name.split(":")[0]) else "fp32"
     return Engine(torch.device(name), precision)
+
+
+def at_once(most: int, shape: Sequence[int], device: torch.device) -> int:
+    """How many images of a shape (... h w) go through a network together: on a CPU fewer where they are larger than
+    64 x 64, so that what networks need does not grow with the images' size."""
+    pixels = shape[-2] * shape[-1]
+    return most if device.type != "cpu" else max(1, min(most, most * 64 * 64 // pixels))
 
 
 def out_of_memory(error: BaseException) -> str | None:

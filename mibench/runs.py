@@ -162,12 +162,12 @@ class Run:
     def finish(self, provenance: Mapping[str, Any]) -> None:
         """Write `run.json`, then `done` (the files' digests), then rename: the run appears whole or not at all."""
         write_json(self.work / "run.json", {**self.asked(), "provenance": dict(provenance)})
-        # What is hidden was left by a process that was killed while it wrote.
+        files = sorted(path for path in self.work.glob("[!.]*") if path.is_file() and path.name != "done")
+        digests = {path.name: _sha256(path) for path in files if not path.name.startswith("checkpoint")}
+        write_json(self.work / "done", digests)
+        # What is hidden was left by a process that was killed while it wrote, or by a disk that failed.
         for scratch in [*self.work.glob("checkpoint*"), *self.work.glob(".*")]:
             shutil.rmtree(scratch) if scratch.is_dir() else scratch.unlink()
-        files = sorted(path for path in self.work.iterdir() if path.is_file() and not path.name.startswith("."))
-        digests = {path.name: _sha256(path) for path in files if path.name != "done"}
-        write_json(self.work / "done", digests)
         if self.path.exists():
             shutil.rmtree(self.path)
         self.work.rename(self.path)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from mibench import augment
 from mibench.core import Batch, Defense, Schedule, Split, Step
-from mibench.engine import Engine, Reporter, read_checkpoint, write_checkpoint
+from mibench.engine import Engine, Reporter, at_once, read_checkpoint, write_checkpoint
 from mibench.errors import UserError
 from mibench.rng import Noise, generator, seed_of
 
@@ -284,7 +284,7 @@ def predict(
     """Served logits and penultimate features of uint8 images, float32, from one forward pass in eval mode."""
     model.eval()
     logits, features = [], []
-    for chunk in images.split(batch):
+    for chunk in images.split(at_once(batch, images.shape, engine.device)):
         with engine.autocast():
             x = engine.images(chunk)
             found = model.features(x)  # type: ignore[operator]

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from worlds import colours, small_net
 
 from mibench.core import Batch, Defense, Schedule, Split, Step
-from mibench.engine import Silent, resolve
+from mibench.engine import Silent, at_once, resolve
 from mibench.errors import UserError
 from mibench.rng import Noise
 from mibench.training import Training, fit, loss_of, predict
@@ -382,3 +382,10 @@ def test_the_base_augmentation_can_be_turned_off() -> None:
     assert torch.equal(shown(False, True), plain)
     assert (shown(True, True) - plain).abs().flatten(1).amax(1).min() > 0.01
     assert not math.isclose(float((shown(True, True) - shown(True, False)).abs().sum()), 0.0)
+
+
+@pytest.mark.parametrize(("shape", "most"), [((9, 3, 64, 64), 256), ((3, 8, 8), 256), ((9, 3, 128, 128), 64),
+                                             ((9, 1, 256, 256), 16), ((3, 5000, 5000), 1)])  # fmt: skip
+def test_large_images_go_through_a_network_in_smaller_batches_on_a_cpu(shape: tuple[int, ...], most: int) -> None:
+    assert at_once(256, shape, torch.device("cpu")) == most
+    assert at_once(256, shape, torch.device("cuda")) == 256

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mibench.core import Defense, Split, Step
+from mibench.engine import at_once
 from mibench.errors import UserError
 from mibench.models.base import Classifier
 from mibench.models.served import Served, Shaper
@@ -133,7 +134,8 @@ class StealthyShield(Defense):
         q = step.memory.get_buffer("q")
         sums, counts = torch.zeros_like(q), torch.zeros_like(q[0])
         step.model.eval()
-        for images, labels in zip(train.images.split(CHUNK), train.labels.split(CHUNK), strict=True):
+        chunk = at_once(CHUNK, train.images.shape, step.engine.device)
+        for images, labels in zip(train.images.split(chunk), train.labels.split(chunk), strict=True):
             with step.engine.autocast():
                 logits = step.model(step.engine.images(images))
             member = F.one_hot(labels.to(q.device), len(q)).float()

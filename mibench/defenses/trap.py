@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from mibench.core import Batch, Defense, Split, Step
 from mibench.defenses.parts.adversary import calm
+from mibench.engine import at_once
 from mibench.errors import UserError
 from mibench.models import cnn
 from mibench.rng import Noise
@@ -154,7 +155,7 @@ class TrapMID(Defense):
             return {}
         y = balanced_classes(step.noise.of("class"), len(traps.triggers))
         caught = torch.zeros((), device=y.device)
-        for rows in torch.arange(len(y), device=y.device).split(256):
+        for rows in torch.arange(len(y), device=y.device).split(at_once(256, train.images.shape, y.device)):
             with calm(step.model), step.engine.autocast():
                 x = traps.inject(step.engine.images(train.images[rows.to(train.images.device)]), y[rows], self.alpha)
                 caught += (step.model(x).argmax(dim=1) == y[rows]).sum()

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from mibench.engine import at_once
 from mibench.metrics.inputs import require_finite
 from mibench.rng import Noise
 
@@ -70,7 +71,8 @@ def gradient_norms(
         ValueError: NaN or infinite gradients.
     """
     norms = []
-    for images, wanted in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
+    chunk = at_once(CHUNK, x.shape, x.device)
+    for images, wanted in zip(x.split(chunk), y.split(chunk), strict=True):
         leaf = images.detach().clone().requires_grad_()
         (gradient,) = torch.autograd.grad(loss(logits_of(leaf), wanted).sum(), leaf)
         norms.append(gradient.float().flatten(1).norm(dim=1))

@@ -26,6 +26,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from mibench.engine import at_once
 from mibench.metrics.accuracy import top_k
 from mibench.metrics.statistics import Interval, proportion
 from mibench.rng import seed_of
@@ -92,8 +93,9 @@ def withstands(
 
     found = torch.zeros(len(eps), len(x), dtype=torch.bool, device=x.device)
     with torch.random.fork_rng():  # the attack seeds torch's global generator
-        for begin in range(0, len(x), CHUNK):
-            rows = slice(begin, begin + CHUNK)
+        chunk = at_once(CHUNK, x.shape, x.device)
+        for begin in range(0, len(x), chunk):
+            rows = slice(begin, begin + chunk)
             images, labels = x[rows].contiguous(), y[rows]
             with torch.no_grad():
                 stands = top_k(logits_of(images), labels)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from mibench import augment
 from mibench.core import Access, Oracle, Prior, PriorRecipe, Session, Split
+from mibench.engine import at_once
 from mibench.errors import UserError
 from mibench.objectives import feature_distance, top_k_margin
 from mibench.priors.diffusion import LEVELS, DiffusionPrior
@@ -391,7 +392,8 @@ class Ddpm(PriorRecipe):
         """Choose each identity's exemplars; returns the centroid of their features. Each image is asked once."""
         engine = loop.session.engine
         with engine.autocast():
-            parts = [oracle.answers(engine.images(part), None) for part in loop.images.split(256)]
+            shown = loop.images.split(at_once(256, loop.images.shape, engine.device))
+            parts = [oracle.answers(engine.images(part), None) for part in shown]
         logits, features = (torch.cat(part) for part in zip(*parts, strict=True))
         prior.shown.copy_(logits.softmax(dim=1).topk(prior.shown.shape[1], dim=0).indices.T)
         return features[prior.shown].mean(dim=1)

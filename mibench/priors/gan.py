@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mibench import augment
 from mibench.core import Prior, Session, Split
-from mibench.engine import read_checkpoint, write_checkpoint
+from mibench.engine import at_once, read_checkpoint, write_checkpoint
 from mibench.errors import UserError
 from mibench.rng import Noise, seed_of
 
@@ -169,8 +169,9 @@ class Loop:
     def ask(self, answer: Callable[[Tensor, None], Tensor]) -> Tensor:
         """What the target (`oracle.probs`, `oracle.labels`) says of every public image, each asked once."""
         engine = self.session.engine
+        parts = self.images.split(at_once(256, self.images.shape, engine.device))
         with engine.autocast():
-            return torch.cat([answer(engine.images(part), None) for part in self.images.split(256)])
+            return torch.cat([answer(engine.images(part), None) for part in parts])
 
     def run(self, phase: str, steps: int, step: Callable[[int], dict[str, Tensor]], every: int = 100) -> None:
         """Do `step(0) ... step(steps - 1)`; every so often write log, checkpoint and picture.

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mibench import registry
 from mibench.core import Access, Attack, BudgetExhausted, Oracle, Reconstructions, Workspace, to_uint8
-from mibench.engine import Engine, Reporter, describe
+from mibench.engine import Engine, Reporter, at_once, describe
 from mibench.errors import UserError
 from mibench.files import write_json
 from mibench.models.fold import fold
@@ -26,7 +26,7 @@ ACCESS = {"none": Access.LABEL_ONLY, "label_only": Access.LABEL_ONLY, "black_box
 """What a CARD's `access` grants; an attack with 'none' gets the least, and never asks."""
 
 BATCH = {"cpu": 128, "cuda": 2048, "mps": 512}
-"""Images searched at once: what stays in a CPU's cache; what fills a GPU."""
+"""Images of 64 px searched at once: what stays in a CPU's cache; what fills a GPU."""
 
 
 def plan(
@@ -86,7 +86,8 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
             return x
 
         public = data.public.on(engine)
-        workspace = Workspace(BATCH[engine.device.type], folder, public, transform)
+        batch = at_once(BATCH[engine.device.type], data.image_shape, engine.device)
+        workspace = Workspace(batch, folder, public, transform)
         found: Reconstructions | None
         try:
             with engine.autocast():
