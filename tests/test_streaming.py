@@ -217,7 +217,7 @@ print(data.fingerprint())
 split = with_distractors(data)
 model = Pooled(3)
 fit(model, split, 3, recipe, engine, 0, Silent(), "small")
-logits, _ = predict(model, data.public.images, engine, batch=8)
+logits, _ = predict(model, data.public.images, engine, batch=128)  # eight at once, as they are so large
 print(len(logits), sum(one.images.nbytes for one in (data.train, data.heldout, data.public, data.distractors)))
 """
 
