@@ -2,12 +2,14 @@
 
 import atexit
 import io
+import itertools
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -74,6 +76,19 @@ def command(*words: str) -> Outcome:
         cli.main()
     assert isinstance(left.value.code, int)
     return Outcome(left.value.code, out.getvalue(), err.getvalue())
+
+
+@contextmanager
+def full_disk(after: int) -> Iterator[None]:
+    """A disk that takes so many more files and then no further one."""
+    taken = itertools.count()
+
+    def fsync(number: int) -> None:
+        if next(taken) >= after:
+            raise OSError(28, "No space left on device")
+
+    with patch.object(os, "fsync", fsync):
+        yield
 
 
 def start(*words: str, folder: Path, **environment: str) -> "subprocess.Popen[str]":

@@ -14,9 +14,8 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from shell import ATTACK, ENVIRONMENT, JUDGES, SMALL, TRAIN, command, files, results, sets, world
+from shell import ATTACK, ENVIRONMENT, JUDGES, SMALL, TRAIN, command, files, full_disk, results, sets, world
 
-from mibench import files as writing
 from mibench import suite
 from mibench.runs import Run
 from mibench.stages import artifacts
@@ -382,27 +381,17 @@ def test_a_picture_that_cannot_be_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("after", [0, 1, 2, 4])
 def test_a_full_disk_keeps_the_partial_run_and_the_next_try_ends_with_the_same_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+    tmp_path: Path, after: int
 ) -> None:
     words = ["train-target", "--defense", "re", *SMALL, *sets(training__epochs=3)]
     reference = command(*words, "--results", "undisturbed").last
-    left = after
-
-    def full(number: int) -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(writing.os, "fsync", full)
-    told = command(*words).error
+    with full_disk(after):
+        told = command(*words).error
     assert "No space left on device" in told and "run the same command again" in told
     (partial,) = (tmp_path / "results/targets").glob(".*.partial")
     assert str(partial.relative_to(tmp_path)) in told
     assert (partial / "checkpoint.pt").exists() == (after > 0)
     assert not list(partial.glob("*.tmp")) and not list(partial.glob(".*.tmp"))
-    monkeypatch.undo()
-    os.chdir(tmp_path)
     assert results(command(*words).last) == results(reference)
 
 

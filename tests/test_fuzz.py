@@ -29,10 +29,9 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from shell import GAN, JUDGES, SMALL, Outcome, command, results, sets, world
+from shell import GAN, JUDGES, SMALL, Outcome, command, full_disk, results, sets, world
 
 from mibench import engine, registry, runs, sweep
-from mibench import files as writing
 from mibench.data import decode as decoding
 from mibench.errors import UserError
 from mibench.report import collect
@@ -748,16 +747,7 @@ def partial(root: Path) -> dict[str, tuple[Path, dict[str, bytes]]]:
     found = {}
     for name, words in PARTIAL.items():
         whole = results(command(*words, "--results", f"whole-{name}").last)
-        left = 1
-
-        def full(number: int) -> None:
-            nonlocal left
-            left -= 1
-            if left < 0:
-                raise OSError(28, "No space left on device")
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(writing.os, "fsync", full)
+        with full_disk(1):
             assert "No space left" in command(*words, "--results", f"partial-{name}").error
         (place,) = Path(f"partial-{name}").glob("*/.*.partial")
         assert (place / "checkpoint.pt").exists()
@@ -814,16 +804,7 @@ def test_pickles_in_the_place_of_checkpoints_are_named_and_never_executed(
 def test_the_checkpoint_of_another_run_is_named(partial: dict[str, tuple[Path, dict[str, bytes]]]) -> None:
     """Also where its tensors would fit: the same command with another seed."""
     words = [*PARTIAL["target"], "--seed", "7", "--results", "other"]
-    left = 1
-
-    def full(number: int) -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise OSError(28, "No space left on device")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writing.os, "fsync", full)
+    with full_disk(1):
         assert "No space left" in command(*words).error
     (theirs,) = Path("other").glob("*/.*.partial")
     place, _ = partial["target"]

@@ -54,6 +54,10 @@ class Interval(NamedTuple):
     n: int
     clusters: int
 
+    def as_json(self) -> dict[str, float | None]:
+        """The fields by name; JSON has no NaN, so a bound that does not exist is null."""
+        return {key: None if value != value else value for key, value in self._asdict().items()}
+
 
 def _cluster_sums(
     values: Float64[Tensor, " n"], clusters: Int64[Tensor, " n"]

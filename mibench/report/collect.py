@@ -127,8 +127,8 @@ class Scored:
             head = next(lines)
             label, hit = head.index("label"), head.index(f"open_top1@{self.names[0]}")
             found = torch.tensor([(int(line[label]), line[hit] == "1") for line in lines], dtype=torch.int64)
-        labels, hits = found[:, 0].sort(stable=True)[0], found[:, 1][found[:, 0].argsort(stable=True)].bool()
-        return Hits(labels, hits)
+        labels, hits = found[found[:, 0].argsort(stable=True)].T
+        return Hits(labels, hits.bool())
 
     @cached_property
     def by_identity(self) -> tuple[Int64[Tensor, " c"], Float64[Tensor, " c"]]:

@@ -28,7 +28,7 @@ from mibench.report.tables import (
     signed,
     strongest,
     title,
-)  # fmt: skip
+)
 from mibench.runs import canonical
 
 __all__ = ["COLUMNS", "differences", "notes", "sections"]

@@ -28,7 +28,7 @@ from mibench.errors import UserError
 from mibench.files import write_atomic, write_json
 from mibench.metrics import feature_space as space
 from mibench.metrics.fid import frechet_distance
-from mibench.metrics.statistics import Interval, clustered_interval
+from mibench.metrics.statistics import clustered_interval
 from mibench.models.fold import fold
 from mibench.report.collect import defense_label
 from mibench.report.figures import COLOURS, GREY, INK
@@ -134,11 +134,6 @@ def clouds(run: Run, data: Dataset, engine: Engine, reporter: Reporter) -> Cloud
 # --- numbers --------------------------------------------------------------------------------------------------------
 
 
-def _number(found: Interval) -> dict[str, float | None]:
-    """JSON has no NaN: a bound that does not exist is null."""
-    return {key: None if value != value else value for key, value in found._asdict().items()}
-
-
 def groups(labels: Int64[Tensor, " n"], size: int) -> Iterator[tuple[list[int], list[int]]]:
     """(identities projected together, those of them that are counted): every identity counts once, in a full group
     if there is one. The picture shows the first group."""
@@ -155,8 +150,8 @@ def measure(found: Clouds, size: int) -> dict[str, Any]:
     """
     width = space.median_distance(found.private)
     report: dict[str, Any] = {
-        "class_margin": None if found.margins is None else _number(
-            clustered_interval(found.margins, found.private_labels)),
+        "class_margin": None if found.margins is None else clustered_interval(
+            found.margins, found.private_labels).as_json(),
         "identities": len(found.private_labels.unique()),
         "kernel_width": width,
         "private_images": len(found.private),
@@ -166,7 +161,7 @@ def measure(found: Clouds, size: int) -> dict[str, Any]:
         nearer = [space.nearer_erased(x, labels, found.private, one, found.private_labels) for one in found.erased]
         report[name] = {
             "n": len(x),
-            "nearest_is_erased": _number(space.share(torch.stack(nearer), labels)),
+            "nearest_is_erased": space.share(torch.stack(nearer), labels).as_json(),
             **_in_the_plane(found, x, labels, size),
         }
         for kind, references in (("private", [found.private]), ("erased", list(found.erased))):
@@ -210,10 +205,10 @@ def _in_the_plane(
     for name in within:
         report[f"inside_{name}"] = report[f"overlap_{name}"] = None
         if order:
-            report[f"inside_{name}"] = _number(space.share(torch.cat(within[name], dim=1), torch.cat(order)))
+            report[f"inside_{name}"] = space.share(torch.cat(within[name], dim=1), torch.cat(order)).as_json()
         if owners:
             values = torch.tensor(shared[name], dtype=torch.float64)
-            report[f"overlap_{name}"] = _number(clustered_interval(values, torch.tensor(owners)))
+            report[f"overlap_{name}"] = clustered_interval(values, torch.tensor(owners)).as_json()
     return report
 
 

@@ -16,7 +16,7 @@ from mibench.report.tables import (
     percent,
     protocols,
     title,
-)  # fmt: skip
+)
 from mibench.report.tradeoff import ACCESSES, BELOW
 
 __all__ = ["FRONT", "sections", "titles"]

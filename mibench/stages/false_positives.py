@@ -25,21 +25,16 @@ from mibench.core import Dataset
 from mibench.engine import Engine
 from mibench.metrics.false_positives import RATE, impostor_scores, kappa, log_odds, threshold
 from mibench.metrics.knn import knn_distance, leave_one_out
-from mibench.metrics.statistics import Interval, clustered_interval, paired_interval
+from mibench.metrics.statistics import clustered_interval, paired_interval
 from mibench.runs import Run
 from mibench.training import predict
 
-__all__ = ["STRANGERS", "agreement", "calibrate", "measure", "numbers", "yardstick"]
+__all__ = ["STRANGERS", "agreement", "calibrate", "measure", "yardstick"]
 
 STRANGERS = 500
 """Most images of strangers that an evaluation model is shown: enough for the 99th percentile of thousands of claims."""
 
 _known: dict[tuple[str, str, str, str], dict[str, Any]] = {}
-
-
-def numbers(found: Interval) -> dict[str, Any]:
-    """An interval as JSON has it: bounds that do not exist are null."""
-    return {key: None if value != value else value for key, value in found._asdict().items()}
 
 
 def calibrate(
@@ -131,14 +126,14 @@ def measure(
     real, source = yardstick(private, labels)
     made: dict[str, Tensor] = {"calibrated": passed}
     said: dict[str, Any] = {
-        "calibrated": numbers(clustered_interval(passed, labels)),
+        "calibrated": clustered_interval(passed, labels).as_json(),
         "calibration": dict(calibration),
-        "gap": numbers(paired_interval(target_hits, columns["open_top1"], labels)),
+        "gap": paired_interval(target_hits, columns["open_top1"], labels).as_json(),
         "yardstick": {"distance": real, "from": source},
     }
     if real is not None:
         made["times_real"] = columns["knn_heldout"].sqrt() / real
-        said["times_real"] = numbers(clustered_interval(made["times_real"], labels))
+        said["times_real"] = clustered_interval(made["times_real"], labels).as_json()
     return made, said
 
 
@@ -150,7 +145,7 @@ def agreement(hits: Mapping[str, Bool[Tensor, " n"]], labels: Int64[Tensor, " n"
         if models.family(one) != models.family(other):
             chance_corrected = kappa(hits[one], hits[other])
             found[f"{one}+{other}"] = {
-                "both": numbers(clustered_interval(hits[one] & hits[other], labels)),
+                "both": clustered_interval(hits[one] & hits[other], labels).as_json(),
                 "kappa": None if chance_corrected != chance_corrected else chance_corrected,
             }
     return found

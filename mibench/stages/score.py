@@ -65,8 +65,7 @@ def plan(root: Path, inversion: Run, evaluators: list[Run], precision: str) -> R
 
 def summary(values: Tensor, labels: Int64[Tensor, " n"]) -> dict[str, float | None]:
     """Mean, 95% interval clustered by identity, n; bounds are null where no interval exists."""
-    found = clustered_interval(values, labels)._asdict()
-    return {key: None if isinstance(value, float) and value != value else value for key, value in found.items()}
+    return clustered_interval(values, labels).as_json()
 
 
 def judge(
