@@ -33,7 +33,7 @@ from mibench.engine import Reporter, Silent
 from mibench.errors import UserError
 from mibench.rng import seed_of
 
-__all__ = ["CARD", "Folder"]
+__all__ = ["CARD", "Folder", "visible"]
 
 CARD = {
     "summary": "Your own pictures: path/private/<person>/ and path/public/, any sizes",
@@ -186,7 +186,7 @@ class Folder(Source):
         return {file for group in groups[:count] for file in group}
 
 
-def _visible(folder: Path, keep: Callable[[Path], bool]) -> list[Path]:
+def visible(folder: Path, keep: Callable[[Path], bool] = lambda entry: True) -> list[Path]:
     """What lies in a folder and passes `keep`, sorted by name; hidden files and litter left out."""
     entries = (entry for entry in folder.iterdir() if entry.name[0] != "." and entry.name.lower() not in _LITTER)
     return sorted((entry for entry in entries if keep(entry)), key=lambda entry: entry.name)
@@ -201,10 +201,10 @@ def _people(root: Path, role: str) -> dict[str, list[Path]]:
     top = root / role
     if not top.is_dir():
         raise UserError(f"there is no folder {top}; {_LAYOUT}")
-    folders, loose = _visible(top, Path.is_dir), _visible(top, lambda entry: not entry.is_dir())
+    folders, loose = visible(top, Path.is_dir), visible(top, lambda entry: not entry.is_dir())
     if loose and (folders or role == "private"):
         raise UserError(f"{len(loose)} loose file(s) in {top}, the first is {loose[0].name}; {_LAYOUT}")
-    people = {folder.name: _visible(folder, lambda entry: True) for folder in folders} or {"": loose}
+    people = {folder.name: visible(folder) for folder in folders} or {"": loose}
     nested = [entry for own in people.values() for entry in own if entry.is_dir()]
     if nested:
         raise UserError(f"{len(nested)} folder(s) lie too deep, the first is {nested[0]}; {_LAYOUT}")

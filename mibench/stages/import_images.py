@@ -20,6 +20,7 @@ from mibench import registry
 from mibench.core import Dataset
 from mibench.data.cache import hash_of
 from mibench.data.decode import decode_all
+from mibench.data.folder import visible
 from mibench.engine import Engine, Reporter, describe
 from mibench.errors import UserError
 from mibench.files import write_json
@@ -33,7 +34,6 @@ IMPORTED = "imported"
 """What stands for the attack in a specification."""
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
-LITTER = ("thumbs.db", "desktop.ini")
 LAYOUT = "lay them out as FOLDER/<person>/*.png, named as the target's classes"
 LETTERS = "letters, digits and . _ - +"
 
@@ -103,12 +103,6 @@ def _check_name(name: str) -> None:
         raise UserError(f"--name {name} is an attack of mibench; give another, for example --name {name}-theirs")
 
 
-def _visible(folder: Path) -> list[Path]:
-    """What lies in a folder, by name; hidden files and litter left out."""
-    entries = [one for one in folder.iterdir() if one.name[0] != "." and one.name.lower() not in LITTER]
-    return sorted(entries, key=lambda one: one.name)
-
-
 def _people(folder: Path, classes: Sequence[str], target: Run) -> dict[int, list[Path]]:
     """Image files by label, in the order of labels and file names; nothing is read.
 
@@ -118,8 +112,8 @@ def _people(folder: Path, classes: Sequence[str], target: Run) -> dict[int, list
     _root(folder)
     root = folder.expanduser()
     try:
-        found = {one: _visible(one) for one in _visible(root) if one.is_dir()}
-        loose = [one for one in _visible(root) if not one.is_dir()]
+        found = {one: visible(one) for one in visible(root) if one.is_dir()}
+        loose = [one for one in visible(root) if not one.is_dir()]
     except OSError as error:
         raise UserError(f"--images {folder}: {error.filename} cannot be read ({error.strerror}); mend it") from None
     if loose:
