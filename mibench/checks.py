@@ -144,8 +144,9 @@ def gradients_vanish(one: Evidence) -> str | None:
     shares = [
         found["vanishing"]
         for effects in one.side_effects
-        for found in [effects.get("gradient_norm", {}).get("cross_entropy", {})] if "vanishing" in found
-    ]  # fmt: skip
+        for found in [effects.get("gradient_norm", {}).get("cross_entropy", {})]
+        if "vanishing" in found
+    ]
     if shares and max(shares) > VANISHED:
         return f"cross-entropy has no gradient at {100 * max(shares):.0f}% of held-out images"
     return None
@@ -184,9 +185,13 @@ def evaluator_too_weak(one: Facts) -> str | None:
     Its verdicts on reconstructions are then mostly its own mistakes. Train it longer or choose a larger one.
     """
     weak = [judge for judge in one.judges if not judge.accuracy >= WEAK]
-    return "; ".join(
-        f"{judge.name} recognises only {100 * judge.accuracy:.0f}% of unseen images of these people" for judge in weak
-    ) or None
+    return (
+        "; ".join(
+            f"{judge.name} recognises only {100 * judge.accuracy:.0f}% of unseen images of these people"
+            for judge in weak
+        )
+        or None
+    )
 
 
 def identities_overlap(one: Facts) -> str | None:
@@ -273,9 +278,17 @@ def pixels_differ(one: Facts) -> str | None:
 
 OF_DEFENSES: tuple[Callable[[Evidence], str | None], ...] = (weaker_access_wins, gradients_vanish, not_probabilities)
 OF_SCORES: tuple[Callable[[Facts], str | None], ...] = (
-    evaluator_is_target, evaluator_too_weak, identities_overlap, labels_differ, evaluator_of_other_data,
-    prior_knows_private, too_few_for_fid, random_target_scored_once, selected_by_evaluator, pixels_differ,
-)  # fmt: skip
+    evaluator_is_target,
+    evaluator_too_weak,
+    identities_overlap,
+    labels_differ,
+    evaluator_of_other_data,
+    prior_knows_private,
+    too_few_for_fid,
+    random_target_scored_once,
+    selected_by_evaluator,
+    pixels_differ,
+)
 CHECKS = {check.__name__: check for check in (*OF_DEFENSES, *OF_SCORES)}
 """Every check by its name."""
 

@@ -11,8 +11,17 @@ from mibench.runs import Run
 
 __all__ = ["bibtex", "entry", "used"]
 
-JOURNALS = {"TMLR", "IEEE TDSC", "TNNLS", "TIFS", "JMLR", "IJCV", "PAMI", "Proceedings of the IEEE",
-            "Evolutionary Computation"}  # fmt: skip
+JOURNALS = {
+    "TMLR",
+    "IEEE TDSC",
+    "TNNLS",
+    "TIFS",
+    "JMLR",
+    "IJCV",
+    "PAMI",
+    "Proceedings of the IEEE",
+    "Evolutionary Computation",
+}
 
 
 SIDE_EFFECTS = {"adversarial_accuracy": "robustness", "ece": "calibration", "gradient_norm": "gradients"}
@@ -68,8 +77,13 @@ def entry(card: Mapping[str, Any]) -> str:
     if venue and venue != "arXiv":
         kind, where = ("article", "journal") if venue in JOURNALS else ("inproceedings", "booktitle")
     authors = " and ".join(re.split(r", | and ", card["authors"]))
-    fields = {"title": f"{{{card['title']}}}", "author": authors, where: venue, "year": card["year"],
-              "url": card["link"]}  # fmt: skip
+    fields = {
+        "title": f"{{{card['title']}}}",
+        "author": authors,
+        where: venue,
+        "year": card["year"],
+        "url": card["link"],
+    }
     texts = {name: str(value).replace("&", r"\&") for name, value in fields.items() if value}
     lines = [f"  {name} = {{{text}}}," for name, text in texts.items()]
     return "\n".join([f"@{kind}{{{_key(card)},", *lines, "}"])

@@ -94,9 +94,7 @@ def carry_out(runs: list["Run"], device: str, force: bool, dry_run: bool) -> boo
 def tell(runs: list["Run"], as_json: bool) -> None:
     """stdout: JSON, or the run directories, the main one last."""
     if as_json:
-        found = [
-            {**run.asked(), "path": str(run.path), "metrics": read_metrics(run)} for run in runs
-        ]
+        found = [{**run.asked(), "path": str(run.path), "metrics": read_metrics(run)} for run in runs]
         print(json.dumps(found, indent=1, sort_keys=True))
         return
     for run in runs:
@@ -369,9 +367,20 @@ def sweep(
     given = planning.split_sets(sets, "training", ["data", "prior", "evaluator"])
     values = strengths if strengths in ("grid", "default") else tuple(strengths.split(","))
     chosen = sweeps.Sweep(
-        "", dataset, model, tuple(defense or ["none", "re"]), values, tuple(range(seeds)), tuple(method or ["ppa"]),
-        informed, preset=preset, identities=identities, pretrained=pretrained, evaluators=evaluators, settings=given,
-    )  # fmt: skip
+        "",
+        dataset,
+        model,
+        tuple(defense or ["none", "re"]),
+        values,
+        tuple(range(seeds)),
+        tuple(method or ["ppa"]),
+        informed,
+        preset=preset,
+        identities=identities,
+        pretrained=pretrained,
+        evaluators=evaluators,
+        settings=given,
+    )
     carry_out_sweeps([chosen], device, precision, results, dry_run, force, as_json)
 
 
@@ -677,9 +686,7 @@ def data_show(
 
 @data_app.command("prepare")
 def data_prepare(
-    name: Annotated[str, typer.Argument(help="Data set.")] = "digiface",
-    sets: Sets = None,
-    as_json: Json = False,
+    name: Annotated[str, typer.Argument(help="Data set.")] = "digiface", sets: Sets = None, as_json: Json = False
 ) -> None:
     """Read (or draw) every image once, check the splits, and fill the cache."""
     from mibench import printing
@@ -729,8 +736,10 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except OSError as error:
-        code = refuse(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}; mend that and run "
-                      "the same command again")  # fmt: skip
+        code = refuse(
+            f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}; mend that and run "
+            "the same command again"
+        )
     except Exception as error:
         # typer brings its own copy of click, so its usage errors are told by what they can do.
         if not hasattr(error, "format_message"):

@@ -23,10 +23,28 @@ from mibench.pixels import taken
 from mibench.rng import Noise
 
 __all__ = [
-    "Access", "Attack", "Batch", "BudgetExhausted", "Cost", "Dataset", "Defense", "Oracle", "Prior", "PriorRecipe",
-    "Reconstructions", "Schedule", "Session", "Source", "Split", "Step", "Term", "Workspace", "Wrapper", "to_float",
+    "Access",
+    "Attack",
+    "Batch",
+    "BudgetExhausted",
+    "Cost",
+    "Dataset",
+    "Defense",
+    "Oracle",
+    "Prior",
+    "PriorRecipe",
+    "Reconstructions",
+    "Schedule",
+    "Session",
+    "Source",
+    "Split",
+    "Step",
+    "Term",
+    "Workspace",
+    "Wrapper",
+    "to_float",
     "to_uint8",
-]  # fmt: skip
+]
 
 
 def to_float(images: UInt8[Tensor, "*n c h w"]) -> Float[Tensor, "*n c h w"]:
@@ -160,9 +178,7 @@ class Access(IntEnum):
     WHITE_BOX = 3
 
 
-Term = Callable[
-    [Float[Tensor, "m k"], Float[Tensor, "m d"], Int64[Tensor, " m"]], Float[Tensor, " m"]
-]
+Term = Callable[[Float[Tensor, "m k"], Float[Tensor, "m d"], Int64[Tensor, " m"]], Float[Tensor, " m"]]
 """(logits, penultimate features, identities) -> what an attack minimises, one value per image."""
 
 
@@ -262,9 +278,7 @@ class Oracle:
         self.shared_gradients += int(counts["shared_gradients"])
         self._tick(int(counts["queries"].sum() + counts["shared_queries"]))
 
-    def logits(
-        self, x: Float[Tensor, "m c h w"], labels: Int64[Tensor, " n"] | None
-    ) -> Float[Tensor, "m k"]:
+    def logits(self, x: Float[Tensor, "m c h w"], labels: Int64[Tensor, " n"] | None) -> Float[Tensor, "m k"]:
         """White box: raw logits, differentiable in x. m is a multiple of n (several views of each image)."""
         return self.answers(x, labels)[0]
 
@@ -333,9 +347,7 @@ class Prior(nn.Module, ABC):
     """At how many places a search may enter the generator; 0 is none. Place k lies between block k - 1 and block k."""
 
     @abstractmethod
-    def decode(
-        self, z: Float[Tensor, "n d"], y: Int64[Tensor, " n"] | None = None
-    ) -> Float[Tensor, "n c h w"]:
+    def decode(self, z: Float[Tensor, "n d"], y: Int64[Tensor, " n"] | None = None) -> Float[Tensor, "n c h w"]:
         """Latents to images in [0, 1], differentiable; a conditional prior draws identity y, others ignore it."""
 
     def space(self, name: str) -> "Prior":
@@ -355,9 +367,7 @@ class Prior(nn.Module, ABC):
         """What flows into block `block` (1 ... blocks) when z is decoded, flattened."""
         raise UserError(f"the prior {type(self).__name__} cannot be entered; use --prior dcgan or --prior stylegan2")
 
-    def resume(
-        self, z: Float[Tensor, "n d"], inside: Float[Tensor, "n f"], block: int
-    ) -> Float[Tensor, "n c h w"]:
+    def resume(self, z: Float[Tensor, "n d"], inside: Float[Tensor, "n f"], block: int) -> Float[Tensor, "n c h w"]:
         """The image of features that `enter` gave: resume(z, enter(z, k), k) = decode(z), differentiable in both."""
         raise UserError(f"the prior {type(self).__name__} cannot be entered; use --prior dcgan or --prior stylegan2")
 
@@ -636,9 +646,7 @@ class Defense:
         """Modules whose outputs `penalty` wants to see."""
         return ()
 
-    def penalty(
-        self, batch: Batch, logits: Float[Tensor, "b k"], taps: Sequence[Tensor], step: Step
-    ) -> Tensor | None:
+    def penalty(self, batch: Batch, logits: Float[Tensor, "b k"], taps: Sequence[Tensor], step: Step) -> Tensor | None:
         """A scalar added to the loss, or None; taps may be bf16."""
         return None
 

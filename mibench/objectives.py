@@ -14,9 +14,17 @@ from torch.nn import functional as F
 from mibench.core import Prior, Term
 
 __all__ = [
-    "IDENTITY", "cross_entropy", "feature_distance", "margin_reward", "max_margin", "nll", "on_logits", "poincare",
-    "realism", "top_k_margin",
-]  # fmt: skip
+    "IDENTITY",
+    "cross_entropy",
+    "feature_distance",
+    "margin_reward",
+    "max_margin",
+    "nll",
+    "on_logits",
+    "poincare",
+    "realism",
+    "top_k_margin",
+]
 
 Logits = Float[Tensor, "n k"]
 Labels = Int64[Tensor, " n"]

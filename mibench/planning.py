@@ -29,7 +29,7 @@ __all__ = [
     "prior_preset",
     "queries",
     "split_sets",
-]  # fmt: skip
+]
 
 
 def split_sets(sets: list[str] | None, main: str, prefixes: list[str]) -> dict[str, dict[str, str]]:
@@ -222,14 +222,14 @@ def plan_floors(inversion: Run, seed: int, precision: str, names: Sequence[str] 
                 continue
             settings["queries"] = queries(inversion)
         if name == "public_search":
-            found.append(plan_attack(
-                target, name, "default", settings, None, {}, seed, precision, inversion.spec["identities"], None
-            ))  # fmt: skip
+            found.append(
+                plan_attack(
+                    target, name, "default", settings, None, {}, seed, precision, inversion.spec["identities"], None
+                )
+            )
         else:
             attack = registry.configure("attacks", name, "default", settings)
-            found.append(
-                invert.plan(target.root, target, prior, attack, seed, precision, inversion.spec["identities"])
-            )
+            found.append(invert.plan(target.root, target, prior, attack, seed, precision, inversion.spec["identities"]))
     return found
 
 
@@ -299,7 +299,5 @@ def plan_score(inversion: Run, evaluators: str | None, precision: str, training:
     """The score of one inversion."""
     target = inversion.parents["target"]
     assert isinstance(target, Run)
-    judges = choose_evaluators(
-        target.root, data_of(target), target.spec["model"], evaluators, precision, training
-    )
+    judges = choose_evaluators(target.root, data_of(target), target.spec["model"], evaluators, precision, training)
     return score.plan(target.root, inversion, judges, precision)

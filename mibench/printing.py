@@ -15,8 +15,14 @@ if TYPE_CHECKING:
     from mibench.sweep import Sweep
 
 __all__ = [
-    "describe_data", "print_attacks", "print_cards", "print_checks", "print_suites", "print_training", "show_tables",
-]  # fmt: skip
+    "describe_data",
+    "print_attacks",
+    "print_cards",
+    "print_checks",
+    "print_suites",
+    "print_training",
+    "show_tables",
+]
 
 
 def print_training(runs: list["Run"]) -> None:
@@ -41,9 +47,11 @@ def print_training(runs: list["Run"]) -> None:
 def print_cards(found: dict[str, dict[str, dict[str, Any]]]) -> None:
     """Plug-ins by kind, from their cards."""
     shown = {
-        "priors": ("critic", "venue", "year", "link"), "data": ("identities", "images", "licence"),
-        "models": ("architectures", "year", "link"), "metrics": ("range", "better", "link"),
-    }  # fmt: skip
+        "priors": ("critic", "venue", "year", "link"),
+        "data": ("identities", "images", "licence"),
+        "models": ("architectures", "year", "link"),
+        "metrics": ("range", "better", "link"),
+    }
     console = Console()
     for one, cards in found.items():
         if one == "attacks":
@@ -104,9 +112,12 @@ def print_suites(found: dict[str, list["Sweep"]]) -> None:
 
 
 SECTIONS = {
-    "white_box": "white box: gradients", "black_box": "black box: scores", "label_only": "label only",
-    "wrapper": "wrappers: ppa+eot", "floor": "floors: no inversion at all",
-}  # fmt: skip
+    "white_box": "white box: gradients",
+    "black_box": "black box: scores",
+    "label_only": "label only",
+    "wrapper": "wrappers: ppa+eot",
+    "floor": "floors: no inversion at all",
+}
 
 
 def print_attacks(cards: dict[str, dict[str, Any]]) -> None:
@@ -189,10 +200,15 @@ def describe_data(data: "Dataset", as_json: bool) -> None:
     """Sizes, provenance and fingerprint of a data set."""
     sizes = {split: len(getattr(data, split)) for split in ("train", "heldout", "public", "distractors")}
     facts = {
-        "name": data.name, "identities": len(data.classes), "image_shape": list(data.image_shape), **sizes,
-        "distractor_people": data.distractor_count, "distractors_are_public": data.distractors_are_public,
-        "fingerprint": data.fingerprint(), "card": dict(data.card),
-    }  # fmt: skip
+        "name": data.name,
+        "identities": len(data.classes),
+        "image_shape": list(data.image_shape),
+        **sizes,
+        "distractor_people": data.distractor_count,
+        "distractors_are_public": data.distractors_are_public,
+        "fingerprint": data.fingerprint(),
+        "card": dict(data.card),
+    }
     if as_json:
         print(json.dumps(facts, indent=1, default=str))
         return

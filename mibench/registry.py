@@ -27,8 +27,14 @@ __all__ = ["BASES", "Choice", "cards", "configure", "defaults", "names", "parse_
 BASES = {"attacks": "Attack", "defenses": "Defense", "priors": "PriorRecipe", "data": "Source"}
 """Kinds of plug-in and the base class in `mibench.core` of each one's dataclass."""
 
-SINGULAR = {"attacks": "attack", "priors": "prior", "defenses": "defense", "models": "model", "data": "data set",
-            "metrics": "metric"}  # fmt: skip
+SINGULAR = {
+    "attacks": "attack",
+    "priors": "prior",
+    "defenses": "defense",
+    "models": "model",
+    "data": "data set",
+    "metrics": "metric",
+}
 
 
 @dataclass(frozen=True)
@@ -79,11 +85,7 @@ def _literals(path: Path) -> dict[str, Any]:
 def _modules(kind: str) -> dict[str, str]:
     """Name -> importable module, ours first; an entry point cannot replace one of ours."""
     here = Path(__file__).parent / kind
-    own = {
-        path.stem: f"mibench.{kind}.{path.stem}"
-        for path in sorted(here.glob("*.py"))
-        if "CARD" in _literals(path)
-    }
+    own = {path.stem: f"mibench.{kind}.{path.stem}" for path in sorted(here.glob("*.py")) if "CARD" in _literals(path)}
     others = {point.name: point.module for point in entry_points(group=f"mibench.{kind}")}
     return others | own
 

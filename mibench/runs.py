@@ -24,8 +24,17 @@ from mibench.errors import UserError, unknown
 from mibench.files import unreadable, write_json
 
 __all__ = [
-    "KINDS", "PROTOCOL", "Library", "Run", "clock", "find", "finished", "inversion_of", "provenance", "unchanged",
-]  # fmt: skip
+    "KINDS",
+    "PROTOCOL",
+    "Library",
+    "Run",
+    "clock",
+    "find",
+    "finished",
+    "inversion_of",
+    "provenance",
+    "unchanged",
+]
 
 PROTOCOL = 1
 """Raised when the same specification would give other numbers, so that old results are not taken for new ones."""
@@ -245,8 +254,10 @@ def unchanged(path: Path, content: bytes | None = None) -> None:
         known = done.stat()
         wanted = _digests(done, known.st_size, known.st_mtime_ns).get(path.name)
         found = path.stat()
-        digest = hashlib.sha256(content).hexdigest() if content is not None else _digest(
-            path, found.st_size, found.st_mtime_ns
+        digest = (
+            hashlib.sha256(content).hexdigest()
+            if content is not None
+            else _digest(path, found.st_size, found.st_mtime_ns)
         )
     except FileNotFoundError:
         raise UserError(f"{path} is missing; delete that run's directory and run it again") from None

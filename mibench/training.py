@@ -67,9 +67,7 @@ class Training:
         """The optimiser over the parameters that learn."""
         learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if self.optimizer == "sgd":
-            return torch.optim.SGD(
-                learning, lr=self.lr, momentum=0.9, nesterov=True, weight_decay=self.weight_decay
-            )
+            return torch.optim.SGD(learning, lr=self.lr, momentum=0.9, nesterov=True, weight_decay=self.weight_decay)
         kind = torch.optim.AdamW if self.optimizer == "adamw" else torch.optim.Adam
         return kind(learning, lr=self.lr, weight_decay=self.weight_decay)
 
@@ -216,9 +214,7 @@ def fit(
     per_epoch = recipe.steps_per_epoch(len(data))
     steps = recipe.epochs * per_epoch
     for defense in defenses:
-        running, optimizer = defense.engine(
-            running, optimizer, Schedule(len(data), per_epoch, recipe.epochs, seed)
-        )
+        running, optimizer = defense.engine(running, optimizer, Schedule(len(data), per_epoch, recipe.epochs, seed))
     poisson = any(defense.sampling == "poisson" for defense in defenses)
     log: list[dict[str, float]] = []
     if checkpoint is not None and checkpoint.exists():
@@ -267,10 +263,15 @@ def fit(
                 )
             log.append({"epoch": float(epoch), "loss": float(losses.mean())})
             if checkpoint is not None and epoch + 1 < recipe.epochs:
-                write_checkpoint(checkpoint, {
-                    "model": model.state_dict(), "optimizer": optimizer.state_dict(), "log": log,
-                    "memories": [memory.state_dict() for memory in memories],
-                })  # fmt: skip
+                write_checkpoint(
+                    checkpoint,
+                    {
+                        "model": model.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "log": log,
+                        "memories": [memory.state_dict() for memory in memories],
+                    },
+                )
     model.eval()
     over = at(recipe.epochs, everything)
     reports = [defense.finish(step, data) for defense, step in zip(defenses, over, strict=True)]

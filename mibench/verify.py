@@ -25,17 +25,7 @@ from torch import Tensor, nn
 
 from mibench import augment, core, engine, models, training
 from mibench.errors import UserError
-from mibench.metrics import (
-    accuracy,
-    facenet_distance,
-    fid,
-    inception,
-    inputs,
-    kid,
-    knn,
-    prdc,
-    statistics,
-)
+from mibench.metrics import accuracy, facenet_distance, fid, inception, inputs, kid, knn, prdc, statistics
 from mibench.rng import Noise
 
 __all__ = ["CHECKS", "OPTIONAL", "Measured", "Result", "examine", "run", "table"]
@@ -181,9 +171,7 @@ def knn_by_brute_force(at: engine.Engine) -> Measured:
     """The mean over all reconstructions is that of two plain loops."""
     f, y, g, z = _people(at)
     a, b = _host(f), _host(g)
-    wanted = [
-        min(float(((a[i] - b[j]) ** 2).sum()) for j in range(len(b)) if z[j] == y[i]) for i in range(len(a))
-    ]  # fmt: skip
+    wanted = [min(float(((a[i] - b[j]) ** 2).sum()) for j in range(len(b)) if z[j] == y[i]) for i in range(len(a))]
     return Measured(float(np.mean(wanted)), float(knn.knn_distance(f, y, g, z).mean()), 1e-9)
 
 
@@ -387,17 +375,38 @@ def networks_are_precise_enough(at: engine.Engine) -> Measured:
 CHECKS: dict[str, Callable[[engine.Engine], Measured]] = {
     check.__name__: check
     for check in (
-        constant_model_never_hits, open_set_hit_beats_strangers, closed_set_hit_ignores_strangers,
-        accuracy_of_scikit_learn, knn_is_squared_and_within_the_label, knn_takes_reconstructions_first,
-        knn_by_brute_force, knn_of_scikit_learn, leave_one_out_skips_the_image_itself, fid_covariance_is_unbiased,
-        fid_of_gaussians, fid_of_scipy, fid_of_torch_fidelity, fid_never_answers_0_when_it_fails, kid_by_hand,
-        kid_of_scikit_learn, precision_takes_real_first, density_is_divided_by_the_generated,
-        radius_skips_the_image_itself, prdc_of_the_package_prdc, prdc_refuses_few_images,
-        images_outside_0_1_are_refused, inception_sees_2x_minus_1, face_net_sees_its_own_scale,
-        stored_pixels_are_the_scored_ones, each_image_gets_its_own_crop, interval_counts_people_not_images,
-        random_numbers_are_the_same_everywhere, batches_do_not_matter, networks_are_precise_enough,
+        constant_model_never_hits,
+        open_set_hit_beats_strangers,
+        closed_set_hit_ignores_strangers,
+        accuracy_of_scikit_learn,
+        knn_is_squared_and_within_the_label,
+        knn_takes_reconstructions_first,
+        knn_by_brute_force,
+        knn_of_scikit_learn,
+        leave_one_out_skips_the_image_itself,
+        fid_covariance_is_unbiased,
+        fid_of_gaussians,
+        fid_of_scipy,
+        fid_of_torch_fidelity,
+        fid_never_answers_0_when_it_fails,
+        kid_by_hand,
+        kid_of_scikit_learn,
+        precision_takes_real_first,
+        density_is_divided_by_the_generated,
+        radius_skips_the_image_itself,
+        prdc_of_the_package_prdc,
+        prdc_refuses_few_images,
+        images_outside_0_1_are_refused,
+        inception_sees_2x_minus_1,
+        face_net_sees_its_own_scale,
+        stored_pixels_are_the_scored_ones,
+        each_image_gets_its_own_crop,
+        interval_counts_people_not_images,
+        random_numbers_are_the_same_everywhere,
+        batches_do_not_matter,
+        networks_are_precise_enough,
     )
-}  # fmt: skip
+}
 """Every check, by name."""
 
 
@@ -458,8 +467,12 @@ def examine(device: str, precision: str, as_json: bool) -> bool:
     results = run(at)
     failed = [one for one in results if one.verdict == "failed"]
     if as_json:
-        found = {"device": str(at.device), "precision": at.precision, "passed": not failed,
-                 "checks": [asdict(one) for one in results]}  # fmt: skip
+        found = {
+            "device": str(at.device),
+            "precision": at.precision,
+            "passed": not failed,
+            "checks": [asdict(one) for one in results],
+        }
         print(json.dumps(found, indent=1, allow_nan=False))
         return not failed
     from rich.console import Console

@@ -32,9 +32,14 @@ def sets(**settings: object) -> list[str]:
 
 
 SMALL = sets(
-    data__identities=4, data__distractors=3, data__public_images=40, data__train_images=4, data__heldout_images=2,
-    data__distractor_images=4, data__image_size=32,
-)  # fmt: skip
+    data__identities=4,
+    data__distractors=3,
+    data__public_images=40,
+    data__train_images=4,
+    data__heldout_images=2,
+    data__distractor_images=4,
+    data__image_size=32,
+)
 JUDGES = sets(evaluator__epochs=1)
 TRAIN = [*SMALL, *JUDGES, *sets(training__epochs=1)]
 GAN = sets(prior__steps=2, prior__width=2, prior__batch=4, prior__warm_up=2, prior__critic_steps=1)
@@ -94,9 +99,14 @@ def full_disk(after: int) -> Iterator[None]:
 def start(*words: str, folder: Path, **environment: str) -> "subprocess.Popen[str]":
     """Start a command as a process of its own, in a session of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "mibench", *words], cwd=folder, env={**os.environ, **ENVIRONMENT, **environment},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "mibench", *words],
+        cwd=folder,
+        env={**os.environ, **ENVIRONMENT, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -147,10 +157,20 @@ def files(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 
 RESULTS = (
-    "model.safetensors", "memories.safetensors", "heldout.safetensors", "prior.safetensors", "features.safetensors",
-    "images.safetensors", "metrics.json", "scores.json", "per_image.csv", "log.jsonl", "grid.png", "samples.png",
+    "model.safetensors",
+    "memories.safetensors",
+    "heldout.safetensors",
+    "prior.safetensors",
+    "features.safetensors",
+    "images.safetensors",
+    "metrics.json",
+    "scores.json",
+    "per_image.csv",
+    "log.jsonl",
+    "grid.png",
+    "samples.png",
     "data.json",
-)  # fmt: skip
+)
 
 
 def results(folder: Path) -> dict[str, bytes]:

@@ -180,10 +180,19 @@ def test_presets_are_the_published_numbers_and_the_repositorys_switch() -> None:
     assert paper.cost(World(2).prior) == Cost(*registry.card("attacks", "brep")["cost"])
 
 
-@pytest.mark.parametrize("settings", [
-    {"images": 0}, {"points": 0}, {"radius": 0.0}, {"clip": 0.0}, {"expansion": 1.0}, {"init_pool": 0},
-    {"rule": "most"}, {"max_radius": "wide"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"images": 0},
+        {"points": 0},
+        {"radius": 0.0},
+        {"clip": 0.0},
+        {"expansion": 1.0},
+        {"init_pool": 0},
+        {"rule": "most"},
+        {"max_radius": "wide"},
+    ],
+)
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="brep"):
         quick("brep", **settings)

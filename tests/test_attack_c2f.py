@@ -41,8 +41,10 @@ def test_fitness_under_few_told_scores() -> None:
 def test_blends_by_formula() -> None:
     parents, strangers = torch.randn(2, 4, 3, 5), torch.randn(2, 4, 3, 5)
     x1, x2, x3 = parents.unbind(2)
-    wanted = 0.7 * (0.25 * x1 + 0.25 * x2 + 0.5 * x3) + 0.3 * (strangers[:, :, 0] + strangers[:, :, 1]
-                                                                + strangers[:, :, 2]) / 3  # fmt: skip
+    wanted = (
+        0.7 * (0.25 * x1 + 0.25 * x2 + 0.5 * x3)
+        + 0.3 * (strangers[:, :, 0] + strangers[:, :, 1] + strangers[:, :, 2]) / 3
+    )
     torch.testing.assert_close(blends(parents, strangers), wanted)
 
 

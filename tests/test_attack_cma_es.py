@@ -20,8 +20,13 @@ def test_it_is_what_the_library_does_on_one_identity() -> None:
     found = attack_on(world, "cma_es", torch.tensor([label]), population=8, generations=6, images=1)
     sample = world.prior.sample(Noise(0, torch.arange(1000)).of("cma_es"))
     draws = np.random.Generator(np.random.PCG64(seed_of(0, "cma_es", label)))
-    options = {"CMA_diagonal": True, "popsize": 8, "randn": lambda *shape: draws.standard_normal(shape),
-               "seed": np.nan, "verbose": -9}  # fmt: skip
+    options = {
+        "CMA_diagonal": True,
+        "popsize": 8,
+        "randn": lambda *shape: draws.standard_normal(shape),
+        "seed": np.nan,
+        "verbose": -9,
+    }
     search = cma.CMAEvolutionStrategy(np.zeros(world.prior.latent_dim), attack.sigma, options)
     best: tuple[float, torch.Tensor] | None = None
     for _ in range(6):

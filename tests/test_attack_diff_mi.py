@@ -152,8 +152,9 @@ def test_the_last_word_lowers_the_targets_loss_inside_its_ball() -> None:
     moved = (after.images - before.images).flatten(1).norm(dim=1)
     assert (moved <= 0.5 + 1e-5).all() and (moved > 0).all()
     with torch.no_grad():
-        losses = [F.cross_entropy(world.target(found.images), found.labels, reduction="none")
-                  for found in (before, after)]  # fmt: skip
+        losses = [
+            F.cross_entropy(world.target(found.images), found.labels, reduction="none") for found in (before, after)
+        ]
     assert (losses[1] <= losses[0]).all() and losses[1].mean() < 0.9 * losses[0].mean()
 
 

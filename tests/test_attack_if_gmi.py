@@ -182,9 +182,15 @@ def test_priors_that_cannot_be_entered_are_refused(prior: Prior) -> None:
 
 @pytest.mark.parametrize(
     ("setting", "word"),
-    [({"images": 0}, "images"), ({"pool": 3}, "pool"), ({"steps": (1, 1), "radius": (1.0,)}, "radius"),
-     ({"steps": ()}, "radius"), ({"view_scale": (0.0, 1.0)}, "view_scale"), ({"betas": (0.1, 1.0)}, "betas")],
-)  # fmt: skip
+    [
+        ({"images": 0}, "images"),
+        ({"pool": 3}, "pool"),
+        ({"steps": (1, 1), "radius": (1.0,)}, "radius"),
+        ({"steps": ()}, "radius"),
+        ({"view_scale": (0.0, 1.0)}, "view_scale"),
+        ({"betas": (0.1, 1.0)}, "betas"),
+    ],
+)
 def test_settings_out_of_range(setting: dict[str, Any], word: str) -> None:
     with pytest.raises(UserError, match=f"if_gmi: .*{word}"):
         IFGMI(**setting)

@@ -97,7 +97,6 @@ def test_mmd_is_its_definition_and_zero_for_equal_sets() -> None:
 # --- tuning
 
 
-
 def pivots_and_copy(loss: str, steps: int) -> tuple[float, float, float]:
     """Distance to the set at the mean latent, at the pivots, and after tuning."""
     world = World(4)
@@ -143,8 +142,10 @@ def test_a_tuned_prior_draws_each_identity_with_its_own_weights() -> None:
     copies = {label: {"directions": world.prior.directions.detach() * (1 + label)} for label in (0, 2)}
     tuned = Tuned(world.prior, copies)
     z, y = torch.randn(6, 6), torch.tensor([2, 1, 0, 2, 3, 0])
-    expected = [(0.5 + 0.5 * torch.tanh(z[i] @ world.prior.directions * (1 + y[i] * (y[i] != 1) * (y[i] != 3)) / 2))
-                for i in range(6)]  # fmt: skip
+    expected = [
+        (0.5 + 0.5 * torch.tanh(z[i] @ world.prior.directions * (1 + y[i] * (y[i] != 1) * (y[i] != 3)) / 2))
+        for i in range(6)
+    ]
     z.requires_grad_()
     found = tuned.decode(z, y)
     torch.testing.assert_close(found, torch.stack(expected).reshape(6, 3, 8, 8))
@@ -205,9 +206,10 @@ def test_what_it_costs(settings: dict[str, Any]) -> None:
     ranking = 4 * 3 if attack.keep < 4 else 0
     early = attack.rounds - 1
     expected = Cost(
-        early * (wide.queries + ranking) + alone.queries, early * wide.gradient_images + alone.gradient_images,
+        early * (wide.queries + ranking) + alone.queries,
+        early * wide.gradient_images + alone.gradient_images,
         early * wide.shared_queries + alone.shared_queries,
-    )  # fmt: skip
+    )
     assert attack.cost(world.prior) == expected
     assert int(oracle.queries[2]) == expected.queries and oracle.shared_queries == expected.shared_queries
     assert int(oracle.gradient_images[2]) == expected.gradient_images
@@ -276,9 +278,7 @@ def test_the_reconstructions_come_from_the_tuned_copies() -> None:
 # --- what is refused
 
 
-@pytest.mark.parametrize(
-    "settings", [{"rounds": 1}, {"keep": 0}, {"keep": 5}, {"keep": 1, "loss": "mmd"}]
-)
+@pytest.mark.parametrize("settings", [{"rounds": 1}, {"keep": 0}, {"keep": 5}, {"keep": 1, "loss": "mmd"}])
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="ppdg") as caught:
         replace(SHORT, **settings)

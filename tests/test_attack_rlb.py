@@ -29,9 +29,12 @@ def agents(keys: Tensor = KEYS, **given: Any) -> Agents:
 def transitions(keys: Tensor = KEYS, number: int = 0) -> Transitions:
     noise = Noise(5, keys).of(number)
     return Transitions(
-        noise.of("s").normal(BATCH, STATES), 2 * noise.of("a").uniform(BATCH, ACTIONS) - 1,
-        noise.of("r").normal(BATCH), noise.of("n").normal(BATCH, STATES), (noise.of("d").uniform(BATCH) < 0.4).float(),
-    )  # fmt: skip
+        noise.of("s").normal(BATCH, STATES),
+        2 * noise.of("a").uniform(BATCH, ACTIONS) - 1,
+        noise.of("r").normal(BATCH),
+        noise.of("n").normal(BATCH, STATES),
+        (noise.of("d").uniform(BATCH) < 0.4).float(),
+    )
 
 
 # --- the reward
@@ -283,9 +286,10 @@ def test_the_policy_itself_improves() -> None:
     assert (asked[:, -100:].mean(dim=1) > asked[:, :60].mean(dim=1) + 0.5).all()
 
 
-@pytest.mark.parametrize(("alpha", "steps", "extra", "each"), [
-    (0.0, 1, True, 2), (0.0, 1, False, 1), (0.5, 1, True, 3), (0.5, 3, True, 7), (0.0, 3, False, 3),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("alpha", "steps", "extra", "each"),
+    [(0.0, 1, True, 2), (0.0, 1, False, 1), (0.5, 1, True, 3), (0.5, 3, True, 7), (0.0, 3, False, 3)],
+)
 def test_the_cost_of_every_kind_of_episode(alpha: float, steps: int, extra: bool, each: int) -> None:
     world, oracle = World(4), World(4).oracle(Access.BLACK_BOX)
     labels = torch.tensor([3, 1])
@@ -321,15 +325,28 @@ def test_presets_are_the_published_numbers_and_the_repositorys_switches() -> Non
     assert paper == RLB() and (paper.noise, paper.log_prob) == ("vector", "sum")
     assert (legacy.noise, legacy.log_prob) == ("scalar", "mean")
     assert paper.cost(World(2).prior) == Cost(*registry.card("attacks", "rlb")["cost"]) == Cost(80_000, 0, 0)
-    found = [attack_on(World(4), "rlb", episodes=40, batch=16, noise=noise, log_prob=how).latents
-             for noise, how in (("vector", "sum"), ("scalar", "sum"), ("vector", "mean"))]  # fmt: skip
+    found = [
+        attack_on(World(4), "rlb", episodes=40, batch=16, noise=noise, log_prob=how).latents
+        for noise, how in (("vector", "sum"), ("scalar", "sum"), ("vector", "mean"))
+    ]
     assert not torch.isclose(found[0], found[1]).all() and not torch.isclose(found[0], found[2]).all()
 
 
-@pytest.mark.parametrize("settings", [
-    {"images": 0}, {"episodes": 25}, {"episodes_per_update": 0}, {"alpha": 1.0}, {"gamma": 1.5}, {"tau": 2.0},
-    {"noise": "none"}, {"weights": (1.0, 2.0)}, {"steps": 0}, {"batch": 0},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"images": 0},
+        {"episodes": 25},
+        {"episodes_per_update": 0},
+        {"alpha": 1.0},
+        {"gamma": 1.5},
+        {"tau": 2.0},
+        {"noise": "none"},
+        {"weights": (1.0, 2.0)},
+        {"steps": 0},
+        {"batch": 0},
+    ],
+)
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="rlb"):
         quick("rlb", **settings)

@@ -47,8 +47,10 @@ class Decoyed(nn.Module):
 
 
 def public(n: int = 40) -> Split:
-    return Split((80 + 96 * torch.rand(n, *SHAPE, generator=torch.Generator().manual_seed(4))).to(torch.uint8),
-                 torch.full((n,), -1))  # fmt: skip
+    return Split(
+        (80 + 96 * torch.rand(n, *SHAPE, generator=torch.Generator().manual_seed(4))).to(torch.uint8),
+        torch.full((n,), -1),
+    )
 
 
 def seen_by(attack: Untrap, oracle: Oracle, labels: Tensor, work: Workspace, seed: int = 0) -> Untrapped:
@@ -208,8 +210,14 @@ def test_refusals() -> None:
         Untrap(INSIDE).needs(World(4, "none").prior)
     nan = float("nan")
     for settings in (
-        {"alpha": 1.0}, {"alpha": -0.1}, {"alpha": nan}, {"step": 0.0}, {"step": nan}, {"images": 0}, {"steps": 0},
-    ):  # fmt: skip
+        {"alpha": 1.0},
+        {"alpha": -0.1},
+        {"alpha": nan},
+        {"step": 0.0},
+        {"step": nan},
+        {"images": 0},
+        {"steps": 0},
+    ):
         with pytest.raises(UserError, match="untrap: ") as caught:
             Untrap(INSIDE, **settings)  # type: ignore[arg-type]
         assert "\n" not in str(caught.value)

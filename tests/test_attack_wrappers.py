@@ -31,8 +31,14 @@ GMI_SHORT = GMI(images=2, steps=8, lr=0.5)
 PPA_SHORT = PPA(images=2, candidates=3, pool=24, steps=5, lr=0.03, betas=(0.9, 0.999), selection_views=3)
 KEDMI_SHORT = KEDMI(images=2, steps=8, lr=0.05, log_var=-2.0)
 PPDG_SHORT: dict[str, Any] = {
-    "candidates": 4, "keep": 2, "views": 3, "pivot_steps": 6, "pivot_lr": 0.1, "steps": 3, "lr": 1e-3,
-}  # fmt: skip
+    "candidates": 4,
+    "keep": 2,
+    "views": 3,
+    "pivot_steps": 6,
+    "pivot_lr": 0.1,
+    "steps": 3,
+    "lr": 1e-3,
+}
 WRAPPED: dict[str, Attack] = {
     "gmi+eot": EOT(GMI_SHORT, copies=3),
     "gmi+align": Align(GMI_SHORT, copies=3),
@@ -57,7 +63,11 @@ def erased(world: World, batch: int = 256, folder: Path | None = None) -> Worksp
 
 
 def run(
-    attack: Attack, world: World, labels: Tensor | None = None, seed: int = 0, work: Workspace | None = None,
+    attack: Attack,
+    world: World,
+    labels: Tensor | None = None,
+    seed: int = 0,
+    work: Workspace | None = None,
     oracle: Oracle | None = None,
 ) -> Reconstructions:
     labels = torch.arange(world.classes) if labels is None else labels
@@ -438,10 +448,13 @@ def test_attacks_without_gradients_are_refused_in_one_line() -> None:
 @pytest.mark.parametrize(
     ("wrapper", "settings"),
     [
-        (EOT, {"copies": 0}), (Align, {"copies": 0}), (Align, {"scale": (0.0, 1.0)}), (Align, {"scale": (0.9, 0.8)}),
+        (EOT, {"copies": 0}),
+        (Align, {"copies": 0}),
+        (Align, {"scale": (0.0, 1.0)}),
+        (Align, {"scale": (0.9, 0.8)}),
         (Align, {"ratio": (0.0, 1.0)}),
     ],
-)  # fmt: skip
+)
 def test_settings_that_make_no_sense_are_refused(wrapper: type, settings: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=wrapper.__name__.lower()) as caught:
         wrapper(GMI_SHORT, **settings)

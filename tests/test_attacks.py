@@ -24,13 +24,17 @@ from mibench.rng import Noise
 
 NAMES = [name for name, card in registry.cards("attacks").items() if card["role"] != "wrapper"]
 SHORT: dict[str, dict[str, Any]] = {
-    "if_gmi": {"steps": (4, 2, 2), "pool": 60}, "mi_face": {"steps": 8},
-    "gmi": {"steps": 12}, "kedmi": {"steps": 12}, "ppa": {"steps": 8, "pool": 60, "selection_views": 4},
+    "if_gmi": {"steps": (4, 2, 2), "pool": 60},
+    "mi_face": {"steps": 8},
+    "gmi": {"steps": 12},
+    "kedmi": {"steps": 12},
+    "ppa": {"steps": 8, "pool": 60, "selection_views": 4},
     "prior_search": {"pool": 60},
     "lomma_gmi": {"steps": 12, "students": ("cnn",), "student_epochs": 1},
     "lomma_kedmi": {"steps": 12, "students": ("cnn",), "student_epochs": 1},
     "vmi": {"steps": 6, "flow_steps": 2, "flow_hidden": 8},
-    "plg": {"steps": 8}, "lokt": {"steps": 8, "samples": 60, "surrogates": ("cnn",), "epochs": 1},
+    "plg": {"steps": 8},
+    "lokt": {"steps": 8, "samples": 60, "surrogates": ("cnn",), "epochs": 1},
     "diff_mi": {"steps": 4, "pgd_steps": 2},
     "rlb": {"episodes": 40, "hidden": 8, "batch": 16},
     "brep": {"init_pool": 60, "iterations": 5, "points": 4, "radius": 0.5},
@@ -39,7 +43,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "mirror_bb": {"pool": 60, "population": 8, "generations": 4},
     "cma_es": {"population": 8, "generations": 4},
     "c2f": {"embedding_epochs": 1, "people": 30, "map_epochs": 1, "width": 16, "steps": 3, "generations": 4},
-}  # fmt: skip
+}
 """Enough steps to see a law, for tests that do not ask for success; an attack without an entry runs in full."""
 
 INSIDE: set[str] = {
@@ -473,13 +477,23 @@ def test_priors_of_the_wrong_kind_are_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("gmi", {"images": 0}), ("gmi", {"clip": 0.0}), ("gmi", {"reference_batch": 0}), ("kedmi", {"images": 0}),
-        ("ppa", {"images": 5}), ("ppa", {"candidates": 3000}), ("ppa", {"view_scale": (0.0, 1.0)}),
-        ("ppa", {"view_scale": (1.0, 0.9)}), ("ppa", {"view_scale": (0.5, 1.1)}), ("ppa", {"betas": (1.0, 0.9)}),
-        ("ppa", {"betas": (0.9,)}), ("prior_search", {"images": 3000}), ("prior_search", {"images": 0}),
-        ("public_search", {"images": 0}), ("prior_sample", {"images": 0}),
+        ("gmi", {"images": 0}),
+        ("gmi", {"clip": 0.0}),
+        ("gmi", {"reference_batch": 0}),
+        ("kedmi", {"images": 0}),
+        ("ppa", {"images": 5}),
+        ("ppa", {"candidates": 3000}),
+        ("ppa", {"view_scale": (0.0, 1.0)}),
+        ("ppa", {"view_scale": (1.0, 0.9)}),
+        ("ppa", {"view_scale": (0.5, 1.1)}),
+        ("ppa", {"betas": (1.0, 0.9)}),
+        ("ppa", {"betas": (0.9,)}),
+        ("prior_search", {"images": 3000}),
+        ("prior_search", {"images": 0}),
+        ("public_search", {"images": 0}),
+        ("prior_sample", {"images": 0}),
     ],
-)  # fmt: skip
+)
 def test_settings_that_make_no_sense_are_refused(name: str, settings: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=name) as caught:
         quick(name, **settings)

@@ -47,8 +47,9 @@ def test_images_are_mirrored_with_the_probability_asked(probability: float) -> N
     x[..., 0] = 1.0
     noise = Noise(0, torch.arange(n))
     for out in (
-        augment.flip(x, noise, probability), augment.random_resized_crop(x, noise, (1.0, 1.0), mirror=probability)
-    ):  # fmt: skip
+        augment.flip(x, noise, probability),
+        augment.random_resized_crop(x, noise, (1.0, 1.0), mirror=probability),
+    ):
         count = int((out[:, 0, 0, 0] < 0.5).sum())
         assert stats.binomtest(count, n, probability).pvalue > 1e-3
 
@@ -59,9 +60,13 @@ def test_crops_of_whole_pixels_are_torchvisions(top: int, left: int, height: int
     x = images()
     _, _, rows, columns = x.shape
     out = augment.crop(
-        x, full(6, height / rows), full(6, width / columns),
-        full(6, top / max(rows - height, 1)), full(6, left / max(columns - width, 1)), full(6, 0.0),
-    )  # fmt: skip
+        x,
+        full(6, height / rows),
+        full(6, width / columns),
+        full(6, top / max(rows - height, 1)),
+        full(6, left / max(columns - width, 1)),
+        full(6, 0.0),
+    )
     theirs = TF.resized_crop(x, top, left, height, width, [rows, columns], antialias=False)
 
     def inside(size: int, box: int) -> Tensor:
@@ -86,9 +91,11 @@ def measured(
     y, z = out[:, 0, :, side // 2], out[:, 1, side // 2, :]
     span = (high - low) / side
     return (
-        (y[:, high] - y[:, low]) / span, (z[:, high] - z[:, low]) / span,
-        (y[:, high] + y[:, low]) / 2, (z[:, high] + z[:, low]) / 2,
-    )  # fmt: skip
+        (y[:, high] - y[:, low]) / span,
+        (z[:, high] - z[:, low]) / span,
+        (y[:, high] + y[:, low]) / 2,
+        (z[:, high] + z[:, low]) / 2,
+    )
 
 
 def test_area_ratio_and_place_have_the_distributions_they_should() -> None:

@@ -16,11 +16,13 @@ def evidence(**changes: object) -> Evidence:
     given = {
         "label": "mid beta=0.1",
         "best": {
-            "white_box": ("ppa", rate(0.2)), "black_box": ("cma_es", rate(0.5)), "label_only": ("brep", rate(0.1)),
+            "white_box": ("ppa", rate(0.2)),
+            "black_box": ("cma_es", rate(0.5)),
+            "label_only": ("brep", rate(0.1)),
         },
         "gaps": {("black_box", "white_box"): rate(-0.1), ("label_only", "white_box"): rate(-0.1)},
         "side_effects": ({"served_sum_error": 1e-7, "gradient_norm": {"cross_entropy": {"vanishing": 0.01}}},),
-    }  # fmt: skip
+    }
     return Evidence(**(given | changes))  # type: ignore[arg-type]
 
 
@@ -63,17 +65,33 @@ def test_every_check_explains_itself() -> None:
 
 
 def judge(**changes: object) -> Judge:
-    given = {"name": "resnet", "family": "resnet", "weights": "b", "classes": ("ann", "bob"), "accuracy": 0.8,
-             "dataset": "d"}  # fmt: skip
+    given = {
+        "name": "resnet",
+        "family": "resnet",
+        "weights": "b",
+        "classes": ("ann", "bob"),
+        "accuracy": 0.8,
+        "dataset": "d",
+    }
     return Judge(**(given | changes))  # type: ignore[arg-type]
 
 
 def facts(**changes: object) -> Facts:
     given = {
-        "label": "ppa on none", "family": "cnn", "weights": "a", "classes": ("ann", "bob"), "dataset": "d",
-        "judges": (judge(), judge(name="ir", family="ir", weights="c")), "n": 5000, "inception": True, "shared": 0,
-        "prior_dataset": "d", "scored": "x", "saved": "x", "wobble": 0.0,
-    }  # fmt: skip
+        "label": "ppa on none",
+        "family": "cnn",
+        "weights": "a",
+        "classes": ("ann", "bob"),
+        "dataset": "d",
+        "judges": (judge(), judge(name="ir", family="ir", weights="c")),
+        "n": 5000,
+        "inception": True,
+        "shared": 0,
+        "prior_dataset": "d",
+        "scored": "x",
+        "saved": "x",
+        "wobble": 0.0,
+    }
     return Facts(**(given | changes))  # type: ignore[arg-type]
 
 

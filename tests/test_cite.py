@@ -11,8 +11,9 @@ from mibench.cite import bibtex, entry, used
 from mibench.errors import UserError
 from mibench.runs import Run
 
-PAPERS = [(kind, name) for kind in registry.SINGULAR for name, card in registry.cards(kind).items()
-          if card.get("authors")]  # fmt: skip
+PAPERS = [
+    (kind, name) for kind in registry.SINGULAR for name, card in registry.cards(kind).items() if card.get("authors")
+]
 FIELD = re.compile(r"^  (\w+) = \{(.*)\},$")
 
 
@@ -63,8 +64,13 @@ def test_a_run_cites_its_ancestors_and_each_paper_once(tmp_path: Path) -> None:
     text = bibtex(run(tmp_path))
     assert text.startswith("@software{mibench,")
     keys = re.findall(r"^@\w+\{(\w+),", text, re.MULTILINE)
-    assert keys[1:] == ["struppek2022plug", "radford2016unsupervised", "tran2025random", "lecun1998gradient",
-                        "samaria1994parameterisation"]  # fmt: skip
+    assert keys[1:] == [
+        "struppek2022plug",
+        "radford2016unsupervised",
+        "tran2025random",
+        "lecun1998gradient",
+        "samaria1994parameterisation",
+    ]
     assert "% attack ppa\n@inproceedings{struppek2022plug" in text and r"Plug \& Play" in text
 
 
@@ -81,9 +87,12 @@ def test_a_score_cites_what_was_measured_and_only_that(tmp_path: Path) -> None:
     assert isinstance(target, Run)
     for one, file, found in (
         (target, "metrics.json", {"side_effects": {"adversarial_accuracy": {}, "ece": {}}}),
-        (Run(tmp_path, "scores", "s", {}, {"inversion": inversion}), "scores.json",
-         {"perceptual": {"lpips": {}, "inception": {}}, "evaluators": {"ir": {"prdc": {"k": 5}}}}),
-    ):  # fmt: skip
+        (
+            Run(tmp_path, "scores", "s", {}, {"inversion": inversion}),
+            "scores.json",
+            {"perceptual": {"lpips": {}, "inception": {}}, "evaluators": {"ir": {"prdc": {"k": 5}}}},
+        ),
+    ):
         with one.working() as folder:
             (folder / file).write_text(json.dumps(found))
             one.finish({})

@@ -33,9 +33,13 @@ def test_train_then_attack_then_report(tmp_path: Path) -> None:
     found = {kind: sorted(path.name[:-9] for path in (made.results / kind).glob("[!.]*")) for kind in KINDS}
     attacks = ["kedmi", "prior_sample", "prior_search", "public_search"]
     assert found == {
-        "targets": ["digiface-cnn-re"], "evaluators": ["digiface-ir", "digiface-resnet"],
-        "priors": ["digiface-kedmi", "digiface-public"], "inversions": attacks, "scores": attacks, "backbones": [],
-    }  # fmt: skip
+        "targets": ["digiface-cnn-re"],
+        "evaluators": ["digiface-ir", "digiface-resnet"],
+        "priors": ["digiface-kedmi", "digiface-public"],
+        "inversions": attacks,
+        "scores": attacks,
+        "backbones": [],
+    }
     assert "re" in made.train.out and "kedmi" in made.attack.out and "prior_search" in made.attack.out
     made.copy(tmp_path)
     told = command("report", "results/")
@@ -66,9 +70,7 @@ def test_force_redoes_what_is_named_and_only_that(tmp_path: Path) -> None:
 def test_the_stages_one_by_one_are_the_attack(tmp_path: Path) -> None:
     """Also the same seed in two folders: every byte but times and machine."""
     target = command("train-target", "--defense", "re", *SMALL, *sets(training__epochs=1))
-    prior = command(
-        "train-prior", "--prior", "kedmi", *SMALL, *[word.replace("prior.", "") for word in GAN]
-    )
+    prior = command("train-prior", "--prior", "kedmi", *SMALL, *[word.replace("prior.", "") for word in GAN])
     assert prior.err == f"done priors/{prior.last.name}\n"
     inversion = command("invert", "--method", "kedmi", *SMALL, *GAN, *sets(steps=3))
     assert inversion.err == f"done inversions/{inversion.last.name}\n"

@@ -16,9 +16,22 @@ FAST = sets(epochs=1)
 """In a sweep a bare field is the training's."""
 
 SWEEP = [
-    "sweep", "--defense", "none", "--defense", "re", "--strengths", "0.2,0.8", "--method", QUICK, "--informed",
-    "--identities", "3", *SMALL, *JUDGES, *FAST,
-]  # fmt: skip
+    "sweep",
+    "--defense",
+    "none",
+    "--defense",
+    "re",
+    "--strengths",
+    "0.2,0.8",
+    "--method",
+    QUICK,
+    "--informed",
+    "--identities",
+    "3",
+    *SMALL,
+    *JUDGES,
+    *FAST,
+]
 
 
 @pytest.fixture(autouse=True)
@@ -81,13 +94,25 @@ def test_attack_informed_is_the_same(tmp_path: Path) -> None:
     folder, _ = swept()
     before = files(folder / "results/inversions")
     (re,) = [
-        path for path in (folder / "results/targets").glob("*re-*")
+        path
+        for path in (folder / "results/targets").glob("*re-*")
         if json.loads((path / "run.json").read_text())["spec"]["defenses"][0]["settings"]["a_e"] == 0.8
-    ]  # fmt: skip
+    ]
     told = command(
-        "attack", "--method", "ppa", "--informed", "--target", str(re), "--results", str(folder / "results"),
-        "--identities", "3", "--dry-run", *JUDGES, *sets(images=1, candidates=1, pool=20, steps=4),
-    )  # fmt: skip
+        "attack",
+        "--method",
+        "ppa",
+        "--informed",
+        "--target",
+        str(re),
+        "--results",
+        str(folder / "results"),
+        "--identities",
+        "3",
+        "--dry-run",
+        *JUDGES,
+        *sets(images=1, candidates=1, pool=20, steps=4),
+    )
     plan = json.loads(told.out)
     found = {one["name"]: one["done"] for one in plan if one["kind"] == "inversions"}
     assert {name: found[name] for name in ("ppa", "ppa+align", "ppa+eot")} == dict.fromkeys(
@@ -102,11 +127,18 @@ def test_a_suite_is_a_sweep_in_a_file(tmp_path: Path) -> None:
         f"[settings.{owner}]\n" + "".join(f"{key} = {value}\n" for key, value in own.items())
         for owner, own in (
             ("data", {word.partition("=")[0][5:]: word.partition("=")[2] for word in SMALL if "=" in word}),
-            ("training", {"epochs": 1}), ("evaluator", {"epochs": 1}),
+            ("training", {"epochs": 1}),
+            ("evaluator", {"epochs": 1}),
         )
-    )  # fmt: skip
-    head = ["defenses = ['none', 're']", "strengths = [0.2, 0.8]", f"methods = ['{QUICK}']", "informed = true",
-            "identities = 3", ""]  # fmt: skip
+    )
+    head = [
+        "defenses = ['none', 're']",
+        "strengths = [0.2, 0.8]",
+        f"methods = ['{QUICK}']",
+        "informed = true",
+        "identities = 3",
+        "",
+    ]
     (tmp_path / "mine.toml").write_text("\n".join(head) + settings)
     plan = json.loads(command("run", "mine.toml", "--results", str(folder / "results"), "--dry-run").out)
     assert plan and all(one["done"] for one in plan)
@@ -170,7 +202,7 @@ def test_memories_are_kept_with_the_target_and_come_out_the_same() -> None:
         (["--defense", "none+re"], "none"),
         (["--defense", "rex"], "re"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_is_refused_before_anything_is_trained(words: list[str], said: str, tmp_path: Path) -> None:
     for verb in ("train", "train-target"):
         assert said in command(verb, *words, *SMALL).error

@@ -31,9 +31,13 @@ def hits(seed: int, count: int = 20, images: int = 5, shift: float = 0.0) -> tup
 
 def scipys(means: Tensor, resamples: float) -> float:
     found = scipy.stats.permutation_test(
-        (means.numpy(), np.zeros(len(means))), lambda x, y, axis: np.mean(x - y, axis=axis), vectorized=True,
-        permutation_type="samples", n_resamples=resamples, rng=np.random.default_rng(0),
-    )  # fmt: skip
+        (means.numpy(), np.zeros(len(means))),
+        lambda x, y, axis: np.mean(x - y, axis=axis),
+        vectorized=True,
+        permutation_type="samples",
+        n_resamples=resamples,
+        rng=np.random.default_rng(0),
+    )
     return float(found.pvalue)
 
 
@@ -240,8 +244,10 @@ def test_the_tradeoff_corrects_over_the_points_of_an_access() -> None:
 
 def test_another_protocol_is_another_family() -> None:
     def elsewhere(one: tradeoff.Point) -> tradeoff.Point:
-        return tradeoff.Point("q", *(getattr(one, name) for name in (
-            "base", "defense", "label", "strength", "targets", "attacks", "heldout")))  # fmt: skip
+        return tradeoff.Point(
+            "q",
+            *(getattr(one, name) for name in ("base", "defense", "label", "strength", "targets", "attacks", "heldout")),
+        )
 
     alone = tradeoff.frame(ALL)["white_box_p_adjusted"].dropna().tolist()
     both = tradeoff.frame([*ALL, *map(elsewhere, ALL)])["white_box_p_adjusted"].dropna().tolist()

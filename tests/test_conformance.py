@@ -77,9 +77,16 @@ def data(classes: tuple[str, ...] = NAMES, public: Tensor | None = None) -> Data
     labels = torch.arange(8) % 4
     strangers = pixels(3, 6) if public is None else public
     return Dataset(
-        "toy", classes, Split(pixels(1, 8), labels), Split(pixels(2, 8), labels),
-        Split(strangers, torch.full((len(strangers),), -1)), Split(pixels(4, 4), torch.arange(4) % 2), False, True, {},
-    )  # fmt: skip
+        "toy",
+        classes,
+        Split(pixels(1, 8), labels),
+        Split(pixels(2, 8), labels),
+        Split(strangers, torch.full((len(strangers),), -1)),
+        Split(pixels(4, 4), torch.arange(4) % 2),
+        False,
+        True,
+        {},
+    )
 
 
 class Seen(nn.Module):
@@ -228,8 +235,10 @@ def test_trap_12_the_target_does_not_judge_itself(tmp_path: Path) -> None:
     inversion = Run(tmp_path, "inversions", "ppa", {}, {"target": target_run(tmp_path, "resnet18", 3)})
     ir = target_run(tmp_path, "ir", 1000, "evaluators")
     assert score.plan(tmp_path, inversion, [ir], "fp32").kind == "scores"
-    for wrong, why in ((target_run(tmp_path, "resnet50", 1000, "evaluators"), "target's own family"),
-                       (target_run(tmp_path, "cnn", 3, "evaluators"), "share the seed 3")):  # fmt: skip
+    for wrong, why in (
+        (target_run(tmp_path, "resnet50", 1000, "evaluators"), "target's own family"),
+        (target_run(tmp_path, "cnn", 3, "evaluators"), "share the seed 3"),
+    ):
         with pytest.raises(UserError, match=why):
             score.plan(tmp_path, inversion, [ir, wrong], "fp32")
 
@@ -318,8 +327,10 @@ def test_trap_19_a_random_defense_gives_one_number() -> None:
 
 def test_trap_20_each_image_has_its_own_crop() -> None:
     x, noise = torch.rand(1, 3, 16, 16).repeat(5, 1, 1, 1), Noise(0, torch.arange(5))
-    for transform in (lambda x, noise: augment.random_resized_crop(x, noise, (0.5, 1.0)),
-                      lambda x, noise: augment.base(x, noise, True)):  # fmt: skip
+    for transform in (
+        lambda x, noise: augment.random_resized_crop(x, noise, (0.5, 1.0)),
+        lambda x, noise: augment.base(x, noise, True),
+    ):
         made = transform(x, noise)
         assert len(made.flatten(1).unique(dim=0)) == 5
         torch.testing.assert_close(transform(x[:1], noise.rows(torch.tensor([3]))), made[3:4])
@@ -522,8 +533,10 @@ def test_duplicating_both_sides_changes_fid_by_the_known_factor() -> None:
     real, generated = pair()
     n, m = len(real), len(generated)
     mean = float((real.mean(0) - generated.mean(0)).square().sum())
-    r, g = (fid.statistics(side).factor * math.sqrt(factor) for side, factor in
-            ((real, (2 * n - 2) / (2 * n - 1)), (generated, (2 * m - 2) / (2 * m - 1))))  # fmt: skip
+    r, g = (
+        fid.statistics(side).factor * math.sqrt(factor)
+        for side, factor in ((real, (2 * n - 2) / (2 * n - 1)), (generated, (2 * m - 2) / (2 * m - 1)))
+    )
     cross = torch.linalg.svdvals(r @ g.T).sum()
     expected = mean + float(r.square().sum() + g.square().sum() - 2 * cross)
     assert fid.frechet_distance(real.repeat(2, 1), generated.repeat(2, 1)) == pytest.approx(expected, rel=1e-9)
@@ -532,9 +545,10 @@ def test_duplicating_both_sides_changes_fid_by_the_known_factor() -> None:
 # --- refusals -------------------------------------------------------------------------------------------------------
 
 JUDGES = {
-    "inception": lambda: judge(inception.Inception, 2048), "facenet": lambda: judge(facenet_distance.FaceNet, 512),
+    "inception": lambda: judge(inception.Inception, 2048),
+    "facenet": lambda: judge(facenet_distance.FaceNet, 512),
     "lpips": lambda: judge(lpips_distance.Lpips, 4),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", JUDGES)
@@ -628,11 +642,21 @@ def test_accuracy_is_that_of_scikit_learn(k: int) -> None:
 # --- golden values --------------------------------------------------------------------------------------------------
 
 GOLDEN = {
-    "fid": 3.4166691583625237, "fid of few": 14.729137129075244, "kid": 0.43031194890016433,
-    "kid error": 0.09456836649448364, "precision": 0.9555555555555556, "recall": 0.7, "density": 1.2644444444444445,
-    "coverage": 0.9333333333333333, "knn": 7.285757979528667, "leave one out": 8.163651636167401, "top 1": 0.15,
-    "top 5": 0.6, "low": 0.016799238280661787, "high": 0.34854377831556116,
-}  # fmt: skip
+    "fid": 3.4166691583625237,
+    "fid of few": 14.729137129075244,
+    "kid": 0.43031194890016433,
+    "kid error": 0.09456836649448364,
+    "precision": 0.9555555555555556,
+    "recall": 0.7,
+    "density": 1.2644444444444445,
+    "coverage": 0.9333333333333333,
+    "knn": 7.285757979528667,
+    "leave one out": 8.163651636167401,
+    "top 1": 0.15,
+    "top 5": 0.6,
+    "low": 0.016799238280661787,
+    "high": 0.34854377831556116,
+}
 """From fixed seeds, on any machine; a change of any of these is a change of what the tool reports."""
 
 
@@ -642,12 +666,18 @@ def measured() -> dict[str, float]:
     interval = statistics.proportion(hits, torch.arange(60) % 8)
     distance = kid.kernel_distance(real, generated)
     return {
-        "fid": fid.frechet_distance(real, generated), "fid of few": fid.frechet_distance(real, generated[:7]),
-        "kid": distance.value, "kid error": distance.error, **prdc.prdc(real, generated)._asdict(),
-        "knn": float(knn.knn_distance(f, y, g, z).mean()), "leave one out": float(knn.leave_one_out(g, z).mean()),
-        "top 1": interval.value, "low": interval.low, "high": interval.high,
+        "fid": fid.frechet_distance(real, generated),
+        "fid of few": fid.frechet_distance(real, generated[:7]),
+        "kid": distance.value,
+        "kid error": distance.error,
+        **prdc.prdc(real, generated)._asdict(),
+        "knn": float(knn.knn_distance(f, y, g, z).mean()),
+        "leave one out": float(knn.leave_one_out(g, z).mean()),
+        "top 1": interval.value,
+        "low": interval.low,
+        "high": interval.high,
         "top 5": float(accuracy.top_k(normal(22, 60, 8), torch.arange(60) % 8, 5).double().mean()),
-    }  # fmt: skip
+    }
 
 
 def test_golden_values() -> None:

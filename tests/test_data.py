@@ -287,8 +287,10 @@ def test_missing_package_says_what_to_install() -> None:
     [
         *[(lambda v=v: Digiface(spread=v), "spread") for v in (0.0, 1.0, -0.5, math.nan, math.inf)],
         *[(lambda v=v: Digiface(identities=v), "identities") for v in (1, 0, -3, True)],
-        *[(lambda n=n: Digiface(**{n: 0}), n) for n in ("train_images", "heldout_images", "public_images",
-                                                        "distractors", "distractor_images")],
+        *[
+            (lambda n=n: Digiface(**{n: 0}), n)
+            for n in ("train_images", "heldout_images", "public_images", "distractors", "distractor_images")
+        ],
         *[(lambda v=v: Digiface(image_size=v), "image_size") for v in (0, 7, 65)],
         (lambda: Digiface(seed=-1), "seed"),
         (lambda: Orl(half=2), "half"),
@@ -304,7 +306,7 @@ def test_missing_package_says_what_to_install() -> None:
         (lambda: Folder(image_size=0), "image_size"),
         (lambda: Folder(seed=-1), "seed"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_field_is_named(make: Callable[[], object], field: str) -> None:
     with pytest.raises(UserError, match=f"^{field} = .*give a"):
         make()
@@ -413,9 +415,15 @@ def test_folder_converts_every_kind_of_picture_and_counts_it(tmp_path: Path) -> 
     data = folder(tmp_path).load()
     cropped = 6  # the noise of `tree` is 20 x 16; the turned one is 8 x 6
     assert data.card["converted"] == {
-        "16 bits to 8": 1, "grey to colour": 3, "transparency over white": 1, "CMYK to RGB": 1,
-        "palette to colour": 1, "EXIF orientation applied": 1, "cropped to a square": cropped + 1, "enlarged": 1,
-    }  # fmt: skip
+        "16 bits to 8": 1,
+        "grey to colour": 3,
+        "transparency over white": 1,
+        "CMYK to RGB": 1,
+        "palette to colour": 1,
+        "EXIF orientation applied": 1,
+        "cropped to a square": cropped + 1,
+        "enlarged": 1,
+    }
 
     def pixels(name: str, colour: bool = True) -> torch.Tensor:
         return decode.decode(own / name, 8, colour)[0]
@@ -458,10 +466,14 @@ def test_large_pictures_are_averaged_not_sampled(tmp_path: Path) -> None:
 
 
 BREAK: dict[str, tuple[Callable[[Path], object], str]] = {
-    "truncated": (lambda p: (p / "private/a/000.png").write_bytes((p / "private/a/001.png").read_bytes()[:300]),
-                  r"1 of 8 image files cannot be read; the first is .*private/a/000\.png"),
-    "not an image": (lambda p: [(p / f"public/{n:03d}.png").write_text("hello") for n in range(2)],
-                     r"2 of 8 image files cannot be read; the first is .*public/000\.png"),
+    "truncated": (
+        lambda p: (p / "private/a/000.png").write_bytes((p / "private/a/001.png").read_bytes()[:300]),
+        r"1 of 8 image files cannot be read; the first is .*private/a/000\.png",
+    ),
+    "not an image": (
+        lambda p: [(p / f"public/{n:03d}.png").write_text("hello") for n in range(2)],
+        r"2 of 8 image files cannot be read; the first is .*public/000\.png",
+    ),
     "empty file": (lambda p: (p / "private/b/001.png").write_bytes(b""), "1 of 8 image files"),
     "dangling link": (lambda p: (p / "private/b/x.png").symlink_to(p / "nowhere.png"), "1 of 9 image files"),
     "32-bit": (lambda p: Image.new("F", (9, 9)).save(p / "private/a/float.tif"), "32-bit pixels"),
@@ -471,15 +483,21 @@ BREAK: dict[str, tuple[Callable[[Path], object], str]] = {
     "too deep": (lambda p: (p / "private/a/more").mkdir(), "too deep.*private/a/more"),
     "no person's pictures": (lambda p: (p / "private/z").mkdir(), "have no pictures, the first is 'z'"),
     "one picture": (lambda p: (p / "private/b/000.png").unlink(), "fewer than 2 pictures, the first is 'b'"),
-    "one class": (lambda p: [f.unlink() for f in (p / "private/b").iterdir()] and (p / "private/b").rmdir(),
-                  "has 1 person; a classifier needs at least 2"),
+    "one class": (
+        lambda p: [f.unlink() for f in (p / "private/b").iterdir()] and (p / "private/b").rmdir(),
+        "has 1 person; a classifier needs at least 2",
+    ),
     "no public": (lambda p: (p / "public").rename(p / "Public-old"), "there is no folder .*public; lay it out"),
     "empty public": (lambda p: [f.unlink() for f in (p / "public").iterdir()], "public has no pictures"),
-    "shared picture": (lambda p: (p / "public/x.png").write_bytes((p / "private/a/000.png").read_bytes()),
-                       r"1 private image\(s\) also lie in public/, the first is .*x\.png"),
-    "two names": (lambda p: (p / "private/b/x.png").write_bytes((p / "private/a/000.png").read_bytes()),
-                  r"1 picture\(s\) lie under two people"),
-}  # fmt: skip
+    "shared picture": (
+        lambda p: (p / "public/x.png").write_bytes((p / "private/a/000.png").read_bytes()),
+        r"1 private image\(s\) also lie in public/, the first is .*x\.png",
+    ),
+    "two names": (
+        lambda p: (p / "private/b/x.png").write_bytes((p / "private/a/000.png").read_bytes()),
+        r"1 picture\(s\) lie under two people",
+    ),
+}
 
 
 @pytest.mark.parametrize("kind", BREAK)

@@ -23,9 +23,7 @@ from mibench.rng import Noise
 from mibench.training import Training, fit
 
 ENGINE = resolve("cpu", "fp32")
-DEFENSES: dict[str, Defense] = {
-    "at_at": AntiAdversarialTraining(), "pgd_at": AdversarialTraining(), "trap": TrapMID(),
-}  # fmt: skip
+DEFENSES: dict[str, Defense] = {"at_at": AntiAdversarialTraining(), "pgd_at": AdversarialTraining(), "trap": TrapMID()}
 
 
 def linear(classes: int = 3, seed: int = 0) -> Classifier:
@@ -368,15 +366,24 @@ def test_the_papers_settings() -> None:
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("at_at", {"lam": -0.1}), ("at_at", {"eps": 1.1}), ("at_at", {"step": 0.0}), ("at_at", {"iterations": 0}),
-        ("pgd_at", {"eps": -0.1}), ("pgd_at", {"step": 2.1}), ("pgd_at", {"iterations": 0}),
-        ("trap", {"alpha": 0.0}), ("trap", {"alpha": 1.1}), ("trap", {"beta": 1.0}), ("trap", {"beta": -0.1}),
-        ("trap", {"step": 1.1}), ("trap", {"lr": -1.0}),
+        ("at_at", {"lam": -0.1}),
+        ("at_at", {"eps": 1.1}),
+        ("at_at", {"step": 0.0}),
+        ("at_at", {"iterations": 0}),
+        ("pgd_at", {"eps": -0.1}),
+        ("pgd_at", {"step": 2.1}),
+        ("pgd_at", {"iterations": 0}),
+        ("trap", {"alpha": 0.0}),
+        ("trap", {"alpha": 1.1}),
+        ("trap", {"beta": 1.0}),
+        ("trap", {"beta": -0.1}),
+        ("trap", {"step": 1.1}),
+        ("trap", {"lr": -1.0}),
         *[("at_at", {field: float("nan")}) for field in ("lam", "eps", "step")],
         *[("pgd_at", {field: float("nan")}) for field in ("eps", "step")],
         *[("trap", {field: float("nan")}) for field in ("alpha", "beta", "step", "lr")],
     ],
-)  # fmt: skip
+)
 def test_settings_out_of_range_are_refused(name: str, settings: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"{name}: ") as caught:
         replace(DEFENSES[name], **settings)

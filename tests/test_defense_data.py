@@ -209,9 +209,7 @@ def test_mixup_targets_are_the_shares_of_light_as_in_torchvision() -> None:
 
 def test_cutmix_keeps_areas_like_torchvisions() -> None:
     side, n = 96, 1500
-    kept = torch.cat([
-        CutMix(1.0).batch(flat(50, side), step(50, part)).t.diagonal() for part in range(n // 50)
-    ])  # fmt: skip
+    kept = torch.cat([CutMix(1.0).batch(flat(50, side), step(50, part)).t.diagonal() for part in range(n // 50)])
     torch.manual_seed(0)
     theirs = v2.CutMix(num_classes=2)
     drawn = [theirs.make_params([torch.zeros(2, 3, side, side)])["lam_adjusted"] for _ in range(n)]
@@ -294,15 +292,28 @@ NAN = float("nan")
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("pixel_drop", {"q": 1.1}), ("pixel_drop", {"q": -0.1}), ("pixel_drop", {"q": NAN}),
-        ("cutout", {"side": 1.5}), ("cutout", {"side": -0.5}), ("cutout", {"side": NAN}),
-        ("gridmask", {"q": 2.0}), ("gridmask", {"q": NAN}), ("gridmask", {"period": (0.0, 0.5)}),
-        ("gridmask", {"period": (0.5, 0.2)}), ("gridmask", {"period": (NAN, 1.0)}),
-        ("has", {"p": 1.2}), ("has", {"p": NAN}), ("has", {"cells": 0}),
-        ("cutmix", {"p": 1.2}), ("cutmix", {"p": -1.0}), ("cutmix", {"p": NAN}),
-        ("mixup", {"alpha": -0.1}), ("mixup", {"alpha": NAN}), ("mixup", {"alpha": math.inf}),
+        ("pixel_drop", {"q": 1.1}),
+        ("pixel_drop", {"q": -0.1}),
+        ("pixel_drop", {"q": NAN}),
+        ("cutout", {"side": 1.5}),
+        ("cutout", {"side": -0.5}),
+        ("cutout", {"side": NAN}),
+        ("gridmask", {"q": 2.0}),
+        ("gridmask", {"q": NAN}),
+        ("gridmask", {"period": (0.0, 0.5)}),
+        ("gridmask", {"period": (0.5, 0.2)}),
+        ("gridmask", {"period": (NAN, 1.0)}),
+        ("has", {"p": 1.2}),
+        ("has", {"p": NAN}),
+        ("has", {"cells": 0}),
+        ("cutmix", {"p": 1.2}),
+        ("cutmix", {"p": -1.0}),
+        ("cutmix", {"p": NAN}),
+        ("mixup", {"alpha": -0.1}),
+        ("mixup", {"alpha": NAN}),
+        ("mixup", {"alpha": math.inf}),
     ],
-)  # fmt: skip
+)
 def test_settings_out_of_range_are_refused(name: str, settings: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"{name}: ") as caught:
         registry.load("defenses", name)(**settings)

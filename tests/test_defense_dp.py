@@ -126,8 +126,10 @@ def test_noise_has_the_promised_spread_and_is_a_function_of_seed_and_epoch() -> 
     assert not torch.equal(run(), run(epoch=1)) and not torch.equal(run(), run(seed=8))
 
 
-@pytest.mark.parametrize(("accountant", "kind", "noise"), [("rdp", RDPAccountant, 0.01), ("rdp", RDPAccountant, 1.1),
-                                                           ("prv", PRVAccountant, 1.1)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("accountant", "kind", "noise"),
+    [("rdp", RDPAccountant, 0.01), ("rdp", RDPAccountant, 1.1), ("prv", PRVAccountant, 1.1)],
+)
 @pytest.mark.filterwarnings("ignore:Optimal order:UserWarning")
 def test_epsilon_is_that_of_the_library_after_every_step(accountant: str, kind: type, noise: float) -> None:
     fitted, _ = train(DPSGD(noise=noise, delta=1e-4, accountant=accountant))
@@ -183,8 +185,17 @@ def test_batches_are_poisson_samples() -> None:
             return batch
 
     defense = DPSGD()
-    fit(defense.surgery(small_net()), colours(200), 3, Training(epochs=5, batch=20, lr=0.01), CPU, 5, Silent(), "toy",
-        [defense, Watch()])  # fmt: skip
+    fit(
+        defense.surgery(small_net()),
+        colours(200),
+        3,
+        Training(epochs=5, batch=20, lr=0.01),
+        CPU,
+        5,
+        Silent(),
+        "toy",
+        [defense, Watch()],
+    )
     sizes_ = torch.tensor(sizes, dtype=torch.float64)
     # Binomial(200, 1/10): mean 20, variance 18; 50 batches.
     assert abs(float(sizes_.mean()) - 20) < 3 and 9 < float(sizes_.var()) < 32
@@ -205,8 +216,10 @@ def test_group_norm_follows_opacus_but_never_groups_single_features() -> None:
     for norm in (nn.BatchNorm2d(16), nn.BatchNorm2d(48), nn.BatchNorm1d(128)):
         theirs, ours = ModuleValidator.fix(nn.Sequential(norm))[0], group_norm(norm)
         assert (theirs.num_groups, theirs.num_channels, theirs.affine) == (
-            ours.num_groups, ours.num_channels, ours.affine
-        )  # fmt: skip
+            ours.num_groups,
+            ours.num_channels,
+            ours.affine,
+        )
     features = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
     assert ModuleValidator.fix(nn.Sequential(nn.BatchNorm1d(32)))(features).abs().max() < 1e-3, "theirs is always 0"
     assert group_norm(nn.BatchNorm1d(32))(features).std() > 0.9
@@ -226,10 +239,20 @@ def test_batch_norms_added_after_it_are_refused() -> None:
         DPSGD().engine(small_net(), optimizer, Schedule(10, 2, 1, 0))
 
 
-@pytest.mark.parametrize("wrong", [
-    {"noise": -1.0}, {"noise": math.nan}, {"noise": math.inf}, {"clip": 0.0}, {"clip": math.nan}, {"delta": 0.0},
-    {"delta": 1.0}, {"delta": math.nan}, {"accountant": "prv", "noise": 0.1},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"noise": -1.0},
+        {"noise": math.nan},
+        {"noise": math.inf},
+        {"clip": 0.0},
+        {"clip": math.nan},
+        {"delta": 0.0},
+        {"delta": 1.0},
+        {"delta": math.nan},
+        {"accountant": "prv", "noise": 0.1},
+    ],
+)
 def test_impossible_settings_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match=r"^dp_sgd: .*got") as caught:
         replace(DPSGD(), **wrong)

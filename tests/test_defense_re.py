@@ -64,9 +64,7 @@ def test_rectangles_are_distributed_like_torchvisions(low: float, high: float, r
     assert same_counts(mine.height * mine.width, other.height * other.width) > 1e-4
     assert same_counts((mine.height == 0).long(), (other.height == 0).long()) > 1e-4
     # The corner given the size, which the margins above do not see: its place within the room, as a share.
-    shares = [
-        ((box.top + 0.5) / (SIDE - box.height + 1))[box.height > 0].double().numpy() for box in (mine, other)
-    ]
+    shares = [((box.top + 0.5) / (SIDE - box.height + 1))[box.height > 0].double().numpy() for box in (mine, other)]
     assert stats.ks_2samp(*shares).pvalue > 1e-4
     # Each pixel's coverage: two binomials of 6,000 draws differ by less than 5 sigma at all 1,024 pixels.
     a, b = cover(mine), cover(other)
@@ -89,8 +87,10 @@ def test_the_papers_statistics(a_e: float, area: float, centre: float, quarter: 
     # .005 for what the reference rounds off, 4 sigma of 40,000 draws for ours.
     for measured, expected in (
         (float((box.height * box.width).double().mean()) / side**2, area),
-        (erased(side // 2), centre), (erased(side // 4), quarter), (erased(0), 0.0),
-    ):  # fmt: skip
+        (erased(side // 2), centre),
+        (erased(side // 4), quarter),
+        (erased(0), 0.0),
+    ):
         assert abs(measured - expected) < 0.005 + 4 * 0.5 / n**0.5
 
 
@@ -212,9 +212,12 @@ def test_zero_strength_is_no_defense_bit_for_bit_through_a_whole_training() -> N
     plain = trained()
     assert equal(plain, trained())
     for defense in (
-        NoDefense(), RandomErasing(p=0.0), RandomErasing(a_e=0.0, a_min=0.0), RandomErasing(p=0.0, fill="noise"),
+        NoDefense(),
+        RandomErasing(p=0.0),
+        RandomErasing(a_e=0.0, a_min=0.0),
+        RandomErasing(p=0.0, fill="noise"),
         RandomErasing(a_e=0.0, a_min=0.0, location="torus"),
-    ):  # fmt: skip
+    ):
         assert equal(plain, trained(defense)), defense
     assert not equal(plain, trained(RandomErasing()))
 
@@ -230,10 +233,19 @@ def test_stacking_a_defense_shifts_nobodys_randomness() -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"a_e": 1.1}, {"a_e": 0.05}, {"a_min": 0.5}, {"a_e": -0.1}, {"p": 1.5}, {"p": -0.1}, {"ratio": (0.0, 1.0)},
-        {"ratio": (2.0, 1.0)}, {"a_e": float("nan")}, {"p": float("nan")}, {"ratio": (float("nan"), 1.0)},
+        {"a_e": 1.1},
+        {"a_e": 0.05},
+        {"a_min": 0.5},
+        {"a_e": -0.1},
+        {"p": 1.5},
+        {"p": -0.1},
+        {"ratio": (0.0, 1.0)},
+        {"ratio": (2.0, 1.0)},
+        {"a_e": float("nan")},
+        {"p": float("nan")},
+        {"ratio": (float("nan"), 1.0)},
     ],
-)  # fmt: skip
+)
 def test_settings_out_of_range_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(UserError, match="re: ") as caught:
         RandomErasing(**settings)  # type: ignore[arg-type]

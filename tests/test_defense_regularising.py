@@ -16,16 +16,7 @@ from worlds import colours
 
 from mibench import models, registry
 from mibench.core import Access, Batch, Defense, Oracle, Step
-from mibench.defenses.bido import (
-    BilateralDependency,
-    centred,
-    coco,
-    gaussian,
-    hsic,
-    linear,
-    shrunk,
-    stages,
-)
+from mibench.defenses.bido import BilateralDependency, centred, coco, gaussian, hsic, linear, shrunk, stages
 from mibench.defenses.loft import LowRank, adapted
 from mibench.defenses.ls import LabelSmoothing, smoothed
 from mibench.defenses.mid import Bottleneck, MutualInformation, divergence
@@ -126,11 +117,18 @@ def test_it_commutes_with_mixing_and_leaves_all_but_the_targets() -> None:
 @pytest.mark.parametrize(
     ("ramp", "epoch", "expected"),
     [
-        ("ref", 0, 0.0), ("ref", 49, 0.0), ("ref", 50, -0.001), ("ref", 74, -0.025), ("ref", 75, -0.05),
-        ("ref", 99, -0.05), ("continuous", 49, 0.0), ("continuous", 50, -0.002), ("continuous", 74, -0.05),
+        ("ref", 0, 0.0),
+        ("ref", 49, 0.0),
+        ("ref", 50, -0.001),
+        ("ref", 74, -0.025),
+        ("ref", 75, -0.05),
+        ("ref", 99, -0.05),
+        ("continuous", 49, 0.0),
+        ("continuous", 50, -0.002),
+        ("continuous", 74, -0.05),
         ("continuous", 75, -0.05),
     ],
-)  # fmt: skip
+)
 def test_golden_values_of_the_schedule(ramp: Any, epoch: int, expected: float) -> None:
     """defenses.md section 4: the reference divides by E - 50, so it reaches half of alpha and jumps."""
     defense = NegativeLabelSmoothing(-0.05, ramp=ramp)
@@ -271,8 +269,9 @@ def naive_gaussian(z: Tensor, sigma: float) -> Tensor:
     k = torch.zeros(m, m, dtype=torch.float64)
     for i in range(m):
         for j in range(m):
-            k[i, j] = math.exp(-sum((float(a) - float(b)) ** 2 for a, b in zip(z[i], z[j], strict=True))
-                               / (2 * sigma**2 * d))  # fmt: skip
+            k[i, j] = math.exp(
+                -sum((float(a) - float(b)) ** 2 for a, b in zip(z[i], z[j], strict=True)) / (2 * sigma**2 * d)
+            )
     return k
 
 
@@ -421,12 +420,24 @@ def test_the_penalty_stays_on_the_device(measure: Any) -> None:
         ("vgg16_bn64", [f"convolutions.{place}" for place in (6, 13, 23, 33, 43)]),
         ("resnet18", ["layer1", "layer2", "layer3", "layer4"]),
         ("vgg16_bn", [f"features.{place}" for place in (6, 13, 23, 33, 43)]),
-        ("densenet121", [f"features.{part}" for part in (
-            "denseblock1", "transition1", "denseblock2", "transition2", "denseblock3", "transition3", "denseblock4"
-        )]),
+        (
+            "densenet121",
+            [
+                f"features.{part}"
+                for part in (
+                    "denseblock1",
+                    "transition1",
+                    "denseblock2",
+                    "transition2",
+                    "denseblock3",
+                    "transition3",
+                    "denseblock4",
+                )
+            ],
+        ),
         ("vit_b_16", []),
     ],
-)  # fmt: skip
+)
 def test_hidden_layers_of_every_architecture(name: str, expected: list[str]) -> None:
     with torch.device("meta"):
         model = models.build(name, 10, (3, 64, 64))
@@ -534,9 +545,9 @@ def test_stage_2_sets_the_confidence_on_training_images(b: float) -> None:
 # --- what all share -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("defense", [
-    LowRank(rank=5), LowRank(rank=5, tanh=False), MutualInformation(), MutualInformation(serve="noise")
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "defense", [LowRank(rank=5), LowRank(rank=5, tanh=False), MutualInformation(), MutualInformation(serve="noise")]
+)
 @pytest.mark.parametrize("name", ["cnn", "ir"])
 def test_changed_heads_fold_and_answer_an_attacker(defense: Defense, name: str) -> None:
     model = cnn(defense, name=name).eval()
@@ -555,16 +566,34 @@ def test_changed_heads_fold_and_answer_an_attacker(defense: Defense, name: str) 
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("ls", {"alpha": -0.1}), ("ls", {"alpha": 1.5}), ("ls", {"alpha": NAN}),
-        ("nls", {"alpha": 0.1}), ("nls", {"alpha": NAN}), ("nls", {"alpha": -math.inf}), ("nls", {"begin": 0.8}),
-        ("nls", {"full": 1.2}), ("nls", {"begin": NAN}), ("nls", {"full": NAN}),
-        ("mid", {"beta": -1.0}), ("mid", {"beta": NAN}), ("mid", {"beta": math.inf}), ("mid", {"k": 0}),
-        ("bido", {"lambda_x": -0.1}), ("bido", {"lambda_x": NAN}), ("bido", {"ratio": -1.0}), ("bido", {"ratio": NAN}),
-        ("bido", {"sigma": 0.0}), ("bido", {"sigma": NAN}), ("bido", {"pool_to": 0}),
-        ("loft", {"rank": 0}), ("loft", {"confidence_b": -1.0}), ("loft", {"confidence_b": NAN}),
-        ("loft", {"stage2": 1.5}), ("loft", {"stage2": NAN}),
+        ("ls", {"alpha": -0.1}),
+        ("ls", {"alpha": 1.5}),
+        ("ls", {"alpha": NAN}),
+        ("nls", {"alpha": 0.1}),
+        ("nls", {"alpha": NAN}),
+        ("nls", {"alpha": -math.inf}),
+        ("nls", {"begin": 0.8}),
+        ("nls", {"full": 1.2}),
+        ("nls", {"begin": NAN}),
+        ("nls", {"full": NAN}),
+        ("mid", {"beta": -1.0}),
+        ("mid", {"beta": NAN}),
+        ("mid", {"beta": math.inf}),
+        ("mid", {"k": 0}),
+        ("bido", {"lambda_x": -0.1}),
+        ("bido", {"lambda_x": NAN}),
+        ("bido", {"ratio": -1.0}),
+        ("bido", {"ratio": NAN}),
+        ("bido", {"sigma": 0.0}),
+        ("bido", {"sigma": NAN}),
+        ("bido", {"pool_to": 0}),
+        ("loft", {"rank": 0}),
+        ("loft", {"confidence_b": -1.0}),
+        ("loft", {"confidence_b": NAN}),
+        ("loft", {"stage2": 1.5}),
+        ("loft", {"stage2": NAN}),
     ],
-)  # fmt: skip
+)
 def test_settings_out_of_range_are_refused(name: str, settings: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"^{name}: {next(iter(settings))}|^{name}: shares") as caught:
         registry.load("defenses", name)(**settings)

@@ -27,8 +27,13 @@ from mibench.rng import Noise
 K, SIDE = 6, 16
 NAN, INF = float("nan"), float("inf")
 DEFENSES = [
-    Truncate(2), Rounding(1), Temperature(3.0), ScoreNoise(0.1), ScoreNoise(0.1, "gaussian"), StealthyShield(1.0),
-]  # fmt: skip
+    Truncate(2),
+    Rounding(1),
+    Temperature(3.0),
+    ScoreNoise(0.1),
+    ScoreNoise(0.1, "gaussian"),
+    StealthyShield(1.0),
+]
 ZERO = [Truncate(0), Rounding(0), Temperature(1.0), ScoreNoise(0.0), StealthyShield(0.0)]
 
 
@@ -235,13 +240,17 @@ def solved(f: np.ndarray, q: np.ndarray, budget: float) -> np.ndarray:
 
     balance = np.concatenate([np.ones(k), -np.ones(k)])
     found = optimize.minimize(
-        loss, np.zeros(2 * k), jac=slope, method="SLSQP", options={"maxiter": 500, "ftol": 1e-14},
+        loss,
+        np.zeros(2 * k),
+        jac=slope,
+        method="SLSQP",
+        options={"maxiter": 500, "ftol": 1e-14},
         bounds=[(0, None)] * k + [(0, one) for one in f],
         constraints=[
             {"type": "eq", "fun": lambda v: balance @ v, "jac": lambda v: balance},
             {"type": "ineq", "fun": lambda v: budget - v.sum(), "jac": lambda v: -np.ones(2 * k)},
         ],
-    )  # fmt: skip
+    )
     return f + found.x[:k] - found.x[k:]
 
 
@@ -287,8 +296,12 @@ def test_the_class_is_drawn_from_the_softmax_of_the_scores() -> None:
     n, f = 20_000, torch.tensor([0.5, 0.3, 0.2])
     drawn = Shield(probs(3, 3), 1.0, 0.5).label(f.expand(n, 3), noise(n))
     expected = torch.softmax(f / 0.5, 0) * n
-    assert stats.chisquare(drawn.bincount(minlength=3).numpy(), expected.double().numpy() * n / float(
-        expected.double().sum())).pvalue > 1e-3  # fmt: skip
+    assert (
+        stats.chisquare(
+            drawn.bincount(minlength=3).numpy(), expected.double().numpy() * n / float(expected.double().sum())
+        ).pvalue
+        > 1e-3
+    )
 
 
 def test_a_low_temperature_takes_the_largest_score_and_k_classes_need_a_lower_one() -> None:
@@ -340,9 +353,7 @@ def test_a_shielded_service_is_its_equation() -> None:
     service, x = defense.deploy(model, memory), to_float(split.images)
     told, f = service(x).softmax(1), model(x).softmax(1)
     budget = 0.8 * entropy(f)
-    fits = [
-        (nearest(f, memory.q[y].expand(36, 3), budget) - told).abs().amax(1) < 1e-5 for y in range(3)
-    ]
+    fits = [(nearest(f, memory.q[y].expand(36, 3), budget) - told).abs().amax(1) < 1e-5 for y in range(3)]
     assert torch.stack(fits).any(0).all(), "towards one of the classes"
     assert all(fit.any() for fit in fits), "and not always the same"
     assert ((told - f).abs().sum(1) <= budget + 1e-5).all()
@@ -351,14 +362,23 @@ def test_a_shielded_service_is_its_equation() -> None:
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("truncate", {"k": -1}), ("rounding", {"digits": -1}), ("rounding", {"digits": 8}),
-        ("temperature", {"temperature": 0.0}), ("temperature", {"temperature": -1.0}),
-        ("temperature", {"temperature": NAN}), ("temperature", {"temperature": INF}),
-        ("noise", {"scale": -0.1}), ("noise", {"scale": NAN}), ("noise", {"scale": INF}),
-        ("ssd", {"eps": -0.5}), ("ssd", {"eps": NAN}), ("ssd", {"eps": INF}),
-        ("ssd", {"temperature": 0.0}), ("ssd", {"temperature": NAN}),
+        ("truncate", {"k": -1}),
+        ("rounding", {"digits": -1}),
+        ("rounding", {"digits": 8}),
+        ("temperature", {"temperature": 0.0}),
+        ("temperature", {"temperature": -1.0}),
+        ("temperature", {"temperature": NAN}),
+        ("temperature", {"temperature": INF}),
+        ("noise", {"scale": -0.1}),
+        ("noise", {"scale": NAN}),
+        ("noise", {"scale": INF}),
+        ("ssd", {"eps": -0.5}),
+        ("ssd", {"eps": NAN}),
+        ("ssd", {"eps": INF}),
+        ("ssd", {"temperature": 0.0}),
+        ("ssd", {"temperature": NAN}),
     ],
-)  # fmt: skip
+)
 def test_settings_out_of_range_are_refused(name: str, settings: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"{name}: ") as caught:
         registry.load("defenses", name)(**settings)

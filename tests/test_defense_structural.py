@@ -148,12 +148,21 @@ def test_a_block_without_a_body_is_worked_out_by_hand() -> None:
     assert torch.equal(gradient, torch.full_like(x, 0.25))
 
 
-@pytest.mark.parametrize(("name", "stages", "blocks", "place"), [
-    ("resnet", 1, 1, "trunk.stage3."), ("ir", 1, 1, "trunk.stage4."), ("facenet64", 1, 3, "trunk.stage4."),
-    ("ir152", 2, 39, "trunk.stage"), ("resnet18", 1, 2, "trunk.layer4."), ("resnet50", 1, 3, "trunk.layer4."),
-    ("resnet152", 2, 39, "trunk.layer"), ("wide_resnet50_2", 1, 3, "trunk.layer4."), ("resnet", 3, 3, "trunk.stage"),
-    ("resnet18", 0, 0, ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "stages", "blocks", "place"),
+    [
+        ("resnet", 1, 1, "trunk.stage3."),
+        ("ir", 1, 1, "trunk.stage4."),
+        ("facenet64", 1, 3, "trunk.stage4."),
+        ("ir152", 2, 39, "trunk.stage"),
+        ("resnet18", 1, 2, "trunk.layer4."),
+        ("resnet50", 1, 3, "trunk.layer4."),
+        ("resnet152", 2, 39, "trunk.layer"),
+        ("wide_resnet50_2", 1, 3, "trunk.layer4."),
+        ("resnet", 3, 3, "trunk.stage"),
+        ("resnet18", 0, 0, ""),
+    ],
+)
 def test_every_block_of_the_last_stages_is_changed(name: str, stages: int, blocks: int, place: str) -> None:
     model = RemovedSkips(stages).surgery(meta(name))
     found = [path for path, module in model.named_modules() if isinstance(module, Scaled)]
@@ -161,10 +170,17 @@ def test_every_block_of_the_last_stages_is_changed(name: str, stages: int, block
     assert isinstance(model, Classifier)
 
 
-@pytest.mark.parametrize(("name", "defense"), [
-    ("resnet", WeakSkips(1.0)), ("resnet", LaterRemovedSkips(1.0)), ("resnet", RemovedSkips(0)),
-    ("ir", WeakSkips(1.0)), ("ir", LaterRemovedSkips(1.0)), ("resnet18", WeakSkips(1.0)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "defense"),
+    [
+        ("resnet", WeakSkips(1.0)),
+        ("resnet", LaterRemovedSkips(1.0)),
+        ("resnet", RemovedSkips(0)),
+        ("ir", WeakSkips(1.0)),
+        ("ir", LaterRemovedSkips(1.0)),
+        ("resnet18", WeakSkips(1.0)),
+    ],
+)
 def test_k_of_one_is_no_defense_bit_for_bit(name: str, defense: Defense) -> None:
     plain, model = build(name), build(name, defense)
     train(plain, epochs=1, count=8)
@@ -226,25 +242,28 @@ def test_nets_without_such_skip_connections_are_refused(name: str, defense: Defe
         defense.surgery(meta(name))
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (lambda: RemovedSkips(-1), "stages must be >= 0"),
-    (lambda: RemovedSkips(4).surgery(meta("resnet")), "stages must be <= 3 for this architecture, got 4"),
-    (lambda: WeakSkips(0.0), r"keep must lie in \(0, 1\], got 0.0.*rolss"),
-    (lambda: WeakSkips(1.5), "keep must lie in"),
-    (lambda: WeakSkips(math.nan), "keep must lie in"),
-    (lambda: LaterRemovedSkips(-0.1), "warm must lie in"),
-    (lambda: LaterRemovedSkips(1.1), "warm must lie in"),
-    (lambda: LaterRemovedSkips(math.nan), "warm must lie in"),
-    (lambda: FrozenPrefix(1.01), "freeze must lie in"),
-    (lambda: FrozenPrefix(-0.01), "freeze must lie in"),
-    (lambda: FrozenPrefix(math.nan), "freeze must lie in"),
-    (lambda: SparseCoding(layers=3), "layers must be 1 or 2"),
-    (lambda: SparseCoding(lam=math.nan), "lam must be >= 0"),
-    (lambda: SparseCoding(lam=math.inf), "lam must be >= 0"),
-    (lambda: SparseCoding(iterations=0), "iterations must be >= 1"),
-    (lambda: SparseCoding(tau=0.5), "tau must be >= 1"),
-    (lambda: SparseCoding(tau=math.nan), "tau must be >= 1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: RemovedSkips(-1), "stages must be >= 0"),
+        (lambda: RemovedSkips(4).surgery(meta("resnet")), "stages must be <= 3 for this architecture, got 4"),
+        (lambda: WeakSkips(0.0), r"keep must lie in \(0, 1\], got 0.0.*rolss"),
+        (lambda: WeakSkips(1.5), "keep must lie in"),
+        (lambda: WeakSkips(math.nan), "keep must lie in"),
+        (lambda: LaterRemovedSkips(-0.1), "warm must lie in"),
+        (lambda: LaterRemovedSkips(1.1), "warm must lie in"),
+        (lambda: LaterRemovedSkips(math.nan), "warm must lie in"),
+        (lambda: FrozenPrefix(1.01), "freeze must lie in"),
+        (lambda: FrozenPrefix(-0.01), "freeze must lie in"),
+        (lambda: FrozenPrefix(math.nan), "freeze must lie in"),
+        (lambda: SparseCoding(layers=3), "layers must be 1 or 2"),
+        (lambda: SparseCoding(lam=math.nan), "lam must be >= 0"),
+        (lambda: SparseCoding(lam=math.inf), "lam must be >= 0"),
+        (lambda: SparseCoding(iterations=0), "iterations must be >= 1"),
+        (lambda: SparseCoding(tau=0.5), "tau must be >= 1"),
+        (lambda: SparseCoding(tau=math.nan), "tau must be >= 1"),
+    ],
+)
 def test_impossible_settings_are_refused(make: Any, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         make()
@@ -345,6 +364,7 @@ def layer_of(
 def dictionary(layer: SparseLayer, shape: tuple[int, ...]) -> Tensor:
     """The matrix whose columns are the atoms at their places: what `code -> image` is, spelled out."""
     with torch.no_grad():
+
         def analyse(s: Tensor) -> Tensor:
             return F.conv2d(s, layer.atoms(), None, layer.stride, layer.padding).flatten(1)
 
@@ -373,9 +393,7 @@ def test_a_long_run_ends_at_the_lasso(kernel: int, stride: int, side: int) -> No
         # sklearn divides the squared error by the number of pixels.
         lasso = Lasso(layer.lam / len(target), positive=True, fit_intercept=False, tol=1e-10, max_iter=100_000)
         solved = torch.tensor(lasso.fit(d.double().numpy(), target.double().numpy()).coef_).float()
-        value, best = (
-            0.5 * (target - d @ a).square().sum() + layer.lam * a.sum() for a in (row, solved)
-        )
+        value, best = (0.5 * (target - d @ a).square().sum() + layer.lam * a.sum() for a in (row, solved))
         torch.testing.assert_close(value, best, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(d @ row, d @ solved, rtol=0, atol=5e-3)
 
@@ -520,10 +538,14 @@ def test_sca_is_refused_where_there_is_no_convolution() -> None:
 # --- served -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "defense"), [
-    *[(name, defense) for name in ("resnet", "ir") for defense in (*SKIPS, FrozenPrefix(0.3), SparseCoding())],
-    ("resnet18", WeakSkips()), ("resnet18", SparseCoding(iterations=4)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "defense"),
+    [
+        *[(name, defense) for name in ("resnet", "ir") for defense in (*SKIPS, FrozenPrefix(0.3), SparseCoding())],
+        ("resnet18", WeakSkips()),
+        ("resnet18", SparseCoding(iterations=4)),
+    ],
+)
 def test_folding_what_was_trained_changes_nothing_but_rounding(name: str, defense: Defense) -> None:
     model = build(name, defense)
     train(model, defense, epochs=1, count=12)

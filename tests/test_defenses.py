@@ -101,9 +101,13 @@ def plugin(name: str, **settings: Any) -> Defense:
 
 
 def train(
-    architecture: str, *defenses: Defense, precision: str = "fp32", checkpoint: Path | None = None,
-    recipe: Training = RECIPE, reporter: Any = None,
-) -> Trained:  # fmt: skip
+    architecture: str,
+    *defenses: Defense,
+    precision: str = "fp32",
+    checkpoint: Path | None = None,
+    recipe: Training = RECIPE,
+    reporter: Any = None,
+) -> Trained:
     stack = list(defenses)
     model = network(architecture, stack)
     engine = resolve("cpu", precision)

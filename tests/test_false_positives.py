@@ -44,8 +44,12 @@ def test_log_odds_do_not_change_with_a_shift_of_all_logits() -> None:
 def test_impostors_are_everybody_claimed_as_everybody_else() -> None:
     logits, labels = draw(4, 6), torch.tensor([0, 2, 5, -1])
     found = impostor_scores(logits, labels, 3)
-    wanted = [log_odds(logits[i : i + 1], torch.tensor([y]))
-              for i, own in enumerate(labels.tolist()) for y in range(3) if y != own]  # fmt: skip
+    wanted = [
+        log_odds(logits[i : i + 1], torch.tensor([y]))
+        for i, own in enumerate(labels.tolist())
+        for y in range(3)
+        if y != own
+    ]
     torch.testing.assert_close(found, torch.cat(wanted))
     assert len(found) == 2 + 2 + 3 + 3
 
@@ -65,12 +69,17 @@ def test_one_percent_of_two_hundred_is_two() -> None:
     assert threshold(values) == 197.0 and threshold(values[:99]) == 98.0
 
 
-@pytest.mark.parametrize("give", [
-    lambda: threshold(torch.zeros(0, dtype=torch.float64)), lambda: threshold(torch.zeros(3, dtype=torch.float64), 1.0),
-    lambda: log_odds(torch.tensor([[1.0, math.nan]]), torch.tensor([0])),
-    lambda: log_odds(draw(1, 3), torch.tensor([3])), lambda: log_odds(draw(1, 1), torch.tensor([0])),
-    lambda: kappa(torch.zeros(0).bool(), torch.zeros(0).bool()),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "give",
+    [
+        lambda: threshold(torch.zeros(0, dtype=torch.float64)),
+        lambda: threshold(torch.zeros(3, dtype=torch.float64), 1.0),
+        lambda: log_odds(torch.tensor([[1.0, math.nan]]), torch.tensor([0])),
+        lambda: log_odds(draw(1, 3), torch.tensor([3])),
+        lambda: log_odds(draw(1, 1), torch.tensor([0])),
+        lambda: kappa(torch.zeros(0).bool(), torch.zeros(0).bool()),
+    ],
+)
 def test_what_cannot_be_judged_is_refused(give: object) -> None:
     with pytest.raises(ValueError, match=r"calibrated success|kappa"):
         give()  # type: ignore[operator]
@@ -99,8 +108,12 @@ def test_agreement_is_of_different_families_only() -> None:
 
 def line(train: list[float], heldout: list[float], owners: list[int]) -> dict[str, torch.Tensor]:
     labels = torch.tensor(owners)
-    return {"train_features": torch.tensor(train)[:, None], "train_labels": labels,
-            "heldout_features": torch.tensor(heldout)[:, None], "heldout_labels": labels}  # fmt: skip
+    return {
+        "train_features": torch.tensor(train)[:, None],
+        "train_labels": labels,
+        "heldout_features": torch.tensor(heldout)[:, None],
+        "heldout_labels": labels,
+    }
 
 
 def test_the_yardstick_in_closed_form() -> None:
@@ -149,8 +162,9 @@ def test_every_number_is_in_the_table_of_images() -> None:
 def test_the_threshold_lets_one_percent_of_the_heldout_impostors_pass_and_counts_their_own() -> None:
     report, _ = scored()
     for name, found in report["evaluators"].items():
-        tensors, _ = artifacts.read_tensors(world().one(f"evaluators/digiface-{name}-*") / "features.safetensors",
-                                            "private features")  # fmt: skip
+        tensors, _ = artifacts.read_tensors(
+            world().one(f"evaluators/digiface-{name}-*") / "features.safetensors", "private features"
+        )
         limit, logits, labels = found["calibration"]["threshold"], tensors["heldout_logits"], tensors["heldout_labels"]
         impostors = impostor_scores(logits, labels, 4)
         assert found["calibration"]["held_out"]["pairs"] == len(impostors) == 8 * 3
@@ -171,6 +185,7 @@ def test_an_image_of_somebody_else_is_no_success_though_it_is_the_best_answer() 
     private = line([0.0, 0.0], [0.0, 1.0], [0, 0])
     for logits, wanted in ((looks_alike, 0.0), (likeness, 1.0)):
         columns = {"open_top1": torch.tensor([True]), "knn_heldout": torch.ones(1, dtype=torch.float64)}
-        _, said = false_positives.measure(logits, torch.tensor([0]), columns, torch.tensor([True]), private,
-                                          {"threshold": limit})  # fmt: skip
+        _, said = false_positives.measure(
+            logits, torch.tensor([0]), columns, torch.tensor([True]), private, {"threshold": limit}
+        )
         assert said["calibrated"]["value"] == wanted and said["gap"]["value"] == 0

@@ -96,7 +96,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("train --dataset folder", "needs the folder of your pictures"),
         ("train --dataset folder --set data.path=nowhere", "there is no folder nowhere/private"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_one_line_and_writes_nothing(words: str, told: str, tmp_path: Path) -> None:
     assert told in command(*words.split()).error
     assert list(tmp_path.iterdir()) == []
@@ -250,8 +250,9 @@ def test_data_that_changed_since_training_are_refused(tmp_path: Path) -> None:
     target = command("train-target", *words, *sets(training__epochs=1)).last
     picture(tmp_path / "pics/private/private0/0.png", "L")
     artifacts._opened.clear()
-    told = command("invert", "--method", "prior_sample", "--prior", "public", "--dataset", "folder",
-                   "--target", target.name).error  # fmt: skip
+    told = command(
+        "invert", "--method", "prior_sample", "--prior", "public", "--dataset", "folder", "--target", target.name
+    ).error
     assert "are not those that" in told and target.name in told
     shutil.rmtree(tmp_path / "pics")
     artifacts._opened.clear()
@@ -403,16 +404,24 @@ main()
 """
 
 
-@pytest.mark.parametrize(("limit", "words"), [
-    (60_000, ["train-target", *SMALL, *sets(training__epochs=2)]),
-    (20_000, ["train-prior", "--prior", "public", *SMALL]),
-], ids=["torch.save", "safetensors"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
+        (60_000, ["train-target", *SMALL, *sets(training__epochs=2)]),
+        (20_000, ["train-prior", "--prior", "public", *SMALL]),
+    ],
+    ids=["torch.save", "safetensors"],
+)
 def test_writers_that_have_errors_of_their_own(tmp_path: Path, limit: int, words: list[str]) -> None:
     """A limit on file sizes stops torch's and safetensors' writers just as a full disk does; neither raises OSError."""
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(limit), *words], cwd=tmp_path, env={**os.environ, **ENVIRONMENT},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", LIMITED, str(limit), *words],
+        cwd=tmp_path,
+        env={**os.environ, **ENVIRONMENT},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("mibench: error: writing ") and line.endswith("run the same command again")

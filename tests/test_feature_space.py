@@ -259,9 +259,7 @@ def test_two_reconstructions_of_a_person_have_no_hull_and_everything_else() -> N
 
 def test_every_identity_counts_once_in_a_full_group() -> None:
     labels = torch.arange(8).repeat(3)
-    assert list(features.groups(labels, 3)) == [
-        ([0, 1, 2], [0, 1, 2]), ([3, 4, 5], [3, 4, 5]), ([5, 6, 7], [6, 7]),
-    ]  # fmt: skip
+    assert list(features.groups(labels, 3)) == [([0, 1, 2], [0, 1, 2]), ([3, 4, 5], [3, 4, 5]), ([5, 6, 7], [6, 7])]
     assert list(features.groups(torch.tensor([4, 2, 4]), 6)) == [([2, 4], [2, 4])]
 
 

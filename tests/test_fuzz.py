@@ -44,9 +44,13 @@ TRIED: Counter[str] = Counter()
 
 def examples(count: int) -> settings:
     return settings(
-        max_examples=count * TIMES, derandomize=True, deadline=None, database=None,
-        suppress_health_check=list(HealthCheck), phases=(Phase.generate,),
-    )  # fmt: skip
+        max_examples=count * TIMES,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        phases=(Phase.generate,),
+    )
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -137,12 +141,77 @@ BUILT = [(kind, name) for kind, name in PLUGINS if registry.card(kind, name).get
 BUILT += [("attacks", name) for name in ("gmi+eot", "ppa+align", "ppa+eot+align")]
 
 ODD: list[Any] = [
-    "", " ", "nan", "-nan", "inf", "-inf", "1e400", "-1e400", "1e308", "1e-320", "-0.0", "9" * 30, "9" * 400, "9" * 5000,  # noqa: E501
-    "-1", "0", "1", "2", "0.5", "1.5", "1_0", "0x10", "٣", "½", "true", "none", "None", "[]", "()", "{}", "[1", "1,2", ",",  # noqa: E501
-    "1,2,3,4,5", "nan,nan", "\x00", "\x1b[31m", "a\nb", "\ud800", "😀" * 50, "x" * 5000, "../../x", "a=b", "%s{0}",
-    None, True, False, 0, 1, -1, 3, 10**18, 10**30, -(10**400), 0.5, -0.5, 1e308, math.nan, math.inf, -math.inf,
-    [], [1], [1, [2]], ["a"], [math.nan, 1], (), {}, {"a": 1}, b"x", 1j,
-]  # fmt: skip
+    "",
+    " ",
+    "nan",
+    "-nan",
+    "inf",
+    "-inf",
+    "1e400",
+    "-1e400",
+    "1e308",
+    "1e-320",
+    "-0.0",
+    "9" * 30,
+    "9" * 400,
+    "9" * 5000,
+    "-1",
+    "0",
+    "1",
+    "2",
+    "0.5",
+    "1.5",
+    "1_0",
+    "0x10",
+    "٣",
+    "½",
+    "true",
+    "none",
+    "None",
+    "[]",
+    "()",
+    "{}",
+    "[1",
+    "1,2",
+    ",",
+    "1,2,3,4,5",
+    "nan,nan",
+    "\x00",
+    "\x1b[31m",
+    "a\nb",
+    "\ud800",
+    "😀" * 50,
+    "x" * 5000,
+    "../../x",
+    "a=b",
+    "%s{0}",
+    None,
+    True,
+    False,
+    0,
+    1,
+    -1,
+    3,
+    10**18,
+    10**30,
+    -(10**400),
+    0.5,
+    -0.5,
+    1e308,
+    math.nan,
+    math.inf,
+    -math.inf,
+    [],
+    [1],
+    [1, [2]],
+    ["a"],
+    [math.nan, 1],
+    (),
+    {},
+    {"a": 1},
+    b"x",
+    1j,
+]
 """Values that no setting expects."""
 
 
@@ -223,10 +292,46 @@ def test_text_to_plugin_to_specification_and_back(data: st.DataObject) -> None:
 
 
 WORDS = st.text(max_size=12) | st.sampled_from(
-    ["", "+", "re+", "+re", "re+re", "none+re", "re+bido", "ppa+eot", "eot", "ppa+ppa", "ppa+eot+eot", "gmi+", "all", "ppa,gmi",  # noqa: E501
-     "a+b", ",", "resnet,ir", "wgan_gp+x", "../x", "/", "~nobody/x", "\x1b[2J", "a\nb", "1e9", "-5", "9" * 25, "\u202eabc",  # noqa: E501
-     "digiface", "folder", "orl", "gmi", "quick", "paper", "cnn", "public", "imagenet", "x" * 5000]
-)  # fmt: skip
+    [
+        "",
+        "+",
+        "re+",
+        "+re",
+        "re+re",
+        "none+re",
+        "re+bido",
+        "ppa+eot",
+        "eot",
+        "ppa+ppa",
+        "ppa+eot+eot",
+        "gmi+",
+        "all",
+        "ppa,gmi",
+        "a+b",
+        ",",
+        "resnet,ir",
+        "wgan_gp+x",
+        "../x",
+        "/",
+        "~nobody/x",
+        "\x1b[2J",
+        "a\nb",
+        "1e9",
+        "-5",
+        "9" * 25,
+        "\u202eabc",
+        "digiface",
+        "folder",
+        "orl",
+        "gmi",
+        "quick",
+        "paper",
+        "cnn",
+        "public",
+        "imagenet",
+        "x" * 5000,
+    ]
+)
 SETS = st.builds(
     lambda owner, field, value: f"{owner}{field}={value}",
     st.sampled_from(["", "data.", "training.", "prior.", "evaluator.", "eot.", "re.", ".", "a.b."])
@@ -289,10 +394,15 @@ identities = 2
 informed = false
 """
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(10**30), 10**30) | st.floats() | st.text(max_size=8)
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**30), 10**30)
+    | st.floats()
+    | st.text(max_size=8)
     | st.sampled_from(["re", "ppa", "all", "grid", "re location", "'", "none+re", "digiface", "a\x1b[0m"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3), max_leaves=5,
-)  # fmt: skip
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
 
 
 def toml(value: Any) -> str:
@@ -334,14 +444,37 @@ def test_suites_that_were_damaged(seed: int) -> None:
     suite(Path("/tmp") / f"mibench-fuzz-{os.getpid()}.toml", damaged(SUITE.encode(), rng))
 
 
-@pytest.mark.parametrize("content", [
-    b"", b"\xff\xfe", b"\x00", b"a = " + b"[" * 100_000, b"a = " + b"{b=" * 5000, b"seeds = [" + b"9" * 5000 + b"]",
-    b"seeds = [0x" + b"f" * 5000 + b"]", b"title = 0x" + b"f" * 5000, b"sweep = []", b"sweep = 1", b"[[sweep]]\n" * 3,
-    b"[settings.data]\nidentities = 0x" + b"f" * 5000, b"seeds = [-1]", b"seeds = [true]", b"strengths = [1979-05-27]",
-    b"defenses = []", b"defenses = ['']", b"methods = ['gmi steps=1e400']", b"a." * 3000 + b"b = 1",
-    b"strengths = [nan]", b"strengths = [{a = 1}]", b"[settings.data]\npath = 'a\\u0000b'", b"[settings.data]\n'' = 1",
-    b"dataset = 'folder'\n[settings.data]\npath = \"a\\u0000b\"", b"dataset = 'folder'\n[settings.data]\npath = '~nobody/x'",  # noqa: E501
-], ids=range(25))  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\xfe",
+        b"\x00",
+        b"a = " + b"[" * 100_000,
+        b"a = " + b"{b=" * 5000,
+        b"seeds = [" + b"9" * 5000 + b"]",
+        b"seeds = [0x" + b"f" * 5000 + b"]",
+        b"title = 0x" + b"f" * 5000,
+        b"sweep = []",
+        b"sweep = 1",
+        b"[[sweep]]\n" * 3,
+        b"[settings.data]\nidentities = 0x" + b"f" * 5000,
+        b"seeds = [-1]",
+        b"seeds = [true]",
+        b"strengths = [1979-05-27]",
+        b"defenses = []",
+        b"defenses = ['']",
+        b"methods = ['gmi steps=1e400']",
+        b"a." * 3000 + b"b = 1",
+        b"strengths = [nan]",
+        b"strengths = [{a = 1}]",
+        b"[settings.data]\npath = 'a\\u0000b'",
+        b"[settings.data]\n'' = 1",
+        b"dataset = 'folder'\n[settings.data]\npath = \"a\\u0000b\"",
+        b"dataset = 'folder'\n[settings.data]\npath = '~nobody/x'",
+    ],
+    ids=range(25),
+)
 def test_suites_that_are_hard_to_read(folder: Path, content: bytes) -> None:
     suite(folder / "a.toml", content)
 
@@ -363,8 +496,27 @@ def rewritten(text: str, rng: random.Random) -> str:
         seen.append((where, rng.choice(sorted(where) if isinstance(where, dict) else range(len(where)))))
         where = where[seen[-1][1]]
     owner, key = seen[-1]
-    odd: list[Any] = [None, True, 0, -1, 1e300, 10**25, "", "x", [], {}, [[]], {"a": 1}, "../../x", "/etc/passwd",
-                      "a\nb", "\x1b[31m", "\ud800", "A552C58E", *["HOLE"] * 8]  # fmt: skip
+    odd: list[Any] = [
+        None,
+        True,
+        0,
+        -1,
+        1e300,
+        10**25,
+        "",
+        "x",
+        [],
+        {},
+        [[]],
+        {"a": 1},
+        "../../x",
+        "/etc/passwd",
+        "a\nb",
+        "\x1b[31m",
+        "\ud800",
+        "A552C58E",
+        *["HOLE"] * 8,
+    ]
     if rng.random() < 0.3:
         del owner[key]
     else:
@@ -530,10 +682,13 @@ def stages(root: Path) -> dict[str, tuple[tuple[str, ...], str]]:
     inversion = world().one("inversions/kedmi-*").name
     return {
         "score": (("score", "--inversion", inversion, *JUDGES), "scores/kedmi-*"),
-        "invert": (("invert", "--method", "prior_sample", "--prior", "public", *SMALL, *sets(images=1)), "inversions/prior_sample-*"),  # noqa: E501
+        "invert": (
+            ("invert", "--method", "prior_sample", "--prior", "public", *SMALL, *sets(images=1)),
+            "inversions/prior_sample-*",
+        ),
         "features": (("features", inversion, "--json"), "report/features-*"),
         "judge": (("judge", inversion, "--export", "pairs"), ""),
-    }  # fmt: skip
+    }
 
 
 def fresh(root: Path, made: str) -> None:
@@ -644,14 +799,21 @@ def declared(header: bytes, length: int | None = None, body: bytes = b"") -> byt
     return struct.pack("<Q", len(header) if length is None else length) + header + body
 
 
-@pytest.mark.parametrize("content", [
-    declared(b"", 2**64 - 1), declared(b"{}", 2**40), declared(b"{" * 100_000), declared(b"[" * 100_000),
-    declared(b'{"a":{"dtype":"F32","shape":[%d],"data_offsets":[0,%d]}}' % (2**50, 2**52)),
-    declared(b'{"a":{"dtype":"F32","shape":[%d,%d],"data_offsets":[0,4]}}' % (2**62, 2**62), body=b"\0" * 4),
-    declared(b'{"a":{"dtype":"F32","shape":[0,%d],"data_offsets":[0,0]}}' % 2**62),
-    declared(b'{"__metadata__":{"mibench":"' + b"[" * 50_000 + b'"}}'),
-    declared(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[-4,0]}}'),
-], ids=range(9))  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        declared(b"", 2**64 - 1),
+        declared(b"{}", 2**40),
+        declared(b"{" * 100_000),
+        declared(b"[" * 100_000),
+        declared(b'{"a":{"dtype":"F32","shape":[%d],"data_offsets":[0,%d]}}' % (2**50, 2**52)),
+        declared(b'{"a":{"dtype":"F32","shape":[%d,%d],"data_offsets":[0,4]}}' % (2**62, 2**62), body=b"\0" * 4),
+        declared(b'{"a":{"dtype":"F32","shape":[0,%d],"data_offsets":[0,0]}}' % 2**62),
+        declared(b'{"__metadata__":{"mibench":"' + b"[" * 50_000 + b'"}}'),
+        declared(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[-4,0]}}'),
+    ],
+    ids=range(9),
+)
 def test_sizes_that_a_header_claims_are_not_allocated(root: Path, content: bytes) -> None:
     import resource
 
@@ -863,8 +1025,16 @@ def bomb(width: int, height: int) -> bytes:
     )
 
 
-SHOTS = [picture("PNG"), picture("JPEG"), picture("PNG", mode="P"), picture("PNG", mode="LA"), picture("PNG", mode="1"),
-         picture("JPEG", mode="CMYK"), picture("PNG", (1, 500)), picture("PNG", (500, 1))]  # fmt: skip
+SHOTS = [
+    picture("PNG"),
+    picture("JPEG"),
+    picture("PNG", mode="P"),
+    picture("PNG", mode="LA"),
+    picture("PNG", mode="1"),
+    picture("JPEG", mode="CMYK"),
+    picture("PNG", (1, 500)),
+    picture("PNG", (500, 1)),
+]
 
 
 def read(name: str, contents: dict[str, bytes]) -> Any:

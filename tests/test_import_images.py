@@ -83,8 +83,11 @@ def test_nothing_is_known_of_how_they_were_made(root: Path, tmp_path: Path) -> N
     assert tables.queries(row) is None
     assert table["protocol"].nunique() == 1  # they stand in the attacks' own table
     report = command("report", "results")
-    line = next(line for line in (report.last / "tables.md").read_text().splitlines() if line.startswith("|")
-                and "| theirs" in line)  # fmt: skip
+    line = next(
+        line
+        for line in (report.last / "tables.md").read_text().splitlines()
+        if line.startswith("|") and "| theirs" in line
+    )
     assert line.replace(" ", "").endswith("||||")
     shown = command("show", run.id)
     assert shown.code == 0 and "another program; queries unknown" in " ".join(shown.out.replace("│", " ").split())
@@ -119,8 +122,12 @@ def test_other_sizes_and_formats_are_converted_and_said(root: Path, tmp_path: Pa
     (folder / PEOPLE[1] / "00.png").unlink()
     (folder / PEOPLE[1] / ".DS_Store").write_text("litter")
     told = score(folder, root)
-    for line in ("1 image(s) converted: resized to 32 x 32", "1 image(s) converted: cropped to a square",
-                 "1 image(s) converted: JPEG", "1 image(s) converted: grey to colour"):  # fmt: skip
+    for line in (
+        "1 image(s) converted: resized to 32 x 32",
+        "1 image(s) converted: cropped to a square",
+        "1 image(s) converted: JPEG",
+        "1 image(s) converted: grey to colour",
+    ):
         assert line in told.err
     inversion = next((root / "inversions").glob("theirs-*"))
     assert set(json.loads((inversion / "metrics.json").read_text())["converted"].values()) == {1}
@@ -146,11 +153,17 @@ def damage(folder: Path, what: str) -> None:
         (folder / PEOPLE[0] / "more").mkdir()
 
 
-@pytest.mark.parametrize(("what", "said"), [
-    ("unknown", "1 folder(s) are no identity of targets/digiface-cnn-re"), ("empty", "the first is 'person 2'; fill"),
-    ("loose", "1 loose file(s), the first is x.png"), ("text", "no PNG or JPEG file, the first is"),
-    ("broken", "1 of 2 image files cannot be read; the first is"), ("deep", "no PNG or JPEG file"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("unknown", "1 folder(s) are no identity of targets/digiface-cnn-re"),
+        ("empty", "the first is 'person 2'; fill"),
+        ("loose", "1 loose file(s), the first is x.png"),
+        ("text", "no PNG or JPEG file, the first is"),
+        ("broken", "1 of 2 image files cannot be read; the first is"),
+        ("deep", "no PNG or JPEG file"),
+    ],
+)
 def test_what_is_no_image_of_a_known_person_is_refused(root: Path, tmp_path: Path, what: str, said: str) -> None:
     folder = saved(root, tmp_path / "theirs", {0: 2})
     damage(folder, what)
@@ -159,19 +172,24 @@ def test_what_is_no_image_of_a_known_person_is_refused(root: Path, tmp_path: Pat
     assert what != "unknown" or "did you mean 'person 0'?" in error
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    (("--images", "nowhere", "--target", "TARGET"), "there is no such folder"),
-    (("--images", "nowhere"), "name it with --target: one of digiface-cnn-re-"),
-    (("--images", "nowhere", "--inversion", "x", "--target", "TARGET"), "exclude each other"),
-    (("--target", "TARGET"), "belong to --images"),
-    (("--images", "theirs", "--target", "TARGET", "--name", "ppa"), "is an attack of mibench"),
-    (("--images", "theirs", "--target", "TARGET", "--name", "../x"), "letters, digits"),
-    (("--images", "theirs", "--target", "INVERSION"), "is not a target"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--images", "nowhere", "--target", "TARGET"), "there is no such folder"),
+        (("--images", "nowhere"), "name it with --target: one of digiface-cnn-re-"),
+        (("--images", "nowhere", "--inversion", "x", "--target", "TARGET"), "exclude each other"),
+        (("--target", "TARGET"), "belong to --images"),
+        (("--images", "theirs", "--target", "TARGET", "--name", "ppa"), "is an attack of mibench"),
+        (("--images", "theirs", "--target", "TARGET", "--name", "../x"), "letters, digits"),
+        (("--images", "theirs", "--target", "INVERSION"), "is not a target"),
+    ],
+)
 def test_what_was_meant_is_asked(root: Path, tmp_path: Path, words: tuple[str, ...], said: str) -> None:
     saved(root, tmp_path / "theirs", {0: 1})
-    names = {"TARGET": next((root / "targets").glob("[!.]*")).name,
-             "INVERSION": next((root / "inversions").glob("[!.]*")).name}  # fmt: skip
+    names = {
+        "TARGET": next((root / "targets").glob("[!.]*")).name,
+        "INVERSION": next((root / "inversions").glob("[!.]*")).name,
+    }
     assert said in command("score", *(names.get(word, word) for word in words)).error
 
 

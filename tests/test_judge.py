@@ -46,14 +46,20 @@ def kinds(questions: list[Question]) -> Counter[str]:
 
 def test_catch_trials_are_what_they_say(questions: list[Question], data: Dataset) -> None:  # noqa: F811
     assert kinds(questions) == {"reconstruction": 8, "same": 2, "other": 2}
-    held = {image.numpy().tobytes(): int(label) for image, label in
-            zip(data.heldout.images, data.heldout.labels, strict=True)}  # fmt: skip
-    train = {image.numpy().tobytes(): int(label) for image, label in
-             zip(data.train.images, data.train.labels, strict=True)}  # fmt: skip
+    held = {
+        image.numpy().tobytes(): int(label)
+        for image, label in zip(data.heldout.images, data.heldout.labels, strict=True)
+    }
+    train = {
+        image.numpy().tobytes(): int(label) for image, label in zip(data.train.images, data.train.labels, strict=True)
+    }
     for question in questions:
         own = held.get(question.image.numpy().tobytes())
-        assert {"same": own == question.label, "other": own not in (None, question.label),
-                "reconstruction": own is None}[question.kind]  # fmt: skip
+        assert {
+            "same": own == question.label,
+            "other": own not in (None, question.label),
+            "reconstruction": own is None,
+        }[question.kind]
         shown = [image.numpy().tobytes() for image in question.references]
         # Only two training images each: both are shown, once; what is asked about never stands beside itself.
         assert len(set(shown)) == 2 and {train[one] for one in shown} == {question.label}
@@ -77,8 +83,11 @@ def test_the_seed_decides_and_the_order_tells_nothing(inversion: Run, data: Data
 
 
 def test_a_score_means_its_inversion_and_a_target_nothing(root: Path, inversion: Run) -> None:  # noqa: F811
-    score = next(find(root, path.name) for path in (root / "scores").glob("gmi-*")
-                 if find(root, path.name).parents["inversion"].id == inversion.id)  # type: ignore[union-attr]
+    score = next(
+        find(root, path.name)
+        for path in (root / "scores").glob("gmi-*")
+        if find(root, path.name).parents["inversion"].id == inversion.id
+    )  # type: ignore[union-attr]
     assert inversion_of(score, "judge").id == inversion_of(inversion, "judge").id
     with pytest.raises(UserError, match="has no reconstructions"):
         inversion_of(inversion.parents["target"], "judge")  # type: ignore[arg-type]
@@ -112,8 +121,16 @@ def test_answers_from_many_at_once_are_all_kept(inversion: Run) -> None:
     assert not list(Answers(inversion).folder.glob("*.tmp"))
 
 
-@pytest.mark.parametrize("text", ['{"inversion"', "[]", '{"inversion": "x", "answers": {}}', '{"answers": {}}',
-                                  '{"inversion": "ID", "answers": {"me": {"a": "perhaps"}}}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"inversion"',
+        "[]",
+        '{"inversion": "x", "answers": {}}',
+        '{"answers": {}}',
+        '{"inversion": "ID", "answers": {"me": {"a": "perhaps"}}}',
+    ],
+)
 def test_damaged_answers_are_named_and_never_overwritten(inversion: Run, text: str) -> None:
     store = Answers(inversion)
     store.folder.mkdir(parents=True)
@@ -125,8 +142,10 @@ def test_damaged_answers_are_named_and_never_overwritten(inversion: Run, text: s
 
 def test_the_summary_in_closed_form(questions: list[Question]) -> None:
     """A judge who is always right, and says 'same' of the first two people's reconstructions."""
-    given = {one.id: {"same": "same", "other": "different"}.get(one.kind, "same" if one.label < 2 else "unsure")
-             for one in questions}  # fmt: skip
+    given = {
+        one.id: {"same": "same", "other": "different"}.get(one.kind, "same" if one.label < 2 else "unsure")
+        for one in questions
+    }
     found = summary(questions, given | {"of another seed": "same"})
     own = [one for one in questions if one.kind == "reconstruction"]
     wanted = proportion(torch.tensor([one.label < 2 for one in own]), torch.tensor([one.label for one in own]))
@@ -175,12 +194,17 @@ def test_answers_come_back(questions: list[Question], tmp_path: Path) -> None:
     assert exchange.read_answers(path, questions) == {one.id: "same" for one in questions}
 
 
-@pytest.mark.parametrize(("text", "said"), [
-    ('{"id": "ID", "answer": "same"}\n{"id": "nobody", "answer": "same"}', "line 2: no question has the id"),
-    ('{"id": "ID", "answer": "yes"}', "line 1: the answer must be same, different, unsure"),
-    ("same", "line 1: expected"), ('["ID"]', "line 1: expected"), ("", "holds no answers"),
-    ('{"id": "ID", "answer": "same"}\n{"id": "ID", "answer": "unsure"}', "line 2: question"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"id": "ID", "answer": "same"}\n{"id": "nobody", "answer": "same"}', "line 2: no question has the id"),
+        ('{"id": "ID", "answer": "yes"}', "line 1: the answer must be same, different, unsure"),
+        ("same", "line 1: expected"),
+        ('["ID"]', "line 1: expected"),
+        ("", "holds no answers"),
+        ('{"id": "ID", "answer": "same"}\n{"id": "ID", "answer": "unsure"}', "line 2: question"),
+    ],
+)
 def test_a_bad_file_is_refused_whole(questions: list[Question], tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "answers.jsonl"
     path.write_text(text.replace("ID", questions[0].id))
@@ -271,10 +295,19 @@ def test_answers_are_kept_at_once_and_resumed(server: Server, questions: list[Qu
         assert [one["answer"] for one in later.state()["questions"]][:3] == ["unsure", "same", "same"]
 
 
-@pytest.mark.parametrize("body", [
-    "same", "[]", "{}", '{"id": "nobody", "answer": "same"}', '{"id": "ID", "answer": "yes"}', '{"id": ["ID"]}', "",
-    '{"id": "ID", "answer": "' + "x" * 2000 + '"}',
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "body",
+    [
+        "same",
+        "[]",
+        "{}",
+        '{"id": "nobody", "answer": "same"}',
+        '{"id": "ID", "answer": "yes"}',
+        '{"id": ["ID"]}',
+        "",
+        '{"id": "ID", "answer": "' + "x" * 2000 + '"}',
+    ],
+)
 def test_what_is_no_answer_is_refused(server: Server, questions: list[Question], inversion: Run, body: str) -> None:
     status, _, told = request(server, "POST", f"/{server.token}/answer", body.replace("ID", questions[0].id))
     assert status == 400 and "error" in json.loads(told) and Answers(inversion).read() == {}
@@ -308,8 +341,9 @@ def test_out_to_a_program_and_back(root: Path, inversion: Run, data: Dataset, tm
     truth = {one.id: one.kind for one in ask(inversion, data, 8)}
     lines = [json.loads(line)["id"] for line in told.last.read_text().splitlines()]
     answers = tmp_path / "answers.jsonl"
-    answers.write_text("\n".join(json.dumps({"id": one, "answer": "different" if truth[one] == "other" else "same"})
-                                 for one in lines))  # fmt: skip
+    answers.write_text(
+        "\n".join(json.dumps({"id": one, "answer": "different" if truth[one] == "other" else "same"}) for one in lines)
+    )
     said = command("judge", inversion.id, "--import", str(answers), "--rater", "vlm", *own)
     assert said.code == 0 and "vlm: 12 answered" in said.out
     assert "catch trials answered rightly          100.0%" in said.out
@@ -364,10 +398,19 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
             assert time.monotonic() < until and driver.poll() is None, text
             time.sleep(0.05)
         found = Browser(int(text.split("successfully on port ")[1].split(".")[0]))
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-                 "--window-size=1200,760", f"--user-data-dir={tmp_path / 'profile'}"]  # fmt: skip
-        asked = {"browserName": "chrome", "goog:chromeOptions": {"binary": BROWSER, "args": flags},
-                 "goog:loggingPrefs": {"browser": "ALL"}}  # fmt: skip
+        flags = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-background-networking",
+            "--window-size=1200,760",
+            f"--user-data-dir={tmp_path / 'profile'}",
+        ]
+        asked = {
+            "browserName": "chrome",
+            "goog:chromeOptions": {"binary": BROWSER, "args": flags},
+            "goog:loggingPrefs": {"browser": "ALL"},
+        }
         made = found.ask("POST", "/session", {"capabilities": {"alwaysMatch": asked}})
         found.session = f"/session/{made['sessionId']}"
         yield found

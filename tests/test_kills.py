@@ -180,17 +180,18 @@ class Ended:
 def server() -> "subprocess.Popen[str]":
     """One for all tests of this process; it ends when its stdin does."""
     return subprocess.Popen(
-        [sys.executable, __file__], env={**os.environ, **ENVIRONMENT, "OMP_NUM_THREADS": "1"}, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
+        [sys.executable, __file__],
+        env={**os.environ, **ENVIRONMENT, "OMP_NUM_THREADS": "1"},
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
 
 
 def together(jobs: list[dict[str, Any]]) -> list[Ended]:
     """Run commands at once and wait for all."""
     (SCRATCH / "logs").mkdir(exist_ok=True)
-    usual = {
-        "environment": {}, "fault": {}, "delay": None, "signal": signal.SIGKILL, "limits": {}, "patch": "",
-    }  # fmt: skip
+    usual = {"environment": {}, "fault": {}, "delay": None, "signal": signal.SIGKILL, "limits": {}, "patch": ""}
     asked = [usual | job | {"log": f"{SCRATCH}/logs/{place}."} for place, job in enumerate(jobs)]
     for job in asked:
         job["folder"] = str(job["folder"])
@@ -263,12 +264,11 @@ STAGES: dict[str, list[str]] = {
     "public": ["train-prior", "--prior", "public", *SMALL],
     "wgan_gp": ["train-prior", "--prior", "wgan_gp", *SMALL, *GAN],
     "kedmi": ["train-prior", "--prior", "kedmi", "--target", "TARGET", *GAN],
-    "invert": ["invert", *PPA, "--prior", "wgan_gp", *SMALL,
-               *PRIOR],
+    "invert": ["invert", *PPA, "--prior", "wgan_gp", *SMALL, *PRIOR],
     "score": ["score", *sets(evaluator__epochs=2)],
     "images": ["score", "--images", "theirs", "--target", "TARGET", *sets(evaluator__epochs=2)],
     "report": ["report"],
-}  # fmt: skip
+}
 """Each builds on what came before; TARGET is the defended one."""
 
 

@@ -7,10 +7,39 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "mibench"
 ORDER = [
-    "errors", "files", "pixels", "rng", "engine", "augment", "core", "objectives", "runs", "registry", "pictures",
-    "assets", "data", "models", "priors", "attacks", "defenses", "metrics", "training", "stages", "suite", "checks",
-    "report", "judge", "progress", "planning", "sweep", "printing", "verify", "cite", "doctor", "cli",
-]  # fmt: skip
+    "errors",
+    "files",
+    "pixels",
+    "rng",
+    "engine",
+    "augment",
+    "core",
+    "objectives",
+    "runs",
+    "registry",
+    "pictures",
+    "assets",
+    "data",
+    "models",
+    "priors",
+    "attacks",
+    "defenses",
+    "metrics",
+    "training",
+    "stages",
+    "suite",
+    "checks",
+    "report",
+    "judge",
+    "progress",
+    "planning",
+    "sweep",
+    "printing",
+    "verify",
+    "cite",
+    "doctor",
+    "cli",
+]
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
 
@@ -86,6 +115,11 @@ def test_the_test_sees_what_it_looks_for() -> None:
         "def f():\n    from mibench.stages.score import work\n    importlib.import_module('mibench.report')\n"
     )
     assert imported(ast.parse(source), ("mibench", "attacks")) == {
-        ("cli",), ("core",), ("__version__",), ("attacks", "suite"), ("models", "base"), ("stages", "score", "work"),
+        ("cli",),
+        ("core",),
+        ("__version__",),
+        ("attacks", "suite"),
+        ("models", "base"),
+        ("stages", "score", "work"),
         ("report",),
-    }  # fmt: skip
+    }

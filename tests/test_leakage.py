@@ -88,8 +88,14 @@ def root(tmp_path: Path, noise: Dataset, monkeypatch: pytest.MonkeyPatch) -> Pat
     bare = target(tmp_path, [], noise)
     score(tmp_path, "ppa", bare, judges, bits("000110111110"), noise)
     score(tmp_path, "gmi", bare, judges, bits("111000000000"), noise)
-    score(tmp_path, "gmi", target(tmp_path, [{"name": "re", "settings": {"a_e": 0.5}}], noise), judges,
-          bits("000000000000"), noise)  # fmt: skip
+    score(
+        tmp_path,
+        "gmi",
+        target(tmp_path, [{"name": "re", "settings": {"a_e": 0.5}}], noise),
+        judges,
+        bits("000000000000"),
+        noise,
+    )
     return tmp_path
 
 
@@ -140,12 +146,29 @@ def test_the_worst_are_named_and_the_files_have_everybody(root: Path) -> None:
 
 
 def test_many_targets_name_fewer_people_each() -> None:
-    rows = [{"protocol": "p", "defense": f"d{place}", "attack": "a", "rank": rank, "identity": f"i{rank}",
-             "label": rank, "group": "", "hits": 1, "n": 2, "rate": 0.5, "nearest": 1.0, "distance_rank": rank,
-             "target_confidence": 0.5} for place in range(15) for rank in range(1, 8)]  # fmt: skip
+    rows = [
+        {
+            "protocol": "p",
+            "defense": f"d{place}",
+            "attack": "a",
+            "rank": rank,
+            "identity": f"i{rank}",
+            "label": rank,
+            "group": "",
+            "hits": 1,
+            "n": 2,
+            "rate": 0.5,
+            "nearest": 1.0,
+            "distance_rank": rank,
+            "target_confidence": 0.5,
+        }
+        for place in range(15)
+        for rank in range(1, 8)
+    ]
     targets = pd.DataFrame([{"protocol": "p", "defense": f"d{place}", "attack": "a"} for place in range(15)])
-    table = pd.DataFrame([{"protocol": "p", "dataset": "x", "dataset_settings": "", "identities": 7, "classes": 7,
-                           "evaluators": "e"}])  # fmt: skip
+    table = pd.DataFrame(
+        [{"protocol": "p", "dataset": "x", "dataset_settings": "", "identities": 7, "classes": 7, "evaluators": "e"}]
+    )
     worst = next(leakage.sections(leakage.Leakage(pd.DataFrame(rows), targets, pd.DataFrame()), table))
     assert len(worst.rows) == 15 * (leakage.ROWS // 15) and worst.notes[0].startswith("The 2 people")
 
@@ -207,15 +230,18 @@ def test_groups_csv_goes_into_the_card_and_changes_the_run_but_no_picture(tmp_pa
     assert folder(tmp_path).identity() == own
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("", "begins with 'nothing'; give one line identity,group"),
-    ("identity;group\nann;old\n", "begins with 'identity;group'"),
-    ("identity,group\n", "names nobody"),
-    ("identity,group\nann\n", r"1 line\(s\) without one identity and one group, the first is 'ann'"),
-    ("identity,group\nann,\nbob,x,y\n", r"2 line\(s\) without"),
-    ("identity,group\nann,a\nzoe,b\n", r"names 1 identity\(ies\) without a folder in private/, the first is 'zoe'"),
-    ("identity,group\nann,a\nann,a\n", r"names 1 identity\(ies\) twice, the first is 'ann'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "begins with 'nothing'; give one line identity,group"),
+        ("identity;group\nann;old\n", "begins with 'identity;group'"),
+        ("identity,group\n", "names nobody"),
+        ("identity,group\nann\n", r"1 line\(s\) without one identity and one group, the first is 'ann'"),
+        ("identity,group\nann,\nbob,x,y\n", r"2 line\(s\) without"),
+        ("identity,group\nann,a\nzoe,b\n", r"names 1 identity\(ies\) without a folder in private/, the first is 'zoe'"),
+        ("identity,group\nann,a\nann,a\n", r"names 1 identity\(ies\) twice, the first is 'ann'"),
+    ],
+)
 def test_a_bad_groups_csv_gets_one_clear_line(text: str, message: str, tmp_path: Path) -> None:
     tree(tmp_path, {"ann": 2, "bob": 2}, 4)
     (tmp_path / "groups.csv").write_text(text)

@@ -127,9 +127,7 @@ def brute_force(f: Tensor, y: Tensor, g: Tensor, z: Tensor, skip_self: bool = Fa
     nearest = []
     for i in range(len(f)):
         distances = [
-            float(((f[i] - g[j]) ** 2).sum())
-            for j in range(len(g))
-            if z[j] == y[i] and not (skip_self and i == j)
+            float(((f[i] - g[j]) ** 2).sum()) for j in range(len(g)) if z[j] == y[i] and not (skip_self and i == j)
         ]
         nearest.append(min(distances))
     return torch.tensor(nearest, dtype=torch.float64)
@@ -374,9 +372,7 @@ def test_kid_standard_error_is_the_explicit_jackknife() -> None:
 
 
 def test_kid_standard_error_matches_the_spread_over_data_sets() -> None:
-    results = [
-        kid.kernel_distance(normal(40, 3, seed=2 * s), normal(40, 3, seed=2 * s + 1) + 1) for s in range(300)
-    ]
+    results = [kid.kernel_distance(normal(40, 3, seed=2 * s), normal(40, 3, seed=2 * s + 1) + 1) for s in range(300)]
     spread = float(torch.tensor([result.value for result in results]).std())
     claimed = float(torch.tensor([result.error for result in results]).square().mean().sqrt())
     assert claimed == pytest.approx(spread, rel=0.2)
@@ -440,8 +436,7 @@ def no_network(*args: object, **kwargs: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "load, name",
-    [(inception.load, "fid"), (lpips_distance.load, "lpips"), (facenet_distance.load, "facenet")],
+    "load, name", [(inception.load, "fid"), (lpips_distance.load, "lpips"), (facenet_distance.load, "facenet")]
 )
 def test_missing_weights_are_a_value_that_says_where_to_get_them(
     load: object, name: str, torch_home: Path, monkeypatch: pytest.MonkeyPatch
@@ -469,9 +464,7 @@ def test_weights_are_found_in_the_users_folder_first_and_in_both_caches(
         weights.locate("x", file)
 
 
-def test_a_download_needs_permission_and_leaves_nothing_behind_when_it_fails(
-    torch_home: Path, tmp_path: Path
-) -> None:
+def test_a_download_needs_permission_and_leaves_nothing_behind_when_it_fails(torch_home: Path, tmp_path: Path) -> None:
     (tmp_path / "source.pth").write_bytes(b"weights")
     good = weights.WeightFile(("good.pth",), (tmp_path / "source.pth").as_uri(), "")
     bad = weights.WeightFile(("bad.pth",), (tmp_path / "absent.pth").as_uri(), "")

@@ -64,9 +64,7 @@ def test_forward_is_head_of_features_and_rows_are_independent(name: str) -> None
 
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (3, 64, 64), (1, 112, 92), (3, 50, 57), (3, 16, 17)])
-def test_small_nets_take_any_size_and_every_pixel_has_a_finite_gradient(
-    name: str, shape: tuple[int, int, int]
-) -> None:
+def test_small_nets_take_any_size_and_every_pixel_has_a_finite_gradient(name: str, shape: tuple[int, int, int]) -> None:
     model = make(name, shape)
     x = images(8, shape).requires_grad_()
     # In eval mode, because batch statistics would let a gradient reach the pixels that no layer reads.
@@ -334,8 +332,14 @@ def test_the_features_are_what_torchvisions_last_layer_gets(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "features", "size"),
     [
-        ("resnet152", 2048, 224), ("vit_b_16", 768, 224), ("maxvit_t", 512, 224), ("inception_v3", 2048, 299),
-        ("googlenet", 1024, 224), ("convnext_tiny", 768, 224), ("swin_t", 768, 224), ("vgg11", 4096, 224),
+        ("resnet152", 2048, 224),
+        ("vit_b_16", 768, 224),
+        ("maxvit_t", 512, 224),
+        ("inception_v3", 2048, 299),
+        ("googlenet", 1024, 224),
+        ("convnext_tiny", 768, 224),
+        ("swin_t", 768, 224),
+        ("vgg11", 4096, 224),
     ],
 )
 def test_any_torchvision_classifier_gets_its_head_replaced(name: str, features: int, size: int) -> None:

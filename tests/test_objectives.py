@@ -153,10 +153,15 @@ def test_poincare_stays_exact_near_its_goal(rest: float) -> None:
 @pytest.mark.parametrize(
     "logits",
     [
-        [0.0, 0.0, 0.0], [1e4, 0.0, 0.0], [1e4, 0.5, -0.5], [-1e4, 1e4, 0.0], [1e-30, 0.0, 0.0], [0.0, 50.0, 0.0],
+        [0.0, 0.0, 0.0],
+        [1e4, 0.0, 0.0],
+        [1e4, 0.5, -0.5],
+        [-1e4, 1e4, 0.0],
+        [1e-30, 0.0, 0.0],
+        [0.0, 50.0, 0.0],
         [3.0, 3.0, 3.0],
     ],
-)  # fmt: skip
+)
 def test_values_and_gradients_are_finite_at_the_edges(name: str, logits: list[float]) -> None:
     x = torch.tensor([logits], requires_grad=True)
     value = ALL[name](x, torch.tensor([0]))

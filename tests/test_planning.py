@@ -40,9 +40,9 @@ def test_a_wrapped_attack_asks_through_its_views_and_is_cited(trained: Path) -> 
 def test_several_attacks_at_once_share_their_floors(trained: Path) -> None:
     runs = planned("attack", "--method", "gmi,ppa,mirror")
     names = [run["name"] for run in runs if run["kind"] == "inversions"]
-    assert sorted(names) == sorted([
-        "gmi", "ppa", "mirror", "public_search", *["prior_sample"] * 2, *["prior_search"] * 2,
-    ])  # fmt: skip  # of the priors wgan_gp and dcgan
+    assert sorted(names) == sorted(
+        ["gmi", "ppa", "mirror", "public_search", *["prior_sample"] * 2, *["prior_search"] * 2]
+    )  # of the priors wgan_gp and dcgan
 
 
 def test_all_is_every_attack_and_no_floor() -> None:
@@ -78,7 +78,7 @@ def test_a_black_box_attack_is_matched_by_as_many_random_queries(trained: Path) 
         (("--method", "rlb", "--budget", "1"), "a budget of 1 queries per identity is too small for one step of rlb"),
     ],
     ids=lambda value: " ".join(value[1::2]) if isinstance(value, tuple) else "",
-)  # fmt: skip
+)
 def test_what_cannot_work_is_one_line(words: tuple[str, ...], message: str, trained: Path) -> None:
     tiny = GAN if {"wgan_gp"} & set(words) or "gmi" in words or "rlb" in words or "rlb+eot" in words else []
     assert message in command("invert", *words, *SMALL, *tiny).error

@@ -115,8 +115,12 @@ def test_components_are_those_of_the_two_way_table() -> None:
 
 def world(rng: np.random.Generator, seeds: int, people: int, size: float) -> np.ndarray:
     """Differences with standard deviations .1 between seeds, .2 between identities, .3 besides."""
-    return (size + 0.1 * rng.normal(size=(seeds, 1)) + 0.2 * rng.normal(size=(1, people))
-            + 0.3 * rng.normal(size=(seeds, people)))  # fmt: skip
+    return (
+        size
+        + 0.1 * rng.normal(size=(seeds, 1))
+        + 0.2 * rng.normal(size=(1, people))
+        + 0.3 * rng.normal(size=(seeds, people))
+    )
 
 
 def test_components_are_found_again() -> None:

@@ -277,9 +277,9 @@ def test_one_step_of_plg_is_the_published_loss(monkeypatch: pytest.MonkeyPatch) 
     noise = loop.noise("pairs", "critic", 0, 0)
     named = (noise.uniform(1)[:, 0] * CLASSES).long()
     rank = (noise.of("place").uniform(1)[:, 0] * 5).long()
-    real = torch.stack([
-        images[sorted(range(24), key=lambda i: -float(p[i, k]))[int(r)]] for k, r in zip(named, rank, strict=True)
-    ])  # fmt: skip
+    real = torch.stack(
+        [images[sorted(range(24), key=lambda i: -float(p[i, k]))[int(r)]] for k, r in zip(named, rank, strict=True)]
+    )
     real = (real + loop.noise("dequantise", 0, 0).uniform(3, 16, 16) / 256).double()
 
     fake, y = fakes("critic", 0, 0)

@@ -21,9 +21,21 @@ from mibench.rng import Noise
 
 CLASSES = 3
 TINY: dict[str, Any] = {
-    "width": 4, "multipliers": (1, 2), "blocks": 1, "attention": (8,), "heads": 2, "top": 5, "steps": 3, "batch": 4,
-    "tune_steps": 2, "tune_batch": 2, "tune_views": 1, "sampler_steps": 2, "decay": 0.5, "lr": 1e-3,
-}  # fmt: skip
+    "width": 4,
+    "multipliers": (1, 2),
+    "blocks": 1,
+    "attention": (8,),
+    "heads": 2,
+    "top": 5,
+    "steps": 3,
+    "batch": 4,
+    "tune_steps": 2,
+    "tune_batch": 2,
+    "tune_views": 1,
+    "sampler_steps": 2,
+    "decay": 0.5,
+    "lr": 1e-3,
+}
 
 
 def public(size: int = 16, channels: int = 3, count: int = 24) -> Split:
@@ -249,8 +261,12 @@ def test_tuning_moves_the_label_embedding_and_the_middle_only() -> None:
         moved.append({name: value.clone() for name, value in prior.state_dict().items()})  # type: ignore[arg-type]
     before, after = moved
     names = {name for name in before if not torch.equal(before[name], after[name])}  # type: ignore[attr-defined,index]
-    convolutions = {f"net.middle.{place}.{which}.{part}" for place in (0, 2) for which in ("first", "second")
-                    for part in ("weight", "bias")}  # fmt: skip
+    convolutions = {
+        f"net.middle.{place}.{which}.{part}"
+        for place in (0, 2)
+        for which in ("first", "second")
+        for part in ("weight", "bias")
+    }
     assert names == {"net.label.weight", "net.middle.1.project.weight", "net.middle.1.project.bias", *convolutions}
 
 

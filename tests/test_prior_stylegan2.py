@@ -22,8 +22,15 @@ from mibench.priors.stylegan2_network import Linear, Mapping, Modulated, StyleGe
 from mibench.rng import Noise
 
 SETTINGS: dict[str, Any] = {
-    "latent_dim": 6, "style_dim": 5, "layers": 2, "width": 2, "most": 8, "steps": 4, "batch": 4, "lazy": 2,
-}  # fmt: skip
+    "latent_dim": 6,
+    "style_dim": 5,
+    "layers": 2,
+    "width": 2,
+    "most": 8,
+    "steps": 4,
+    "batch": 4,
+    "lazy": 2,
+}
 
 
 def public(size: int = 16, channels: int = 3, count: int = 24) -> Split:
@@ -302,9 +309,7 @@ def test_two_steps_are_the_published_losses(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3])
-def test_a_resumed_training_ends_with_the_same_bits(
-    cut: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_resumed_training_ends_with_the_same_bits(cut: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Loop.run
     monkeypatch.setattr(Loop, "run", lambda self, phase, steps, step: run(self, phase, steps, step, every=2))
     recipe = StyleGan2(**(SETTINGS | {"warm_up": 4, "decay": 0.5, "mirror": True}))

@@ -157,8 +157,17 @@ def test_one_step_of_wgan_gp_is_the_published_loss(monkeypatch: pytest.MonkeyPat
 
 
 def test_one_step_of_kedmi_is_the_published_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = KedmiRecipe(width=2, latent_dim=4, batch=4, critic_steps=1, steps=1, upsampling="nearest", entropy=0.3,
-                         kernels=3, kernel_dim=2)  # fmt: skip
+    recipe = KedmiRecipe(
+        width=2,
+        latent_dim=4,
+        batch=4,
+        critic_steps=1,
+        steps=1,
+        upsampling="nearest",
+        entropy=0.3,
+        kernels=3,
+        kernel_dim=2,
+    )
     on_critic, on_generator = moved(recipe, monkeypatch)
     torch.manual_seed(0)
     prior = recipe.build((3, 32, 32), CLASSES, public())
@@ -272,8 +281,10 @@ def test_decoded_images_lie_in_0_1(kind: str, shape: tuple[int, int, int]) -> No
 
 def test_the_shipped_generator_in_other_formats() -> None:
     """Grey is the channels' mean, half the size is the mean of each 2 x 2 block."""
-    priors = {shape: ShippedDcgan().build(shape, CLASSES, public()).eval() for shape in
-              ((3, 64, 64), (1, 64, 64), (3, 32, 32), (1, 32, 32))}  # fmt: skip
+    priors = {
+        shape: ShippedDcgan().build(shape, CLASSES, public()).eval()
+        for shape in ((3, 64, 64), (1, 64, 64), (3, 32, 32), (1, 32, 32))
+    }
     z = torch.randn(4, 100, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         images = {shape: prior.decode(z) for shape, prior in priors.items()}

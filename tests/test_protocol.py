@@ -40,12 +40,21 @@ def with_card(folder: Path, run: Run, card: dict[str, object]) -> Run:
 def test_the_card_names_every_field_of_the_issue(root: Path, data: Dataset) -> None:  # noqa: F811
     target, inversion, judges = made(root)
     card = cards.card(data, target, inversion, judges, labels())
-    assert card["split"] == {"attacked": None, "classes": 4, "dataset": target.spec["dataset"], "identities": 4,
-                             "fingerprint": data.fingerprint()}  # fmt: skip
+    assert card["split"] == {
+        "attacked": None,
+        "classes": 4,
+        "dataset": target.spec["dataset"],
+        "identities": 4,
+        "fingerprint": data.fingerprint(),
+    }
     assert [one["run"] for one in card["evaluators"]] == [run.id for run in judges]
     assert (card["images"]["height"], card["images"]["crop"]) == (8, "centre square, bicubic")
-    assert card["reference"] == {"distractor_people": 3, "distractors_are_public": False, "heldout_images": 8,
-                                 "train_images": 8}  # fmt: skip
+    assert card["reference"] == {
+        "distractor_people": 3,
+        "distractors_are_public": False,
+        "heldout_images": 8,
+        "train_images": 8,
+    }
     assert card["selection"]["images_per_identity"] == [3, 3] and card["budget"]["queries_per_identity"] is None
     assert json.loads(json.dumps(card, allow_nan=False)) == card
 
@@ -61,9 +70,10 @@ def test_whatever_differs_changes_the_hash_and_nothing_else_does(root: Path, dat
         cards.card(data, target, inversion, judges, labels(3)),
         cards.card(data, target, inversion, judges, labels(images=2)),
         cards.card(data, target, inversion, judges, labels()[3:]),
-        cards.card(data, target, Run(root, "inversions", "gmi", spec | {"budget": 7}, inversion.parents), judges,
-                   labels()),
-    ]  # fmt: skip
+        cards.card(
+            data, target, Run(root, "inversions", "gmi", spec | {"budget": 7}, inversion.parents), judges, labels()
+        ),
+    ]
     assert len({first, *map(cards.digest, others)}) == 6
 
 

@@ -132,10 +132,12 @@ def test_cards_load_without_torch() -> None:
 @pytest.mark.parametrize(
     ("kind", "wrong", "right"),
     [
-        ("attacks", "kedim", "kedmi"), ("attacks", "ppaa", "ppa"), ("priors", "dcgann", "dcgan"),
+        ("attacks", "kedim", "kedmi"),
+        ("attacks", "ppaa", "ppa"),
+        ("priors", "dcgann", "dcgan"),
         ("defenses", "non", "none"),
     ],
-)  # fmt: skip
+)
 def test_unknown_names_suggest_the_nearest_and_list_all(kind: str, wrong: str, right: str) -> None:
     for ask in (registry.card, registry.load, registry.presets, registry.configure):
         with pytest.raises(UserError) as caught:
@@ -179,14 +181,28 @@ def test_sets_that_are_not_assignments(item: str) -> None:
 @pytest.mark.parametrize(
     ("name", "given", "expected"),
     [
-        ("steps", "60", 60), ("steps", 60, 60), ("steps", 60.0, 60), ("lr", "1e-3", 1e-3), ("lr", 2, 2.0),
-        ("deep", "true", True), ("deep", "No", False), ("deep", "0", False), ("deep", True, True),
+        ("steps", "60", 60),
+        ("steps", 60, 60),
+        ("steps", 60.0, 60),
+        ("lr", "1e-3", 1e-3),
+        ("lr", 2, 2.0),
+        ("deep", "true", True),
+        ("deep", "No", False),
+        ("deep", "0", False),
+        ("deep", True, True),
         ("mode", "bee", "bee"),
-        ("range", "0.2,0.4", (0.2, 0.4)), ("range", "(0.2, 0.4)", (0.2, 0.4)), ("range", [0, 1], (0.0, 1.0)),
-        ("marks", "0.1,0.2,0.3", (0.1, 0.2, 0.3)), ("marks", "0.1", (0.1,)), ("budget", "none", None),
-        ("budget", "5", 5), ("budget", None, None), ("shift", "-2", -2.0), ("label", "x=y", "x=y"),
+        ("range", "0.2,0.4", (0.2, 0.4)),
+        ("range", "(0.2, 0.4)", (0.2, 0.4)),
+        ("range", [0, 1], (0.0, 1.0)),
+        ("marks", "0.1,0.2,0.3", (0.1, 0.2, 0.3)),
+        ("marks", "0.1", (0.1,)),
+        ("budget", "none", None),
+        ("budget", "5", 5),
+        ("budget", None, None),
+        ("shift", "-2", -2.0),
+        ("label", "x=y", "x=y"),
     ],
-)  # fmt: skip
+)
 def test_values_become_the_fields_type(name: str, given: object, expected: object) -> None:
     value = getattr(build(**{name: given}), name)
     assert value == expected and type(value) is type(expected)
@@ -197,14 +213,44 @@ def test_values_become_the_fields_type(name: str, given: object, expected: objec
 @pytest.mark.parametrize(
     ("name", "given"),
     [
-        ("steps", "x"), ("steps", "1.5"), ("steps", 1.5), ("steps", True), ("steps", None), ("steps", "nan"),
-        ("steps", float("nan")), ("steps", float("inf")), ("steps", -1), ("steps", "-1"), ("lr", "fast"),
-        ("lr", "nan"), ("lr", "inf"), ("lr", "-inf"), ("lr", "-0.1"), ("lr", -0.1), ("lr", math.nan), ("lr", True),
-        ("lr", [1.0]), ("deep", "maybe"), ("deep", 2), ("mode", "c"), ("mode", 1), ("range", "0.1"), ("range", "1,2,3"),
-        ("range", "0,nan"), ("range", "0,-1"), ("range", "a,b"), ("range", 3), ("range", None), ("marks", "1,inf"),
-        ("marks", ""), ("budget", "-1"), ("budget", "some"), ("shift", "nan"), ("shift", "inf"),
+        ("steps", "x"),
+        ("steps", "1.5"),
+        ("steps", 1.5),
+        ("steps", True),
+        ("steps", None),
+        ("steps", "nan"),
+        ("steps", float("nan")),
+        ("steps", float("inf")),
+        ("steps", -1),
+        ("steps", "-1"),
+        ("lr", "fast"),
+        ("lr", "nan"),
+        ("lr", "inf"),
+        ("lr", "-inf"),
+        ("lr", "-0.1"),
+        ("lr", -0.1),
+        ("lr", math.nan),
+        ("lr", True),
+        ("lr", [1.0]),
+        ("deep", "maybe"),
+        ("deep", 2),
+        ("mode", "c"),
+        ("mode", 1),
+        ("range", "0.1"),
+        ("range", "1,2,3"),
+        ("range", "0,nan"),
+        ("range", "0,-1"),
+        ("range", "a,b"),
+        ("range", 3),
+        ("range", None),
+        ("marks", "1,inf"),
+        ("marks", ""),
+        ("budget", "-1"),
+        ("budget", "some"),
+        ("shift", "nan"),
+        ("shift", "inf"),
     ],
-)  # fmt: skip
+)
 def test_bad_values_are_refused_in_one_line_that_names_the_field(name: str, given: object) -> None:
     with pytest.raises(UserError) as caught:
         build(**{name: given})
@@ -264,12 +310,16 @@ def test_wrappers_stand_around_attacks_in_the_order_of_their_names() -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("eot", {}, "eot wraps another attack: --method ppa"), ("gmi+ppa", {}, "after a . stands a wrapper"),
-        ("gmi+eot+eot", {}, "names a wrapper twice"), ("gmi+gone", {}, "got 'gone'"),
-        ("gmi+eot", {"align.copies": 1}, "setting of gmi.eot"), ("gmi", {"eot.copies": 1}, "setting of gmi"),
-        ("gmi+eot", {"eot.copys": 1}, "setting of eot"), ("gone+eot", {}, "unknown attack 'gone'"),
+        ("eot", {}, "eot wraps another attack: --method ppa"),
+        ("gmi+ppa", {}, "after a . stands a wrapper"),
+        ("gmi+eot+eot", {}, "names a wrapper twice"),
+        ("gmi+gone", {}, "got 'gone'"),
+        ("gmi+eot", {"align.copies": 1}, "setting of gmi.eot"),
+        ("gmi", {"eot.copies": 1}, "setting of gmi"),
+        ("gmi+eot", {"eot.copys": 1}, "setting of eot"),
+        ("gone+eot", {}, "unknown attack 'gone'"),
     ],
-)  # fmt: skip
+)
 def test_wrappers_that_make_no_sense(name: str, settings: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         registry.configure("attacks", name, settings=settings)

@@ -39,8 +39,17 @@ def split(n: int, labels: list[int], seed: int) -> Split:
 @pytest.fixture(scope="session")
 def noise() -> Dataset:
     own = [0, 0, 1, 1, 2, 2, 3, 3]
-    return Dataset("digiface", CLASSES, split(8, own, 1), split(8, own, 2), split(5, [0, 1, 2, 3, 4], 3),
-                   split(3, [0, 1, 2], 4), False, True, {"source": "noise"})  # fmt: skip
+    return Dataset(
+        "digiface",
+        CLASSES,
+        split(8, own, 1),
+        split(8, own, 2),
+        split(5, [0, 1, 2, 3, 4], 3),
+        split(3, [0, 1, 2], 4),
+        False,
+        True,
+        {"source": "noise"},
+    )
 
 
 @pytest.fixture
@@ -74,57 +83,107 @@ def judge(root: Path, name: str, data: Dataset) -> Run:
     tensors = {f"{part}_features": torch.randn(len(data.train), 5, generator=draw) for part in ("train", "heldout")}
     tensors |= {f"{part}_logits": torch.randn(len(data.train), 7, generator=draw) for part in ("train", "heldout")}
     tensors |= {"train_labels": data.train.labels, "heldout_labels": data.heldout.labels}
-    run = Run(root, "evaluators", f"digiface-{name}", {"dataset": DATA, "model": name, "seed": 1000, "training": {}},
-              inputs={"dataset": DATA})
+    run = Run(
+        root,
+        "evaluators",
+        f"digiface-{name}",
+        {"dataset": DATA, "model": name, "seed": 1000, "training": {}},
+        inputs={"dataset": DATA},
+    )
     accuracy = summary(torch.arange(len(data.heldout)) < len(data.heldout) - 1, data.heldout.labels)
-    return finish(run, {
-        "metrics.json": {"classes": 4, "dataset_fingerprint": data.fingerprint(), "natural_accuracy": accuracy,
-                         "open_set_accuracy": accuracy, "distractors": 3, "distractors_are_public": False,
-                         "knn_real_to_real": 7.25, "parameters": 10},
-        "features.safetensors": (tensors, {"role": "private features"}),
-    })  # fmt: skip
+    return finish(
+        run,
+        {
+            "metrics.json": {
+                "classes": 4,
+                "dataset_fingerprint": data.fingerprint(),
+                "natural_accuracy": accuracy,
+                "open_set_accuracy": accuracy,
+                "distractors": 3,
+                "distractors_are_public": False,
+                "knn_real_to_real": 7.25,
+                "parameters": 10,
+            },
+            "features.safetensors": (tensors, {"role": "private features"}),
+        },
+    )
 
 
 def target(root: Path, defenses: list[dict[str, object]], data: Dataset, seed: int = 0) -> Run:
     spec = {"dataset": DATA, "defenses": defenses, "model": "cnn", "seed": seed, "training": {}}
     name = "digiface-cnn-" + ("+".join(str(item["name"]) for item in defenses) or "none")
     correct = torch.arange(len(data.heldout)) < len(data.heldout) - 1 - len(defenses)
-    return finish(Run(root, "targets", name, spec, inputs={"dataset": DATA}), {
-        "metrics.json": {"classes": 4, "dataset_fingerprint": data.fingerprint(), "parameters": 10,
-                         "natural_accuracy": summary(correct, data.heldout.labels)},
-        "data.json": {"source": "synthetic people", "licence": "MIT"},
-    })  # fmt: skip
+    return finish(
+        Run(root, "targets", name, spec, inputs={"dataset": DATA}),
+        {
+            "metrics.json": {
+                "classes": 4,
+                "dataset_fingerprint": data.fingerprint(),
+                "parameters": 10,
+                "natural_accuracy": summary(correct, data.heldout.labels),
+            },
+            "data.json": {"source": "synthetic people", "licence": "MIT"},
+        },
+    )
 
 
 def score(
-    root: Path, attack: str, victim: Run, judges: list[Run], hits: list[int], data: Dataset, identities: int = 4,
-    settings: dict[str, object] | None = None, seed: int = 0, images: int = IMAGES,
+    root: Path,
+    attack: str,
+    victim: Run,
+    judges: list[Run],
+    hits: list[int],
+    data: Dataset,
+    identities: int = 4,
+    settings: dict[str, object] | None = None,
+    seed: int = 0,
+    images: int = IMAGES,
 ) -> Run:
     """A score whose headline hits are given, image by image."""
-    prior = Run(root, "priors", "digiface-dcgan", {
-        "dataset": DATA, "precision": "fp32", "seed": 0, "prior": {"name": "dcgan", "settings": {}},
-    })  # fmt: skip
+    prior = Run(
+        root,
+        "priors",
+        "digiface-dcgan",
+        {"dataset": DATA, "precision": "fp32", "seed": 0, "prior": {"name": "dcgan", "settings": {}}},
+    )
     if not prior.done:
         finish(prior, {"metrics.json": {"target_queries": 0, "latent_dim": 2, "parameters": 3, "public_images": 5}})
-    spec = {"access": "white_box", "attack": {"name": attack, "settings": settings or {}}, "budget": None,
-            "identities": identities, "precision": "fp32", "seed": seed}  # fmt: skip
+    spec = {
+        "access": "white_box",
+        "attack": {"name": attack, "settings": settings or {}},
+        "budget": None,
+        "identities": identities,
+        "precision": "fp32",
+        "seed": seed,
+    }
     labels = torch.arange(identities).repeat_interleave(images)
     draw = torch.Generator().manual_seed(sum(hits))
     shape = (len(labels), *data.image_shape)
     made = torch.randint(256, shape, generator=draw, dtype=torch.uint8)
-    inversion = finish(Run(root, "inversions", attack, spec, {"prior": prior, "target": victim}), {
-        "metrics.json": {"gradient_images_per_identity": 60.0, "queries_per_identity": 80.0, "shared_queries": 1000,
-                         "images": len(labels), "identities": identities},
-        "images.safetensors": ({"images": made, "labels": labels}, {"role": "reconstructions"}),
-    }, seconds=12.25)  # fmt: skip
+    inversion = finish(
+        Run(root, "inversions", attack, spec, {"prior": prior, "target": victim}),
+        {
+            "metrics.json": {
+                "gradient_images_per_identity": 60.0,
+                "queries_per_identity": 80.0,
+                "shared_queries": 1000,
+                "images": len(labels),
+                "identities": identities,
+            },
+            "images.safetensors": ({"images": made, "labels": labels}, {"role": "reconstructions"}),
+        },
+        seconds=12.25,
+    )
     hit = torch.tensor(hits).bool()
     columns = {"target_top1": hit | True, "target_confidence": torch.rand(len(hit), generator=draw)}
     report: dict[str, object] = {"n": len(hit), "identities": identities, "classes": len(data.classes)}
     report["perceptual"] = {}
     report["chance"] = {"closed_top1": 0.25} | {f"open_top1@{run.spec['model']}": 1 / 7 for run in judges}
     report["natural_accuracy"] = victim.read("metrics.json")["natural_accuracy"]
-    report["target"] = {"top1": summary(columns["target_top1"], labels),
-                        "confidence": summary(columns["target_confidence"], labels)}  # fmt: skip
+    report["target"] = {
+        "top1": summary(columns["target_top1"], labels),
+        "confidence": summary(columns["target_confidence"], labels),
+    }
     report["unavailable"] = [{"name": "lpips", "why": "no weights", "how": "fetch them"}]
     report["evaluators"], report["ceiling"] = {}, {}
     for place, run in enumerate(judges):
@@ -135,15 +194,23 @@ def score(
         columns |= {f"{key}@{name}": values for key, values in verdicts.items()}
         sets = {"fid": 10.5 + sum(hits), "kid": 0.1, "kid_error": 0.01, "n": len(hit), "n_real": 8}
         own = run.read("metrics.json")
-        report["evaluators"][name] = {key: summary(values, labels) for key, values in verdicts.items()} | sets | {
-            "heldout_accuracy": own["natural_accuracy"], "heldout_accuracy_open": own["open_set_accuracy"],
-            "distractors": 3, "distractors_are_public": False, "knn_real_to_real": 7.25,
-        }  # fmt: skip
+        report["evaluators"][name] = (
+            {key: summary(values, labels) for key, values in verdicts.items()}
+            | sets
+            | {
+                "heldout_accuracy": own["natural_accuracy"],
+                "heldout_accuracy_open": own["open_set_accuracy"],
+                "distractors": 3,
+                "distractors_are_public": False,
+                "knn_real_to_real": 7.25,
+            }
+        )
         real = torch.ones(len(labels), dtype=torch.bool)
         report["ceiling"][name] = {
             key: summary(real if "top" in key else torch.ones(len(labels)), labels)
-            for key in collect.RATES if key != "knn_heldout"
-        } | sets  # fmt: skip
+            for key in collect.RATES
+            if key != "knn_heldout"
+        } | sets
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["identity", "label", *columns])
@@ -154,10 +221,14 @@ def score(
 
 
 HITS = {  # (defense strength, attack): one digit an image
-    (None, "gmi"): "110100100110", (None, "ppa"): "111111111101", (None, "prior_search"): "111111111111",
-    (0.4, "gmi"): "000100000100", (0.4, "ppa"): "011010010001",
-    (0.8, "gmi"): "000000000000", (0.8, "ppa"): "000000000000",
-}  # fmt: skip
+    (None, "gmi"): "110100100110",
+    (None, "ppa"): "111111111101",
+    (None, "prior_search"): "111111111111",
+    (0.4, "gmi"): "000100000100",
+    (0.4, "ppa"): "011010010001",
+    (0.8, "gmi"): "000000000000",
+    (0.8, "ppa"): "000000000000",
+}
 
 
 def bits(text: str) -> list[int]:
@@ -211,9 +282,16 @@ def test_every_number_is_the_scored_one(root: Path) -> None:
 def test_order_labels_and_reference_rows(root: Path) -> None:
     table = collect.rows(root)
     assert list(zip(table["target_label"], table["attack_label"], strict=True)) == [
-        ("", "chance"), ("none", "prior_search"), ("none", "gmi"), ("none", "ppa"), ("re a_e=0.4", "gmi"),
-        ("re a_e=0.4", "ppa"), ("re a_e=0.8", "gmi"), ("re a_e=0.8", "ppa"), ("", "real held-out"),
-    ]  # fmt: skip
+        ("", "chance"),
+        ("none", "prior_search"),
+        ("none", "gmi"),
+        ("none", "ppa"),
+        ("re a_e=0.4", "gmi"),
+        ("re a_e=0.4", "ppa"),
+        ("re a_e=0.8", "gmi"),
+        ("re a_e=0.8", "ppa"),
+        ("", "real held-out"),
+    ]
     assert table["role"].tolist() == ["floor", "floor", *["attack"] * 6, "ceiling"]
     assert table["open_top1@resnet"].iloc[0] == 1 / 7 and table["closed_top1@ir"].iloc[0] == 0.25
     assert table["open_top1@resnet"].iloc[-1] == 1.0
@@ -266,8 +344,11 @@ def test_damaged_runs_are_named_and_left_out(root: Path, capsys: pytest.CaptureF
 
 
 def test_two_protocols_never_share_a_table(root: Path, data: Dataset) -> None:
-    judges = [find(root, f"digiface-{name}-" + run.name[-8:]) for name in ("resnet", "ir")
-              for run in (root / "evaluators").glob(f"digiface-{name}-*")]  # fmt: skip
+    judges = [
+        find(root, f"digiface-{name}-" + run.name[-8:])
+        for name in ("resnet", "ir")
+        for run in (root / "evaluators").glob(f"digiface-{name}-*")
+    ]
     victim = find(root, next((root / "targets").glob("*-none-*")).name)
     score(root, "ppa", victim, judges, bits("110"), data, identities=1)  # fewer people
     score(root, "ppa", victim, judges[::-1], bits("111111111111"), data)  # another headline
@@ -293,9 +374,11 @@ def test_floors_take_no_part_in_best_and_worst(root: Path) -> None:
     found = {(group["target_label"][i], group["attack_label"][i]): mark for i, mark in tables.marks(group).items()}
     assert group["open_top1@resnet"][1] == 1.0  # the floor is above every attack
     assert found == {
-        ("none", "ppa"): tables.BEST, ("none", "gmi"): tables.WORST,
-        ("re a_e=0.4", "ppa"): tables.BEST, ("re a_e=0.4", "gmi"): tables.WORST,
-    }  # fmt: skip
+        ("none", "ppa"): tables.BEST,
+        ("none", "gmi"): tables.WORST,
+        ("re a_e=0.4", "ppa"): tables.BEST,
+        ("re a_e=0.4", "gmi"): tables.WORST,
+    }
     assert tables.strongest(group)["attack"].tolist()[:2] == ["ppa", "ppa"]
 
 
@@ -387,8 +470,10 @@ def test_power_tells_of_the_smallest_and_the_largest_claim(root: Path) -> None:
 
 def test_seeds_are_counted_where_there_are_several(root: Path, data: Dataset) -> None:
     judges = [find(root, next((root / "evaluators").glob(f"digiface-{name}-*")).name) for name in ("resnet", "ir")]
-    for victim, hits in ((target(root, [], data, seed=5), "111111100111"),
-                         (target(root, [{"name": "re", "settings": RE}], data, seed=5), "010000000100")):  # fmt: skip
+    for victim, hits in (
+        (target(root, [], data, seed=5), "111111100111"),
+        (target(root, [{"name": "re", "settings": RE}], data, seed=5), "010000000100"),
+    ):
         score(root, "ppa", victim, judges, bits(hits), data)
     found = collect.scored(root)
     compared = differences(found, collect.frame(found))
@@ -401,7 +486,12 @@ def test_seeds_are_counted_where_there_are_several(root: Path, data: Dataset) ->
 
 def test_the_adjusted_p_is_shown_where_there_is_room(root: Path) -> None:
     assert [tables.probability(p) for p in (0.0001, 0.0123, 0.5, 0.9999, 1.0, math.nan)] == [
-        "<.001", ".012", ".500", "1", "1", ""
+        "<.001",
+        ".012",
+        ".500",
+        "1",
+        "1",
+        "",
     ]
     first = min((column for column in COLUMNS if column.drop), key=lambda column: column.drop)
     assert first.header == "Holm p"
@@ -415,8 +505,9 @@ def test_pairs_follow_label_and_order_not_rows(root: Path) -> None:
         if one.target.spec["defenses"]:  # people in another order, each one's images in theirs
             path = one.run.path / "per_image.csv"
             head, *lines = path.read_text().splitlines()
-            path.write_text("\n".join([head, *(lines[place + 3 * person] for place in range(3)
-                                               for person in (2, 0, 3, 1)), ""]))  # fmt: skip
+            path.write_text(
+                "\n".join([head, *(lines[place + 3 * person] for place in range(3) for person in (2, 0, 3, 1)), ""])
+            )
             del vars(one)["hits"], vars(one)["by_identity"]
     pd.testing.assert_frame_equal(plain, differences(found, table))
 
@@ -570,13 +661,16 @@ def test_the_nearest_heldout_image_is_of_the_same_person(root: Path, data: Datas
         assert torch.equal(private[place], data.train.images[2 * label])
 
 
-@pytest.mark.parametrize(("given", "answer"), [
-    ({"open_top1@e": 1, "closed_top1@e": 1}, "person_2"),
-    ({"open_top1@e": 0, "closed_top1@e": 1}, "someone else"),
-    ({"open_top1@e": 0, "closed_top1@e": 0}, "other"),
-    ({"open_top1@e": 0, "closed_top1@e": 0, "answer@e": 1}, "person_1"),
-    ({"open_top1@e": 0, "closed_top1@e": 0, "answer@e": 6}, "someone else"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "answer"),
+    [
+        ({"open_top1@e": 1, "closed_top1@e": 1}, "person_2"),
+        ({"open_top1@e": 0, "closed_top1@e": 1}, "someone else"),
+        ({"open_top1@e": 0, "closed_top1@e": 0}, "other"),
+        ({"open_top1@e": 0, "closed_top1@e": 0, "answer@e": 1}, "person_1"),
+        ({"open_top1@e": 0, "closed_top1@e": 0, "answer@e": 6}, "someone else"),
+    ],
+)
 def test_the_verdict_names_whom_the_judge_saw(given: dict[str, int], answer: str) -> None:
     row = pd.Series({"identity": "person_2", "label": 2, "target_top1": 1, "target_confidence": 0.5} | given)
     found = grids.verdict(row, "e", CLASSES)
@@ -612,8 +706,13 @@ def test_show_walks_from_a_score_to_the_data(root: Path) -> None:
 @pytest.mark.parametrize("path", sorted(Path(grids.__file__).parent.glob("*.py")), ids=lambda path: path.name)
 def test_nothing_heavy_is_imported_before_it_is_needed(path: Path) -> None:
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        found = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [
-            node.module or ""] if isinstance(node, ast.ImportFrom) else []  # fmt: skip
+        found = (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
         assert not {name.split(".")[0] for name in found} & {"matplotlib", "PIL"}
         if path.name == "__init__.py":  # the command line imports the package for its name alone
             assert not {name.split(".")[0] for name in found} & {"pandas", "rich", "torch"}

@@ -118,8 +118,11 @@ def test_golden_values() -> None:
     """The same numbers on every machine and in every version: results depend on them."""
     assert seed_of("a", 1, 2.5) == 8070418208981732262
     assert Noise(1, torch.tensor([0, 5])).of("view", 3).bits(2).flatten().tolist() == [
-        2843806056623173712, -5804409880281359723, -8246739394776673774, 6483304977887791090,
-    ]  # fmt: skip
+        2843806056623173712,
+        -5804409880281359723,
+        -8246739394776673774,
+        6483304977887791090,
+    ]
     noise = Noise(1, torch.tensor([0, 5]))
     uniform = [0.217818021774292, 0.4521757960319519, 0.23503714799880981, 0.25077593326568604]
     assert noise.uniform(2).flatten().tolist() == uniform
@@ -132,9 +135,7 @@ def test_splitmix_reference() -> None:
     from mibench.rng import _GAMMA, _mix
 
     words = _mix(torch.tensor([1234567]) + _GAMMA * torch.arange(1, 4))
-    assert [word % 2**64 for word in words.tolist()] == [
-        6457827717110365317, 3203168211198807973, 9817491932198370423,
-    ]  # fmt: skip
+    assert [word % 2**64 for word in words.tolist()] == [6457827717110365317, 3203168211198807973, 9817491932198370423]
 
 
 def test_seed_of_tells_types_and_boundaries_apart() -> None:

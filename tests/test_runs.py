@@ -27,9 +27,12 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(mibench.__file__).parent.par
 
 def run_of(root: Path, **changed: Any) -> Run:
     asked: dict[str, Any] = {
-        "kind": "targets", "name": "toy", "spec": {"seed": 0, "lr": 0.1, "deep": {"a": [1, 2], "b": None}},
-        "parents": {}, "inputs": {},
-    }  # fmt: skip
+        "kind": "targets",
+        "name": "toy",
+        "spec": {"seed": 0, "lr": 0.1, "deep": {"a": [1, 2], "b": None}},
+        "parents": {},
+        "inputs": {},
+    }
     return Run(root, **(asked | changed))
 
 
@@ -65,19 +68,24 @@ def test_id_depends_on_every_part_of_what_was_asked(tmp_path: Path, monkeypatch:
     base = run_of(tmp_path)
     one, other = run_of(tmp_path, spec={"seed": 1}), run_of(tmp_path, spec={"seed": 2})
     asked = [
-        base, one, other,
+        base,
+        one,
+        other,
         run_of(tmp_path, kind="evaluators"),
         run_of(tmp_path, spec={"seed": 0, "lr": 0.2, "deep": {"a": [1, 2], "b": None}}),
         run_of(tmp_path, spec={"seed": 0, "lr": 0.1, "deep": {"a": [2, 1], "b": None}}),
         run_of(tmp_path, spec={"seed": 0, "lr": 0.1, "deep": {"a": [1, 2], "b": False}}),
         run_of(tmp_path, spec={"seed": 0, "lr": 0.1, "deep": {"a": [1, 2]}}),
         run_of(tmp_path, spec={"seed": "0", "lr": 0.1, "deep": {"a": [1, 2], "b": None}}),
-        run_of(tmp_path, parents={"target": one}), run_of(tmp_path, parents={"target": other}),
-        run_of(tmp_path, parents={"prior": one}), run_of(tmp_path, parents={"target": [one]}),
-        run_of(tmp_path, parents={"target": [one, other]}), run_of(tmp_path, parents={"target": [other, one]}),
+        run_of(tmp_path, parents={"target": one}),
+        run_of(tmp_path, parents={"target": other}),
+        run_of(tmp_path, parents={"prior": one}),
+        run_of(tmp_path, parents={"target": [one]}),
+        run_of(tmp_path, parents={"target": [one, other]}),
+        run_of(tmp_path, parents={"target": [other, one]}),
         run_of(tmp_path, parents={"target": one, "prior": other}),
         run_of(tmp_path, parents={"target": other, "prior": one}),
-    ]  # fmt: skip
+    ]
     ids = [run.id for run in asked]
     assert len(set(ids)) == len(ids)
     monkeypatch.setattr(runs, "PROTOCOL", runs.PROTOCOL + 1)
@@ -97,8 +105,10 @@ def test_id_depends_on_nothing_else(tmp_path: Path) -> None:
     one, other = run_of(tmp_path, spec={"seed": 1}), run_of(tmp_path, spec={"seed": 2})
     same = [
         run_of(tmp_path, spec={"deep": {"b": None, "a": (1, 2)}, "lr": 0.1, "seed": 0}),
-        run_of(tmp_path, inputs={"path": "/somewhere"}), run_of(tmp_path, name="other"), run_of(tmp_path / "elsewhere"),
-    ]  # fmt: skip
+        run_of(tmp_path, inputs={"path": "/somewhere"}),
+        run_of(tmp_path, name="other"),
+        run_of(tmp_path / "elsewhere"),
+    ]
     assert {run.id for run in same} == {base.id}
     forth = run_of(tmp_path, parents={"target": one, "prior": other})
     back = run_of(tmp_path, parents={"prior": other, "target": one})

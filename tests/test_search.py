@@ -243,9 +243,11 @@ def test_an_oracle_gives_what_its_access_grants() -> None:
     for access in Access:
         oracle = world.oracle(access)
         asks = [
-            (oracle.labels, Access.LABEL_ONLY), (oracle.probs, Access.BLACK_BOX), (oracle.logits, Access.WHITE_BOX),
+            (oracle.labels, Access.LABEL_ONLY),
+            (oracle.probs, Access.BLACK_BOX),
+            (oracle.logits, Access.WHITE_BOX),
             (oracle.answers, Access.WHITE_BOX),
-        ]  # fmt: skip
+        ]
         for ask, needed in asks:
             if access >= needed:
                 ask(x, y)

@@ -201,9 +201,7 @@ def rates(count: int, images: int, p: float, correlation: float, seed: int) -> T
     return torch.from_numpy(rng.random((count, images)) < each[:, None]).reshape(-1)
 
 
-@pytest.mark.parametrize(
-    "count, p, correlation", [(20, 0.5, 0.3), (20, 0.1, 0.8), (40, 0.9, 0.3), (100, 0.1, 0.3)]
-)
+@pytest.mark.parametrize("count, p, correlation", [(20, 0.5, 0.3), (20, 0.1, 0.8), (40, 0.9, 0.3), (100, 0.1, 0.3)])
 def test_95_percent_intervals_of_rates_cover_95_percent(count: int, p: float, correlation: float) -> None:
     clusters = identities(count, 5)
     covered = 0

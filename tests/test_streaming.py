@@ -232,11 +232,18 @@ def test_three_times_the_memory_there_is(tmp_path: Path) -> None:
     found = {}
     for memory in ("0.01", "1000"):
         found[memory] = subprocess.run(
-            [sys.executable, str(script), str(tmp_path / "pics"), str(allowance)], capture_output=True, text=True,
-            env={**os.environ, "MIBENCH_MEMORY": memory, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1",
-                 "MALLOC_MMAP_THRESHOLD_": "100000",  # what is freed goes back at once
-                 "PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], str(Path(__file__).parent)])},
-        )  # fmt: skip
+            [sys.executable, str(script), str(tmp_path / "pics"), str(allowance)],
+            capture_output=True,
+            text=True,
+            env={
+                **os.environ,
+                "MIBENCH_MEMORY": memory,
+                "OMP_NUM_THREADS": "1",
+                "MALLOC_ARENA_MAX": "1",
+                "MALLOC_MMAP_THRESHOLD_": "100000",  # what is freed goes back at once
+                "PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], str(Path(__file__).parent)]),
+            },
+        )
     assert found["0.01"].returncode == 0, found["0.01"].stderr
     count, size = (int(word) for word in found["0.01"].stdout.splitlines()[-1].split())
     assert count == 600 and size > 3 * allowance
@@ -251,9 +258,12 @@ def test_three_times_the_memory_there_is(tmp_path: Path) -> None:
 def test_files_have_no_name_and_leave_nothing_behind(tmp_path: Path) -> None:
     code = "from mibench.pixels import empty\nx = empty((1 << 22,))\nx.fill_(7)\nprint('filled', flush=True)\ninput()\n"
     child = subprocess.Popen(
-        [sys.executable, "-c", code], env={**os.environ, "MIBENCH_MEMORY": "0"}, stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [sys.executable, "-c", code],
+        env={**os.environ, "MIBENCH_MEMORY": "0"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert child.stdin is not None and child.stdout is not None
     assert child.stdout.readline() == "filled\n"
     assert "deleted" in Path(f"/proc/{child.pid}/maps").read_text()

@@ -127,9 +127,10 @@ def test_an_interruption_ends_all_processes_and_says_how_to_resume(how: str, tmp
             os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole group
             out, err = process.communicate(timeout=60)
             assert process.returncode == 130
-            assert err.strip() == (
-                "mibench: interrupted; what is done is kept: run the same command again to resume"
-            ) and out == ""
+            assert (
+                err.strip() == ("mibench: interrupted; what is done is kept: run the same command again to resume")
+                and out == ""
+            )
         else:
             process.kill()
             process.communicate(timeout=60)
@@ -146,8 +147,11 @@ def test_a_killed_worker_is_told_and_the_command_resumes(tmp_path: Path) -> None
     process = start(*LONG, folder=tmp_path, MIBENCH_WORKERS="2")
     try:
         begun(process, tmp_path)
-        workers = [pid for pid in descendants(process) if pid != process.pid and b"spawn_main" in
-                   Path(f"/proc/{pid}/cmdline").read_bytes()]  # fmt: skip
+        workers = [
+            pid
+            for pid in descendants(process)
+            if pid != process.pid and b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
         os.kill(workers[0], signal.SIGKILL)
         _, err = process.communicate(timeout=60)
         assert process.returncode == 2 and len(err.splitlines()) == 1

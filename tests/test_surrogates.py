@@ -8,15 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from worlds import World, workspace
 
-from mibench.attacks.parts.surrogates import (
-    Lesson,
-    pupils,
-    restore,
-    school,
-    soft_cross_entropy,
-    teach,
-    weights,
-)
+from mibench.attacks.parts.surrogates import Lesson, pupils, restore, school, soft_cross_entropy, teach, weights
 from mibench.core import Workspace, to_float
 from mibench.errors import UserError
 from mibench.rng import Noise
@@ -129,9 +121,15 @@ def test_a_student_agrees_with_its_teacher() -> None:
     with torch.no_grad():
         teacher = world.target(to_float(images))
         (student,) = school(
-            "test", ("cnn",), images[:400], teacher[:400].softmax(1), Lesson(lr=0.05, epochs=10, schedule="cosine"), 0,
-            world.oracle(), workspace(world),
-        )  # fmt: skip
+            "test",
+            ("cnn",),
+            images[:400],
+            teacher[:400].softmax(1),
+            Lesson(lr=0.05, epochs=10, schedule="cosine"),
+            0,
+            world.oracle(),
+            workspace(world),
+        )
         unseen = student(to_float(images[400:])).argmax(1) == teacher[400:].argmax(1)
         untaught = pupils(("cnn",), 10, (3, 8, 8), 0)[0].eval()(to_float(images[400:])).argmax(1)
     assert unseen.float().mean() > 0.8
@@ -164,8 +162,9 @@ def test_a_school_is_kept_and_asks_nothing(tmp_path: Path) -> None:
 
     first = run(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "checkpoint-test-student-0.pt", "checkpoint-test-student-1.pt",
-    ]  # fmt: skip
+        "checkpoint-test-student-0.pt",
+        "checkpoint-test-student-1.pt",
+    ]
     again = run(tmp_path, lr=0.5)  # taken from the folder, not taught anew
     assert all(equal(one, other) for one, other in zip(first, again, strict=True))
     assert all(equal(one, other) for one, other in zip(first, run(None), strict=True))

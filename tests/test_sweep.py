@@ -55,9 +55,14 @@ def test_all_leaves_out_what_the_architecture_cannot_do(tmp_path: Path) -> None:
 
 def test_informed_attackers_may_ask_no_more_than_the_attack(tmp_path: Path) -> None:
     given = Sweep(
-        defenses=("none", "re a_e=0.4", "nls", "trap alpha=0.05"), strengths="default", methods=("ppa", "cma_es"),
-        informed=True, identities=2, floors=(), settings=DATA,
-    )  # fmt: skip
+        defenses=("none", "re a_e=0.4", "nls", "trap alpha=0.05"),
+        strengths="default",
+        methods=("ppa", "cma_es"),
+        informed=True,
+        identities=2,
+        floors=(),
+        settings=DATA,
+    )
     runs = [run.parents["inversion"] for run in sweep.plan(given, tmp_path, "fp32")]
     tried: dict[str, list[str]] = {}
     for run in runs:
@@ -79,12 +84,19 @@ def test_informed_attackers_may_ask_no_more_than_the_attack(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("seedz = [1]", "seedz"), ("seeds = 1", "seeds must be a list"), ("defenses = [1]", "defenses must be a list"),
-        ("informed = 1", "true or false"), ("identities = 0", "at least 1"), ("model = 3", "must be a text"),
-        ("strengths = 'all'", "grid"), ("sweep = 3", "[[sweep]]"), ("a = ", "not a TOML file"),
-        ("settings = 3", "settings are tables"), ("defenses = []", "at least one"),
+        ("seedz = [1]", "seedz"),
+        ("seeds = 1", "seeds must be a list"),
+        ("defenses = [1]", "defenses must be a list"),
+        ("informed = 1", "true or false"),
+        ("identities = 0", "at least 1"),
+        ("model = 3", "must be a text"),
+        ("strengths = 'all'", "grid"),
+        ("sweep = 3", "[[sweep]]"),
+        ("a = ", "not a TOML file"),
+        ("settings = 3", "settings are tables"),
+        ("defenses = []", "at least one"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_in_a_suite_are_one_clear_line(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(UserError) as caught:
         sweep.read(written(tmp_path, text))
@@ -94,13 +106,18 @@ def test_mistakes_in_a_suite_are_one_clear_line(tmp_path: Path, text: str, said:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"defenses": ("rex",)}, "re"), ({"defenses": ("re a_e",)}, "name and settings"),
-        ({"defenses": ("re a_e=2",)}, "a_e"), ({"methods": ("ppa steps",)}, "name and settings"),
-        ({"methods": ("ppx",)}, "ppa"), ({"defenses": ("rolss",)}, "skip"), ({"model": "cnm"}, "cnn"),
-        ({"defenses": ("ls+nls",)}, "cannot be combined"), ({"floors": ("flor",)}, "floor"),
+        ({"defenses": ("rex",)}, "re"),
+        ({"defenses": ("re a_e",)}, "name and settings"),
+        ({"defenses": ("re a_e=2",)}, "a_e"),
+        ({"methods": ("ppa steps",)}, "name and settings"),
+        ({"methods": ("ppx",)}, "ppa"),
+        ({"defenses": ("rolss",)}, "skip"),
+        ({"model": "cnm"}, "cnn"),
+        ({"defenses": ("ls+nls",)}, "cannot be combined"),
+        ({"floors": ("flor",)}, "floor"),
         ({"pretrained": "mars"}, "imagenet"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_in_a_sweep_are_told_before_anything_is_trained(
     tmp_path: Path, given: dict[str, Any], said: str
 ) -> None:
@@ -118,9 +135,15 @@ def test_every_shipped_suite_can_be_planned(name: str, tmp_path: Path) -> None:
 
 def test_parts_of_a_suite_share_what_is_above_them(tmp_path: Path) -> None:
     lines = [
-        "title = 'x'", "seeds = [3]", "[[sweep]]", "model = 'ir'", "[[sweep]]", "seeds = [4]",
-        "[sweep.settings.training]", "epochs = 2",
-    ]  # fmt: skip
+        "title = 'x'",
+        "seeds = [3]",
+        "[[sweep]]",
+        "model = 'ir'",
+        "[[sweep]]",
+        "seeds = [4]",
+        "[sweep.settings.training]",
+        "epochs = 2",
+    ]
     first, second = sweep.read(written(tmp_path, "\n".join(lines)))
     assert (first.title, first.model, first.seeds) == ("x", "ir", (3,))
     assert (second.title, second.model, second.seeds) == ("x", "cnn", (4,))

@@ -40,16 +40,27 @@ class Told(Run):
 
 def target(natural: float, seconds: float, effects: dict[str, Any]) -> Run:
     value = proportion(*hits(natural))._asdict()
-    return Told(Path(), "targets", "toy", {}, files={
-        "metrics.json": {"natural_accuracy": value, "side_effects": effects},
-        "run.json": {"provenance": {"training_cpu_seconds": seconds}},
-    })  # fmt: skip
+    return Told(
+        Path(),
+        "targets",
+        "toy",
+        {},
+        files={
+            "metrics.json": {"natural_accuracy": value, "side_effects": effects},
+            "run.json": {"provenance": {"training_cpu_seconds": seconds}},
+        },
+    )
 
 
 def point(
-    defense: str, natural: float, strength: float = math.nan, seconds: float = 10.0, base: str = "cnn",
-    effects: dict[str, Any] | None = None, **attacks: float,
-) -> Point:  # fmt: skip
+    defense: str,
+    natural: float,
+    strength: float = math.nan,
+    seconds: float = 10.0,
+    base: str = "cnn",
+    effects: dict[str, Any] | None = None,
+    **attacks: float,
+) -> Point:
     judged = {
         access: Judged(f"best {access}", *hits(rate, 1), torch.zeros(PEOPLE * EACH, dtype=torch.int64))
         for access, rate in attacks.items()
@@ -165,5 +176,8 @@ def test_the_figure_shows_every_point_where_it_is() -> None:
     assert np.allclose(np.array(front.get_data()), [[70, 80, 90], [10, 60, 80]])
     assert not [line for line in black.lines if line.get_drawstyle() == "steps-pre"]  # one point is no front
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
-        "no defense", "Pareto front", "1  re", "2  mid",
-    ]  # fmt: skip
+        "no defense",
+        "Pareto front",
+        "1  re",
+        "2  mid",
+    ]

@@ -214,8 +214,12 @@ def test_hooks_are_called_with_what_they_should_see() -> None:
     run(net, defenses=[spy])
     steps = 16
     assert {hook: len(calls) for hook, calls in spy.calls.items()} == {
-        "transform": steps, "batch": steps, "penalty": steps, "engine": 1, "epoch": 4,
-    }  # fmt: skip
+        "transform": steps,
+        "batch": steps,
+        "penalty": steps,
+        "engine": 1,
+        "epoch": 4,
+    }
     assert spy.calls["engine"][0][0] is net and isinstance(spy.calls["engine"][0][1], torch.optim.Optimizer)
     assert spy.calls["epoch"] == [(epoch, 4, True) for epoch in range(4)]
     for (x, noise), (batch, model, _), (grown, logits, taps) in zip(
@@ -384,8 +388,10 @@ def test_the_base_augmentation_can_be_turned_off() -> None:
     assert not math.isclose(float((shown(True, True) - shown(True, False)).abs().sum()), 0.0)
 
 
-@pytest.mark.parametrize(("shape", "most"), [((9, 3, 64, 64), 256), ((3, 8, 8), 256), ((9, 3, 128, 128), 64),
-                                             ((9, 1, 256, 256), 16), ((3, 5000, 5000), 1)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("shape", "most"),
+    [((9, 3, 64, 64), 256), ((3, 8, 8), 256), ((9, 3, 128, 128), 64), ((9, 1, 256, 256), 16), ((3, 5000, 5000), 1)],
+)
 def test_large_images_go_through_a_network_in_smaller_batches_on_a_cpu(shape: tuple[int, ...], most: int) -> None:
     assert at_once(256, shape, torch.device("cpu")) == most
     assert at_once(256, shape, torch.device("cuda")) == 256

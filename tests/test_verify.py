@@ -152,15 +152,29 @@ MUTANTS: list[tuple[Any, str, Callable[..., Any], set[str]]] = [
     (kid, "_others", with_pairs_of_itself, {"kid_by_hand", "kid_of_scikit_learn"}),
     (prdc, "prdc", over_real, {"density_is_divided_by_the_generated", "prdc_of_the_package_prdc"}),
     (prdc, "prdc", swapped, {"precision_takes_real_first", "prdc_of_the_package_prdc"}),
-    (prdc, "manifold", with_itself, {
-        "precision_takes_real_first", "density_is_divided_by_the_generated", "radius_skips_the_image_itself",
-        "prdc_of_the_package_prdc",
-    }),
+    (
+        prdc,
+        "manifold",
+        with_itself,
+        {
+            "precision_takes_real_first",
+            "density_is_divided_by_the_generated",
+            "radius_skips_the_image_itself",
+            "prdc_of_the_package_prdc",
+        },
+    ),
     (prdc, "manifold", few_neighbours, {"prdc_refuses_few_images"}),
-    (knn, "knn_distance", unsquared, {
-        "knn_is_squared_and_within_the_label", "knn_takes_reconstructions_first", "knn_by_brute_force",
-        "knn_of_scikit_learn",
-    }),
+    (
+        knn,
+        "knn_distance",
+        unsquared,
+        {
+            "knn_is_squared_and_within_the_label",
+            "knn_takes_reconstructions_first",
+            "knn_by_brute_force",
+            "knn_of_scikit_learn",
+        },
+    ),
     (knn, "knn_distance", of_logits, {"knn_takes_reconstructions_first", "knn_by_brute_force"}),
     (knn, "leave_one_out", own_copy, {"leave_one_out_skips_the_image_itself"}),
     (accuracy, "top_k", argmax_hits, {"constant_model_never_hits"}),
@@ -173,7 +187,7 @@ MUTANTS: list[tuple[Any, str, Callable[..., Any], set[str]]] = [
     (augment, "random_resized_crop", one_crop, {"each_image_gets_its_own_crop"}),
     (verify.training, "predict", first_batch_only, {"batches_do_not_matter"}),
     (verify.training, "predict", low_precision, {"networks_are_precise_enough"}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
@@ -189,9 +203,11 @@ def test_a_mutant_fails_exactly_the_checks_that_speak_of_it(
 def test_mutants_reach_every_check_but_those_of_randomness_and_other_packages() -> None:
     reached = set().union(*(expected for *_, expected in MUTANTS))
     assert set(verify.CHECKS) - reached == {
-        "accuracy_of_scikit_learn", "fid_of_torch_fidelity", "open_set_hit_beats_strangers",
+        "accuracy_of_scikit_learn",
+        "fid_of_torch_fidelity",
+        "open_set_hit_beats_strangers",
         "random_numbers_are_the_same_everywhere",
-    }  # fmt: skip
+    }
 
 
 def test_closed_set_scored_as_open_set_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,9 +246,12 @@ def test_packages_that_are_not_installed_fail_nothing(monkeypatch: pytest.Monkey
     results = {one.check: one for one in verify.run(CPU)}
     lacking = {name for name, one in results.items() if one.verdict == "not installed"}
     assert lacking == {
-        "accuracy_of_scikit_learn", "knn_of_scikit_learn", "kid_of_scikit_learn", "prdc_of_the_package_prdc",
+        "accuracy_of_scikit_learn",
+        "knn_of_scikit_learn",
+        "kid_of_scikit_learn",
+        "prdc_of_the_package_prdc",
         "fid_of_torch_fidelity",
-    }  # fmt: skip
+    }
     assert results["prdc_of_the_package_prdc"].why == "prdc is not installed" and failed() == set()
 
 

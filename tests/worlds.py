@@ -20,8 +20,12 @@ from mibench.rng import Noise
 torch.set_num_threads(1)  # the networks are tiny, and other tests share the machine
 
 SHAPE = (3, 8, 8)
-ACCESS = {"none": Access.LABEL_ONLY, "label_only": Access.LABEL_ONLY, "black_box": Access.BLACK_BOX,
-          "white_box": Access.WHITE_BOX}  # fmt: skip
+ACCESS = {
+    "none": Access.LABEL_ONLY,
+    "label_only": Access.LABEL_ONLY,
+    "black_box": Access.BLACK_BOX,
+    "white_box": Access.WHITE_BOX,
+}
 
 
 class LinearPrior(Prior):

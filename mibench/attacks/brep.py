@@ -147,8 +147,14 @@ class BREP(Attack):
         return Reconstructions(render(prior, z, y, work), y, z, ~grown)
 
     def _walk(
-        self, oracle: Oracle, prior: Prior, z: Float[Tensor, "n d"], y: Int64[Tensor, " n"], iterations: int,
-        noise: Noise, work: Workspace,
+        self,
+        oracle: Oracle,
+        prior: Prior,
+        z: Float[Tensor, "n d"],
+        y: Int64[Tensor, " n"],
+        iterations: int,
+        noise: Noise,
+        work: Workspace,
     ) -> Float[Tensor, "n e"]:
         """Where each latent ends, and behind it 1 if its sphere ever grew."""
         radius = torch.full_like(z[:, :1], self.radius)

@@ -45,8 +45,19 @@ CARD = {
 PRESETS = {
     "paper": {},
     "quick": {
-        "images": 2, "embedding": "cnn", "people": 500, "embedding_epochs": 8, "width": 256, "map_epochs": 30,
-        "map_batch": 32, "starts": 3, "steps": 12, "lr": 0.15, "kept": 3, "population": 12, "generations": 30,
+        "images": 2,
+        "embedding": "cnn",
+        "people": 500,
+        "embedding_epochs": 8,
+        "width": 256,
+        "map_epochs": 30,
+        "map_batch": 32,
+        "starts": 3,
+        "steps": 12,
+        "lr": 0.15,
+        "kept": 3,
+        "population": 12,
+        "generations": 30,
         "fading": 8,
     },
 }
@@ -75,9 +86,7 @@ def known(p: Float[Tensor, "n k"], y: Int64[Tensor, " n"], top: int) -> Float[Te
     return torch.where(inside, log_odds(p, y), -1000.0 - told.values.sum(dim=1))
 
 
-def blends(
-    parents: Float[Tensor, "k n 3 d"], strangers: Float[Tensor, "k n 3 d"]
-) -> Float[Tensor, "k n d"]:
+def blends(parents: Float[Tensor, "k n 3 d"], strangers: Float[Tensor, "k n 3 d"]) -> Float[Tensor, "k n d"]:
     """.7 (x_1 / 4 + x_2 / 4 + x_3 / 2) + .3 mean of three of the prior's own latents."""
     weight = torch.tensor([0.25, 0.25, 0.5], device=parents.device)
     return 0.7 * torch.einsum("knjd,j->knd", parents, weight) + 0.3 * strangers.mean(dim=2)
@@ -231,14 +240,17 @@ class C2f(Attack):
         return torch.cat([oracle.probs(part, None) for part in public.parts(work.batch, oracle.device)])
 
     def _fit(
-        self, inverse: nn.Sequential, embedding: Classifier, v: Float[Tensor, "n k"], public: Split, seed: int,
+        self,
+        inverse: nn.Sequential,
+        embedding: Classifier,
+        v: Float[Tensor, "n k"],
+        public: Split,
+        seed: int,
         work: Workspace,
     ) -> dict[str, Tensor]:
         """M's weights. Features are kept rather than logits: E may know ten thousand people."""
         with torch.no_grad():
-            features = torch.cat([
-                embedding.features(part).float() for part in public.parts(work.batch, v.device)
-            ])  # fmt: skip
+            features = torch.cat([embedding.features(part).float() for part in public.parts(work.batch, v.device)])
         with torch.random.fork_rng(devices=[v.device] if v.device.type == "cuda" else []), torch.enable_grad():
             torch.manual_seed(seed_of(seed, "c2f-map"))
             for layer in inverse:
@@ -272,8 +284,14 @@ class C2f(Attack):
 
     @torch.no_grad()
     def _fine(
-        self, oracle: Oracle, prior: Prior, x: Float[Tensor, "k s d"], y: Int64[Tensor, " k"], left: int,
-        noise: Noise, work: Workspace,
+        self,
+        oracle: Oracle,
+        prior: Prior,
+        x: Float[Tensor, "k s d"],
+        y: Int64[Tensor, " k"],
+        left: int,
+        noise: Noise,
+        work: Workspace,
     ) -> Float[Tensor, "k images d2"]:
         """Differential evolution with at most `left` queries; the last column tells who is no better than its start."""
         width, born = x.shape[2], self.population - self.kept
@@ -314,6 +332,10 @@ def _network(classes: int, width: int, outputs: int) -> nn.Sequential:
     """M, unfitted."""
     with torch.random.fork_rng(devices=[]):  # its first weights are drawn again when it is fitted
         return nn.Sequential(
-            nn.Linear(classes, width), nn.LeakyReLU(0.2), nn.Linear(width, width), nn.LeakyReLU(0.2), nn.Dropout(0.25),
+            nn.Linear(classes, width),
+            nn.LeakyReLU(0.2),
+            nn.Linear(width, width),
+            nn.LeakyReLU(0.2),
+            nn.Dropout(0.25),
             nn.Linear(width, outputs),
-        )  # fmt: skip
+        )

@@ -127,7 +127,12 @@ class CmaEs(Attack):
         draws = np.random.Generator(np.random.PCG64(seed_of(seed, "cma_es", label)))
         normal: Callable[..., np.ndarray] = lambda *shape: draws.standard_normal(shape)  # noqa: E731
         options = {
-            "CMA_diagonal": self.diagonal, "popsize": self.population, "randn": normal, "seed": np.nan,
-            "verb_disp": 0, "verb_log": 0, "verbose": -9,
-        }  # fmt: skip
+            "CMA_diagonal": self.diagonal,
+            "popsize": self.population,
+            "randn": normal,
+            "seed": np.nan,
+            "verb_disp": 0,
+            "verb_log": 0,
+            "verbose": -9,
+        }
         return cma.CMAEvolutionStrategy(np.zeros(width), self.sigma, options)

@@ -164,9 +164,7 @@ class DiffMI(Attack):
         """The mean feature of each identity's public images; all public images are asked once, whoever is attacked."""
         if not self.features:
             return torch.zeros(oracle.num_classes, 1, device=oracle.device)
-        features = [
-            oracle.answers(part, None)[1] for part in work.images("diff_mi").parts(work.batch, oracle.device)
-        ]
+        features = [oracle.answers(part, None)[1] for part in work.images("diff_mi").parts(work.batch, oracle.device)]
         return torch.cat(features)[model.shown].mean(dim=1)
 
     def _search(

@@ -89,9 +89,16 @@ class GMI(Attack):
 
         def part(rows: slice) -> Tensor:
             return fit_points(
-                prior, y[rows], Noise(seed, key[rows]).of("gmi"), loss, steps, self.lr, self.momentum,
-                self.reference_batch, self.clip,
-            )  # fmt: skip
+                prior,
+                y[rows],
+                Noise(seed, key[rows]).of("gmi"),
+                loss,
+                steps,
+                self.lr,
+                self.momentum,
+                self.reference_batch,
+                self.clip,
+            )
 
         z = piecewise("gmi", len(y), oracle, work, part)
         return Reconstructions(render(prior, z, y, work), y, z, torch.full_like(y, steps == 0, dtype=torch.bool))

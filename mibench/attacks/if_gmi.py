@@ -40,9 +40,7 @@ CARD = {
 
 PRESETS = {
     "paper": {},
-    "quick": {
-        "images": 2, "pool": 2000, "steps": (50, 10, 10, 10, 10), "lr": 0.03, "betas": (0.9, 0.999),
-    },
+    "quick": {"images": 2, "pool": 2000, "steps": (50, 10, 10, 10, 10), "lr": 0.03, "betas": (0.9, 0.999)},
     "legacy": {"keep_rgb": False},
 }
 
@@ -166,7 +164,14 @@ class IFGMI(Attack):
         return torch.cat([z, images.flatten(1)], dim=1)
 
     def _stage(
-        self, oracle: Oracle, prior: Prior, z: Tensor, state: Tensor, y: Int64[Tensor, " n"], stage: int, steps: int,
+        self,
+        oracle: Oracle,
+        prior: Prior,
+        z: Tensor,
+        state: Tensor,
+        y: Int64[Tensor, " n"],
+        stage: int,
+        steps: int,
         noise: Noise,
     ) -> tuple[Tensor, Tensor]:
         """The latent and what flows into block `stage`, optimised together."""
@@ -186,7 +191,12 @@ class IFGMI(Attack):
         return found.z.detach(), whole().detach()
 
     def _optimise(
-        self, oracle: Oracle, found: Inside, image: Callable[[], Tensor], y: Int64[Tensor, " n"], steps: int,
+        self,
+        oracle: Oracle,
+        found: Inside,
+        image: Callable[[], Tensor],
+        y: Int64[Tensor, " n"],
+        steps: int,
         noise: Noise,
     ) -> None:
         groups = zip(found.parameters(), (self.lr, self.feature_lr), strict=False)

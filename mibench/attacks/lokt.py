@@ -40,8 +40,14 @@ CARD = {
 PRESETS = {
     "paper": {},
     "quick": {
-        "images": 2, "steps": 40, "samples": 3000, "surrogates": ("cnn", "resnet"), "pretrained": False, "epochs": 5,
-        "batch": 64, "lr": 0.05,
+        "images": 2,
+        "steps": 40,
+        "samples": 3000,
+        "surrogates": ("cnn", "resnet"),
+        "pretrained": False,
+        "epochs": 5,
+        "batch": 64,
+        "lr": 0.05,
     },
 }
 
@@ -117,9 +123,7 @@ class LOKT(Attack):
         return Reconstructions(render(prior, z, y, work), y, z, torch.full_like(y, steps == 0, dtype=torch.bool))
 
     @torch.no_grad()
-    def _surrogates(
-        self, oracle: Oracle, prior: Prior, count: int, seed: int, work: Workspace
-    ) -> Sequence[nn.Module]:
+    def _surrogates(self, oracle: Oracle, prior: Prior, count: int, seed: int, work: Workspace) -> Sequence[nn.Module]:
         place = torch.arange(count, device=oracle.device)
         y = place % oracle.num_classes
         z = prior.sample(Noise(seed, place).of("lokt-sample"))
@@ -132,9 +136,17 @@ class LOKT(Attack):
         lesson = Lesson(self.lr, 0.9, self.weight_decay, self.batch, self.epochs, "cosine")
         hard = F.one_hot(said, oracle.num_classes).float()
         return school(
-            "lokt", self.surrogates, images, hard, lesson, seed_of(seed, "lokt"), oracle, work,
-            lambda x, noise: augment.view(x, noise, self.mirror), self.pretrained,
-        )  # fmt: skip
+            "lokt",
+            self.surrogates,
+            images,
+            hard,
+            lesson,
+            seed_of(seed, "lokt"),
+            oracle,
+            work,
+            lambda x, noise: augment.view(x, noise, self.mirror),
+            self.pretrained,
+        )
 
     def _invert(
         self, surrogates: Sequence[nn.Module], prior: Prior, y: Int64[Tensor, " n"], steps: int, noise: Noise

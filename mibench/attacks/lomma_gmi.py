@@ -38,8 +38,14 @@ PRESETS = {
     "paper": {"pretrained": True},
     "legacy": {"pretrained": True, "preg": "mean"},
     "quick": {
-        "images": 2, "steps": 60, "lr": 0.5, "students": ["cnn", "cnn"], "student_epochs": 10, "student_lr": 0.05,
-        "student_batch": 32, "preg": "mean",
+        "images": 2,
+        "steps": 60,
+        "lr": 0.5,
+        "students": ["cnn", "cnn"],
+        "student_epochs": 10,
+        "student_lr": 0.05,
+        "student_batch": 32,
+        "preg": "mean",
     },
 }
 
@@ -85,9 +91,16 @@ class LommaGMI(Lomma):
 
         def part(rows: slice) -> Tensor:
             return fit_points(
-                prior, y[rows], Noise(seed, key[rows]).of("gmi"), loss, steps, self.lr, self.momentum,
-                self.reference_batch, self.clip,
-            )  # fmt: skip
+                prior,
+                y[rows],
+                Noise(seed, key[rows]).of("gmi"),
+                loss,
+                steps,
+                self.lr,
+                self.momentum,
+                self.reference_batch,
+                self.clip,
+            )
 
         z = piecewise("lomma_gmi", len(y), oracle, work, part)
         return Reconstructions(render(prior, z, y, work), y, z, torch.full_like(y, steps == 0, dtype=torch.bool))

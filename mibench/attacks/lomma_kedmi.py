@@ -37,8 +37,15 @@ PRESETS = {
     "paper": {"pretrained": True},
     "legacy": {"pretrained": True, "preg": "mean"},
     "quick": {
-        "images": 2, "steps": 200, "lr": 0.05, "log_var": -2.0, "students": ["cnn", "cnn"], "student_epochs": 10,
-        "student_lr": 0.05, "student_batch": 32, "preg": "mean",
+        "images": 2,
+        "steps": 200,
+        "lr": 0.05,
+        "log_var": -2.0,
+        "students": ["cnn", "cnn"],
+        "student_epochs": 10,
+        "student_lr": 0.05,
+        "student_batch": 32,
+        "preg": "mean",
     },
 }
 

@@ -38,10 +38,7 @@ CARD = {
     "cost": [160_008, 160_000, 100_000],
 }
 
-PRESETS = {
-    "paper": {},
-    "quick": {"images": 2, "pool": 2000, "candidates": 2, "steps": 35},
-}
+PRESETS = {"paper": {}, "quick": {"images": 2, "pool": 2000, "candidates": 2, "steps": 35}}
 
 
 def ramp(t: float) -> float:
@@ -134,8 +131,10 @@ class Mirror(Attack):
     def needs(self, prior: Prior) -> None:
         """A generator that gradients flow through and that draws any identity from one pool."""
         if not prior.differentiable or prior.conditional:
-            raise UserError("mirror scores one pool for all identities and needs an unconditional generator; "
-                            "use --prior dcgan, wgan_gp or kedmi")  # fmt: skip
+            raise UserError(
+                "mirror scores one pool for all identities and needs an unconditional generator; "
+                "use --prior dcgan, wgan_gp or kedmi"
+            )
         searched(prior, self.space)
 
     def cost(self, prior: Prior, public: int = 0) -> Cost:
@@ -172,8 +171,7 @@ class Mirror(Attack):
         return Reconstructions(render(prior, z, y, work), y, z, ~improved[kept])
 
     def _optimise(
-        self, oracle: Oracle, prior: Prior, box: PSpace, start: Tensor, y: Int64[Tensor, " n"], steps: int,
-        noise: Noise,
+        self, oracle: Oracle, prior: Prior, box: PSpace, start: Tensor, y: Int64[Tensor, " n"], steps: int, noise: Noise
     ) -> Float[Tensor, "n d2"]:
         """Each candidate's best latent, its loss there, and whether that is below the loss of the start."""
         point = Point(start)

@@ -105,8 +105,10 @@ class MirrorBlackBox(Attack):
     def needs(self, prior: Prior) -> None:
         """A generator that draws any identity from one pool."""
         if not prior.differentiable or prior.conditional:
-            raise UserError("mirror_bb scores one pool for all identities and needs an unconditional generator; "
-                            "use --prior dcgan, wgan_gp or kedmi")  # fmt: skip
+            raise UserError(
+                "mirror_bb scores one pool for all identities and needs an unconditional generator; "
+                "use --prior dcgan, wgan_gp or kedmi"
+            )
         searched(prior, self.space)
 
     def cost(self, prior: Prior, public: int = 0) -> Cost:
@@ -140,8 +142,16 @@ class MirrorBlackBox(Attack):
         return Reconstructions(render(prior, z, y, work), y, z, found[:, -1] > 0)
 
     def _evolve(
-        self, oracle: Oracle, prior: Prior, box: PSpace, w: Tensor, fitness: Tensor, y: Int64[Tensor, " k"],
-        generations: int, noise: Noise, work: Workspace,
+        self,
+        oracle: Oracle,
+        prior: Prior,
+        box: PSpace,
+        w: Tensor,
+        fitness: Tensor,
+        y: Int64[Tensor, " k"],
+        generations: int,
+        noise: Noise,
+        work: Workspace,
     ) -> tuple[Float[Tensor, "k n d"], Float[Tensor, "k n"]]:
         """The last population's latents and their scores, from the first's."""
         count, width = self.population - self.elite, w.shape[2]

@@ -15,15 +15,7 @@ from torch import Tensor
 from mibench import augment
 from mibench.attacks.parts.latents import Point
 from mibench.attacks.parts.pspace import searched
-from mibench.attacks.parts.search import (
-    best_of_pool,
-    descend,
-    keys,
-    piecewise,
-    pool_scores,
-    render,
-    robust_confidence,
-)
+from mibench.attacks.parts.search import best_of_pool, descend, keys, piecewise, pool_scores, render, robust_confidence
 from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
 from mibench.errors import UserError
 from mibench.objectives import IDENTITY, on_logits
@@ -46,9 +38,7 @@ CARD = {
 
 PRESETS = {
     "paper": {},
-    "quick": {
-        "images": 2, "pool": 2000, "candidates": 2, "steps": 50, "lr": 0.03, "betas": (0.9, 0.999),
-    },
+    "quick": {"images": 2, "pool": 2000, "candidates": 2, "steps": 50, "lr": 0.03, "betas": (0.9, 0.999)},
     "legacy": {"scored_start": "legacy"},
 }
 
@@ -155,8 +145,7 @@ class PPA(Attack):
         return point.z.detach()
 
     def _select(
-        self, oracle: Oracle, prior: Prior, z: Tensor, y: Int64[Tensor, " n"], views: int, noise: Noise,
-        work: Workspace,
+        self, oracle: Oracle, prior: Prior, z: Tensor, y: Int64[Tensor, " n"], views: int, noise: Noise, work: Workspace
     ) -> Int64[Tensor, " m"]:
         """Places of each identity's best candidates, identities in their order, best first."""
         if self.candidates == self.images:

@@ -43,9 +43,7 @@ CARD = {
 
 PRESETS = {
     "paper": {},
-    "quick": {
-        "candidates": 3, "keep": 3, "pivot_steps": 20, "pivot_lr": 0.15, "steps": 10, "lr": 0.001,
-    },
+    "quick": {"candidates": 3, "keep": 3, "pivot_steps": 20, "pivot_lr": 0.15, "steps": 10, "lr": 0.001},
 }
 
 Sources = Float[Tensor, "k s d"]
@@ -99,8 +97,10 @@ def mmd(source: Sources, target: Targets) -> Float[Tensor, " k"]:
 
 
 DISTANCES: dict[str, Callable[[Sources, Targets], Tensor]] = {
-    "pointwise": pointwise, "conditional_transport": conditional_transport, "mmd": mmd,
-}  # fmt: skip
+    "pointwise": pointwise,
+    "conditional_transport": conditional_transport,
+    "mmd": mmd,
+}
 
 
 @dataclass(frozen=True)
@@ -209,17 +209,30 @@ class PPDG(Wrapper):
 
         def rank() -> Tensor:
             return robust_confidence(
-                oracle, lambda rows: found.images[rows], found.labels, noise, views, self.mirror, work, (0.8, 1.0),
+                oracle,
+                lambda rows: found.images[rows],
+                found.labels,
+                noise,
+                views,
+                self.mirror,
+                work,
+                (0.8, 1.0),
                 (1.0, 1.0),
-            )  # fmt: skip
+            )
 
         confidence = work.once("ppdg-rank", oracle, rank).reshape(-1, self.candidates)
         best = confidence.topk(self.keep, dim=1).indices
         return images[torch.arange(len(best), device=best.device)[:, None], best]
 
     def _tune(
-        self, prior: Tuned, kept: Float[Tensor, "k s c h w"], labels: Int64[Tensor, " k"], seed: int, number: int,
-        oracle: Oracle, work: Workspace,
+        self,
+        prior: Tuned,
+        kept: Float[Tensor, "k s c h w"],
+        labels: Int64[Tensor, " k"],
+        seed: int,
+        number: int,
+        oracle: Oracle,
+        work: Workspace,
     ) -> Tuned:
         """The prior with a copy for each identity, tuned towards its set."""
         if self.steps == 0:
@@ -236,9 +249,7 @@ class PPDG(Wrapper):
         }
         return Tuned(prior.prior, copies)
 
-    def _pivots(
-        self, prior: Tuned, wanted: Float[Tensor, "s d"], label: int, noise: Noise
-    ) -> Float[Tensor, "s l"]:
+    def _pivots(self, prior: Tuned, wanted: Float[Tensor, "s d"], label: int, noise: Noise) -> Float[Tensor, "s l"]:
         """Latents near the mean whose images resemble the set: the rule of StyleGAN2's projector."""
         count, device = len(wanted), wanted.device
         draws = prior.sample(Noise(noise.seed, torch.arange(600, device=device)).of("ppdg-mean"))
@@ -259,9 +270,7 @@ class PPDG(Wrapper):
             optimizer.step()
         return w.detach()
 
-    def _copy(
-        self, prior: Tuned, pivots: Float[Tensor, "s l"], wanted: Float[Tensor, "s d"], label: int
-    ) -> Weights:
+    def _copy(self, prior: Tuned, pivots: Float[Tensor, "s l"], wanted: Float[Tensor, "s d"], label: int) -> Weights:
         """One identity's weights of the generator after tuning: those that its images depend on."""
         y = torch.full((len(pivots),), label, device=pivots.device)
         start = dict(prior.prior.named_parameters()) | prior.copies.get(label, {})

@@ -67,8 +67,14 @@ class RandomSearch(Attack):
         return Reconstructions(render(prior, z, y, work), y, z, score < 0)
 
     def _search(
-        self, oracle: Oracle, prior: Prior, y: Int64[Tensor, " k"], queries: int, best: Float[Tensor, "k i d"],
-        seed: int, work: Workspace,
+        self,
+        oracle: Oracle,
+        prior: Prior,
+        y: Int64[Tensor, " k"],
+        queries: int,
+        best: Float[Tensor, "k i d"],
+        seed: int,
+        work: Workspace,
     ) -> Float[Tensor, "k i e"]:
         """The best latents of each identity, and behind each its score."""
         found = torch.cat([best, torch.full_like(best[:, :, :1], -1.0)], dim=2)

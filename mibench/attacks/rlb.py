@@ -39,10 +39,16 @@ CARD = {
 PRESETS = {
     "paper": {},
     "quick": {
-        "images": 2, "episodes": 1000, "episodes_per_update": 10, "extra": False, "hidden": 64, "batch": 64, "lr": 0.01,
+        "images": 2,
+        "episodes": 1000,
+        "episodes_per_update": 10,
+        "extra": False,
+        "hidden": 64,
+        "batch": 64,
+        "lr": 0.01,
     },
     "legacy": {"noise": "scalar", "log_prob": "mean"},
-}  # fmt: skip
+}
 
 REPLAY_BYTES = 4 * 2**30
 """Most that the agents searched at once may remember."""
@@ -141,8 +147,14 @@ class RLB(Attack):
         return Reconstructions(render(prior, z, y, work), y, z.contiguous(), late[:, 0] == 0)
 
     def _learn(
-        self, oracle: Oracle, prior: Prior, y: Int64[Tensor, " k"], rounds: int, unscored: Float[Tensor, "k i d"],
-        noise: Noise, work: Workspace,
+        self,
+        oracle: Oracle,
+        prior: Prior,
+        y: Int64[Tensor, " k"],
+        rounds: int,
+        unscored: Float[Tensor, "k i d"],
+        noise: Noise,
+        work: Workspace,
     ) -> Float[Tensor, "k i e"]:
         """The best latents of each identity, and behind each 1 if it was found after learning had begun."""
         d, n = prior.latent_dim, self.episodes_per_update

@@ -64,9 +64,7 @@ class Untrapped(Oracle):
             raise AttributeError(name)
         return getattr(self.inner, name)
 
-    def _without(
-        self, x: Float[Tensor, "m c h w"], labels: Int64[Tensor, " n"] | None
-    ) -> Float[Tensor, "m c h w"]:
+    def _without(self, x: Float[Tensor, "m c h w"], labels: Int64[Tensor, " n"] | None) -> Float[Tensor, "m c h w"]:
         if labels is None:
             return x
         own = self.triggers[self.places[labels]].repeat(len(x) // len(labels), 1, 1, 1)

@@ -38,7 +38,13 @@ PRESETS = {
     "paper": {},
     # In 60 steps a distribution as wide as the prior hardly narrows, and its draws hide where its mean should go.
     "quick": {
-        "images": 2, "steps": 60, "samples": 2, "lr": 0.01, "kl_weight": 0.01, "scale": 0.3, "flow_steps": 4,
+        "images": 2,
+        "steps": 60,
+        "samples": 2,
+        "lr": 0.01,
+        "kl_weight": 0.01,
+        "scale": 0.3,
+        "flow_steps": 4,
         "flow_hidden": 64,
     },
 }

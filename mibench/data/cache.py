@@ -32,9 +32,9 @@ def hash_of(*parts: object, files: Iterable[Path] = ()) -> str:
     return digest.hexdigest()
 
 
-def cached(key: str, make: Callable[[], tuple[dict[str, Tensor], dict[str, str]]]) -> tuple[
-    dict[str, Tensor], dict[str, str]
-]:
+def cached(
+    key: str, make: Callable[[], tuple[dict[str, Tensor], dict[str, str]]]
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """What `make()` returns (tensors by name, notes by name), read from the cache if it has `key`.
 
     Treat them as read only: beyond the limit of `mibench.pixels` images are the file itself.

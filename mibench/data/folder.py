@@ -241,15 +241,19 @@ def _groups(root: Path, private: Collection[str]) -> dict[str, str]:
         raise UserError(f"{file} begins with {','.join(lines[0]) if lines else 'nothing'!r}; {layout}")
     odd = [line for line in lines[1:] if len(line) != 2 or not all(line)]
     if odd:
-        raise UserError(f"{file} has {len(odd)} line(s) without one identity and one group, the first is "
-                        f"{','.join(odd[0])!r}; {layout}")  # fmt: skip
+        raise UserError(
+            f"{file} has {len(odd)} line(s) without one identity and one group, the first is "
+            f"{','.join(odd[0])!r}; {layout}"
+        )
     if len(lines) == 1:
         raise UserError(f"{file} names nobody; {layout}, or remove it")
     names = [name for name, _ in lines[1:]]
     unknown = [name for name in names if name not in private]
     if unknown:
-        raise UserError(f"{file} names {len(unknown)} identity(ies) without a folder in private/, the first is "
-                        f"'{unknown[0]}'; correct the name or remove the line")  # fmt: skip
+        raise UserError(
+            f"{file} names {len(unknown)} identity(ies) without a folder in private/, the first is "
+            f"'{unknown[0]}'; correct the name or remove the line"
+        )
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise UserError(f"{file} names {len(twice)} identity(ies) twice, the first is '{twice[0]}'; keep one line each")
@@ -274,9 +278,7 @@ def _check_people(root: Path, private: dict[str, list[Path]], public: dict[str, 
         )
 
 
-def _check_copies(
-    private: dict[str, list[Path]], public: dict[str, list[Path]], hashes: dict[Path, str]
-) -> None:
+def _check_copies(private: dict[str, list[Path]], public: dict[str, list[Path]], hashes: dict[Path, str]) -> None:
     """No picture under two people, whichever side they are on."""
     seen: dict[str, tuple[bool, str, Path]] = {}
     clashes = []

@@ -84,9 +84,16 @@ class AntiAdversarialTraining(Defense):
         x, own = batch.x[: batch.clean], batch.w[: batch.clean]
         y = other_classes(batch.t[: batch.clean].argmax(dim=1), classes, step.noise.of("class"))
         crafted = pgd(
-            step.model, x, y, self.eps, self.step * self.eps, self.iterations, True, step.noise.of("start"),
+            step.model,
+            x,
+            y,
+            self.eps,
+            self.step * self.eps,
+            self.iterations,
+            True,
+            step.noise.of("start"),
             step.engine.autocast,
-        )  # fmt: skip
+        )
         return Batch(
             torch.cat([batch.x, crafted]),
             torch.cat([batch.t, F.one_hot(y, classes).to(batch.t.dtype)]),

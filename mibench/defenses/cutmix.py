@@ -68,6 +68,4 @@ class CutMix(Defense):
         kept = 1.0 - mask.float().mean(dim=(1, 2))[:, None]
         x = torch.where(mask[:, None], own[partner], own)
         t = kept * t + (1.0 - kept) * t[partner]
-        return replace(
-            batch, x=torch.cat([x, batch.x[batch.clean :]]), t=torch.cat([t, batch.t[batch.clean :]])
-        )
+        return replace(batch, x=torch.cat([x, batch.x[batch.clean :]]), t=torch.cat([t, batch.t[batch.clean :]]))

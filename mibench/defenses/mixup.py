@@ -75,6 +75,4 @@ class Mixup(Defense):
         partner = step.noise.of("partner").uniform().argsort()
         x = torch.lerp(own[partner], own, kept[:, :, None, None])
         t = kept * t + (1.0 - kept) * t[partner]
-        return replace(
-            batch, x=torch.cat([x, batch.x[batch.clean :]]), t=torch.cat([t, batch.t[batch.clean :]])
-        )
+        return replace(batch, x=torch.cat([x, batch.x[batch.clean :]]), t=torch.cat([t, batch.t[batch.clean :]]))

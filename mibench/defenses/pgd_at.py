@@ -65,7 +65,14 @@ class AdversarialTraining(Defense):
         if self.eps == 0:
             return batch
         crafted = pgd(
-            step.model, batch.x[: batch.clean], batch.t[: batch.clean].argmax(dim=1), self.eps, self.step * self.eps,
-            self.iterations, False, step.noise.of("start"), step.engine.autocast,
-        )  # fmt: skip
+            step.model,
+            batch.x[: batch.clean],
+            batch.t[: batch.clean].argmax(dim=1),
+            self.eps,
+            self.step * self.eps,
+            self.iterations,
+            False,
+            step.noise.of("start"),
+            step.engine.autocast,
+        )
         return replace(batch, x=torch.cat([crafted, batch.x[batch.clean :]]))

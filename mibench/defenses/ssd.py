@@ -42,9 +42,7 @@ FLOOR = 1e-12
 CHUNK = 256
 
 
-def nearest(
-    f: Float[Tensor, "n k"], q: Float[Tensor, "n k"], budget: Float[Tensor, " n"]
-) -> Float[Tensor, "n k"]:
+def nearest(f: Float[Tensor, "n k"], q: Float[Tensor, "n k"], budget: Float[Tensor, " n"]) -> Float[Tensor, "n k"]:
     """argmin KL(p || q) over the p of the simplex with ||p - f||_1 <= budget; q > 0.
 
     p_i = clip(f_i, a q_i, b q_i), where the water levels a < 1 < b move half of the budget up and half of it down:

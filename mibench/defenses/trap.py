@@ -53,9 +53,7 @@ class Traps(nn.Module):
         for place, parameter in enumerate(self.discriminator.parameters()):
             self.register_buffer(f"momentum{place}", torch.zeros_like(parameter))
 
-    def inject(
-        self, x: Float[Tensor, "n c h w"], y: Int64[Tensor, " n"], alpha: float
-    ) -> Float[Tensor, "n c h w"]:
+    def inject(self, x: Float[Tensor, "n c h w"], y: Int64[Tensor, " n"], alpha: float) -> Float[Tensor, "n c h w"]:
         """(1 - alpha) x + alpha tau_y."""
         return (1.0 - alpha) * x + alpha * self.triggers[y]
 

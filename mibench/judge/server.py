@@ -145,8 +145,11 @@ class _Page(BaseHTTPRequestHandler):
 
     def _image(self, name: str, slot: str) -> None:
         question = self.server.questions.get(name)
-        slots = {} if question is None else {
-            "x.png": question.image, **{f"{k}.png": one for k, one in enumerate(question.references)}}
+        slots = (
+            {}
+            if question is None
+            else {"x.png": question.image, **{f"{k}.png": one for k, one in enumerate(question.references)}}
+        )
         if slot not in slots:
             self._refuse(404, "there is no such image")
             return
@@ -161,10 +164,14 @@ class _Page(BaseHTTPRequestHandler):
     def _send(self, body: bytes, kind: str, policy: str = "default-src 'none'", code: int = 200) -> None:
         self.send_response(code)
         for key, value in (
-            ("Content-Type", kind), ("Content-Length", str(len(body))), ("Cache-Control", "no-store"),
-            ("Content-Security-Policy", policy), ("Referrer-Policy", "no-referrer"),
-            ("X-Content-Type-Options", "nosniff"), ("Cross-Origin-Resource-Policy", "same-origin"),
-        ):  # fmt: skip
+            ("Content-Type", kind),
+            ("Content-Length", str(len(body))),
+            ("Cache-Control", "no-store"),
+            ("Content-Security-Policy", policy),
+            ("Referrer-Policy", "no-referrer"),
+            ("X-Content-Type-Options", "nosniff"),
+            ("Cross-Origin-Resource-Policy", "same-origin"),
+        ):
             self.send_header(key, value)
         self.end_headers()
         self.wfile.write(body)

@@ -115,9 +115,7 @@ def least_p(clusters: int, comparisons: int = 1) -> float:
     return min(1.0, comparisons * 2.0 ** (1 - clusters))
 
 
-def adjusted(
-    p: Float[Tensor, " m"], method: Literal["holm", "benjamini_hochberg"] = "holm"
-) -> Float64[Tensor, " m"]:
+def adjusted(p: Float[Tensor, " m"], method: Literal["holm", "benjamini_hochberg"] = "holm") -> Float64[Tensor, " m"]:
     """p-values of m tests that are read together; each in [p, 1], in the order given, ranked as before.
 
         Holm: max over j <= i of (m - j + 1) p_(j)      Benjamini-Hochberg: min over j >= i of m p_(j) / j

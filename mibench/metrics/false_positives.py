@@ -55,8 +55,10 @@ def log_odds(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> Float
         ValueError: NaN or infinite logits, a single class, a label outside the classes.
     """
     if bool(((labels < 0) | (labels >= logits.shape[1])).any()):
-        raise ValueError(f"calibrated success: labels go from {int(labels.min())} to {int(labels.max())}; allowed: 0 "
-                         f"to {logits.shape[1] - 1}")  # fmt: skip
+        raise ValueError(
+            f"calibrated success: labels go from {int(labels.min())} to {int(labels.max())}; allowed: 0 "
+            f"to {logits.shape[1] - 1}"
+        )
     return _all_log_odds(logits).gather(1, labels[:, None])[:, 0]
 
 

@@ -35,9 +35,19 @@ from mibench.metrics.knn import knn_distance
 from mibench.metrics.statistics import Interval, proportion
 
 __all__ = [
-    "Projection", "area", "clip", "discrepancy", "hull", "inside", "margin", "median_distance", "nearer_erased",
-    "overlap", "projection", "share",
-]  # fmt: skip
+    "Projection",
+    "area",
+    "clip",
+    "discrepancy",
+    "hull",
+    "inside",
+    "margin",
+    "median_distance",
+    "nearer_erased",
+    "overlap",
+    "projection",
+    "share",
+]
 
 _CHUNK = 1 << 22
 """Kernel values held at once."""

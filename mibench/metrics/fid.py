@@ -69,9 +69,7 @@ def statistics(features: Float[Tensor, "n d"]) -> Statistics:
     return Statistics(mean, torch.linalg.qr(factor, mode="r").R if n > d else factor)
 
 
-def frechet_distance(
-    real: Float[Tensor, "n d"] | Statistics, generated: Float[Tensor, "m e"] | Statistics
-) -> float:
+def frechet_distance(real: Float[Tensor, "n d"] | Statistics, generated: Float[Tensor, "m e"] | Statistics) -> float:
     """Fréchet distance of two sets of features, or of their cached statistics. Real comes first.
 
     Raises:
@@ -81,8 +79,7 @@ def frechet_distance(
     g = generated if isinstance(generated, Statistics) else statistics(generated)
     if r.mean.shape != g.mean.shape:
         raise ValueError(
-            f"fid: real features have {len(r.mean)} dimensions, generated {len(g.mean)}; take both from one "
-            "model"
+            f"fid: real features have {len(r.mean)} dimensions, generated {len(g.mean)}; take both from one model"
         )
     small, large = sorted((r.factor, g.factor), key=len)
     cross = small @ large.T

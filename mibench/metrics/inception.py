@@ -78,11 +78,7 @@ class Inception(nn.Module):
         super().__init__()
         blocks = [BasicConv2d, _A, InceptionB, _C, InceptionD, _E, InceptionAux]
         self.net = Inception3(
-            num_classes=1008,
-            aux_logits=False,
-            transform_input=False,
-            inception_blocks=blocks,
-            init_weights=False,
+            num_classes=1008, aux_logits=False, transform_input=False, inception_blocks=blocks, init_weights=False
         )
         self.net.Mixed_7c = _EMax(2048)
         self.net.dropout, self.net.fc = nn.Identity(), nn.Identity()

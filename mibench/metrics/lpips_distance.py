@@ -76,9 +76,7 @@ class Lpips(nn.Module):
         return torch.cat(scaled, dim=1)
 
 
-def load(
-    net: str = "alex", device: torch.device | str = "cpu", allow_download: bool = False
-) -> Lpips | Unavailable:
+def load(net: str = "alex", device: torch.device | str = "cpu", allow_download: bool = False) -> Lpips | Unavailable:
     """The network with its weights, frozen, or why it cannot be had. `net` is 'alex' (the usual) or 'vgg'.
 
     Raises:

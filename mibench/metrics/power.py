@@ -76,8 +76,10 @@ def paired_sd(a_sd: float, b_sd: float, correlation: float) -> float:
         ValueError: A negative standard deviation, a correlation outside [-1, 1].
     """
     if min(a_sd, b_sd) < 0 or not -1 <= correlation <= 1:
-        raise ValueError(f"power: standard deviations {a_sd} and {b_sd}, correlation {correlation}; "
-                         "allowed: not negative, and from -1 to 1")  # fmt: skip
+        raise ValueError(
+            f"power: standard deviations {a_sd} and {b_sd}, correlation {correlation}; "
+            "allowed: not negative, and from -1 to 1"
+        )
     return math.sqrt(max(0.0, a_sd**2 + b_sd**2 - 2 * correlation * a_sd * b_sd))
 
 

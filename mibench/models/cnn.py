@@ -27,9 +27,7 @@ CARD = {
 ARCHITECTURES = ("cnn",)
 
 
-def build(
-    name: str, num_classes: int, image_shape: tuple[int, int, int], pretrained: bool = False
-) -> Classifier:
+def build(name: str, num_classes: int, image_shape: tuple[int, int, int], pretrained: bool = False) -> Classifier:
     """conv5 s2-16, conv3 s2-32, conv3-64, mean pooling to at most 4x4, 128 features.
 
     Raises:
@@ -43,15 +41,15 @@ def build(
     area = 1
     for quarter, window in zip(quarters, windows, strict=True):
         area *= -(-quarter // window)
-    trunk = nn.Sequential(OrderedDict(
-        stage1=_stage(channels, 16, 5, 2),
-        stage2=_stage(16, 32, 3, 2),
-        stage3=_stage(32, 64, 3, 1),
-        pool=nn.AvgPool2d((windows[0], windows[1]), ceil_mode=True),
-        hidden=nn.Sequential(
-            nn.Flatten(), nn.Linear(64 * area, 128, bias=False), nn.BatchNorm1d(128), nn.ReLU()
-        ),
-    ))
+    trunk = nn.Sequential(
+        OrderedDict(
+            stage1=_stage(channels, 16, 5, 2),
+            stage2=_stage(16, 32, 3, 2),
+            stage3=_stage(32, 64, 3, 1),
+            pool=nn.AvgPool2d((windows[0], windows[1]), ceil_mode=True),
+            hidden=nn.Sequential(nn.Flatten(), nn.Linear(64 * area, 128, bias=False), nn.BatchNorm1d(128), nn.ReLU()),
+        )
+    )
     trunk.apply(initialise)
     return Classifier(Prepare(image_shape, [0.5], [0.5]), trunk, nn.Linear(128, num_classes), 128)
 

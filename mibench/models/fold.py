@@ -93,6 +93,4 @@ def _fold_pair(model: nn.Module, layer: nn.Module, norm: nn.Module) -> None:
 
 def _hooked(module: nn.Module) -> bool:
     """Whether someone watches or changes what passes through the module."""
-    return any((
-        module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    ))
+    return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))

@@ -33,11 +33,7 @@ CARD = {
 }
 ARCHITECTURES = ("ir", "facenet64", "ir152", "facenet112")
 
-_PUBLISHED = {
-    "facenet64": ((3, 4, 14, 3), 64),
-    "ir152": ((3, 8, 36, 3), 64),
-    "facenet112": ((3, 4, 14, 3), 112),
-}
+_PUBLISHED = {"facenet64": ((3, 4, 14, 3), 64), "ir152": ((3, 8, 36, 3), 64), "facenet112": ((3, 4, 14, 3), 112)}
 """Units of each stage, and the side of the input."""
 
 
@@ -55,9 +51,7 @@ class Unit(nn.Module):
         )
         self.shortcut: nn.Module = nn.AvgPool2d(1, stride) if stride > 1 else nn.Identity()
         if inputs != outputs:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h2 w2"]:
         """One residual step."""
@@ -65,9 +59,7 @@ class Unit(nn.Module):
         return out
 
 
-def build(
-    name: str, num_classes: int, image_shape: tuple[int, int, int], pretrained: bool = False
-) -> Classifier:
+def build(name: str, num_classes: int, image_shape: tuple[int, int, int], pretrained: bool = False) -> Classifier:
     """`ir`: four units at the images' own size, 128 features; the others as published, 512 features.
 
     `facenet64` and `ir152` resize to 64 px, `facenet112` to 112 px; grey images are repeated for these three.
@@ -115,8 +107,11 @@ def _trunk(
         stages[f"stage{index}"] = nn.Sequential(Unit(inputs, width, stride), *rest)
         inputs = width
     stages["embed"] = nn.Sequential(
-        nn.BatchNorm2d(inputs), nn.Dropout(dropout), nn.Flatten(),
-        nn.Linear(inputs * sides[0] * sides[1], features), nn.BatchNorm1d(features),
+        nn.BatchNorm2d(inputs),
+        nn.Dropout(dropout),
+        nn.Flatten(),
+        nn.Linear(inputs * sides[0] * sides[1], features),
+        nn.BatchNorm1d(features),
     )
     trunk = nn.Sequential(stages)
     trunk.apply(initialise)

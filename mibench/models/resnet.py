@@ -37,14 +37,15 @@ class BasicBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(),
-            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs),
+            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(outputs),
         )
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
         self.relu = nn.ReLU()
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h2 w2"]:
@@ -53,9 +54,7 @@ class BasicBlock(nn.Module):
         return out
 
 
-def build(
-    name: str, num_classes: int, image_shape: tuple[int, int, int], pretrained: bool = False
-) -> Classifier:
+def build(name: str, num_classes: int, image_shape: tuple[int, int, int], pretrained: bool = False) -> Classifier:
     """Stem conv3 (stride 2 from 48 px on), blocks of 32, 64 and 128 channels that halve the side, fc 128 with BN.
 
     The embedding reads the whole map, not its mean: where a face's parts lie tells people apart.
@@ -69,14 +68,16 @@ def build(
     stride = 2 if max(image_shape[1:]) >= 48 else 1
     stem = [nn.Conv2d(channels, WIDTH, 3, stride, 1, bias=False), nn.BatchNorm2d(WIDTH), nn.ReLU()]
     height, width = (-(-side // (8 * stride)) for side in image_shape[1:])
-    trunk = nn.Sequential(OrderedDict(
-        stem=nn.Sequential(*stem),
-        stage1=nn.Sequential(BasicBlock(WIDTH, WIDTH, 2)),
-        stage2=nn.Sequential(BasicBlock(WIDTH, 2 * WIDTH, 2)),
-        stage3=nn.Sequential(BasicBlock(2 * WIDTH, 4 * WIDTH, 2)),
-        embed=nn.Sequential(
-            nn.Flatten(), nn.Linear(4 * WIDTH * height * width, FEATURES, bias=False), nn.BatchNorm1d(FEATURES)
-        ),
-    ))
+    trunk = nn.Sequential(
+        OrderedDict(
+            stem=nn.Sequential(*stem),
+            stage1=nn.Sequential(BasicBlock(WIDTH, WIDTH, 2)),
+            stage2=nn.Sequential(BasicBlock(WIDTH, 2 * WIDTH, 2)),
+            stage3=nn.Sequential(BasicBlock(2 * WIDTH, 4 * WIDTH, 2)),
+            embed=nn.Sequential(
+                nn.Flatten(), nn.Linear(4 * WIDTH * height * width, FEATURES, bias=False), nn.BatchNorm1d(FEATURES)
+            ),
+        )
+    )
     trunk.apply(initialise)
     return Classifier(Prepare(image_shape, [0.5], [0.5]), trunk, nn.Linear(FEATURES, num_classes), FEATURES)

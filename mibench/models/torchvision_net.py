@@ -42,9 +42,7 @@ _IMAGENET_MEAN, _IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 _WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
 
 
-def build(
-    name: str, num_classes: int, image_shape: tuple[int, int, int], pretrained: bool = False
-) -> Classifier:
+def build(name: str, num_classes: int, image_shape: tuple[int, int, int], pretrained: bool = False) -> Classifier:
     """The named torchvision network; grey images are repeated.
 
     Raises:

@@ -30,9 +30,7 @@ CARD = {
 ARCHITECTURES = ("vgg16_bn64",)
 
 
-def build(
-    name: str, num_classes: int, image_shape: tuple[int, int, int], pretrained: bool = False
-) -> Classifier:
+def build(name: str, num_classes: int, image_shape: tuple[int, int, int], pretrained: bool = False) -> Classifier:
     """VGG16-BN on images resized to 64 px, grey ones repeated; `pretrained` fills the convolutions from ImageNet.
 
     Raises:

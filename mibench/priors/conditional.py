@@ -146,8 +146,7 @@ class Trunk(nn.Module):
         widths = [width * 2**level for level in range(levels(image_shape) + 1)]
         self.features = widths[-1]
         self.blocks = nn.Sequential(
-            Down(image_shape[0], width, True),
-            *(Down(inputs, outputs, False) for inputs, outputs in pairwise(widths)),
+            Down(image_shape[0], width, True), *(Down(inputs, outputs, False) for inputs, outputs in pairwise(widths))
         )
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n f"]:
@@ -170,9 +169,7 @@ class ConditionalPrior(Prior):
         self.generator = ConditionalGenerator(image_shape, num_classes, latent_dim, width, upsampling)
         self.trunk = Trunk(image_shape, width)
 
-    def decode(
-        self, z: Float[Tensor, "n d"], y: Int64[Tensor, " n"] | None = None
-    ) -> Float[Tensor, "n c h w"]:
+    def decode(self, z: Float[Tensor, "n d"], y: Int64[Tensor, " n"] | None = None) -> Float[Tensor, "n c h w"]:
         """G(z, y).
 
         Raises:
@@ -270,10 +267,19 @@ class ConditionalRecipe(PriorRecipe):
         judging = [part for name, part in prior.named_parameters() if not name.startswith("generator.")]
         of_generator = torch.optim.Adam(drawing, lr=self.lr, betas=(0.0, 0.9))
         of_critic = torch.optim.Adam(judging, lr=self.lr, betas=(0.0, 0.9))
-        loop = Loop(session, public, self.batch, self.mirror, {
-            "prior": prior, "kept": kept, "of_generator": of_generator, "of_critic": of_critic,
-            "asked": _Asked(oracle),
-        })  # fmt: skip
+        loop = Loop(
+            session,
+            public,
+            self.batch,
+            self.mirror,
+            {
+                "prior": prior,
+                "kept": kept,
+                "of_generator": of_generator,
+                "of_critic": of_critic,
+                "asked": _Asked(oracle),
+            },
+        )
         game = self.game(prior, loop, oracle)
         loop.warm_up(prior, self.warm_up, self.width, lr=2e-3, pairs=game.pairs)
         if self.warm_up:

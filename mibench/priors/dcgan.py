@@ -42,9 +42,7 @@ class DcganPrior(Prior):
         self.image_shape = image_shape
         self.blocks = len(self.generator.blocks)
 
-    def decode(
-        self, z: Float[Tensor, "n d"], y: Int64[Tensor, " n"] | None = None
-    ) -> Float[Tensor, "n c h w"]:
+    def decode(self, z: Float[Tensor, "n d"], y: Int64[Tensor, " n"] | None = None) -> Float[Tensor, "n c h w"]:
         """Images in [0, 1]; smaller sizes are area averages, grey is the mean of the channels."""
         return self._fit(self.generator(z))
 

@@ -121,8 +121,15 @@ class UNet(nn.Module):
     """
 
     def __init__(
-        self, image_shape: tuple[int, int, int], num_classes: int, width: int, multipliers: tuple[int, ...],
-        blocks: int, attention: tuple[int, ...], heads: int, patch: int,
+        self,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        width: int,
+        multipliers: tuple[int, ...],
+        blocks: int,
+        attention: tuple[int, ...],
+        heads: int,
+        patch: int,
     ) -> None:
         super().__init__()
         channels, height, across = image_shape
@@ -153,9 +160,9 @@ class UNet(nn.Module):
                 self.down.append(nn.ModuleList([nn.Conv2d(inside, inside, 3, stride=2, padding=1)]))
                 skips.append(inside)
                 side //= 2
-        self.middle = nn.ModuleList([
-            ResBlock(inside, inside, embedding), Attention(inside, heads), ResBlock(inside, inside, embedding)
-        ])  # fmt: skip
+        self.middle = nn.ModuleList(
+            [ResBlock(inside, inside, embedding), Attention(inside, heads), ResBlock(inside, inside, embedding)]
+        )
         for number, factor in reversed(list(enumerate(multipliers))):
             for place in range(blocks + 1):
                 layers = stage(inside + skips.pop(), factor * width)
@@ -165,9 +172,10 @@ class UNet(nn.Module):
                     side *= 2
                 self.up.append(layers)
         self.leave = nn.Sequential(
-            nn.GroupNorm(math.gcd(32, inside), inside), nn.SiLU(),
+            nn.GroupNorm(math.gcd(32, inside), inside),
+            nn.SiLU(),
             zeroed(nn.Conv2d(inside, channels * patch**2, 3, padding=1)),
-        )  # fmt: skip
+        )
 
     def forward(
         self, x: Float[Tensor, "n c h w"], t: Int64[Tensor, " n"], y: Int64[Tensor, " n"]
@@ -251,7 +259,13 @@ class DdpmPrior(DiffusionPrior):
     """A UNet that predicts the noise, or what the eigenfaces leave of it."""
 
     def __init__(
-        self, image_shape: tuple[int, int, int], num_classes: int, top: int, steps: int, guidance: float, net: UNet,
+        self,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        top: int,
+        steps: int,
+        guidance: float,
+        net: UNet,
         eigenfaces: int,
     ) -> None:
         super().__init__(image_shape, num_classes, top, steps, guidance)
@@ -365,9 +379,9 @@ class Ddpm(PriorRecipe):
                 tuned += [*layer.first.parameters(), *layer.second.parameters()]
         learner = torch.optim.AdamW(net.parameters(), lr=self.lr, weight_decay=0.0)
         tuner = torch.optim.AdamW(tuned, lr=self.tune_lr, weight_decay=0.0)
-        loop = Loop(session, public, self.batch, self.mirror, {
-            "prior": prior, "kept": kept, "learner": learner, "tuner": tuner,
-        })  # fmt: skip
+        loop = Loop(
+            session, public, self.batch, self.mirror, {"prior": prior, "kept": kept, "learner": learner, "tuner": tuner}
+        )
         centroids = self._label(prior, loop, oracle)
         if prior.gaussian is not None:
             places, shown = prior.shown.unique(return_inverse=True)
@@ -423,8 +437,13 @@ class Ddpm(PriorRecipe):
         return loss.detach()
 
     def _tune(
-        self, prior: DdpmPrior, optimizer: torch.optim.Optimizer, loop: Loop, oracle: Oracle,
-        centroids: Float[Tensor, "k d"], number: int,
+        self,
+        prior: DdpmPrior,
+        optimizer: torch.optim.Optimizer,
+        loop: Loop,
+        oracle: Oracle,
+        centroids: Float[Tensor, "k d"],
+        number: int,
     ) -> Tensor:
         """One step on the target's gradient; the loss."""
         noise = loop.noise("tune", number).rows(torch.arange(self.tune_batch, device=centroids.device))

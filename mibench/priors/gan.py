@@ -45,16 +45,12 @@ class Generator(nn.Module):
     At 64 px and width 64 with transposed convolutions this is GMI's generator (5,142,083 parameters).
     """
 
-    def __init__(
-        self, image_shape: tuple[int, int, int], latent_dim: int, width: int, upsampling: Upsampling
-    ) -> None:
+    def __init__(self, image_shape: tuple[int, int, int], latent_dim: int, width: int, upsampling: Upsampling) -> None:
         super().__init__()
         doublings = levels(image_shape)
         top = width * 2 ** (doublings - 1)
         self.top = top
-        self.project = nn.Sequential(
-            nn.Linear(latent_dim, top * 16, bias=False), nn.BatchNorm1d(top * 16), nn.ReLU()
-        )
+        self.project = nn.Sequential(nn.Linear(latent_dim, top * 16, bias=False), nn.BatchNorm1d(top * 16), nn.ReLU())
         layers: list[nn.Module] = []
         for level in range(doublings):
             last = level == doublings - 1
@@ -95,9 +91,7 @@ class Encoder(nn.Module):
         inside = image_shape[0]
         for level in range(levels(image_shape)):
             outside = width * 2**level
-            layers += [
-                nn.Conv2d(inside, outside, 5, 2, 2, bias=False), nn.BatchNorm2d(outside), nn.LeakyReLU(0.2)
-            ]  # fmt: skip
+            layers += [nn.Conv2d(inside, outside, 5, 2, 2, bias=False), nn.BatchNorm2d(outside), nn.LeakyReLU(0.2)]
             inside = outside
         self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(inside * 16, 2 * latent_dim))
 
@@ -110,17 +104,13 @@ class Encoder(nn.Module):
 class GanPrior(Prior):
     """A generator in [0, 1] with z ~ N(0, I)."""
 
-    def __init__(
-        self, image_shape: tuple[int, int, int], latent_dim: int, width: int, upsampling: Upsampling
-    ) -> None:
+    def __init__(self, image_shape: tuple[int, int, int], latent_dim: int, width: int, upsampling: Upsampling) -> None:
         super().__init__()
         self.image_shape = image_shape
         self.latent_dim = latent_dim
         self.generator = Generator(image_shape, latent_dim, width, upsampling)
 
-    def decode(
-        self, z: Float[Tensor, "n d"], y: Int64[Tensor, " n"] | None = None
-    ) -> Float[Tensor, "n c h w"]:
+    def decode(self, z: Float[Tensor, "n d"], y: Int64[Tensor, " n"] | None = None) -> Float[Tensor, "n c h w"]:
         """G(z)."""
         return self.generator(z)
 
@@ -219,7 +209,11 @@ class Loop:
         prior.train()
 
     def warm_up(
-        self, prior: Prior, steps: int, width: int, lr: float,
+        self,
+        prior: Prior,
+        steps: int,
+        width: int,
+        lr: float,
         pairs: Callable[[int], tuple[Tensor, Tensor | None]] | None = None,
     ) -> None:
         """Train the generator as the decoder of a variational auto-encoder on the public images.
@@ -272,4 +266,3 @@ def average(into: nn.Module, network: nn.Module, decay: float) -> None:
             old.lerp_(new, 1 - decay)
         else:
             old.copy_(new)
-

@@ -73,9 +73,12 @@ class KedmiPrior(GanPrior):
         blocks = critic_blocks(image_shape, width, first_norm=True)
         inside = width * 2 ** (len([m for m in blocks if isinstance(m, nn.Conv2d)]) - 1)
         self.trunk = nn.Sequential(
-            blocks, nn.Conv2d(inside, inside, 3, 2, 1), nn.InstanceNorm2d(inside, affine=True), nn.LeakyReLU(0.2),
+            blocks,
+            nn.Conv2d(inside, inside, 3, 2, 1),
+            nn.InstanceNorm2d(inside, affine=True),
+            nn.LeakyReLU(0.2),
             nn.Flatten(),
-        )  # fmt: skip
+        )
         self.theta = nn.Parameter(torch.randn(inside * 16, kernels * kernel_dim))
         self.logits = nn.Linear(inside * 16 + kernels, num_classes)
         self.register_buffer("reference", torch.zeros(batch - 1, kernels, kernel_dim))
@@ -148,9 +151,7 @@ class KedmiRecipe(PriorRecipe):
 
     def __post_init__(self) -> None:
         if min(self.latent_dim, self.width, self.steps, self.critic_steps, self.kernels, self.kernel_dim) < 1:
-            raise UserError(
-                "kedmi: latent_dim, width, steps, critic_steps, kernels and kernel_dim must be at least 1"
-            )
+            raise UserError("kedmi: latent_dim, width, steps, critic_steps, kernels and kernel_dim must be at least 1")
         if self.batch < 2:
             raise UserError(f"kedmi: batch must be at least 2, got {self.batch}")
         if self.decay >= 1:
@@ -159,9 +160,15 @@ class KedmiRecipe(PriorRecipe):
     def build(self, image_shape: tuple[int, int, int], num_classes: int, public: Split) -> KedmiPrior:
         """The untrained networks."""
         return KedmiPrior(
-            image_shape, num_classes, self.latent_dim, self.width, self.upsampling, self.kernels, self.kernel_dim,
+            image_shape,
+            num_classes,
+            self.latent_dim,
+            self.width,
+            self.upsampling,
+            self.kernels,
+            self.kernel_dim,
             self.batch,
-        )  # fmt: skip
+        )
 
     def train(self, prior: Prior, public: Split, oracle: Oracle | None, session: Session) -> list[dict[str, float]]:
         """Label the public images, warm up, then alternate critic and generator."""
@@ -174,9 +181,13 @@ class KedmiRecipe(PriorRecipe):
         judges = [*prior.trunk.parameters(), prior.theta, *prior.logits.parameters()]
         of_generator = torch.optim.Adam(prior.generator.parameters(), lr=self.lr, betas=(0.5, 0.999))
         of_critic = torch.optim.Adam(judges, lr=self.lr, betas=(0.5, 0.999))
-        loop = Loop(session, public, self.batch, self.mirror, {
-            "prior": prior, "kept": kept, "of_generator": of_generator, "of_critic": of_critic,
-        })  # fmt: skip
+        loop = Loop(
+            session,
+            public,
+            self.batch,
+            self.mirror,
+            {"prior": prior, "kept": kept, "of_generator": of_generator, "of_critic": of_critic},
+        )
         soft = loop.ask(oracle.probs)
         loop.warm_up(prior, self.warm_up, self.width, lr=2e-3)
         if self.warm_up:

@@ -38,9 +38,7 @@ class PublicImages(Prior):
         count = len(self.get_buffer("public"))
         return (noise.uniform(1) * count).floor().clamp(max=count - 1)
 
-    def decode(
-        self, z: Float[Tensor, "n 1"], y: Int64[Tensor, " n"] | None = None
-    ) -> Float[Tensor, "n c h w"]:
+    def decode(self, z: Float[Tensor, "n 1"], y: Int64[Tensor, " n"] | None = None) -> Float[Tensor, "n c h w"]:
         """Look the images up."""
         public = self.get_buffer("public")
         return to_float(public[z[:, 0].long().to(public.device)].to(z.device))

@@ -123,9 +123,14 @@ class StylePrior(Prior):
     critic_kind = "wgan"
 
     def __init__(
-        self, image_shape: tuple[int, int, int], generator: StyleGenerator, critic: StyleCritic, latent_dim: int,
-        psi: float, cutoff: int,
-    ) -> None:  # fmt: skip
+        self,
+        image_shape: tuple[int, int, int],
+        generator: StyleGenerator,
+        critic: StyleCritic,
+        latent_dim: int,
+        psi: float,
+        cutoff: int,
+    ) -> None:
         super().__init__()
         self.image_shape, self.latent_dim, self.psi, self.cutoff = image_shape, latent_dim, psi, cutoff
         self.generator, self.critic_network = generator, critic
@@ -244,9 +249,13 @@ class StyleGan2(PriorRecipe):
         late = self.lazy / (self.lazy + 1)
         of_generator = torch.optim.Adam(prior.generator.parameters(), lr=self.lr, betas=(0.0, 0.99))
         of_critic = torch.optim.Adam(prior.critic_network.parameters(), lr=self.lr * late, betas=(0.0, 0.99**late))
-        loop = Loop(session, public, self.batch, self.mirror, {
-            "prior": prior, "kept": kept, "of_generator": of_generator, "of_critic": of_critic,
-        })  # fmt: skip
+        loop = Loop(
+            session,
+            public,
+            self.batch,
+            self.mirror,
+            {"prior": prior, "kept": kept, "of_generator": of_generator, "of_critic": of_critic},
+        )
         loop.warm_up(prior, self.warm_up, 16, lr=1e-2)
         if self.warm_up:
             kept.load_state_dict(prior.generator.state_dict())

@@ -65,9 +65,7 @@ class Mapping(nn.Module):
     def __init__(self, latent_dim: int, style_dim: int, layers: int, rate: float) -> None:
         super().__init__()
         sizes = [latent_dim] + [style_dim] * layers
-        self.layers = nn.ModuleList(
-            [Linear(inside, outside, rate=rate) for inside, outside in pairwise(sizes)]
-        )
+        self.layers = nn.ModuleList([Linear(inside, outside, rate=rate) for inside, outside in pairwise(sizes)])
 
     def forward(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n e"]:
         """Depends on z's direction only."""
@@ -161,19 +159,27 @@ class StyleGenerator(nn.Module):
     centre: Tensor
 
     def __init__(
-        self, image_shape: tuple[int, int, int], latent_dim: int, style_dim: int, layers: int, width: int, most: int,
+        self,
+        image_shape: tuple[int, int, int],
+        latent_dim: int,
+        style_dim: int,
+        layers: int,
+        width: int,
+        most: int,
         rate: float,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         doublings = levels(image_shape)
         self.channels = image_shape[0]
         self.widths = [min(most, width * 2 ** (doublings - level)) for level in range(doublings + 1)]
         self.mapping = Mapping(latent_dim, style_dim, layers, rate)
         self.constant = nn.Parameter(torch.randn(self.widths[0], 4, 4))
-        self.grown = nn.ModuleList([
-            Block(self.widths[max(0, level - 1)], outside, self.channels, style_dim, level == 0)
-            for level, outside in enumerate(self.widths)
-        ])  # fmt: skip
+        self.grown = nn.ModuleList(
+            [
+                Block(self.widths[max(0, level - 1)], outside, self.channels, style_dim, level == 0)
+                for level, outside in enumerate(self.widths)
+            ]
+        )
         self.register_buffer("centre", torch.zeros(style_dim))
 
     @property

@@ -49,9 +49,7 @@ class Tuned(Prior):
         self._seen: tuple[Tensor, list[tuple[int, Tensor]]] | None = None
         self.training = prior.training
 
-    def decode(
-        self, z: Float[Tensor, "n d"], y: Int64[Tensor, " n"] | None = None
-    ) -> Float[Tensor, "n c h w"]:
+    def decode(self, z: Float[Tensor, "n d"], y: Int64[Tensor, " n"] | None = None) -> Float[Tensor, "n c h w"]:
         """Each identity's latents through its own copy."""
         if y is None or not self.copies:
             return self.prior.decode(z, y)

@@ -48,9 +48,7 @@ class WganPrior(GanPrior):
 
     critic_kind = "wgan"
 
-    def __init__(
-        self, image_shape: tuple[int, int, int], latent_dim: int, width: int, upsampling: Upsampling
-    ) -> None:
+    def __init__(self, image_shape: tuple[int, int, int], latent_dim: int, width: int, upsampling: Upsampling) -> None:
         super().__init__(image_shape, latent_dim, width, upsampling)
         blocks = critic_blocks(image_shape, width, first_norm=False)
         inside = width * 2 ** (len([m for m in blocks if isinstance(m, nn.Conv2d)]) - 1)
@@ -117,9 +115,13 @@ class WganGp(PriorRecipe):
         kept = average_of(prior.generator)
         of_generator = torch.optim.Adam(prior.generator.parameters(), lr=self.lr, betas=(0.5, 0.999))
         of_critic = torch.optim.Adam(prior.critic_network.parameters(), lr=self.lr, betas=(0.5, 0.999))
-        loop = Loop(session, public, self.batch, self.mirror, {
-            "prior": prior, "kept": kept, "of_generator": of_generator, "of_critic": of_critic,
-        })  # fmt: skip
+        loop = Loop(
+            session,
+            public,
+            self.batch,
+            self.mirror,
+            {"prior": prior, "kept": kept, "of_generator": of_generator, "of_critic": of_critic},
+        )
         loop.warm_up(prior, self.warm_up, self.width, lr=2e-3)
         if self.warm_up:
             kept.load_state_dict(prior.generator.state_dict())

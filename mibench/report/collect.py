@@ -236,9 +236,13 @@ def _text(settings: Mapping[str, Any]) -> str:
     """`a_e=0.8 ratio=0.5,2`."""
     parts = []
     for key, value in settings.items():
-        shown = ",".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value) if isinstance(
-            value, list | tuple
-        ) else f"{value:g}" if isinstance(value, float) else str(value)
+        shown = (
+            ",".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
+            if isinstance(value, list | tuple)
+            else f"{value:g}"
+            if isinstance(value, float)
+            else str(value)
+        )
         parts.append(f"{key}={shown}")
     return " ".join(parts)
 
@@ -266,8 +270,11 @@ def preset(kind: str, name: str, settings: Mapping[str, Any]) -> str:
         offered = registry.presets(kind, name)
     except UserError:
         offered = {"default": {}}
-    named = [key for key in sorted(offered, key=lambda key: key == "default")
-             if {k: _plain(v) for k, v in changes(kind, name, offered[key]).items()} == changed]  # fmt: skip
+    named = [
+        key
+        for key in sorted(offered, key=lambda key: key == "default")
+        if {k: _plain(v) for k, v in changes(kind, name, offered[key]).items()} == changed
+    ]
     return named[0] if named else _text(changed)
 
 
@@ -351,15 +358,30 @@ def _origin(prior: Run | None) -> dict[str, str]:
 
 def _cost(inversion: Run, prior: Run | None, made: Mapping[str, Any]) -> dict[str, Any]:
     """What was asked of the target and how long it took; not known (NaN, never 0) of another program's images."""
-    names = ("queries", "gradient_images", "shared_queries", "prior_queries", "prior_gradients", "seconds",
-             "cpu_seconds", "prior_cpu_seconds")  # fmt: skip
+    names = (
+        "queries",
+        "gradient_images",
+        "shared_queries",
+        "prior_queries",
+        "prior_gradients",
+        "seconds",
+        "cpu_seconds",
+        "prior_cpu_seconds",
+    )
     if prior is None:
         return dict.fromkeys(names, math.nan)
     own, learnt = (run.read("run.json")["provenance"] for run in (inversion, prior))
     asked = prior.read("metrics.json")
-    values = (made["queries_per_identity"], made["gradient_images_per_identity"], made["shared_queries"],
-              asked.get("target_queries", 0), asked.get("target_gradients", 0), own["seconds"], own.get("cpu_seconds"),
-              learnt.get("cpu_seconds"))  # fmt: skip
+    values = (
+        made["queries_per_identity"],
+        made["gradient_images_per_identity"],
+        made["shared_queries"],
+        asked.get("target_queries", 0),
+        asked.get("target_gradients", 0),
+        own["seconds"],
+        own.get("cpu_seconds"),
+        learnt.get("cpu_seconds"),
+    )
     return dict(zip(names, values, strict=True))
 
 
@@ -393,9 +415,10 @@ def references(one: Scored) -> list[dict[str, Any]]:
     known = one.scores["ceiling"][one.names[0]]["open_top1"]
     return [
         _shared(one) | {"attack": "chance", "role": "floor"} | lowest,
-        _shared(one) | {"attack": "real held-out", "role": "ceiling", "n": known["n"]}
+        _shared(one)
+        | {"attack": "real held-out", "role": "ceiling", "n": known["n"]}
         | _judged(one.names, one.scores["ceiling"]),
-    ]  # fmt: skip
+    ]
 
 
 ROLES = {"floor": 0, "attack": 1, "ceiling": 2}
@@ -419,17 +442,22 @@ def frame(found: Iterable[Scored]) -> pd.DataFrame:
     parts = {"prior": "from ", "preset": "", "prior_preset": "", "budget": "budget "}
     table.insert(2, "attack_label", _labels(table, "attack", parts, {"seed": "seed ", "score": "#"}, "score"))
     edge = (table["role"] == "ceiling").astype(int) - (table["attack"] == "chance").astype(int)
-    place = pd.DataFrame({
-        "dataset": table["dataset"], "identities": -table["identities"], "protocol": table["protocol"], "edge": edge,
-        "defended": table["defense"] != "none", "target": table["target_label"], "role": table["role"].map(ROLES),
-        "attack": table["attack_label"],
-    })  # fmt: skip
+    place = pd.DataFrame(
+        {
+            "dataset": table["dataset"],
+            "identities": -table["identities"],
+            "protocol": table["protocol"],
+            "edge": edge,
+            "defended": table["defense"] != "none",
+            "target": table["target_label"],
+            "role": table["role"].map(ROLES),
+            "attack": table["attack_label"],
+        }
+    )
     return table.loc[place.sort_values(list(place.columns), kind="stable").index].reset_index(drop=True)
 
 
-def _labels(
-    table: pd.DataFrame, name: str, parts: Mapping[str, str], last: Mapping[str, str], owner: str
-) -> pd.Series:
+def _labels(table: pd.DataFrame, name: str, parts: Mapping[str, str], last: Mapping[str, str], owner: str) -> pd.Series:
     """The column `name`, longer where needed: `parts` (column -> words before it) that vary between equal names of a
     protocol are added to all of them; if that still leaves one label to two owners of a target, so are the `last`."""
     labels = table[name].fillna("").astype(str).copy()
@@ -467,4 +495,3 @@ def rows(root: Path, warnings: list[str] | None = None) -> pd.DataFrame:
         warnings: Gets one line for each run that is damaged or of another version; such runs are left out.
     """
     return frame(scored(root, warnings))
-

@@ -234,6 +234,7 @@ def _needs(row: Row) -> str:
         return f"{text}; no number of seeds replaces them"
     return f"{text}; {int(row['seeds_needed'])} seed(s) of the {row['seeds']}, other identities included"
 
+
 def sections(group: pd.DataFrame, compared: pd.DataFrame) -> Iterator[Section]:
     """The table of a protocol, if there is anything to compare."""
     pairs = compared[compared["protocol"] == group["protocol"].iloc[0]] if len(compared) else compared

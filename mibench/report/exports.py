@@ -18,11 +18,24 @@ from mibench.report.tables import Section
 __all__ = ["records", "to_latex", "to_markdown", "write"]
 
 LATEX = {
-    "\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$",
-    "Δ": r"$\Delta$", "ε": r"$\varepsilon$", privacy.FRONT: r"$\diamond$",
-    tables.BEST: r"$\bigtriangleup$", tables.WORST: r"$\bigtriangledown$",
-}  # fmt: skip
+    "\\": r"\textbackslash{}",
+    "_": r"\_",
+    "%": r"\%",
+    "&": r"\&",
+    "#": r"\#",
+    "$": r"\$",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": "$<$",
+    ">": "$>$",
+    "Δ": r"$\Delta$",
+    "ε": r"$\varepsilon$",
+    privacy.FRONT: r"$\diamond$",
+    tables.BEST: r"$\bigtriangleup$",
+    tables.WORST: r"$\bigtriangledown$",
+}
 """What plain LaTeX reads otherwise, character by character."""
 
 
@@ -114,18 +127,31 @@ def write(folder: Path, content: Content, warnings: list[str]) -> list[Path]:
     leaks, sections = content.leaks, [*content.sections(), *content.people()]
     checked = [one.line for one in content.findings]
     frames = {
-        "tables": content.table, "differences": content.compared, "tradeoff": content.tradeoff,
-        "curves": content.curves, "leakage": leaks.people, "inequality": leaks.targets, "groups": leaks.groups,
-    }  # fmt: skip
-    texts = {f"{name}.csv": frame.to_csv(index=False, lineterminator="\n") if len(frame) else ""
-             for name, frame in frames.items()}  # fmt: skip
+        "tables": content.table,
+        "differences": content.compared,
+        "tradeoff": content.tradeoff,
+        "curves": content.curves,
+        "leakage": leaks.people,
+        "inequality": leaks.targets,
+        "groups": leaks.groups,
+    }
+    texts = {
+        f"{name}.csv": frame.to_csv(index=False, lineterminator="\n") if len(frame) else ""
+        for name, frame in frames.items()
+    }
     texts |= {
-        "tables.md": to_markdown(sections, checked, content.apart, warnings), "tables.tex": to_latex(sections),
-        "tables.json": to_json({
-            "apart": content.apart, "checks": checked, "warnings": warnings, "rows": records(frames.pop("tables")),
-            **{name: records(frame) for name, frame in frames.items()},
-        }),
-    }  # fmt: skip
+        "tables.md": to_markdown(sections, checked, content.apart, warnings),
+        "tables.tex": to_latex(sections),
+        "tables.json": to_json(
+            {
+                "apart": content.apart,
+                "checks": checked,
+                "warnings": warnings,
+                "rows": records(frames.pop("tables")),
+                **{name: records(frame) for name, frame in frames.items()},
+            }
+        ),
+    }
     paths = []
     for name, text in texts.items():
         path = folder / name

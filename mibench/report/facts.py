@@ -50,12 +50,16 @@ def facts(one: Scored) -> Facts:
     target, prior = one.target, one.prior
     judges = tuple(
         Judge(
-            run.spec["model"], _family(run.spec["model"]), _weights(run), _classes(run.path / "model.safetensors"),
-            own["natural_accuracy"]["value"], own["dataset_fingerprint"],
+            run.spec["model"],
+            _family(run.spec["model"]),
+            _weights(run),
+            _classes(run.path / "model.safetensors"),
+            own["natural_accuracy"]["value"],
+            own["dataset_fingerprint"],
         )
         for run in one.evaluators
         for own in [run.read("metrics.json")]
-    )  # fmt: skip
+    )
     same = prior is None or prior.spec.get("dataset") == target.spec["dataset"]
     try:
         selects = registry.card("attacks", one.inversion.spec["attack"]["name"]).get("selects", "target")
@@ -64,12 +68,22 @@ def facts(one: Scored) -> Facts:
     scores = one.scores
     saved = _saved(one.inversion.path / "images.safetensors") if "pixels" in scores else None
     return Facts(
-        f"{one.inversion.name} on {target.name}-{target.id}", _family(target.spec["model"]), _weights(target),
-        _classes(target.path / "model.safetensors"), one.fingerprint, judges, scores["n"],
-        "inception" in scores["perceptual"], scores.get("shared"), one.fingerprint if same else "another",
-        selects, scores.get("pixels"), saved, scores["target"].get("wobble"),
+        f"{one.inversion.name} on {target.name}-{target.id}",
+        _family(target.spec["model"]),
+        _weights(target),
+        _classes(target.path / "model.safetensors"),
+        one.fingerprint,
+        judges,
+        scores["n"],
+        "inception" in scores["perceptual"],
+        scores.get("shared"),
+        one.fingerprint if same else "another",
+        selects,
+        scores.get("pixels"),
+        saved,
+        scores["target"].get("wobble"),
         scores["target"].get("passes", 1),
-    )  # fmt: skip
+    )
 
 
 def findings(found: Iterable[Scored]) -> list[Finding]:

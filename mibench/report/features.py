@@ -150,14 +150,17 @@ def measure(found: Clouds, size: int) -> dict[str, Any]:
     """
     width = space.median_distance(found.private)
     report: dict[str, Any] = {
-        "class_margin": None if found.margins is None else clustered_interval(
-            found.margins, found.private_labels).as_json(),
+        "class_margin": None
+        if found.margins is None
+        else clustered_interval(found.margins, found.private_labels).as_json(),
         "identities": len(found.private_labels.unique()),
         "kernel_width": width,
         "private_images": len(found.private),
-    }  # fmt: skip
-    for name, x, labels in (("reconstructions", found.found, found.found_labels),
-                            ("unseen", found.unseen, found.unseen_labels)):  # fmt: skip
+    }
+    for name, x, labels in (
+        ("reconstructions", found.found, found.found_labels),
+        ("unseen", found.unseen, found.unseen_labels),
+    ):
         nearer = [space.nearer_erased(x, labels, found.private, one, found.private_labels) for one in found.erased]
         report[name] = {
             "n": len(x),
@@ -270,8 +273,11 @@ def draw(found: Clouds, labels: Sequence[int], names: Sequence[str], title: str,
     wanted = torch.tensor(labels)
     fitted = torch.isin(found.private_labels, wanted)
     plane = space.projection(found.private[fitted], found.private_labels[fitted])
-    kinds = ((PRIVATE, found.private, found.private_labels), (ERASED, found.erased[0], found.private_labels),
-             (FOUND, found.found, found.found_labels))  # fmt: skip
+    kinds = (
+        (PRIVATE, found.private, found.private_labels),
+        (ERASED, found.erased[0], found.private_labels),
+        (FOUND, found.found, found.found_labels),
+    )
     sets = {(label, kind): plane(x[own == label]) for label in labels for kind, x, own in kinds}
     columns = -(-len(labels) // 2)
     figure = Figure(figsize=(7.4 + 3.7 * columns, 8.3), dpi=120, facecolor="white", layout="constrained")
@@ -304,8 +310,13 @@ def draw(found: Clouds, labels: Sequence[int], names: Sequence[str], title: str,
         "private training images": {"color": GREY, "linestyle": LINES[PRIVATE], "marker": "o", "markeredgewidth": 0},
         erased: {"color": GREY, "linestyle": LINES[ERASED], "marker": "s", "markerfacecolor": "none"},
         "reconstructions" + (" (a hull needs 3)" if most < 3 else ""): {
-            "color": INK, "linestyle": LINES[FOUND], "marker": "*", "markersize": 13, "markerfacecolor": "white"},
-    }  # fmt: skip
+            "color": INK,
+            "linestyle": LINES[FOUND],
+            "marker": "*",
+            "markersize": 13,
+            "markerfacecolor": "white",
+        },
+    }
     handles = [Line2D([], [], label=label, linewidth=1.5, **look) for label, look in marks.items()]
     figure.legend(
         handles=handles, loc="outside lower left", ncols=3, frameon=False, fontsize=11, labelcolor=INK, handlelength=3.2
@@ -380,13 +391,16 @@ def _cell(value: Any, factor: int) -> str:
 
 
 ROWS = (
-    ("Fréchet distance to private", "frechet_private", 1), ("Fréchet distance to erased", "frechet_erased", 1),
-    ("squared MMD to private", "mmd_private", 1), ("squared MMD to erased", "mmd_erased", 1),
+    ("Fréchet distance to private", "frechet_private", 1),
+    ("Fréchet distance to erased", "frechet_erased", 1),
+    ("squared MMD to private", "mmd_private", 1),
+    ("squared MMD to erased", "mmd_erased", 1),
     ("nearest is erased, not private, %", "nearest_is_erased", 100),
-    ("inside the private hull, %", "inside_private", 100), ("inside the erased hull, %", "inside_erased", 100),
+    ("inside the private hull, %", "inside_private", 100),
+    ("inside the erased hull, %", "inside_erased", 100),
     ("own hull within the private one, %", "overlap_private", 100),
     ("own hull within the erased one, %", "overlap_erased", 100),
-)  # fmt: skip
+)
 
 
 def table(report: Mapping[str, Any]) -> Table:
@@ -402,8 +416,15 @@ def table(report: Mapping[str, Any]) -> Table:
     ]
     if report["reconstructions"]["overlap_private"] is None:
         notes.append("Hull overlap needs 3 images of an identity on each side, not on one line; there are fewer.")
-    shown = Table(box=None, pad_edge=False, title=report["title"], title_justify="left", title_style="bold",
-                  caption="\n".join(notes).replace("[", "\\["), caption_justify="left")  # fmt: skip
+    shown = Table(
+        box=None,
+        pad_edge=False,
+        title=report["title"],
+        title_justify="left",
+        title_style="bold",
+        caption="\n".join(notes).replace("[", "\\["),
+        caption_justify="left",
+    )
     shown.add_column("")
     for key, name in sides.items():
         shown.add_column(f"{name}\nn = {report[key]['n']:,}", justify="right")

@@ -46,9 +46,16 @@ def draw(found: list[Point], title: str) -> Any:
     numbers = {name: f"{place}  {name}" for place, name in enumerate(names, start=1)}
     first = sorted(handles, key=lambda name: names.index(name) if name in names else -1)
     figure.legend(
-        [handles[name] for name in first], [numbers.get(name, name) for name in first], loc="lower left", ncols=entries,
-        frameon=False, fontsize=7.5, labelcolor=INK, columnspacing=1.2, handletextpad=0.4,
-    )  # fmt: skip
+        [handles[name] for name in first],
+        [numbers.get(name, name) for name in first],
+        loc="lower left",
+        ncols=entries,
+        frameon=False,
+        fontsize=7.5,
+        labelcolor=INK,
+        columnspacing=1.2,
+        handletextpad=0.4,
+    )
     return figure
 
 
@@ -97,11 +104,13 @@ def _focus(panel: Any, found: list[Point], access: str) -> None:
         limit(100 * (low - room), 100 * (high + room))
     beyond = [
         f"{one.label}: {100 * one.natural.value:.0f} natural, {100 * one.attacks[access].rate.value:.0f} attack"
-        for one in known if one not in useful
-    ]  # fmt: skip
+        for one in known
+        if one not in useful
+    ]
     if beyond:
-        panel.text(0.01, 0.02, "\n".join(["← beyond the axis", *beyond]), transform=panel.transAxes, color=GREY,
-                   fontsize=6.5)  # fmt: skip
+        panel.text(
+            0.01, 0.02, "\n".join(["← beyond the axis", *beyond]), transform=panel.transAxes, color=GREY, fontsize=6.5
+        )
 
 
 def _line(panel: Any, curve: Curve, style: tuple[str, str, str], handles: dict[str, Any]) -> None:
@@ -127,9 +136,19 @@ def _mark(panel: Any, one: Point, access: str, colour: str, marker: str, size: f
         if not math.isnan(found.low):
             bars[axis] = [[100 * (found.value - found.low)], [100 * (found.high - found.value)]]
     return panel.errorbar(
-        100 * natural.value, 100 * rate.value, **bars, fmt=marker, color=colour, ms=size, mec="white", mew=0.8,
-        elinewidth=0.6, ecolor=_pale(colour), capsize=0, zorder=4 if marker == "*" else 3,
-    )  # fmt: skip
+        100 * natural.value,
+        100 * rate.value,
+        **bars,
+        fmt=marker,
+        color=colour,
+        ms=size,
+        mec="white",
+        mew=0.8,
+        elinewidth=0.6,
+        ecolor=_pale(colour),
+        capsize=0,
+        zorder=4 if marker == "*" else 3,
+    )
 
 
 def _pale(colour: str) -> str:

@@ -153,8 +153,9 @@ def _fonts(sheet: "Image.Image") -> Pen:
 
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     plain, bold = str(folder / "DejaVuSans.ttf"), str(folder / "DejaVuSans-Bold.ttf")
-    return Pen(ImageDraw.Draw(sheet), ImageFont.truetype(plain, 18), ImageFont.truetype(bold, 18),
-               ImageFont.truetype(bold, 22))  # fmt: skip
+    return Pen(
+        ImageDraw.Draw(sheet), ImageFont.truetype(plain, 18), ImageFont.truetype(bold, 18), ImageFont.truetype(bold, 22)
+    )
 
 
 def _picture(image: UInt8[Tensor, "c h w"], factor: int) -> "Image.Image":

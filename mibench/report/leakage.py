@@ -51,9 +51,20 @@ ROWS = 40
 """So many people in all are named in a table, but at least one of each target."""
 
 PEOPLE = [
-    "protocol", "defense", "attack", "rank", "identity", "label", "group", "hits", "n", "rate", "nearest",
-    "distance_rank", "target_confidence",
-]  # fmt: skip
+    "protocol",
+    "defense",
+    "attack",
+    "rank",
+    "identity",
+    "label",
+    "group",
+    "hits",
+    "n",
+    "rate",
+    "nearest",
+    "distance_rank",
+    "target_confidence",
+]
 """Columns of leakage.csv."""
 
 
@@ -109,7 +120,7 @@ def gini_interval(rates: Float[Tensor, " c"]) -> tuple[float, float]:
 def gini_by_luck(rate: float, n: int) -> float:
     """Gini coefficient expected of hit rates over n reconstructions each, were everybody hit with the same probability.
 
-        E|X - Y| / (2 E X) = sum_k F(k) (1 - F(k)) / (n rate),   X and Y binomial (n, rate) with the distribution F
+    E|X - Y| / (2 E X) = sum_k F(k) (1 - F(k)) / (n rate),   X and Y binomial (n, rate) with the distribution F
     """
     if rate <= 0:
         return math.nan
@@ -180,11 +191,17 @@ def _persons(one: Scored, name: str) -> pd.DataFrame:
         return rows[key].to_numpy(dtype="float64") if key in rows else unknown
 
     hits = np.add.reduceat((rows[f"open_top1@{name}"] == 1).to_numpy().astype("int64"), starts)
-    persons = pd.DataFrame({
-        "label": labels, "identity": rows["identity"].to_numpy()[starts], "hits": hits, "n": n, "rate": hits / n,
-        "nearest": np.minimum.reduceat(column(f"knn_train@{name}"), starts),
-        "target_confidence": np.add.reduceat(column("target_confidence"), starts) / n,
-    })  # fmt: skip
+    persons = pd.DataFrame(
+        {
+            "label": labels,
+            "identity": rows["identity"].to_numpy()[starts],
+            "hits": hits,
+            "n": n,
+            "rate": hits / n,
+            "nearest": np.minimum.reduceat(column(f"knn_train@{name}"), starts),
+            "target_confidence": np.add.reduceat(column("target_confidence"), starts) / n,
+        }
+    )
     persons["distance_rank"] = persons["nearest"].rank(method="min").astype("Int64")
     persons = persons.sort_values(["rate", "nearest", "label"], ascending=[False, True, True], kind="stable")
     persons.insert(0, "rank", range(1, len(persons) + 1))
@@ -196,9 +213,12 @@ def _inequality(persons: pd.DataFrame) -> dict[str, Any]:
     low, high = gini_interval(rates)
     alike = gini_by_luck(float(rates.mean()), int(sizes.iloc[0])) if sizes.nunique() == 1 else math.nan
     line: dict[str, Any] = {
-        "identities": len(persons), "gini": float(gini(rates)) if len(rates) > 1 else math.nan, "gini_low": low,
-        "gini_high": high, "gini_by_luck": alike,
-    }  # fmt: skip
+        "identities": len(persons),
+        "gini": float(gini(rates)) if len(rates) > 1 else math.nan,
+        "gini_low": low,
+        "gini_high": high,
+        "gini_by_luck": alike,
+    }
     for name, share in (("never", rates == 0), ("always", rates == 1)):
         known = proportion(share, torch.arange(len(rates)))
         line |= {name: known.value, f"{name}_low": known.low, f"{name}_high": known.high}
@@ -217,14 +237,24 @@ def _by_group(about: dict[str, Any], one: Scored, name: str, members: Mapping[st
     found = [(each, proportion(hits[kinds == place], labels[kinds == place])) for place, each in enumerate(names)]
     found.sort(key=lambda pair: -pair[1].value)
     gap = {
-        "gap": found[0][1].value - found[-1][1].value, "gap_most": found[0][0], "gap_least": found[-1][0],
+        "gap": found[0][1].value - found[-1][1].value,
+        "gap_most": found[0][0],
+        "gap_least": found[-1][0],
         "gap_p": gap_test(hits, labels, kinds),
-    }  # fmt: skip
+    }
     return [
-        about | {"group": each, "identities": known.clusters, "n": known.n, "rate": known.value, "rate_low": known.low,
-                 "rate_high": known.high} | gap
+        about
+        | {
+            "group": each,
+            "identities": known.clusters,
+            "n": known.n,
+            "rate": known.value,
+            "rate_low": known.low,
+            "rate_high": known.high,
+        }
+        | gap
         for each, known in found
-    ]  # fmt: skip
+    ]
 
 
 def _with_adjusted(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -269,8 +299,11 @@ def _targets(rows: pd.DataFrame) -> list[Column]:
 
     def coefficient(row: Row, digits: int) -> str:
         text = _coefficient(row["gini"])
-        return text if missing(row["gini_low"]) else (
-            f"{text} [{_coefficient(row['gini_low'])},{_coefficient(row['gini_high'])}]")  # fmt: skip
+        return (
+            text
+            if missing(row["gini_low"])
+            else (f"{text} [{_coefficient(row['gini_low'])},{_coefficient(row['gini_high'])}]")
+        )
 
     return [
         Column("", "defense", lambda row, digits: row["defense"], left=True),
@@ -319,25 +352,40 @@ def sections(leaks: Leakage, table: pd.DataFrame) -> Iterator[Section]:
         most = max(1, min(NAMED, ROWS // len(targets)))
         worst = people[people["rank"] <= most].reset_index(drop=True)
         whom = f"The {most} people" if most > 1 else "The person"
-        yield Section(f"Who leaks most, {about}", worst, _people(worst), [
-            f"{whom} of each target that its strongest attack hit most often, equal ones by distance; leakage.csv has "
-            "everybody. nearest private = squared L2 of the nearest "
-            f"reconstruction to a private image of the person, in {evaluators(group)[0]}'s features; lower leaks more. "
-            "target confidence: mean over the person's reconstructions, in %.",
-        ])  # fmt: skip
-        yield Section(f"How unequally people leak, {about}", targets, _targets(targets), [
-            "Gini of hit rates over people [95% interval over identities]: 0 everybody is hit alike, 1 one person has "
-            "all hits; by luck = what so few reconstructions each would give if everybody were hit with the same "
-            "probability. Never and always hit: % of the attacked people [95% interval].",
-        ])  # fmt: skip
+        yield Section(
+            f"Who leaks most, {about}",
+            worst,
+            _people(worst),
+            [
+                f"{whom} of each target that its strongest attack hit most often, equal ones by distance; leakage.csv "
+                "has everybody. nearest private = squared L2 of the nearest "
+                f"reconstruction to a private image of the person, in {evaluators(group)[0]}'s features; lower leaks "
+                "more. target confidence: mean over the person's reconstructions, in %."
+            ],
+        )
+        yield Section(
+            f"How unequally people leak, {about}",
+            targets,
+            _targets(targets),
+            [
+                "Gini of hit rates over people [95% interval over identities]: 0 everybody is hit alike, 1 one person "
+                "has all hits; by luck = what so few reconstructions each would give if everybody were hit with the "
+                "same probability. Never and always hit: % of the attacked people [95% interval]."
+            ],
+        )
         if len(groups):
             outside = int((people.groupby("defense", sort=False)["group"].apply(lambda one: (one == "").sum())).max())
             left = f" {outside} attacked people are in no group." if outside else ""
-            yield Section(f"Groups of people, {about}", groups, _groups(groups), [
-                "Attack accuracy of each group, the strongest attack, in % [95% interval, clustered by identity]. "
-                "largest gap: highest minus lowest, in points; p that memberships shuffled among the people give one "
-                f"as large, Holm's correction over the targets.{left}",
-            ])  # fmt: skip
+            yield Section(
+                f"Groups of people, {about}",
+                groups,
+                _groups(groups),
+                [
+                    "Attack accuracy of each group, the strongest attack, in % [95% interval, clustered by identity]. "
+                    "largest gap: highest minus lowest, in points; p that memberships shuffled among the people give "
+                    f"one as large, Holm's correction over the targets.{left}"
+                ],
+            )
 
 
 def _of(part: pd.DataFrame, protocol: str) -> pd.DataFrame:

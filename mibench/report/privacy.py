@@ -82,7 +82,7 @@ def _effects(rows: pd.DataFrame) -> list[Column]:
         **{name: ("PGD", f"ε {name.removeprefix('pgd_')}", percent) for name in names if name.startswith("pgd_")},
         "ece": ("", "ECE", percent),
         "training_ratio": ("training", "time", lambda value: "" if missing(value) else f"{value:.2f}x"),
-    }  # fmt: skip
+    }
     known = {"natural_least", "natural_most", "strength", "seeds", "training_seconds"}
     shown = [
         Column("", "defense", lambda row, digits: row["defense"], left=True),
@@ -140,26 +140,41 @@ def sections(points: pd.DataFrame, curves: pd.DataFrame, titles: Mapping[str, st
         if defended.all() or not defended.any():
             continue
         about, rows = titles[str(protocol)], own.reset_index(drop=True)
-        yield Section(f"Privacy against utility, {about}", rows, _tradeoff(rows), [
-            "Per access the strongest attack that was run on every seed, open-set top-1 of the headline evaluation "
-            "model, in % [95% interval, clustered by identity, all seeds together]. difference: paired over identities "
-            f"and seeds, in points; {SURE} p < {LEVEL}, sign-flip test over identities, Holm's correction over the "
-            f"access's differences. {FRONT} no other target is both more accurate and safer under that access.",
-            "Δ = attack accuracy prevented per point of natural accuracy lost, the papers' trade-off: blank where "
-            "accuracies differ by less than half a point, negative where the defense raises accuracy.",
-        ])  # fmt: skip
+        yield Section(
+            f"Privacy against utility, {about}",
+            rows,
+            _tradeoff(rows),
+            [
+                "Per access the strongest attack that was run on every seed, open-set top-1 of the headline evaluation "
+                "model, in % [95% interval, clustered by identity, all seeds together]. difference: paired over "
+                f"identities and seeds, in points; {SURE} p < {LEVEL}, sign-flip test over identities, Holm's "
+                f"correction over the access's differences. {FRONT} no other target is both more accurate and safer under that access.",
+                "Δ = attack accuracy prevented per point of natural accuracy lost, the papers' trade-off: blank where "
+                "accuracies differ by less than half a point, negative where the defense raises accuracy.",
+            ],
+        )
         if len(curves) and len(swept := curves[(curves["protocol"] == protocol) & (curves["points"] > 2)]):
             swept = swept.reset_index(drop=True)
-            yield Section(f"Every strength of a defense together, {about}", swept, _curves(swept), [
-                "hypervolume: area of (natural accuracy, 1 - attack accuracy) that some strength or no defense "
-                "reaches; higher is better, 1 is all. 'none alone' is what the undefended target reaches.",
-                "Attack accuracy where natural accuracy is so many points below the undefended target's: linear "
-                "between the nearest two strengths, blank where no strength goes that far (no extrapolation).",
-            ])  # fmt: skip
+            yield Section(
+                f"Every strength of a defense together, {about}",
+                swept,
+                _curves(swept),
+                [
+                    "hypervolume: area of (natural accuracy, 1 - attack accuracy) that some strength or no defense "
+                    "reaches; higher is better, 1 is all. 'none alone' is what the undefended target reaches.",
+                    "Attack accuracy where natural accuracy is so many points below the undefended target's: linear "
+                    "between the nearest two strengths, blank where no strength goes that far (no extrapolation).",
+                ],
+            )
         if len(_effects(rows)) > 4:
-            yield Section(f"Side effects, {about}", rows, _effects(rows), [
-                "PGD: natural accuracy under an adversary who may change every pixel by ε (pixels in [0, 1]; APGD on "
-                "the DLR loss, 10 steps, 200 held-out images). ECE: expected calibration error in points, 15 bins. "
-                "training time: processor seconds, beside the undefended target's. Means over seeds; least and most "
-                "are seeds.",
-            ])  # fmt: skip
+            yield Section(
+                f"Side effects, {about}",
+                rows,
+                _effects(rows),
+                [
+                    "PGD: natural accuracy under an adversary who may change every pixel by ε (pixels in [0, 1]; APGD "
+                    "on the DLR loss, 10 steps, 200 held-out images). ECE: expected calibration error in points, 15 "
+                    "bins. training time: processor seconds, beside the undefended target's. Means over seeds; least "
+                    "and most are seeds."
+                ],
+            )

@@ -18,9 +18,13 @@ from mibench.stages.train_target import unusual
 __all__ = ["chain"]
 
 ROLE = {
-    "backbones": "backbone", "evaluators": "evaluation model", "inversions": "inversion", "priors": "prior",
-    "scores": "score", "targets": "target",
-}  # fmt: skip
+    "backbones": "backbone",
+    "evaluators": "evaluation model",
+    "inversions": "inversion",
+    "priors": "prior",
+    "scores": "score",
+    "targets": "target",
+}
 
 ORDER = ("inversion", "target", "backbone", "prior", "evaluators")
 """Parents are shown in this order: first what leads back to the data."""
@@ -62,8 +66,13 @@ def _about(run: Run) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
-    for name, text in (("asked", _asked(run)), ("result", _result(run)), ("made", _made(run)), ("files", _files(run)),
-                       ("path", str(run.path))):  # fmt: skip
+    for name, text in (
+        ("asked", _asked(run)),
+        ("result", _result(run)),
+        ("made", _made(run)),
+        ("files", _files(run)),
+        ("path", str(run.path)),
+    ):
         if text:
             grid.add_row(name, Text(text))
     return Group(head, grid)
@@ -102,15 +111,19 @@ def rate(found: Mapping[str, Any]) -> str:
 def _result(run: Run) -> str:
     if run.kind == "scores":
         scores = run.read("scores.json")
-        lines = [f"{scores['n']} reconstructions of {scores['identities']} identities; the target itself says "
-                 f"{rate(scores['target']['top1'])}"]  # fmt: skip
+        lines = [
+            f"{scores['n']} reconstructions of {scores['identities']} identities; the target itself says "
+            f"{rate(scores['target']['top1'])}"
+        ]
         judges = run.parents["evaluators"]
         for judge in judges if isinstance(judges, list) else [judges]:
             name = judge.spec["model"]
             found = scores["evaluators"][name]
-            lines.append(f"{name}: open-set {rate(found['open_top1'])}, closed {rate(found['closed_top1'])}, "
-                         f"KNN {found['knn_train']['value']:.4g}"
-                         + ("" if found["fid"] is None else f", fid@{name} {found['fid']:.4g}"))  # fmt: skip
+            lines.append(
+                f"{name}: open-set {rate(found['open_top1'])}, closed {rate(found['closed_top1'])}, "
+                f"KNN {found['knn_train']['value']:.4g}"
+                + ("" if found["fid"] is None else f", fid@{name} {found['fid']:.4g}")
+            )
         return "\n".join(lines)
     metrics = run.read("metrics.json")
     if run.kind == "inversions" and metrics["queries_per_identity"] is None:
@@ -142,9 +155,13 @@ def _result(run: Run) -> str:
 def _made(run: Run) -> str:
     made = run.read("run.json").get("provenance", {})
     place = made.get("gpu") or " ".join(str(made[key]) for key in ("device", "machine") if made.get(key))
-    parts = [f"{made['seconds']:,} s" if "seconds" in made else "", f"on {place}" if place else "",
-             str(made.get("finished", "")), f"mibench {made['mibench']}" if "mibench" in made else "",
-             str(made.get("commit") or "")]  # fmt: skip
+    parts = [
+        f"{made['seconds']:,} s" if "seconds" in made else "",
+        f"on {place}" if place else "",
+        str(made.get("finished", "")),
+        f"mibench {made['mibench']}" if "mibench" in made else "",
+        str(made.get("commit") or ""),
+    ]
     return ", ".join(part for part in parts if part)
 
 

@@ -188,8 +188,10 @@ def columns(group: pd.DataFrame) -> list[Column]:
         Column("natural", "accuracy", natural),
         Column("", "attack", attack, left=True),
         *(Column("open-set", name, rate(f"open_top1@{name}"), drop=0 if name == first else 8) for name in names),
-        *(Column("closed", name, plain(f"closed_top1@{name}", percent), drop=7 if name == first else 6)
-          for name in names),
+        *(
+            Column("closed", name, plain(f"closed_top1@{name}", percent), drop=7 if name == first else 6)
+            for name in names
+        ),
         Column("KNN", "train", plain(f"knn_train@{first}", amount), drop=5),
         Column("KNN", "held-\nout", plain(f"knn_heldout@{first}", amount), drop=4),
         Column("fid", f"@{first}", plain(f"fid@{first}", amount), drop=4),
@@ -201,7 +203,7 @@ def columns(group: pd.DataFrame) -> list[Column]:
         Column("queries", "each", lambda row, digits: count(queries(row), digits), drop=3),
         Column("with", "grad.", lambda row, digits: count(row.get("gradient_images"), digits), drop=2),
         Column("", "sec.", plain("seconds", seconds), drop=2),
-    ]  # fmt: skip
+    ]
     if group["n"][group["target"].notna()].nunique() > 1:
         shown.insert(3, Column("", "n", plain("n", count), drop=2))
     lines = rows(group)

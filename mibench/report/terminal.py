@@ -25,8 +25,12 @@ def render(content: Content, console: Console, people: bool = True) -> Renderabl
     for section in [*content.sections(brief=True), *(content.people() if people else [])]:
         parts += [Text(section.title, style="bold underline"), Text(), *_shown(section, console.width), Text()]
     if content.findings:
-        parts += [Text("Checks: do not take these numbers for privacy", style="bold underline yellow"), Text(),
-                  *(Text(f"! {one.line}", style="yellow") for one in content.findings), Text()]  # fmt: skip
+        parts += [
+            Text("Checks: do not take these numbers for privacy", style="bold underline yellow"),
+            Text(),
+            *(Text(f"! {one.line}", style="yellow") for one in content.findings),
+            Text(),
+        ]
     if content.apart:
         parts += [Text(TITLE, style="bold underline"), Text(), *_dim(content.apart), Text()]
     return Group(*parts)

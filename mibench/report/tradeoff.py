@@ -235,8 +235,9 @@ def _shared(one: Judged, other: Judged) -> tuple[Tensor, Tensor, Tensor] | None:
 
 def bare(point: Point, among: Iterable[Point]) -> Point | None:
     """The undefended twin: same protocol, network, start and training."""
-    return next((one for one in among if not one.defended and (one.protocol, one.base) == (point.protocol, point.base)),
-                None)  # fmt: skip
+    return next(
+        (one for one in among if not one.defended and (one.protocol, one.base) == (point.protocol, point.base)), None
+    )
 
 
 # --- curves ---------------------------------------------------------------------------------------------------------
@@ -371,9 +372,13 @@ def frame(found: list[Point]) -> pd.DataFrame:
     for one in found:
         none = bare(one, found)
         line: dict[str, Any] = {
-            "protocol": one.protocol, "base": one.base, "defense": one.label, "family": one.defense,
-            "strength": one.strength, "seeds": len(one.targets),
-        }  # fmt: skip
+            "protocol": one.protocol,
+            "base": one.base,
+            "defense": one.label,
+            "family": one.defense,
+            "strength": one.strength,
+            "seeds": len(one.targets),
+        }
         line |= _flat("natural_accuracy", one.natural)
         line |= {"natural_least": one.spread[0], "natural_most": one.spread[1]}
         for access in ACCESSES:
@@ -446,10 +451,14 @@ def summary(found: list[Point]) -> pd.DataFrame:
         for curve in curves(found, access):
             first = curve.points[0]
             line: dict[str, Any] = {
-                "protocol": first.protocol, "base": first.base, "defense": curve.defense, "access": access,
-                "points": len(curve.points), "hypervolume": hypervolume(curve.xy()),
+                "protocol": first.protocol,
+                "base": first.base,
+                "defense": curve.defense,
+                "access": access,
+                "points": len(curve.points),
+                "hypervolume": hypervolume(curve.xy()),
                 "hypervolume_none": math.nan if first.defended else hypervolume([curve.place(first)]),
-            }  # fmt: skip
+            }
             for below in BELOW:
                 at = math.nan if first.defended else first.natural.value - below
                 line |= _flat(f"at_minus_{100 * below:g}", None if math.isnan(at) else matched(curve, at))

@@ -24,9 +24,19 @@ from mibench.runs import Run, canonical, unchanged
 from mibench.training import empty_memories
 
 __all__ = [
-    "classifier", "dataset", "fill_memories", "load_classifier", "load_memories", "load_prior", "open_dataset",
-    "read_header", "read_tensors", "write_log", "write_memories", "write_tensors",
-]  # fmt: skip
+    "classifier",
+    "dataset",
+    "fill_memories",
+    "load_classifier",
+    "load_memories",
+    "load_prior",
+    "open_dataset",
+    "read_header",
+    "read_tensors",
+    "write_log",
+    "write_memories",
+    "write_tensors",
+]
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:

@@ -67,10 +67,14 @@ def calibrate(
     limits = {name: threshold(own) for name, own in scores.items() if len(own)}
     limit = max(limits.values())
     found: dict[str, Any] = {
-        name: {"images": len(sets[name][1]), "pairs": len(scores[name]), "threshold": own,
-               "pass": float((scores[name] > limit).double().mean())}
+        name: {
+            "images": len(sets[name][1]),
+            "pairs": len(scores[name]),
+            "threshold": own,
+            "pass": float((scores[name] > limit).double().mean()),
+        }
         for name, own in limits.items()
-    }  # fmt: skip
+    }
     found |= {"rate": RATE, "threshold": limit}
     if "strangers" in found:
         found["strangers_are"] = "distractors" if data.distractors_are_public else "public"

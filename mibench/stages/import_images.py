@@ -159,8 +159,10 @@ def _conversions(files: Sequence[Path], data: Dataset) -> dict[str, int]:
     found: dict[str, int] = {}
     for file in files:
         with Image.open(file) as opened:
-            said = {f"resized to {width} x {height}": opened.size != (width, height),
-                    "JPEG, whose pixels are not the program's": opened.format == "JPEG"}  # fmt: skip
+            said = {
+                f"resized to {width} x {height}": opened.size != (width, height),
+                "JPEG, whose pixels are not the program's": opened.format == "JPEG",
+            }
         for what, so in said.items():
             if so:
                 found[what] = found.get(what, 0) + 1
@@ -189,8 +191,11 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     converted = _conversions(files, data) | converted
     labels = torch.tensor([label for label, own in people.items() for _ in own])
     counts = [len(own) for own in people.values()]
-    each = f"{counts[0]} each" if len(set(counts)) == 1 else (
-        f"{min(counts)} to {max(counts)} each; rates are means over images, so that people with more count more")
+    each = (
+        f"{counts[0]} each"
+        if len(set(counts)) == 1
+        else (f"{min(counts)} to {max(counts)} each; rates are means over images, so that people with more count more")
+    )
     left = f" of {len(data.classes)}" if len(people) < len(data.classes) else ""
     reporter.say(f"images {run.name}: {len(files)} images of {len(people)}{left} identities, {each}")
     for what, count in converted.items():

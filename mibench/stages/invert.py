@@ -21,8 +21,12 @@ from mibench.stages import artifacts
 
 __all__ = ["ACCESS", "plan", "work"]
 
-ACCESS = {"none": Access.LABEL_ONLY, "label_only": Access.LABEL_ONLY, "black_box": Access.BLACK_BOX,
-          "white_box": Access.WHITE_BOX}  # fmt: skip
+ACCESS = {
+    "none": Access.LABEL_ONLY,
+    "label_only": Access.LABEL_ONLY,
+    "black_box": Access.BLACK_BOX,
+    "white_box": Access.WHITE_BOX,
+}
 """What a CARD's `access` grants; an attack with 'none' gets the least, and never asks."""
 
 BATCH = {"cpu": 128, "cuda": 2048, "mps": 512}
@@ -75,9 +79,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     cost = attack.cost(prior, len(data.public))  # type: ignore[arg-type]
     total = cost.queries * count + cost.shared_queries
     with run.working() as folder, reporter.task(f"{run.name} on {target.name}", total, "images") as task:
-        oracle = Oracle(
-            network, ACCESS[run.spec["access"]], len(data.classes), run.spec["budget"], tick=task.advance
-        )
+        oracle = Oracle(network, ACCESS[run.spec["access"]], len(data.classes), run.spec["budget"], tick=task.advance)
         stack = artifacts.defenses(target)
 
         def transform(x: Tensor, noise: Noise) -> Tensor:

@@ -54,11 +54,12 @@ def card(
     c, h, w = data.image_shape
     return {
         "budget": {"access": spec["access"], "queries_per_identity": spec["budget"], "known": not imported},
-        "evaluators": [
-            {"model": run.spec["model"], "run": run.id, "seed": run.spec["seed"]} for run in evaluators
-        ],
+        "evaluators": [{"model": run.spec["model"], "run": run.id, "seed": run.spec["seed"]} for run in evaluators],
         "images": {
-            "channels": c, "height": h, "width": w, "crop": "centre square, bicubic",
+            "channels": c,
+            "height": h,
+            "width": w,
+            "crop": "centre square, bicubic",
             "converted": dict(data.card.get("converted", {})),
         },
         "mibench": PROTOCOL,
@@ -80,7 +81,7 @@ def card(
             "fingerprint": data.fingerprint(),
             "identities": len(counts),
         },
-    }  # fmt: skip
+    }
 
 
 def digest(found: dict[str, Any]) -> str:

@@ -58,9 +58,12 @@ def plan(root: Path, inversion: Run, evaluators: list[Run], precision: str) -> R
         if evaluator.spec["seed"] == target.spec["seed"]:
             raise UserError(f"target and evaluation model share the seed {target.spec['seed']}; use another --seed")
     return Run(
-        root, "scores", inversion.name, {"precision": precision},
+        root,
+        "scores",
+        inversion.name,
+        {"precision": precision},
         {"evaluators": list(evaluators), "inversion": inversion},
-    )  # fmt: skip
+    )
 
 
 def summary(values: Tensor, labels: Int64[Tensor, " n"]) -> dict[str, float | None]:
@@ -101,9 +104,7 @@ class Reference(NamedTuple):
 
 def reference(real: Float[Tensor, "m d"]) -> Reference:
     """Statistics and balls of real features."""
-    return Reference(
-        real, statistics(real) if len(real) >= 2 else None, manifold(real) if len(real) > K else None
-    )
+    return Reference(real, statistics(real) if len(real) >= 2 else None, manifold(real) if len(real) > K else None)
 
 
 @lru_cache(maxsize=8)
@@ -237,9 +238,11 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         again, _ = predict(network, images[:WOBBLE], engine)
         wobble = torch.softmax(again.cpu(), dim=1) - torch.softmax(logits[:WOBBLE].cpu(), dim=1)
         report["target"] = {
-            "top1": summary(hits, labels), "confidence": summary(confidence, labels), "passes": 1,
+            "top1": summary(hits, labels),
+            "confidence": summary(confidence, labels),
+            "passes": 1,
             "wobble": round(float(wobble.abs().max()), 4),
-        }  # fmt: skip
+        }
         report["pixels"] = hashlib.sha256(images.numpy().tobytes()).hexdigest()
         report["natural_accuracy"] = target.read("metrics.json")["natural_accuracy"]
         task.advance()
@@ -259,9 +262,11 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
             shown = torch.isin(private["heldout_labels"], labels)
             place = place_of(engine)
             real = private_reference(evaluator.path, tuple(labels.unique().tolist()), place)
-            report["evaluators"][name] = {
-                column: summary(values, labels) for column, values in columns.items()
-            } | distances(real, features.to(place)) | doubts
+            report["evaluators"][name] = (
+                {column: summary(values, labels) for column, values in columns.items()}
+                | distances(real, features.to(place))
+                | doubts
+            )
             # The ceiling: real images of the same people that no model has seen, judged as if they were reconstructed.
             genuine = private["heldout_labels"][shown]
             best = judge(
@@ -269,9 +274,9 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
             )
             del best["knn_heldout"]  # each would find itself
             best["calibrated"] = log_odds(private["heldout_logits"][shown], genuine) > calibration["threshold"]
-            report["ceiling"][name] = {
-                column: summary(values, genuine) for column, values in best.items()
-            } | distances(real, private["heldout_features"][shown].to(place))
+            report["ceiling"][name] = {column: summary(values, genuine) for column, values in best.items()} | distances(
+                real, private["heldout_features"][shown].to(place)
+            )
             metrics = evaluator.read("metrics.json")
             report["chance"][f"open_top1@{name}"] = 1 / (classes + metrics["distractors"])
             report["evaluators"][name] |= {

@@ -80,9 +80,17 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
             torch.manual_seed(seed_of(run.spec["seed"], "init"))
             model = models.build(run.spec["model"], classes, data.image_shape)
         log = fit(
-            model, split, classes, chosen, engine, run.spec["seed"], reporter, f"train backbone {run.name}",
-            mirror=data.flip, checkpoint=folder / "checkpoint.pt",
-        ).log  # fmt: skip
+            model,
+            split,
+            classes,
+            chosen,
+            engine,
+            run.spec["seed"],
+            reporter,
+            f"train backbone {run.name}",
+            mirror=data.flip,
+            checkpoint=folder / "checkpoint.pt",
+        ).log
         header = {"role": "backbone", "architecture": run.spec["model"], "dataset": data.name, "classes_count": classes}
         artifacts.write_tensors(folder / "model.safetensors", dict(model.state_dict()), header)
         metrics: dict[str, Any] = {

@@ -33,8 +33,15 @@ from mibench.stages import artifacts, train_backbone
 from mibench.training import Training, fit, predict
 
 __all__ = [
-    "EVALUATOR_SEED", "Pretrained", "evaluator_families", "plan", "plan_evaluator", "refuse_kin", "unusual", "work",
-]  # fmt: skip
+    "EVALUATOR_SEED",
+    "Pretrained",
+    "evaluator_families",
+    "plan",
+    "plan_evaluator",
+    "refuse_kin",
+    "unusual",
+    "work",
+]
 
 Pretrained = Literal["none", "imagenet", "public"]
 
@@ -172,8 +179,7 @@ def with_distractors(data: Dataset) -> Split:
     """The private training images, and the distractor people as further classes."""
     people = data.distractors
     return Split(
-        joined([data.train.images, people.images]),
-        torch.cat([data.train.labels, people.labels + len(data.classes)]),
+        joined([data.train.images, people.images]), torch.cat([data.train.labels, people.labels + len(data.classes)])
     )
 
 
@@ -193,9 +199,18 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         label = f"train {'evaluation model' if evaluator else 'target'} {run.name}"
         resumed, before = (folder / "checkpoint.pt").exists(), time.process_time()
         fitted = fit(
-            model, split, classes, chosen, engine, run.spec["seed"], reporter, label, defenses, data.flip,
+            model,
+            split,
+            classes,
+            chosen,
+            engine,
+            run.spec["seed"],
+            reporter,
+            label,
+            defenses,
+            data.flip,
             checkpoint=folder / "checkpoint.pt",
-        )  # fmt: skip
+        )
         # Unknown after a killed process, which took part of it with it.
         trained = None if resumed else round(time.process_time() - before, 2)
         state = {name: value.clone() for name, value in model.state_dict().items()}
@@ -225,11 +240,15 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
             artifacts.write_tensors(
                 folder / "features.safetensors",
                 {
-                    "heldout_features": features, "heldout_logits": logits, "heldout_labels": data.heldout.labels,
-                    "train_features": train_features, "train_logits": train_logits, "train_labels": data.train.labels,
+                    "heldout_features": features,
+                    "heldout_logits": logits,
+                    "heldout_labels": data.heldout.labels,
+                    "train_features": train_features,
+                    "train_logits": train_logits,
+                    "train_labels": data.train.labels,
                 },
                 {"role": "private features"},
-            )  # fmt: skip
+            )
             metrics["knn_real_to_real"] = real_to_real(train_features, data.train.labels)
         else:
             metrics["side_effects"] = side_effects(model, logits, data.heldout.on(engine))

@@ -70,8 +70,10 @@ def compare(benchmark: Any, capsys: Any, name: str, attack: Attack, access: Acce
     pairs = [(spent(port), spent(many) / AT_ONCE) for _ in range(PAIRS)]
     ratios = sorted(one / other for one, other in pairs)
     with capsys.disabled():
-        print(f"\n{name}: {statistics.median(ratios):.1f}x per class ({ratios[0]:.1f} to {ratios[-1]:.1f}), "
-              f"{pairs[0][0]:.2f} s against {pairs[0][1]:.4f} s on {DEVICE}")  # fmt: skip
+        print(
+            f"\n{name}: {statistics.median(ratios):.1f}x per class ({ratios[0]:.1f} to {ratios[-1]:.1f}), "
+            f"{pairs[0][0]:.2f} s against {pairs[0][1]:.4f} s on {DEVICE}"
+        )
 
 
 # --- rlb

@@ -161,9 +161,14 @@ def plg_as_published(target: Classifier, prior: Any) -> Callable[[], object]:
     """
     z, y, generator = start(128), torch.arange(BATCH, device=DEVICE), prior.generator
     adam = torch.optim.Adam([z], lr=0.1)
-    view = Compose([
-        RandomResizedCrop(64, (0.8, 1.0), (1.0, 1.0)), ColorJitter(0.2, 0.2), RandomHorizontalFlip(), RandomRotation(5)
-    ])  # fmt: skip
+    view = Compose(
+        [
+            RandomResizedCrop(64, (0.8, 1.0), (1.0, 1.0)),
+            ColorJitter(0.2, 0.2),
+            RandomHorizontalFlip(),
+            RandomRotation(5),
+        ]
+    )
 
     def norm(layer: Any, x: Tensor, identities: Tensor) -> Tensor:
         x = layer.norm(x)
@@ -271,9 +276,11 @@ def test_knn_by_double_loop(benchmark: Any) -> None:
     x, y, real, labels = features()
 
     def loop() -> Tensor:
-        return torch.stack([
-            min((row - other).square().sum() for other, k in zip(real, labels, strict=True) if k == label)
-            for row, label in zip(x, y, strict=True)
-        ])  # fmt: skip
+        return torch.stack(
+            [
+                min((row - other).square().sum() for other, k in zip(real, labels, strict=True) if k == label)
+                for row, label in zip(x, y, strict=True)
+            ]
+        )
 
     measure(benchmark, loop, 1)

@@ -119,9 +119,16 @@ class Lomma(Attack):
         known = work.once(f"{self.called}-answers", oracle, answers)
         lesson = Lesson(self.student_lr, batch=self.student_batch, epochs=self.student_epochs)
         students = school(
-            self.called, self.students if self.augmented else (), public.images, known["logits"].softmax(dim=1), lesson,
-            seed_of(seed, "lomma"), oracle, work, pretrained=self.pretrained,
-        )  # fmt: skip
+            self.called,
+            self.students if self.augmented else (),
+            public.images,
+            known["logits"].softmax(dim=1),
+            lesson,
+            seed_of(seed, "lomma"),
+            oracle,
+            work,
+            pretrained=self.pretrained,
+        )
         return Study(students, known["mean"], known["std"])
 
     def losses(

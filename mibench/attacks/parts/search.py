@@ -98,9 +98,7 @@ def pool_scores(
     return torch.cat(rows)
 
 
-def best_of_pool(
-    scores: Float[Tensor, "p k"], labels: Int64[Tensor, " j"], count: int
-) -> Int64[Tensor, "j count"]:
+def best_of_pool(scores: Float[Tensor, "p k"], labels: Int64[Tensor, " j"], count: int) -> Int64[Tensor, "j count"]:
     """For each label the pool's `count` best members by that class's score, best first, none twice.
 
     Raises:
@@ -148,10 +146,12 @@ def piecewise(
     name: str, count: int, oracle: Oracle, work: Workspace, part: Callable[[slice], Float[Tensor, "m d"]]
 ) -> Float[Tensor, "n d"]:
     """A search over `count` independent rows, as many at once as the workspace allows; each piece is kept when done."""
-    return torch.cat([
-        work.once(f"{name}-{rows.start}-{rows.stop}", oracle, partial(part, rows))
-        for rows in chunks(count, work.batch)
-    ])  # fmt: skip
+    return torch.cat(
+        [
+            work.once(f"{name}-{rows.start}-{rows.stop}", oracle, partial(part, rows))
+            for rows in chunks(count, work.batch)
+        ]
+    )
 
 
 @torch.no_grad()
