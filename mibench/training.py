@@ -12,11 +12,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mibench import augment
-from mibench.core import Batch, Defense, Schedule, Split, Step
-from mibench.engine import Engine, Reporter, at_once, read_checkpoint, write_checkpoint
-from mibench.errors import UserError
-from mibench.rng import Noise, generator, seed_of
+from mibench.core import Batch, Defense, Schedule, Split, Step, augment
+from mibench.runtime.checkpoints import read_checkpoint, write_checkpoint
+from mibench.runtime.engine import Engine, at_once
+from mibench.runtime.errors import UserError
+from mibench.runtime.progress import Reporter
+from mibench.runtime.rng import Noise, generator, seed_of
 
 __all__ = ["Fitted", "Training", "empty_memories", "fit", "predict", "streams"]
 
@@ -214,7 +215,7 @@ def fit(
     per_epoch = recipe.steps_per_epoch(len(data))
     steps = recipe.epochs * per_epoch
     for defense in defenses:
-        running, optimizer = defense.engine(running, optimizer, Schedule(len(data), per_epoch, recipe.epochs, seed))
+        running, optimizer = defense.wrap(running, optimizer, Schedule(len(data), per_epoch, recipe.epochs, seed))
     poisson = any(defense.sampling == "poisson" for defense in defenses)
     log: list[dict[str, float]] = []
     if checkpoint is not None and checkpoint.exists():

@@ -14,9 +14,10 @@ from torch.nn import functional as F
 from worlds import colours, small_net
 
 from mibench.core import Batch, Defense, Schedule, Split, Step
-from mibench.engine import Silent, at_once, resolve
-from mibench.errors import UserError
-from mibench.rng import Noise
+from mibench.runtime.engine import at_once, resolve
+from mibench.runtime.errors import UserError
+from mibench.runtime.progress import Silent
+from mibench.runtime.rng import Noise
 from mibench.training import Training, fit, loss_of, predict
 
 ENGINE = resolve("cpu", "fp32")
@@ -199,7 +200,7 @@ class Spy(Defense):
         self.note("penalty", (batch, logits, list(taps)))
         return self.strength * taps[0].square().mean() if self.strength else None
 
-    def engine(
+    def wrap(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, schedule: Schedule
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
         self.note("engine", (model, optimizer))
@@ -336,7 +337,7 @@ def test_the_optimiser_uses_the_rate_of_each_step() -> None:
 
     @dataclass(frozen=True)
     class Watch(Defense):
-        def engine(
+        def wrap(
             self, model: nn.Module, optimizer: torch.optim.Optimizer, schedule: Schedule
         ) -> tuple[nn.Module, torch.optim.Optimizer]:
             optimizer.register_step_pre_hook(lambda opt, args, kwargs: used.append(opt.param_groups[0]["lr"]))

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mibench import registry
-from mibench.core import Access, Attack, Oracle, Prior, Reconstructions, Split, Workspace, to_uint8
+from mibench.core import Access, Attack, AttackContext, Oracle, Prior, Reconstructions, Split, to_uint8
 from mibench.models.base import Classifier, Prepare
+from mibench.plugins import registry
 from mibench.priors.diffusion import DiffusionPrior
 from mibench.priors.pixels import PixelPrior
 from mibench.priors.public import PublicImages
-from mibench.rng import Noise
+from mibench.runtime.rng import Noise
 
 torch.set_num_threads(1)  # the networks are tiny, and other tests share the machine
 
@@ -48,16 +48,16 @@ class LinearPrior(Prior):
 
     blocks = 4
 
-    def enter(self, z: Tensor, block: int) -> Tensor:
+    def features_at(self, z: Tensor, block: int) -> Tensor:
         return z @ self.directions
 
     def advance(self, z: Tensor, inside: Tensor, block: int) -> Tensor:
         return inside
 
-    def resume(self, z: Tensor, inside: Tensor, block: int) -> Tensor:
+    def decode_from(self, z: Tensor, inside: Tensor, block: int) -> Tensor:
         return (0.5 + 0.5 * torch.tanh(inside / 2)).reshape(-1, *SHAPE)
 
-    def painted(self, block: int) -> int:
+    def skip_size(self, block: int) -> int:
         return 0
 
     def critic(self, x: Tensor) -> Tensor:
@@ -165,9 +165,9 @@ def quick(name: str, **settings: object) -> Attack:
     return registry.configure("attacks", name, "quick", settings).plugin
 
 
-def workspace(world: World, batch: int = 256, folder: Path | None = None) -> Workspace:
+def workspace(world: World, batch: int = 256, folder: Path | None = None) -> AttackContext:
     """A workspace with the world's public images."""
-    return Workspace(batch, folder, world.public())
+    return AttackContext(batch, folder, world.public())
 
 
 def attack_on(
@@ -175,7 +175,7 @@ def attack_on(
     name: str,
     labels: Tensor | None = None,
     seed: int = 0,
-    work: Workspace | None = None,
+    work: AttackContext | None = None,
     oracle: Oracle | None = None,
     **settings: object,
 ) -> Reconstructions:

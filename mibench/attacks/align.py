@@ -16,11 +16,10 @@ from typing import Literal
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from mibench import augment
 from mibench.attacks.parts.views import Viewed, viewed_cost
-from mibench.core import Cost, Oracle, Prior, Reconstructions, Workspace, Wrapper
-from mibench.errors import UserError
-from mibench.rng import Noise, seed_of
+from mibench.core import AttackContext, Cost, Oracle, Prior, Reconstructions, Wrapper, augment
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise, seed_of
 
 __all__ = ["Align"]
 
@@ -97,7 +96,7 @@ class Align(Wrapper):
         return x + self.sigma * noise.normal(*x.shape[1:]).to(x.dtype) if self.sigma else x
 
     def __call__(
-        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: Workspace
+        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: AttackContext
     ) -> Reconstructions:
         """Run the attack under averaged gradients."""
         viewed = Viewed(oracle, seed_of(seed, "align"), self.view, self.copies, self.select)

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from mibench.attacks.parts.asking import ask_many
 from mibench.attacks.parts.search import keys, piecewise, render
-from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
-from mibench.errors import UserError
-from mibench.rng import Noise
+from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise
 
 __all__ = ["BREP", "expands", "starts"]
 
@@ -121,7 +121,7 @@ class BREP(Attack):
 
     @torch.no_grad()
     def __call__(
-        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: Workspace
+        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: AttackContext
     ) -> Reconstructions:
         """Find where to start, then walk."""
         sample = torch.arange(self.init_pool, device=labels.device)
@@ -154,7 +154,7 @@ class BREP(Attack):
         y: Int64[Tensor, " n"],
         iterations: int,
         noise: Noise,
-        work: Workspace,
+        work: AttackContext,
     ) -> Float[Tensor, "n e"]:
         """Where each latent ends, and behind it 1 if its sphere ever grew."""
         radius = torch.full_like(z[:, :1], self.radius)

@@ -16,16 +16,15 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mibench import augment
 from mibench.attacks.parts.evolution import Fitness, best_distinct, log_odds
 from mibench.attacks.parts.latents import Point
 from mibench.attacks.parts.pspace import searched
 from mibench.attacks.parts.search import descend, keys, piecewise, render
-from mibench.attacks.parts.surrogates import Lesson, school
-from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Split, Workspace
-from mibench.errors import UserError
+from mibench.attacks.parts.surrogates import Distillation, train_surrogates
+from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions, Split, augment
 from mibench.models.base import Classifier
-from mibench.rng import Noise, generator, seed_of
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise, generator, seed_of
 
 __all__ = ["C2f", "blends", "fade", "known", "trial", "vector"]
 
@@ -200,16 +199,16 @@ class C2f(Attack):
         return Cost(self.starts + self.population - self.kept + self.population * self.generations, 0, public)
 
     def __call__(
-        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: Workspace
+        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: AttackContext
     ) -> Reconstructions:
         """Train E, learn M, descend on E, evolve on the target."""
         prior = searched(prior, self.space)
         public = work.images("c2f")
         p = work.once("c2f-answers", oracle, lambda: self._answers(oracle, public, work))
         own, classes = _lesson_images(public, self.people)
-        lesson = Lesson(self.embedding_lr, 0.9, 5e-4, 64, self.embedding_epochs, "cosine")
+        lesson = Distillation(self.embedding_lr, 0.9, 5e-4, 64, self.embedding_epochs, "cosine")
         one_hot = F.one_hot(classes).float()
-        embedding = school("c2f", (self.embedding,), own, one_hot, lesson, seed, oracle, work, _strong)[0]
+        embedding = train_surrogates("c2f", (self.embedding,), own, one_hot, lesson, seed, oracle, work, _strong)[0]
         inverse = _network(oracle.num_classes, self.width, one_hot.shape[1]).to(oracle.device)
         fitted = work.once(
             "c2f-map", oracle, lambda: self._fit(inverse, embedding, vector(p, self.top), public, seed, work)
@@ -236,7 +235,7 @@ class C2f(Attack):
         return Reconstructions(render(prior, z, y, work), y, z, found[:, -1] > 0)
 
     @torch.no_grad()
-    def _answers(self, oracle: Oracle, public: Split, work: Workspace) -> Float[Tensor, "n k"]:
+    def _answers(self, oracle: Oracle, public: Split, work: AttackContext) -> Float[Tensor, "n k"]:
         return torch.cat([oracle.probs(part, None) for part in public.parts(work.batch, oracle.device)])
 
     def _fit(
@@ -246,7 +245,7 @@ class C2f(Attack):
         v: Float[Tensor, "n k"],
         public: Split,
         seed: int,
-        work: Workspace,
+        work: AttackContext,
     ) -> dict[str, Tensor]:
         """M's weights. Features are kept rather than logits: E may know ten thousand people."""
         with torch.no_grad():
@@ -291,7 +290,7 @@ class C2f(Attack):
         y: Int64[Tensor, " k"],
         left: int,
         noise: Noise,
-        work: Workspace,
+        work: AttackContext,
     ) -> Float[Tensor, "k images d2"]:
         """Differential evolution with at most `left` queries; the last column tells who is no better than its start."""
         width, born = x.shape[2], self.population - self.kept

@@ -20,9 +20,9 @@ from torch import Tensor
 from mibench.attacks.parts.evolution import Fitness, best_distinct
 from mibench.attacks.parts.pspace import searched
 from mibench.attacks.parts.search import piecewise, render
-from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
-from mibench.errors import UserError
-from mibench.rng import Noise, seed_of
+from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise, seed_of
 
 __all__ = ["CmaEs"]
 
@@ -87,7 +87,7 @@ class CmaEs(Attack):
 
     @torch.no_grad()
     def __call__(
-        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: Workspace
+        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: AttackContext
     ) -> Reconstructions:
         """Ask and tell, all identities of a piece in one query."""
         self.needs(prior)

@@ -16,12 +16,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from mibench import augment
 from mibench.attacks.parts.search import keys, piecewise
-from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
-from mibench.errors import UserError
-from mibench.objectives import cross_entropy, feature_distance, on_logits, top_k_margin
-from mibench.rng import Noise
+from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions, augment
+from mibench.core.losses import cross_entropy, feature_distance, on_logits, top_k_margin
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise
 
 __all__ = ["DiffMI"]
 
@@ -134,7 +133,7 @@ class DiffMI(Attack):
         return Cost(gradients + looks, gradients, public if self.features else 0)
 
     def __call__(
-        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: Workspace
+        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: AttackContext
     ) -> Reconstructions:
         """Search, denoise, and where asked give the target the last word."""
         self.needs(prior)
@@ -160,7 +159,7 @@ class DiffMI(Attack):
         return Reconstructions(image.reshape(-1, *model.image_shape), y, x, lost[:, 0] > 0)
 
     @torch.no_grad()
-    def _centroids(self, oracle: Oracle, model: Diffusion, work: Workspace) -> Float[Tensor, "k d"]:
+    def _centroids(self, oracle: Oracle, model: Diffusion, work: AttackContext) -> Float[Tensor, "k d"]:
         """The mean feature of each identity's public images; all public images are asked once, whoever is attacked."""
         if not self.features:
             return torch.zeros(oracle.num_classes, 1, device=oracle.device)

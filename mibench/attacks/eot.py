@@ -13,9 +13,9 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from mibench.attacks.parts.views import Viewed, viewed_cost
-from mibench.core import Cost, Oracle, Prior, Reconstructions, Workspace, Wrapper
-from mibench.errors import UserError
-from mibench.rng import seed_of
+from mibench.core import AttackContext, Cost, Oracle, Prior, Reconstructions, Wrapper
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import seed_of
 
 __all__ = ["EOT"]
 
@@ -70,7 +70,7 @@ class EOT(Wrapper):
         return viewed_cost(self.wrapped.cost(prior, public), self.copies, self.select)
 
     def __call__(
-        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: Workspace
+        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: AttackContext
     ) -> Reconstructions:
         """Run the attack against the target seen through the transform."""
         viewed = Viewed(oracle, seed_of(seed, "eot"), work.transform, self.copies, self.select)

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from mibench.attacks.parts.rules import fit_points
 from mibench.attacks.parts.search import keys, piecewise, render
-from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
-from mibench.errors import UserError
-from mibench.objectives import cross_entropy, on_logits, realism
-from mibench.rng import Noise
+from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions
+from mibench.core.losses import cross_entropy, on_logits, realism
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise
 
 __all__ = ["GMI"]
 
@@ -77,7 +77,7 @@ class GMI(Attack):
         return Cost(self.images * self.steps, self.images * self.steps, 0)
 
     def __call__(
-        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: Workspace
+        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: AttackContext
     ) -> Reconstructions:
         """Descend from N(0, I); the start is not clamped."""
         y, key = keys(labels, self.images)

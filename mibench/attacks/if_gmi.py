@@ -14,14 +14,13 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from mibench import augment
 from mibench.attacks.parts.balls import Inside
 from mibench.attacks.parts.pspace import searched
 from mibench.attacks.parts.search import best_of_pool, descend, keys, piecewise, pool_scores
-from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
-from mibench.errors import UserError
-from mibench.objectives import IDENTITY, on_logits
-from mibench.rng import Noise
+from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions, augment
+from mibench.core.losses import IDENTITY, on_logits
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise
 
 __all__ = ["IFGMI"]
 
@@ -47,13 +46,13 @@ PRESETS = {
 
 @runtime_checkable
 class Staged(Protocol):
-    """A generator that can be walked through block by block; see `Prior.enter` and `Prior.resume`."""
+    """A generator that can be walked through block by block; see `Prior.features_at` and `Prior.decode_from`."""
 
     def advance(self, z: Float[Tensor, "n d"], inside: Float[Tensor, "n f"], block: int) -> Float[Tensor, "n g"]:
         """What flows into block `block + 1` when `inside` flows into block `block`."""
 
-    def painted(self, block: int) -> int:
-        """How many values at the end of `enter`'s rows are an image so far, and no features."""
+    def skip_size(self, block: int) -> int:
+        """How many values at the end of `features_at`'s rows are an image so far, and no features."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ class IFGMI(Attack):
         return Cost(gradients, gradients, self.pool * (2 if self.mirror else 1))
 
     def __call__(
-        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: Workspace
+        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: AttackContext
     ) -> Reconstructions:
         """Search the pool, then stage after stage."""
         self.needs(prior)
@@ -157,10 +156,10 @@ class IFGMI(Attack):
         z, state, stage = found.z.detach(), None, 0
         for stage, steps in enumerate(stages[1:], start=1):
             with torch.no_grad():
-                state = prior.enter(z, 1) if state is None else prior.advance(z, state, stage - 1)
+                state = prior.features_at(z, 1) if state is None else prior.advance(z, state, stage - 1)
             z, state = self._stage(oracle, prior, z, state, y, stage, steps, noise.of("stage", stage))
         with torch.no_grad():
-            images = prior.decode(z, y) if state is None else prior.resume(z, state, stage)
+            images = prior.decode(z, y) if state is None else prior.decode_from(z, state, stage)
         return torch.cat([z, images.flatten(1)], dim=1)
 
     def _stage(
@@ -178,7 +177,7 @@ class IFGMI(Attack):
         assert isinstance(prior, Staged)
         if steps == 0:
             return z, state
-        cut = state.shape[1] - prior.painted(stage)
+        cut = state.shape[1] - prior.skip_size(stage)
         features, painted = state[:, :cut], state[:, cut:]
         if not self.keep_rgb:
             painted = torch.zeros_like(painted)
@@ -187,7 +186,7 @@ class IFGMI(Attack):
         def whole() -> Tensor:
             return torch.cat([found.parameters()[1], painted], dim=1)
 
-        self._optimise(oracle, found, lambda: prior.resume(found.z, whole(), stage), y, steps, noise)
+        self._optimise(oracle, found, lambda: prior.decode_from(found.z, whole(), stage), y, steps, noise)
         return found.z.detach(), whole().detach()
 
     def _optimise(

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from mibench.attacks.parts.rules import draw_gaussians, fit_gaussians
 from mibench.attacks.parts.search import piecewise, render
-from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
-from mibench.errors import UserError
-from mibench.objectives import cross_entropy, on_logits, realism
-from mibench.rng import Noise
+from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions
+from mibench.core.losses import cross_entropy, on_logits, realism
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise
 
 __all__ = ["KEDMI"]
 
@@ -82,7 +82,7 @@ class KEDMI(Attack):
         return Cost(self.steps, self.steps, 0)
 
     def __call__(
-        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: Workspace
+        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: AttackContext
     ) -> Reconstructions:
         """Fit each identity's Gaussian, then draw from it."""
         steps = oracle.affordable(self.steps, 1)

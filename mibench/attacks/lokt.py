@@ -13,14 +13,13 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mibench import augment
 from mibench.attacks.parts.latents import Point
 from mibench.attacks.parts.search import chunks, descend, keys, piecewise, render
-from mibench.attacks.parts.surrogates import Lesson, school
-from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace, to_float, to_uint8
-from mibench.errors import UserError
-from mibench.objectives import max_margin
-from mibench.rng import Noise, seed_of
+from mibench.attacks.parts.surrogates import Distillation, train_surrogates
+from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions, augment, to_float, to_uint8
+from mibench.core.losses import max_margin
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise, seed_of
 
 __all__ = ["LOKT"]
 
@@ -108,7 +107,7 @@ class LOKT(Attack):
         return Cost(0, 0, self.samples)
 
     def __call__(
-        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: Workspace
+        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: AttackContext
     ) -> Reconstructions:
         """Draw, have labelled, teach, descend from N(0, I) on the surrogates."""
         y, key = keys(labels, self.images)
@@ -123,7 +122,9 @@ class LOKT(Attack):
         return Reconstructions(render(prior, z, y, work), y, z, torch.full_like(y, steps == 0, dtype=torch.bool))
 
     @torch.no_grad()
-    def _surrogates(self, oracle: Oracle, prior: Prior, count: int, seed: int, work: Workspace) -> Sequence[nn.Module]:
+    def _surrogates(
+        self, oracle: Oracle, prior: Prior, count: int, seed: int, work: AttackContext
+    ) -> Sequence[nn.Module]:
         place = torch.arange(count, device=oracle.device)
         y = place % oracle.num_classes
         z = prior.sample(Noise(seed, place).of("lokt-sample"))
@@ -133,9 +134,9 @@ class LOKT(Attack):
         said = work.once(
             "lokt-labels", oracle, lambda: torch.cat([oracle.labels(to_float(images[rows]), None) for rows in parts])
         )
-        lesson = Lesson(self.lr, 0.9, self.weight_decay, self.batch, self.epochs, "cosine")
+        lesson = Distillation(self.lr, 0.9, self.weight_decay, self.batch, self.epochs, "cosine")
         hard = F.one_hot(said, oracle.num_classes).float()
-        return school(
+        return train_surrogates(
             "lokt",
             self.surrogates,
             images,

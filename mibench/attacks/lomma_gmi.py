@@ -15,9 +15,9 @@ from torch import Tensor
 from mibench.attacks.parts.lomma import Lomma
 from mibench.attacks.parts.rules import fit_points
 from mibench.attacks.parts.search import keys, piecewise, render
-from mibench.core import Cost, Oracle, Prior, Reconstructions, Workspace
-from mibench.errors import UserError
-from mibench.rng import Noise
+from mibench.core import AttackContext, Cost, Oracle, Prior, Reconstructions
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise
 
 __all__ = ["LommaGMI"]
 
@@ -79,7 +79,7 @@ class LommaGMI(Lomma):
         return Cost(gradients, gradients, public if self.asks else 0)
 
     def __call__(
-        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: Workspace
+        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: AttackContext
     ) -> Reconstructions:
         """Study the public images, then descend from N(0, I); the start is not clamped."""
         known = self.study(oracle, seed, work)

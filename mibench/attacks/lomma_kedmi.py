@@ -15,8 +15,8 @@ from torch import Tensor
 from mibench.attacks.parts.lomma import Lomma
 from mibench.attacks.parts.rules import draw_gaussians, fit_gaussians
 from mibench.attacks.parts.search import piecewise, render
-from mibench.core import Cost, Oracle, Prior, Reconstructions, Workspace
-from mibench.rng import Noise
+from mibench.core import AttackContext, Cost, Oracle, Prior, Reconstructions
+from mibench.runtime.rng import Noise
 
 __all__ = ["LommaKEDMI"]
 
@@ -69,7 +69,7 @@ class LommaKEDMI(Lomma):
         return Cost(self.steps, self.steps, public if self.asks else 0)
 
     def __call__(
-        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: Workspace
+        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: AttackContext
     ) -> Reconstructions:
         """Study the public images, fit each identity's Gaussian, then draw from it."""
         known = self.study(oracle, seed, work)

@@ -16,10 +16,10 @@ from torch.nn import functional as F
 
 from mibench.attacks.parts.latents import Point
 from mibench.attacks.parts.search import descend, keys, piecewise, render
-from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
-from mibench.errors import UserError
-from mibench.objectives import on_logits
-from mibench.rng import Noise
+from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions
+from mibench.core.losses import on_logits
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise
 
 __all__ = ["MIFace", "doubt"]
 
@@ -82,7 +82,7 @@ class MIFace(Attack):
         return Cost(self.images * (self.steps + 1), self.images * self.steps, 0)
 
     def __call__(
-        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: Workspace
+        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: AttackContext
     ) -> Reconstructions:
         """Descend."""
         y, key = keys(labels, self.images)

@@ -13,15 +13,14 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from mibench import augment
 from mibench.attacks.parts.evolution import log_odds
 from mibench.attacks.parts.latents import Point
 from mibench.attacks.parts.pspace import PSpace, searched
 from mibench.attacks.parts.search import best_of_pool, chunks, descend, keys, piecewise, pool_scores, render
-from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
-from mibench.errors import UserError
-from mibench.objectives import cross_entropy, on_logits
-from mibench.rng import Noise
+from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions, augment
+from mibench.core.losses import cross_entropy, on_logits
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise
 
 __all__ = ["Mirror", "overlapping", "ramp"]
 
@@ -144,7 +143,7 @@ class Mirror(Attack):
         return Cost(gradients + look, gradients, self.pool)
 
     def __call__(
-        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: Workspace
+        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: AttackContext
     ) -> Reconstructions:
         """Search, optimise, pick."""
         prior = searched(prior, self.space)
@@ -196,7 +195,7 @@ class Mirror(Attack):
 
     @torch.no_grad()
     def _picked(
-        self, oracle: Oracle, prior: Prior, z: Tensor, y: Int64[Tensor, " n"], work: Workspace
+        self, oracle: Oracle, prior: Prior, z: Tensor, y: Int64[Tensor, " n"], work: AttackContext
     ) -> Int64[Tensor, "k images"]:
         """Places among each identity's candidates."""
         p = torch.cat([oracle.probs(prior.decode(z[rows], y[rows]), y[rows]) for rows in chunks(len(y), work.batch)])

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from mibench.attacks.parts.evolution import Fitness, best_distinct, log_odds
 from mibench.attacks.parts.pspace import PSpace, searched
 from mibench.attacks.parts.search import best_of_pool, piecewise, pool_scores, render
-from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
-from mibench.errors import UserError
-from mibench.rng import Noise
+from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise
 
 __all__ = ["MirrorBlackBox", "first_parents_share", "parents"]
 
@@ -117,7 +117,7 @@ class MirrorBlackBox(Attack):
 
     @torch.no_grad()
     def __call__(
-        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: Workspace
+        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: AttackContext
     ) -> Reconstructions:
         """Score the pool, evolve, keep the best."""
         prior = searched(prior, self.space)
@@ -151,7 +151,7 @@ class MirrorBlackBox(Attack):
         y: Int64[Tensor, " k"],
         generations: int,
         noise: Noise,
-        work: Workspace,
+        work: AttackContext,
     ) -> tuple[Float[Tensor, "k n d"], Float[Tensor, "k n"]]:
         """The last population's latents and their scores, from the first's."""
         count, width = self.population - self.elite, w.shape[2]
@@ -164,7 +164,7 @@ class MirrorBlackBox(Attack):
             one, other = log_p.gather(1, chosen).split(count, dim=1)
             share = first_parents_share(one, other, self.crossover)
             first = drawn.of("crossover").uniform(count, width) < share[..., None]
-            p = box.enter(torch.where(first, genes[:, :count], genes[:, count:]))
+            p = box.features_at(torch.where(first, genes[:, :count], genes[:, count:]))
             if self.mutation_noise == "shared":
                 added = drawn.of("mutation").uniform(1, width)
             else:

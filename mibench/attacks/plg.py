@@ -12,13 +12,12 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from mibench import augment
 from mibench.attacks.parts.latents import Point
 from mibench.attacks.parts.search import descend, keys, piecewise, render
-from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
-from mibench.errors import UserError
-from mibench.objectives import IDENTITY, on_logits
-from mibench.rng import Noise
+from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions, augment
+from mibench.core.losses import IDENTITY, on_logits
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise
 
 __all__ = ["PLG"]
 
@@ -75,7 +74,7 @@ class PLG(Attack):
         return Cost(asked, asked, 0)
 
     def __call__(
-        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: Workspace
+        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: AttackContext
     ) -> Reconstructions:
         """Descend from N(0, I)."""
         y, key = keys(labels, self.images)

@@ -12,14 +12,13 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from mibench import augment
 from mibench.attacks.parts.latents import Point
 from mibench.attacks.parts.pspace import searched
 from mibench.attacks.parts.search import best_of_pool, descend, keys, piecewise, pool_scores, render, robust_confidence
-from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
-from mibench.errors import UserError
-from mibench.objectives import IDENTITY, on_logits
-from mibench.rng import Noise
+from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions, augment
+from mibench.core.losses import IDENTITY, on_logits
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise
 
 __all__ = ["PPA"]
 
@@ -107,7 +106,7 @@ class PPA(Attack):
         return Cost(gradients + views, gradients, self.pool * (2 if self.mirror else 1))
 
     def __call__(
-        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: Workspace
+        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: AttackContext
     ) -> Reconstructions:
         """Search, optimise, select."""
         whole, prior = prior, searched(prior, self.space)
@@ -145,7 +144,14 @@ class PPA(Attack):
         return point.z.detach()
 
     def _select(
-        self, oracle: Oracle, prior: Prior, z: Tensor, y: Int64[Tensor, " n"], views: int, noise: Noise, work: Workspace
+        self,
+        oracle: Oracle,
+        prior: Prior,
+        z: Tensor,
+        y: Int64[Tensor, " n"],
+        views: int,
+        noise: Noise,
+        work: AttackContext,
     ) -> Int64[Tensor, " m"]:
         """Places of each identity's best candidates, identities in their order, best first."""
         if self.candidates == self.images:

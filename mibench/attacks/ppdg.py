@@ -21,10 +21,10 @@ from torch.nn import functional as F
 
 from mibench.attacks.parts.search import keys, robust_confidence
 from mibench.attacks.parts.views import Allowance
-from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace, Wrapper
-from mibench.errors import UserError
+from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions, Wrapper
 from mibench.priors.tuned import Tuned, Weights
-from mibench.rng import Noise
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise
 
 __all__ = ["PPDG", "conditional_transport", "features", "mmd", "pointwise"]
 
@@ -183,7 +183,7 @@ class PPDG(Wrapper):
         return self.views if self.keep < self.candidates else 0
 
     def __call__(
-        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: Workspace
+        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: AttackContext
     ) -> Reconstructions:
         """Attack, keep, tune, attack again."""
         costs = self._costs(prior, len(work.public) if work.public is not None else 0)
@@ -197,7 +197,7 @@ class PPDG(Wrapper):
         return self.wrapped(oracle, tuned, labels, seed, _below(work, f"ppdg-{len(costs) - 1}"))
 
     def _best(
-        self, oracle: Oracle, found: Reconstructions, seed: int, number: int, work: Workspace
+        self, oracle: Oracle, found: Reconstructions, seed: int, number: int, work: AttackContext
     ) -> Float[Tensor, "k s c h w"]:
         """The pseudo-private set of each identity, best first."""
         images = found.images.reshape(-1, self.candidates, *found.images.shape[1:])
@@ -232,7 +232,7 @@ class PPDG(Wrapper):
         seed: int,
         number: int,
         oracle: Oracle,
-        work: Workspace,
+        work: AttackContext,
     ) -> Tuned:
         """The prior with a copy for each identity, tuned towards its set."""
         if self.steps == 0:
@@ -305,7 +305,7 @@ def _share(oracle: Oracle, cost: Cost, ahead: list[Cost]) -> Oracle:
     return Allowance(oracle, 0, cost.shared_queries + max(0, left - shared) * cost.queries // max(1, queries))
 
 
-def _below(work: Workspace, name: str) -> Workspace:
+def _below(work: AttackContext, name: str) -> AttackContext:
     """A workspace whose checkpoints do not meet those of another round."""
     if work.folder is None:
         return work

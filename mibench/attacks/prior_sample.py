@@ -7,9 +7,9 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from mibench.attacks.parts.search import keys, render
-from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
-from mibench.errors import UserError
-from mibench.rng import Noise
+from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise
 
 __all__ = ["PriorSample"]
 
@@ -49,7 +49,7 @@ class PriorSample(Attack):
 
     @torch.no_grad()
     def __call__(
-        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: Workspace
+        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: AttackContext
     ) -> Reconstructions:
         """Draw and decode."""
         y, key = keys(labels, self.images)

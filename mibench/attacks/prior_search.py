@@ -7,9 +7,9 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from mibench.attacks.parts.search import best_of_pool, keys, piecewise, pool_scores, render
-from mibench.core import Attack, BudgetExhausted, Cost, Oracle, Prior, Reconstructions, Workspace
-from mibench.errors import UserError
-from mibench.rng import Noise
+from mibench.core import Attack, AttackContext, BudgetExhausted, Cost, Oracle, Prior, Reconstructions
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise
 
 __all__ = ["PriorSearch"]
 
@@ -56,7 +56,7 @@ class PriorSearch(Attack):
 
     @torch.no_grad()
     def __call__(
-        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: Workspace
+        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: AttackContext
     ) -> Reconstructions:
         """Score the pool, keep each identity's best."""
         if prior.conditional:
@@ -68,7 +68,7 @@ class PriorSearch(Attack):
         return Reconstructions(render(prior, z, y, work), y, z, torch.zeros_like(y, dtype=torch.bool))
 
     def _own_pools(
-        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: Workspace
+        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: AttackContext
     ) -> Reconstructions:
         count = oracle.affordable(self.own_pool, 1)
         if count < self.images:

@@ -7,8 +7,8 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from mibench.attacks.parts.search import best_of_pool, pool_scores
-from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
-from mibench.errors import UserError
+from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions
+from mibench.runtime.errors import UserError
 
 __all__ = ["PublicSearch"]
 
@@ -56,7 +56,7 @@ class PublicSearch(Attack):
 
     @torch.no_grad()
     def __call__(
-        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: Workspace
+        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: AttackContext
     ) -> Reconstructions:
         """Score every public image, keep each identity's best."""
         places = torch.arange(self._count(prior), device=labels.device, dtype=torch.float32)[:, None]

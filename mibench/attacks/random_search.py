@@ -8,9 +8,9 @@ from torch import Tensor
 
 from mibench.attacks.parts.asking import ask_many
 from mibench.attacks.parts.search import keys, piecewise, render
-from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
-from mibench.errors import UserError
-from mibench.rng import Noise
+from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise
 
 __all__ = ["RandomSearch"]
 
@@ -52,7 +52,7 @@ class RandomSearch(Attack):
 
     @torch.no_grad()
     def __call__(
-        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: Workspace
+        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: AttackContext
     ) -> Reconstructions:
         """Draw, ask, keep the best; where the budget allows fewer than `images` samples, the rest were never asked."""
         queries = oracle.affordable(self.queries, 1)
@@ -74,7 +74,7 @@ class RandomSearch(Attack):
         queries: int,
         best: Float[Tensor, "k i d"],
         seed: int,
-        work: Workspace,
+        work: AttackContext,
     ) -> Float[Tensor, "k i e"]:
         """The best latents of each identity, and behind each its score."""
         found = torch.cat([best, torch.full_like(best[:, :, :1], -1.0)], dim=2)

@@ -16,10 +16,10 @@ from torch import Tensor
 from mibench.attacks.parts.asking import ask_many
 from mibench.attacks.parts.sac import Agents, Replay, Transitions
 from mibench.attacks.parts.search import keys, piecewise, render
-from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
-from mibench.errors import UserError
-from mibench.objectives import margin_reward
-from mibench.rng import Noise
+from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions
+from mibench.core.losses import margin_reward
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise
 
 __all__ = ["RLB"]
 
@@ -128,7 +128,7 @@ class RLB(Attack):
 
     @torch.no_grad()
     def __call__(
-        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: Workspace
+        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: AttackContext
     ) -> Reconstructions:
         """Train all agents side by side; keep the best latents they came by."""
         rounds = oracle.affordable(self.episodes // self.episodes_per_update, self._round())
@@ -154,7 +154,7 @@ class RLB(Attack):
         rounds: int,
         unscored: Float[Tensor, "k i d"],
         noise: Noise,
-        work: Workspace,
+        work: AttackContext,
     ) -> Float[Tensor, "k i e"]:
         """The best latents of each identity, and behind each 1 if it was found after learning had begun."""
         d, n = prior.latent_dim, self.episodes_per_update

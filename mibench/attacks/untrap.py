@@ -19,10 +19,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from mibench.attacks.parts.search import keys, piecewise
-from mibench.core import Cost, Oracle, Prior, Reconstructions, Split, Term, Workspace, Wrapper
-from mibench.errors import UserError
-from mibench.objectives import cross_entropy, on_logits
-from mibench.rng import Noise
+from mibench.core import AttackContext, Cost, Oracle, Prior, Reconstructions, Split, Term, Wrapper
+from mibench.core.losses import cross_entropy, on_logits
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise
 
 __all__ = ["Untrap", "Untrapped"]
 
@@ -153,7 +153,7 @@ class Untrap(Wrapper):
         return self.images * self.steps if self.alpha else 0
 
     def __call__(
-        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: Workspace
+        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: AttackContext
     ) -> Reconstructions:
         """Estimate, then attack what is left."""
         if self.alpha == 0:

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from mibench.attacks.parts.flow import Flow, FullGaussian
 from mibench.attacks.parts.search import descend, keys, piecewise, render
-from mibench.core import Attack, Cost, Oracle, Prior, Reconstructions, Workspace
-from mibench.errors import UserError
-from mibench.objectives import cross_entropy, on_logits
-from mibench.rng import Noise
+from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions
+from mibench.core.losses import cross_entropy, on_logits
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise
 
 __all__ = ["VMI"]
 
@@ -102,7 +102,7 @@ class VMI(Attack):
         return Cost(gradients, gradients, 0)
 
     def __call__(
-        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: Workspace
+        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: AttackContext
     ) -> Reconstructions:
         """Fit each identity's distribution and draw from it."""
         prior = prior.space(self.space)

@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mibench.files import write_atomic
-from mibench.pixels import cache_folder, read
+from mibench.runtime.files import write_atomic
+from mibench.runtime.pixels import cache_folder, read
 
 __all__ = ["cache_folder", "cached", "hash_of"]
 

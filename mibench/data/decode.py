@@ -17,9 +17,9 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from mibench.engine import Reporter
-from mibench.errors import UserError
-from mibench.pixels import empty
+from mibench.runtime.errors import UserError
+from mibench.runtime.pixels import empty
+from mibench.runtime.progress import Reporter
 
 __all__ = ["decode", "decode_all", "packaged", "square"]
 

@@ -24,9 +24,9 @@ from mibench.assets import dcgan
 from mibench.core import Dataset, Source, Split, to_uint8
 from mibench.data.cache import cached, hash_of
 from mibench.data.fields import fraction, whole
-from mibench.engine import Reporter, Silent, Task
-from mibench.pixels import empty
-from mibench.rng import Noise
+from mibench.runtime.pixels import empty
+from mibench.runtime.progress import Reporter, Silent, Task
+from mibench.runtime.rng import Noise
 
 __all__ = ["CARD", "Digiface", "mixed_latents"]
 

@@ -1,6 +1,6 @@
 """Checks of a source's fields: each error names the field, what was given and what is allowed."""
 
-from mibench.errors import UserError
+from mibench.runtime.errors import UserError
 
 __all__ = ["fraction", "whole"]
 

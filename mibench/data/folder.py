@@ -29,9 +29,9 @@ from mibench.core import Dataset, Source, Split
 from mibench.data import decode
 from mibench.data.cache import cached, hash_of
 from mibench.data.fields import fraction, whole
-from mibench.engine import Reporter, Silent
-from mibench.errors import UserError
-from mibench.rng import seed_of
+from mibench.runtime.errors import UserError
+from mibench.runtime.progress import Reporter, Silent
+from mibench.runtime.rng import seed_of
 
 __all__ = ["CARD", "Folder", "visible"]
 

@@ -21,9 +21,9 @@ from torch import Tensor
 from mibench.core import Dataset, Source, Split
 from mibench.data.decode import packaged
 from mibench.data.fields import fraction, whole
-from mibench.engine import Reporter
-from mibench.errors import UserError
-from mibench.rng import Noise
+from mibench.runtime.errors import UserError
+from mibench.runtime.progress import Reporter
+from mibench.runtime.rng import Noise
 
 __all__ = ["CARD", "Mnist"]
 

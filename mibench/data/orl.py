@@ -17,8 +17,8 @@ from PIL import Image
 from mibench.core import Dataset, Source, Split
 from mibench.data.decode import packaged, square
 from mibench.data.fields import whole
-from mibench.engine import Reporter
-from mibench.rng import seed_of
+from mibench.runtime.progress import Reporter
+from mibench.runtime.rng import seed_of
 
 __all__ = ["CARD", "Orl"]
 

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from mibench.core import Dataset, Split
-from mibench.files import write_atomic
+from mibench.runtime.files import write_atomic
 
 __all__ = ["picture_grid"]
 

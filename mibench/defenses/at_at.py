@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from mibench.core import Batch, Defense, Step
 from mibench.defenses.parts.adversary import pgd
-from mibench.errors import UserError
-from mibench.rng import Noise
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise
 
 __all__ = ["AntiAdversarialTraining", "other_classes"]
 

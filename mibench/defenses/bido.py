@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mibench.core import Batch, Defense, Step
-from mibench.errors import UserError
 from mibench.models.base import Classifier
+from mibench.runtime.errors import UserError
 
 __all__ = ["BilateralDependency", "centred", "coco", "gaussian", "hsic", "linear", "shrunk", "stages"]
 

@@ -11,7 +11,7 @@ import torch
 
 from mibench.core import Batch, Defense, Step
 from mibench.defenses.parts.boxes import hanging
-from mibench.errors import UserError
+from mibench.runtime.errors import UserError
 
 __all__ = ["CutMix"]
 

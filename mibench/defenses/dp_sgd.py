@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mibench.core import Defense, Schedule, Split, Step
-from mibench.errors import UserError
-from mibench.rng import generator
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import generator
 
 if TYPE_CHECKING:
     from opacus.optimizers import DPOptimizer
@@ -115,7 +115,7 @@ class DPSGD(Defense):
             model.set_submodule(name, group_norm(norm))
         return model
 
-    def engine(
+    def wrap(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, schedule: Schedule
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
         """Per-image gradients, clipped and noised before each step; the noise's generator is set by `epoch`.

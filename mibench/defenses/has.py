@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mibench.core import Defense
 from mibench.defenses.parts.fills import Fill, erase
-from mibench.errors import UserError
-from mibench.rng import Noise
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise
 
 __all__ = ["HideAndSeek"]
 

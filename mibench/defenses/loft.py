@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from mibench.core import Batch, Defense, Step
 from mibench.defenses.parts.heads import linear_head
-from mibench.errors import UserError
 from mibench.models.base import Classifier
+from mibench.runtime.errors import UserError
 
 __all__ = ["LowRank", "adapted"]
 

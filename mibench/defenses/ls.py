@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mibench.core import Batch, Defense, Step
-from mibench.errors import UserError
+from mibench.runtime.errors import UserError
 
 __all__ = ["LabelSmoothing", "smoothed"]
 

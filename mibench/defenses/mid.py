@@ -19,10 +19,10 @@ from torch.nn import functional as F
 
 from mibench.core import Batch, Defense, Step
 from mibench.defenses.parts.heads import linear_head
-from mibench.errors import UserError
 from mibench.models.base import Classifier
 from mibench.models.served import Served
-from mibench.rng import Noise, content_keys
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise, content_keys
 
 __all__ = ["Bottleneck", "MutualInformation", "NoisyServed", "divergence", "spread"]
 

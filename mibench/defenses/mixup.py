@@ -14,8 +14,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from mibench.core import Batch, Defense, Step
-from mibench.errors import UserError
-from mibench.rng import Noise
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise
 
 __all__ = ["Mixup", "symmetric_beta"]
 

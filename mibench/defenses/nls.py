@@ -12,7 +12,7 @@ from typing import Literal
 
 from mibench.core import Batch, Defense, Step
 from mibench.defenses.ls import smoothed
-from mibench.errors import UserError
+from mibench.runtime.errors import UserError
 
 __all__ = ["NegativeLabelSmoothing"]
 

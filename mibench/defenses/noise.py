@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from mibench.core import Defense
 from mibench.defenses.parts.scores import normalised
-from mibench.errors import UserError
 from mibench.models.base import Classifier
 from mibench.models.served import Served, Shaper
-from mibench.rng import Noise
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise
 
 __all__ = ["Noisy", "ScoreNoise", "laplace"]
 

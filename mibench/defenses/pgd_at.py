@@ -13,7 +13,7 @@ import torch
 
 from mibench.core import Batch, Defense, Step
 from mibench.defenses.parts.adversary import pgd
-from mibench.errors import UserError
+from mibench.runtime.errors import UserError
 
 __all__ = ["AdversarialTraining"]
 

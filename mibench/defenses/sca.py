@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from mibench.core import Defense
-from mibench.errors import UserError
 from mibench.models.base import Classifier
+from mibench.runtime.errors import UserError
 
 __all__ = ["SparseCoding", "SparseLayer"]
 

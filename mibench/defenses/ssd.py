@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mibench.core import Defense, Split, Step
-from mibench.engine import at_once
-from mibench.errors import UserError
 from mibench.models.base import Classifier
 from mibench.models.served import Served, Shaper
-from mibench.rng import Noise
+from mibench.runtime.engine import at_once
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise
 
 __all__ = ["Shield", "StealthyShield", "nearest"]
 

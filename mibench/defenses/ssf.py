@@ -11,7 +11,7 @@ from torch import nn
 
 from mibench.core import Defense
 from mibench.defenses.parts.skips import weaken
-from mibench.errors import UserError
+from mibench.runtime.errors import UserError
 
 __all__ = ["WeakSkips"]
 

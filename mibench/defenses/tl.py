@@ -11,8 +11,8 @@ from typing import ClassVar, Literal
 from torch import nn
 
 from mibench.core import Defense, Split, Step
-from mibench.errors import UserError
 from mibench.models.base import Classifier
+from mibench.runtime.errors import UserError
 
 __all__ = ["FrozenPrefix"]
 

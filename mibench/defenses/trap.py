@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from mibench.core import Batch, Defense, Split, Step
 from mibench.defenses.parts.adversary import calm
-from mibench.engine import at_once
-from mibench.errors import UserError
 from mibench.models import cnn
-from mibench.rng import Noise
+from mibench.runtime.engine import at_once
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise
 
 __all__ = ["TrapMID", "Traps", "balanced_classes"]
 

@@ -12,10 +12,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mibench.core import Defense
-from mibench.errors import UserError
 from mibench.models.base import Classifier
 from mibench.models.served import Served, Shaper
-from mibench.rng import Noise
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise
 
 __all__ = ["TopScores", "Truncate"]
 

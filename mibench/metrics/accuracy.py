@@ -18,7 +18,7 @@ Differs:
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from mibench.metrics.inputs import require_finite
+from mibench.stats.inputs import require_finite
 
 __all__ = ["CARD", "closed_set", "top_k"]
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from mibench.metrics.inputs import require_finite
+from mibench.stats.inputs import require_finite
 
 __all__ = ["CARD", "Calibration", "calibration"]
 

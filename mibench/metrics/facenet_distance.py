@@ -19,9 +19,9 @@ from jaxtyping import Float, Float32, Float64, Int64, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mibench.errors import UserError
 from mibench.metrics import Unavailable, inputs, weights
 from mibench.metrics.knn import knn_distance
+from mibench.runtime.errors import UserError
 
 __all__ = ["CARD", "WEIGHTS", "FaceNet", "facenet_distance", "load"]
 

@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from mibench.metrics.inputs import require_finite
+from mibench.stats.inputs import require_finite
 
 __all__ = ["RATE", "impostor_scores", "kappa", "log_odds", "threshold"]
 

@@ -29,10 +29,10 @@ from jaxtyping import Bool, Float, Float64, Int64
 from scipy.spatial import ConvexHull, QhullError
 from torch import Tensor
 
-from mibench.errors import UserError
-from mibench.metrics.inputs import require_finite
 from mibench.metrics.knn import knn_distance
-from mibench.metrics.statistics import Interval, proportion
+from mibench.runtime.errors import UserError
+from mibench.stats.inputs import require_finite
+from mibench.stats.intervals import Interval, proportion
 
 __all__ = [
     "Projection",

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from mibench.metrics.inputs import require_finite
+from mibench.stats.inputs import require_finite
 
 __all__ = ["CARD", "Statistics", "frechet_distance", "statistics"]
 

@@ -18,9 +18,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from mibench.engine import at_once
-from mibench.metrics.inputs import require_finite
-from mibench.rng import Noise
+from mibench.runtime.engine import at_once
+from mibench.runtime.rng import Noise
+from mibench.stats.inputs import require_finite
 
 __all__ = ["CARD", "GradientNorm", "gradient_norms", "others", "summary"]
 

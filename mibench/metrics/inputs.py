@@ -1,24 +1,12 @@
-"""What every metric refuses: numbers that are not finite, images that are not in [0, 1]."""
+"""What every metric of images refuses: numbers that are not finite, images that are not in [0, 1]."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mibench.errors import UserError
+from mibench.runtime.errors import UserError
+from mibench.stats.inputs import require_finite
 
-__all__ = ["images", "require_finite"]
-
-
-def require_finite(metric: str, what: str, x: Float[Tensor, "*s"]) -> None:
-    """Refuse NaN and infinity: a broken number must not become a score.
-
-    Raises:
-        ValueError: names the metric and counts the bad values.
-    """
-    finite = torch.isfinite(x)
-    if not bool(finite.all()):
-        bad = int((~finite).sum())
-        raise ValueError(f"{metric}: {bad} of {x.numel()} {what} are NaN or infinite; all must be finite")
+__all__ = ["images"]
 
 
 def images(metric: str, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 h w"]:

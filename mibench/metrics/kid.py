@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from mibench.metrics.inputs import require_finite
+from mibench.stats.inputs import require_finite
 
 __all__ = ["CARD", "KernelDistance", "kernel_distance"]
 

@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from mibench.errors import UserError
-from mibench.metrics.inputs import require_finite
+from mibench.runtime.errors import UserError
+from mibench.stats.inputs import require_finite
 
 __all__ = ["CARD", "knn_distance", "leave_one_out"]
 

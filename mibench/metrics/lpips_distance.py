@@ -26,9 +26,9 @@ from jaxtyping import Float, Float32, Float64, Int64, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mibench.errors import UserError, unknown
 from mibench.metrics import Unavailable, inputs, weights
 from mibench.metrics.knn import knn_distance
+from mibench.runtime.errors import UserError, unknown
 
 __all__ = ["CARD", "WEIGHTS", "Lpips", "load", "lpips_distance"]
 

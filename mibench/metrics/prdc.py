@@ -28,8 +28,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from mibench.errors import UserError
-from mibench.metrics.inputs import require_finite
+from mibench.runtime.errors import UserError
+from mibench.stats.inputs import require_finite
 
 __all__ = ["CARD", "PRDC", "K", "Manifold", "manifold", "prdc"]
 

@@ -26,12 +26,12 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from mibench.engine import at_once
 from mibench.metrics.accuracy import top_k
-from mibench.metrics.statistics import Interval, proportion
-from mibench.rng import seed_of
+from mibench.runtime.engine import at_once
+from mibench.runtime.rng import seed_of
+from mibench.stats.intervals import Interval, proportion
 
-__all__ = ["CARD", "adversarial_accuracy", "spread", "withstands"]
+__all__ = ["CARD", "adversarial_accuracy", "correct_under_attack", "spread"]
 
 CARD = {
     "summary": "share of private images that no change of at most eps a pixel makes the target misclassify",
@@ -61,7 +61,7 @@ def spread(labels: Int64[Tensor, " n"], limit: int) -> Int64[Tensor, " m"]:
     return turn.argsort(stable=True)[:limit].sort().values
 
 
-def withstands(
+def correct_under_attack(
     logits_of: Callable[[Tensor], Tensor],
     x: Float[Tensor, "n c h w"],
     y: Int64[Tensor, " n"],
@@ -123,6 +123,6 @@ def adversarial_accuracy(
     steps: int = 10,
     seed: int = 0,
 ) -> dict[float, Interval]:
-    """The share that `withstands`, for each eps, with its 95% interval clustered by identity."""
-    rows = withstands(logits_of, x, y, eps, steps, seed)
+    """The share that `correct_under_attack`, for each eps, with its 95% interval clustered by identity."""
+    rows = correct_under_attack(logits_of, x, y, eps, steps, seed)
     return {size: proportion(row, y) for size, row in zip(eps, rows, strict=True)}

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mibench.errors import UserError
 from mibench.metrics import Unavailable
+from mibench.runtime.errors import UserError
 
 __all__ = ["WeightFile", "fill", "locate", "read"]
 

@@ -9,8 +9,8 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from mibench import registry
-from mibench.errors import UserError, unknown
+from mibench.plugins import registry
+from mibench.runtime.errors import UserError, unknown
 
 if TYPE_CHECKING:
     import mibench.models.base

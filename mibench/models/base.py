@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mibench.errors import UserError
+from mibench.runtime.errors import UserError
 
 __all__ = ["Classifier", "Prepare", "initialise", "no_weights"]
 

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mibench.models.base import Classifier
-from mibench.rng import Noise, content_keys
+from mibench.runtime.rng import Noise, content_keys
 
 __all__ = ["Served", "Shaper"]
 

@@ -22,8 +22,8 @@ from urllib.parse import urlparse
 import torch
 from torch import Tensor, nn
 
-from mibench.errors import UserError
 from mibench.models.base import Classifier, Prepare
+from mibench.runtime.errors import UserError
 
 __all__ = ["ARCHITECTURES", "CARD", "build", "imagenet_state"]
 

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mibench.engine import Engine
+from mibench.runtime.engine import Engine
 
 __all__ = ["Winograd", "winograd"]
 

@@ -19,13 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from mibench import augment
-from mibench.core import Oracle, Prior, PriorRecipe, Session, Split
-from mibench.errors import UserError
+from mibench.core import Oracle, Prior, PriorTrainer, Split, TrainingContext, augment
 from mibench.priors.gan import Loop, average, average_of, levels
-from mibench.rng import Noise
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise
 
-__all__ = ["ConditionalGenerator", "ConditionalNorm", "ConditionalPrior", "ConditionalRecipe", "Game", "Trunk"]
+__all__ = ["ConditionalGenerator", "ConditionalNorm", "ConditionalPrior", "ConditionalTrainer", "Game", "Trunk"]
 
 
 def conv(inputs: int, outputs: int, side: int) -> nn.Conv2d:
@@ -214,7 +213,7 @@ class _Asked:
 
 
 @dataclass(frozen=True)
-class ConditionalRecipe(PriorRecipe):
+class ConditionalTrainer(PriorTrainer):
     """How a conditional prior is learnt; what each recipe adds are its networks and its losses.
 
     Args:
@@ -256,7 +255,9 @@ class ConditionalRecipe(PriorRecipe):
     def game(self, prior: Any, loop: Loop, oracle: Oracle) -> Game:
         """The losses; asks the target for what is asked once."""
 
-    def train(self, prior: Prior, public: Split, oracle: Oracle | None, session: Session) -> list[dict[str, float]]:
+    def train(
+        self, prior: Prior, public: Split, oracle: Oracle | None, session: TrainingContext
+    ) -> list[dict[str, float]]:
         """Warm up, then alternate judge and generator."""
         assert isinstance(prior, ConditionalPrior)
         if oracle is None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mibench.assets.dcgan import load_dcgan
-from mibench.core import Prior, PriorRecipe, Split
+from mibench.core import Prior, PriorTrainer, Split
 
 __all__ = ["DcganPrior", "ShippedDcgan"]
 
@@ -55,7 +55,7 @@ class DcganPrior(Prior):
             x = F.interpolate(x, (height, width), mode="area" if shrink else "bilinear")
         return x
 
-    def enter(self, z: Float[Tensor, "n d"], block: int) -> Float[Tensor, "n f"]:
+    def features_at(self, z: Float[Tensor, "n d"], block: int) -> Float[Tensor, "n f"]:
         """The features after `block` transposed convolutions, ReLU applied; the last place is before the painting."""
         x = z
         for number in range(block):
@@ -66,14 +66,16 @@ class DcganPrior(Prior):
         """What flows into block `block + 1` when `inside` flows into block `block`; z itself flows into block 0."""
         return torch.relu(self.generator.blocks[block](self._shaped(inside, block))).float().flatten(1)
 
-    def resume(self, z: Float[Tensor, "n d"], inside: Float[Tensor, "n f"], block: int) -> Float[Tensor, "n c h w"]:
+    def decode_from(
+        self, z: Float[Tensor, "n d"], inside: Float[Tensor, "n f"], block: int
+    ) -> Float[Tensor, "n c h w"]:
         """The remaining convolutions; they do not look at z."""
         for number in range(block, self.blocks):
             inside = self.advance(z, inside, number)
         x = self.generator.paint(self._shaped(inside, self.blocks))
         return self._fit((torch.tanh(x.float()) + 1.0) / 2.0)
 
-    def painted(self, block: int) -> int:
+    def skip_size(self, block: int) -> int:
         """Nothing is painted before the end."""
         return 0
 
@@ -83,7 +85,7 @@ class DcganPrior(Prior):
 
 
 @dataclass(frozen=True)
-class ShippedDcgan(PriorRecipe):
+class ShippedDcgan(PriorTrainer):
     """Nothing to choose."""
 
     def build(self, image_shape: tuple[int, int, int], num_classes: int, public: Split) -> DcganPrior:

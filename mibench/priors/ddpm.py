@@ -15,13 +15,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mibench import augment
-from mibench.core import Access, Oracle, Prior, PriorRecipe, Session, Split
-from mibench.engine import at_once
-from mibench.errors import UserError
-from mibench.objectives import feature_distance, top_k_margin
+from mibench.core import Access, Oracle, Prior, PriorTrainer, Split, TrainingContext, augment
+from mibench.core.losses import feature_distance, top_k_margin
 from mibench.priors.diffusion import LEVELS, DiffusionPrior
 from mibench.priors.gan import Loop, average, average_of
+from mibench.runtime.engine import at_once
+from mibench.runtime.errors import UserError
 
 __all__ = ["Ddpm", "DdpmPrior", "Eigenspace", "UNet"]
 
@@ -281,7 +280,7 @@ class DdpmPrior(DiffusionPrior):
 
 
 @dataclass(frozen=True)
-class Ddpm(PriorRecipe):
+class Ddpm(PriorTrainer):
     """Label public images by the target, learn E |eps(x_t, t, y) - eps|^2 on them, then tune on the target's gradient.
 
     The `top` public images with the largest p_y illustrate identity y (an image may illustrate several).
@@ -315,7 +314,7 @@ class Ddpm(PriorRecipe):
     at 99% target accuracy); the target labels in eval mode.
     """
 
-    asks: ClassVar[Access | None] = Access.WHITE_BOX
+    target_access: ClassVar[Access | None] = Access.WHITE_BOX
 
     width: int = 128
     multipliers: tuple[int, ...] = (1, 2, 3, 4)
@@ -363,7 +362,9 @@ class Ddpm(PriorRecipe):
         top = min(self.top, len(public))
         return DdpmPrior(image_shape, num_classes, top, self.sampler_steps, self.guidance, net, eigenfaces)
 
-    def train(self, prior: Prior, public: Split, oracle: Oracle | None, session: Session) -> list[dict[str, float]]:
+    def train(
+        self, prior: Prior, public: Split, oracle: Oracle | None, session: TrainingContext
+    ) -> list[dict[str, float]]:
         """Label the public images, learn to denoise, tune."""
         assert isinstance(prior, DdpmPrior)
         if oracle is None:

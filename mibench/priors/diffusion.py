@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from mibench.core import Prior
-from mibench.rng import Noise
+from mibench.runtime.rng import Noise
 
 __all__ = ["LEVELS", "DiffusionPrior", "signal", "timesteps"]
 

@@ -15,11 +15,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from mibench import augment
-from mibench.core import Prior, Session, Split
-from mibench.engine import at_once, read_checkpoint, write_checkpoint
-from mibench.errors import UserError
-from mibench.rng import Noise, seed_of
+from mibench.core import Prior, Split, TrainingContext, augment
+from mibench.runtime.checkpoints import read_checkpoint, write_checkpoint
+from mibench.runtime.engine import at_once
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise, seed_of
 
 __all__ = ["Encoder", "GanPrior", "Generator", "Loop", "critic_blocks", "levels"]
 
@@ -128,7 +128,9 @@ class Loop:
         parts: Whatever must be saved to resume: networks and optimisers by name.
     """
 
-    def __init__(self, session: Session, public: Split, batch: int, mirror: bool, parts: dict[str, Any]) -> None:
+    def __init__(
+        self, session: TrainingContext, public: Split, batch: int, mirror: bool, parts: dict[str, Any]
+    ) -> None:
         self.session = session
         self.mirror = mirror
         self.images = session.engine.resident(public.images)

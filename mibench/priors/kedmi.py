@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mibench.core import Access, Oracle, Prior, PriorRecipe, Session, Split
-from mibench.errors import UserError
+from mibench.core import Access, Oracle, Prior, PriorTrainer, Split, TrainingContext
 from mibench.priors.gan import GanPrior, Loop, Upsampling, average, average_of, critic_blocks
+from mibench.runtime.errors import UserError
 
 __all__ = ["KedmiPrior", "KedmiRecipe"]
 
@@ -108,7 +108,7 @@ def _closeness(m: Float[Tensor, "n b k"], others: Float[Tensor, "r b k"]) -> Flo
 
 
 @dataclass(frozen=True)
-class KedmiRecipe(PriorRecipe):
+class KedmiRecipe(PriorTrainer):
     """D: CE(D(x), T(x)) + (softplus(lse D(u)) - lse D(u) + softplus(lse D(G(z)))) / 2; G: feature matching + entropy.
 
     G minimises sum_j |mean f(G(z)) - mean f(u)|_j / J + entropy * sum_batch H(softmax D(G(z))), every critic_steps-th
@@ -133,7 +133,7 @@ class KedmiRecipe(PriorRecipe):
     labelled once and the answers kept.
     """
 
-    asks: ClassVar[Access | None] = Access.BLACK_BOX
+    target_access: ClassVar[Access | None] = Access.BLACK_BOX
 
     latent_dim: int = 100
     width: int = 64
@@ -170,7 +170,9 @@ class KedmiRecipe(PriorRecipe):
             self.batch,
         )
 
-    def train(self, prior: Prior, public: Split, oracle: Oracle | None, session: Session) -> list[dict[str, float]]:
+    def train(
+        self, prior: Prior, public: Split, oracle: Oracle | None, session: TrainingContext
+    ) -> list[dict[str, float]]:
         """Label the public images, warm up, then alternate critic and generator."""
         assert isinstance(prior, KedmiPrior)
         if oracle is None:

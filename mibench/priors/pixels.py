@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from mibench.core import Prior, PriorRecipe, Split
-from mibench.rng import Noise
+from mibench.core import Prior, PriorTrainer, Split
+from mibench.runtime.rng import Noise
 
 __all__ = ["PixelPrior", "Pixels"]
 
@@ -51,7 +51,7 @@ class PixelPrior(Prior):
 
 
 @dataclass(frozen=True)
-class Pixels(PriorRecipe):
+class Pixels(PriorTrainer):
     """Nothing to choose, nothing to learn."""
 
     def build(self, image_shape: tuple[int, int, int], num_classes: int, public: Split) -> PixelPrior:

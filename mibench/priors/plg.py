@@ -15,12 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from mibench import augment
-from mibench.core import Access, Oracle, Split
-from mibench.errors import UserError
-from mibench.objectives import max_margin
-from mibench.priors.conditional import ConditionalPrior, ConditionalRecipe, Game, identities
+from mibench.core import Access, Oracle, Split, augment
+from mibench.core.losses import max_margin
+from mibench.priors.conditional import ConditionalPrior, ConditionalTrainer, Game, identities
 from mibench.priors.gan import Loop
+from mibench.runtime.errors import UserError
 
 __all__ = ["Plg", "PlgPrior", "top_n"]
 
@@ -82,7 +81,7 @@ class PlgPrior(ConditionalPrior):
 
 
 @dataclass(frozen=True)
-class Plg(ConditionalRecipe):
+class Plg(ConditionalTrainer):
     """D: mean [1 - D(x, y)]+ + mean [1 + D(f, y')]+; G: mean -D(f, y') + inversion * MM(T(view(f)), y'), f = G(z, y').
 
     x of pseudo label y: one of the `top` public images that the target is most confident show y; y and y' uniform.
@@ -95,7 +94,7 @@ class Plg(ConditionalRecipe):
     Source: sections 3.2 and 3.3 of the paper; values of the authors' code.
     """
 
-    asks: ClassVar[Access | None] = Access.WHITE_BOX
+    target_access: ClassVar[Access | None] = Access.WHITE_BOX
     name: ClassVar[str] = "plg"
 
     top: int = 30

@@ -6,8 +6,8 @@ from typing import Any
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from mibench.core import Prior, PriorRecipe, Split, to_float
-from mibench.rng import Noise
+from mibench.core import Prior, PriorTrainer, Split, to_float
+from mibench.runtime.rng import Noise
 
 __all__ = ["Public", "PublicImages"]
 
@@ -52,7 +52,7 @@ class PublicImages(Prior):
 
 
 @dataclass(frozen=True)
-class Public(PriorRecipe):
+class Public(PriorTrainer):
     """Keeps the public split; learns nothing."""
 
     def build(self, image_shape: tuple[int, int, int], num_classes: int, public: Split) -> PublicImages:

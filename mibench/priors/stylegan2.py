@@ -12,11 +12,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from mibench.core import Oracle, Prior, PriorRecipe, Session, Split
-from mibench.errors import UserError
+from mibench.core import Oracle, Prior, PriorTrainer, Split, TrainingContext
 from mibench.priors.gan import Loop, average, average_of
 from mibench.priors.stylegan2_network import SLOPE, StyleCritic, StyleGenerator
-from mibench.rng import Noise, seed_of
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise, seed_of
 
 __all__ = ["StyleGan2", "StylePrior", "StyleSpace", "r1"]
 
@@ -92,7 +92,7 @@ class StyleSpace(Prior):
         styles = self._styles(z)
         return self.generator.finish(styles, self.generator.start(styles), 1)
 
-    def enter(self, z: Float[Tensor, "n d"], block: int) -> Float[Tensor, "n f"]:
+    def features_at(self, z: Float[Tensor, "n d"], block: int) -> Float[Tensor, "n f"]:
         """Features, then the image so far."""
         inside = self.generator.start(self._styles(z))
         for level in range(1, block):
@@ -103,13 +103,15 @@ class StyleSpace(Prior):
         """What flows into block `block + 1` when `inside` flows into block `block`."""
         return self.generator.advance(self._styles(z), inside, block)
 
-    def resume(self, z: Float[Tensor, "n d"], inside: Float[Tensor, "n f"], block: int) -> Float[Tensor, "n c h w"]:
+    def decode_from(
+        self, z: Float[Tensor, "n d"], inside: Float[Tensor, "n f"], block: int
+    ) -> Float[Tensor, "n c h w"]:
         """The image of what flows into a block."""
         return self.generator.finish(self._styles(z), inside, block)
 
-    def painted(self, block: int) -> int:
-        """How many values at the end of `enter`'s rows are the image so far."""
-        return self.generator.painted(block)
+    def skip_size(self, block: int) -> int:
+        """How many values at the end of `features_at`'s rows are the image so far."""
+        return self.generator.skip_size(block)
 
     def critic(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
         """The discriminator's logit, higher is more real."""
@@ -147,24 +149,26 @@ class StylePrior(Prior):
     def _mapped(self, z: Tensor) -> tuple[StyleSpace, Tensor]:
         return StyleSpace(self, "w"), self.generator.mapping(z)
 
-    def enter(self, z: Float[Tensor, "n d"], block: int) -> Float[Tensor, "n f"]:
+    def features_at(self, z: Float[Tensor, "n d"], block: int) -> Float[Tensor, "n f"]:
         """As in w space, at w = f(z) without truncation."""
         space, w = self._mapped(z)
-        return space.enter(w, block)
+        return space.features_at(w, block)
 
     def advance(self, z: Float[Tensor, "n d"], inside: Float[Tensor, "n f"], block: int) -> Float[Tensor, "n g"]:
         """As in w space."""
         space, w = self._mapped(z)
         return space.advance(w, inside, block)
 
-    def resume(self, z: Float[Tensor, "n d"], inside: Float[Tensor, "n f"], block: int) -> Float[Tensor, "n c h w"]:
+    def decode_from(
+        self, z: Float[Tensor, "n d"], inside: Float[Tensor, "n f"], block: int
+    ) -> Float[Tensor, "n c h w"]:
         """As in w space."""
         space, w = self._mapped(z)
-        return space.resume(w, inside, block)
+        return space.decode_from(w, inside, block)
 
-    def painted(self, block: int) -> int:
-        """How many values at the end of `enter`'s rows are the image so far."""
-        return self.generator.painted(block)
+    def skip_size(self, block: int) -> int:
+        """How many values at the end of `features_at`'s rows are the image so far."""
+        return self.generator.skip_size(block)
 
     def critic(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
         """The discriminator's logit, higher is more real."""
@@ -178,7 +182,7 @@ class StylePrior(Prior):
 
 
 @dataclass(frozen=True)
-class StyleGan2(PriorRecipe):
+class StyleGan2(PriorTrainer):
     """min_D E softplus(-D(x)) + E softplus(D(G(z))) + gamma / 2 E |grad D(x)|^2;  min_G E softplus(-D(G(z))).
 
     The penalty is lazy: every `lazy`-th step, `lazy` times as strong, with the critic's Adam corrected by
@@ -240,7 +244,9 @@ class StyleGan2(PriorRecipe):
         critic = StyleCritic(image_shape, self.width, self.most)
         return StylePrior(image_shape, generator, critic, self.latent_dim, self.psi, self.cutoff)
 
-    def train(self, prior: Prior, public: Split, oracle: Oracle | None, session: Session) -> list[dict[str, float]]:
+    def train(
+        self, prior: Prior, public: Split, oracle: Oracle | None, session: TrainingContext
+    ) -> list[dict[str, float]]:
         """Warm up, then alternate critic and generator."""
         assert isinstance(prior, StylePrior)
         engine = session.engine

@@ -187,7 +187,7 @@ class StyleGenerator(nn.Module):
         """How many layers hear a w."""
         return 2 * len(self.grown)
 
-    def painted(self, block: int) -> int:
+    def skip_size(self, block: int) -> int:
         """How many numbers of the state before a block are the image so far."""
         return self.channels * (4 * 2 ** (block - 1)) ** 2
 
@@ -202,7 +202,7 @@ class StyleGenerator(nn.Module):
             image = torch.zeros(len(styles), self.channels, 4, 4, device=styles.device)
         else:
             side = 4 * 2 ** (block - 1)
-            x, image = state.split([state.shape[1] - self.painted(block), self.painted(block)], dim=1)
+            x, image = state.split([state.shape[1] - self.skip_size(block), self.skip_size(block)], dim=1)
             x, image = x.reshape(len(x), -1, side, side), image.reshape(len(x), -1, side, side)
         x = x.contiguous(memory_format=torch.channels_last)
         x, image = self.grown[block](x, image, [styles[:, max(0, 2 * block - 1 + i)] for i in range(3)])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mibench.core import Access, Oracle, Split
-from mibench.priors.conditional import ConditionalPrior, ConditionalRecipe, Game
+from mibench.priors.conditional import ConditionalPrior, ConditionalTrainer, Game
 from mibench.priors.gan import Loop
 
 __all__ = ["Tacgan", "TacganPrior"]
@@ -67,7 +67,7 @@ class TacganPrior(ConditionalPrior):
 
 
 @dataclass(frozen=True)
-class Tacgan(ConditionalRecipe):
+class Tacgan(ConditionalTrainer):
     """D: BCE(D(x), 1) + BCE(D(f), 0) + alpha CE(C(f), argmax T(f)); G: BCE(D(f), 1) + alpha CE(C(f), y), f = G(z, y).
 
     x: public images, which have no labels; y uniform. Without the class terms for the first `silent` steps.
@@ -80,7 +80,7 @@ class Tacgan(ConditionalRecipe):
     Differs: the warm-up, where there is one, asks the target for the labels of the public images.
     """
 
-    asks: ClassVar[Access | None] = Access.LABEL_ONLY
+    target_access: ClassVar[Access | None] = Access.LABEL_ONLY
     name: ClassVar[str] = "tacgan"
 
     steps: int = 20_000

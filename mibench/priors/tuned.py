@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mibench.core import Prior
-from mibench.rng import Noise
+from mibench.runtime.rng import Noise
 
 __all__ = ["Tuned", "Weights"]
 

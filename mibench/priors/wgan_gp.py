@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mibench.core import Oracle, Prior, PriorRecipe, Session, Split
-from mibench.errors import UserError
+from mibench.core import Oracle, Prior, PriorTrainer, Split, TrainingContext
 from mibench.priors.gan import GanPrior, Loop, Upsampling, average, average_of, critic_blocks
+from mibench.runtime.errors import UserError
 
 __all__ = ["WganGp", "WganPrior"]
 
@@ -67,7 +67,7 @@ class WganPrior(GanPrior):
 
 
 @dataclass(frozen=True)
-class WganGp(PriorRecipe):
+class WganGp(PriorTrainer):
     """min_G max_D E D(x) - E D(G(z)) - penalty E (|grad D(x^)| - 1)^2, x^ on the line between x and G(z).
 
     Args:
@@ -107,7 +107,9 @@ class WganGp(PriorRecipe):
         """The untrained networks."""
         return WganPrior(image_shape, self.latent_dim, self.width, self.upsampling)
 
-    def train(self, prior: Prior, public: Split, oracle: Oracle | None, session: Session) -> list[dict[str, float]]:
+    def train(
+        self, prior: Prior, public: Split, oracle: Oracle | None, session: TrainingContext
+    ) -> list[dict[str, float]]:
         """Warm up, then alternate critic and generator."""
         assert isinstance(prior, WganPrior)
         engine = session.engine

@@ -6,7 +6,7 @@ Reads finished runs only and recomputes no score, so a report is the same whenev
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mibench.errors import UserError
+from mibench.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console

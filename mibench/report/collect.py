@@ -20,10 +20,10 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from mibench import registry
-from mibench.errors import UserError, printable
+from mibench.plugins import registry
 from mibench.runs import PROTOCOL, Library, Run, canonical, unchanged
-from mibench.stages.train_target import unusual
+from mibench.runtime.errors import UserError, printable
+from mibench.stages.train_target import changed_from_recipe
 
 __all__ = ["PRDC", "RATES", "Hits", "Scored", "changes", "defense_label", "frame", "rows", "scored", "settings_text"]
 
@@ -313,7 +313,7 @@ def _row(one: Scored) -> dict[str, Any]:
         "model": one.target.spec["model"],
         "target_seed": one.target.spec["seed"],
         "start": {True: "from imagenet", "public": "from public"}.get(one.target.spec.get("pretrained"), ""),
-        "training": _text(unusual(one.target)),
+        "training": _text(changed_from_recipe(one.target)),
         "defense": defense_label(one.target.spec),
     }
     flat |= _interval("natural_accuracy", scores["natural_accuracy"])

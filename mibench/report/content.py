@@ -6,7 +6,7 @@ from functools import cached_property
 
 import pandas as pd
 
-from mibench.checks import Finding
+from mibench.evaluation.checks import Finding
 from mibench.report import collect, differences, facts, leakage, privacy, tables, tradeoff
 from mibench.report.collect import Scored
 from mibench.report.leakage import Leakage

@@ -9,9 +9,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mibench.metrics import power
-from mibench.metrics.comparison import adjusted, least_p, paired_test
-from mibench.metrics.statistics import paired_interval
 from mibench.report.collect import Scored
 from mibench.report.tables import (
     BEST,
@@ -30,6 +27,9 @@ from mibench.report.tables import (
     title,
 )
 from mibench.runs import canonical
+from mibench.stats import power
+from mibench.stats.intervals import paired_interval
+from mibench.stats.significance import adjusted, least_p, paired_test
 
 __all__ = ["COLUMNS", "differences", "notes", "sections"]
 

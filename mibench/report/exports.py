@@ -9,11 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from mibench.files import write_atomic
 from mibench.report import privacy, tables
 from mibench.report.content import Content
 from mibench.report.protocol import TITLE
 from mibench.report.tables import Section
+from mibench.runtime.files import write_atomic
 
 __all__ = ["records", "to_latex", "to_markdown", "write"]
 

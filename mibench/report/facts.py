@@ -7,11 +7,12 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from mibench import models, registry
-from mibench.checks import Facts, Finding, Judge, check_facts
-from mibench.errors import UserError
+from mibench import models
+from mibench.evaluation.checks import Facts, Finding, Judge, check_facts
+from mibench.plugins import registry
 from mibench.report.collect import Scored
 from mibench.runs import Run
+from mibench.runtime.errors import UserError
 from mibench.stages import artifacts
 
 __all__ = ["facts", "findings"]

@@ -23,18 +23,19 @@ from torch import Tensor
 
 from mibench.core import Dataset, Defense, Split, to_uint8
 from mibench.defenses.re import RandomErasing
-from mibench.engine import Engine, Reporter
-from mibench.errors import UserError
-from mibench.files import write_atomic, write_json
 from mibench.metrics import feature_space as space
 from mibench.metrics.fid import frechet_distance
-from mibench.metrics.statistics import clustered_interval
 from mibench.models.fold import fold
 from mibench.report.collect import defense_label
 from mibench.report.figures import COLOURS, GREY, INK
-from mibench.rng import Noise
 from mibench.runs import Run, inversion_of
+from mibench.runtime.engine import Engine
+from mibench.runtime.errors import UserError
+from mibench.runtime.files import write_atomic, write_json
+from mibench.runtime.progress import Reporter
+from mibench.runtime.rng import Noise
 from mibench.stages import artifacts
+from mibench.stats.intervals import clustered_interval
 from mibench.training import predict, streams
 
 if TYPE_CHECKING:

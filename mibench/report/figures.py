@@ -4,8 +4,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from mibench.files import write_atomic
 from mibench.report.tradeoff import ACCESSES, Curve, Point, curves, pareto
+from mibench.runtime.files import write_atomic
 
 __all__ = ["draw", "write"]
 

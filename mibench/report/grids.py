@@ -18,11 +18,11 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from mibench.core import Dataset
-from mibench.files import write_atomic
 from mibench.metrics.knn import knn_distance
 from mibench.report import tables
 from mibench.report.collect import Scored
 from mibench.report.leakage import numbered
+from mibench.runtime.files import write_atomic
 from mibench.stages import artifacts
 
 if TYPE_CHECKING:

@@ -25,8 +25,6 @@ from scipy.special import expit, logit, stdtrit
 from scipy.stats import binom
 from torch import Tensor
 
-from mibench.metrics.comparison import adjusted, gap_test
-from mibench.metrics.statistics import proportion
 from mibench.report import tables
 from mibench.report.collect import Scored
 from mibench.report.tables import (
@@ -41,6 +39,8 @@ from mibench.report.tables import (
     probability,
     protocols,
 )
+from mibench.stats.intervals import proportion
+from mibench.stats.significance import adjusted, gap_test
 
 __all__ = ["Leakage", "gini", "gini_by_luck", "gini_interval", "leakage", "numbered", "sections"]
 

@@ -148,7 +148,8 @@ def sections(points: pd.DataFrame, curves: pd.DataFrame, titles: Mapping[str, st
                 "Per access the strongest attack that was run on every seed, open-set top-1 of the headline evaluation "
                 "model, in % [95% interval, clustered by identity, all seeds together]. difference: paired over "
                 f"identities and seeds, in points; {SURE} p < {LEVEL}, sign-flip test over identities, Holm's "
-                f"correction over the access's differences. {FRONT} no other target is both more accurate and safer under that access.",
+                f"correction over the access's differences. {FRONT} "
+                "no other target is both more accurate and safer under that access.",
                 "Δ = attack accuracy prevented per point of natural accuracy lost, the papers' trade-off: blank where "
                 "accuracies differ by less than half a point, negative where the defense raises accuracy.",
             ],

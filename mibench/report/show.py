@@ -10,10 +10,10 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from mibench.errors import UserError
 from mibench.report.collect import changes, defense_label
 from mibench.runs import Run
-from mibench.stages.train_target import unusual
+from mibench.runtime.errors import UserError
+from mibench.stages.train_target import changed_from_recipe
 
 __all__ = ["chain"]
 
@@ -95,7 +95,7 @@ def _asked(run: Run) -> str:
         if key in spec:
             parts.append(f"{spec[key]['name']} {_settings(kind, spec[key]) or '(defaults)'}")
     if run.kind in ("targets", "evaluators"):
-        parts += [f"{key} {value}" for key, value in unusual(run).items()]
+        parts += [f"{key} {value}" for key, value in changed_from_recipe(run).items()]
     shown = ("access", "identities", "budget", "seed", "precision")
     parts += [f"{key} {spec[key]}" for key in shown if spec.get(key) is not None]
     return ", ".join(parts)

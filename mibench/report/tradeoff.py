@@ -26,14 +26,14 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from mibench import registry
-from mibench.checks import Evidence, Finding, check
-from mibench.errors import UserError
-from mibench.metrics.comparison import adjusted, paired_test
-from mibench.metrics.statistics import Interval, drawn, expanded, paired_interval, proportion
+from mibench.evaluation.checks import Evidence, Finding, check
+from mibench.plugins import registry
 from mibench.report.collect import Scored, settings_text
 from mibench.runs import Run
+from mibench.runtime.errors import UserError
 from mibench.stages import artifacts
+from mibench.stats.intervals import Interval, drawn, expanded, paired_interval, proportion
+from mibench.stats.significance import adjusted, paired_test
 
 __all__ = ["ACCESSES", "Curve", "Point", "curves", "findings", "frame", "matched", "pareto", "points", "summary"]
 

@@ -3,3 +3,42 @@
 A plan is cheap and touches no data; the work reads its parents' files, so stages may run in different processes, on
 different days, or on different machines.
 """
+
+from mibench.runs import Run, canonical, executor
+from mibench.runtime.engine import Engine
+from mibench.runtime.progress import Reporter
+from mibench.stages import artifacts, import_images, invert, score, train_backbone, train_prior, train_target
+
+__all__ = ["execute", "perform"]
+
+_STAGES = {
+    "backbones": train_backbone.work,
+    "targets": train_target.work,
+    "evaluators": train_target.work,
+    "priors": train_prior.work,
+    "inversions": invert.work,
+    "scores": score.work,
+}
+
+
+def perform(run: Run, engine: Engine, reporter: Reporter) -> None:
+    """Do one run by the stage of its kind."""
+    # Imported images are an inversion that another program made.
+    work = import_images.work if import_images.imported(run) else _STAGES[run.kind]
+    work(run, engine, reporter)
+
+
+def execute(runs: list[Run], device: str, reporter: Reporter, force: bool = False) -> None:
+    """Do everything that `runs` need; see `executor.execute`.
+
+    Raises:
+        UserError: The first mistake of a stage; what was finished before it stays.
+    """
+    # Drawn or decoded once here, with all cores, instead of once in every worker: the cache then has it. And before
+    # --force throws anything away.
+    wanted = [run.inputs["dataset"] for run in executor.pending(runs, force) if "dataset" in run.inputs]
+    for inputs in {canonical(inputs): inputs for inputs in wanted}.values():
+        data = artifacts.open_dataset(inputs, reporter)
+        for what, images in data.card.get("converted", {}).items():
+            reporter.say(f"data set {data.name}: {images} image(s) converted: {what}")
+    executor.execute(runs, perform, device, reporter, force)

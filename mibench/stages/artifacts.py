@@ -14,13 +14,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mibench import models, pixels, registry
+from mibench import models
 from mibench.core import Dataset, Defense, Prior, Source
-from mibench.engine import Reporter
-from mibench.errors import UserError
-from mibench.files import unreadable, write_atomic
-from mibench.rng import seed_of
+from mibench.plugins import registry
 from mibench.runs import Run, canonical, unchanged
+from mibench.runtime import pixels
+from mibench.runtime.errors import UserError
+from mibench.runtime.files import unreadable, write_atomic
+from mibench.runtime.progress import Reporter
+from mibench.runtime.rng import seed_of
 from mibench.training import empty_memories
 
 __all__ = [

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from mibench import models
 from mibench.core import Dataset
-from mibench.engine import Engine
 from mibench.metrics.false_positives import RATE, impostor_scores, kappa, log_odds, threshold
 from mibench.metrics.knn import knn_distance, leave_one_out
-from mibench.metrics.statistics import clustered_interval, paired_interval
 from mibench.runs import Run
+from mibench.runtime.engine import Engine
+from mibench.stats.intervals import clustered_interval, paired_interval
 from mibench.training import predict
 
 __all__ = ["STRANGERS", "agreement", "calibrate", "measure", "yardstick"]

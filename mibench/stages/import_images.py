@@ -16,16 +16,17 @@ from typing import Any
 import torch
 from PIL import Image
 
-from mibench import registry
 from mibench.core import Dataset
 from mibench.data.cache import hash_of
 from mibench.data.decode import decode_all
 from mibench.data.folder import visible
-from mibench.engine import Engine, Reporter, describe
-from mibench.errors import UserError
-from mibench.files import write_json
-from mibench.pictures import tile
+from mibench.plugins import registry
 from mibench.runs import Run, clock, provenance
+from mibench.runtime.engine import Engine, describe
+from mibench.runtime.errors import UserError
+from mibench.runtime.files import write_json
+from mibench.runtime.pictures import tile
+from mibench.runtime.progress import Reporter
 from mibench.stages import artifacts
 
 __all__ = ["IMPORTED", "imported", "plan", "work"]
@@ -200,7 +201,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     reporter.say(f"images {run.name}: {len(files)} images of {len(people)}{left} identities, {each}")
     for what, count in converted.items():
         reporter.say(f"images {run.name}: {count} image(s) converted: {what}")
-    with run.working() as place:
+    with run.writing() as place:
         artifacts.write_tensors(
             place / "images.safetensors",
             {"failed": torch.zeros(len(files), dtype=torch.bool), "images": images, "labels": labels},

@@ -6,17 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mibench import registry
-from mibench.core import Access, Attack, BudgetExhausted, Oracle, Reconstructions, Workspace, to_uint8
-from mibench.engine import Engine, Reporter, at_once, describe
-from mibench.errors import UserError
-from mibench.files import write_json
+from mibench.core import Access, Attack, AttackContext, BudgetExhausted, Oracle, Reconstructions, to_uint8
 from mibench.models.fold import fold
 from mibench.models.winograd import winograd
-from mibench.pictures import tile
-from mibench.registry import Choice
-from mibench.rng import Noise
+from mibench.plugins import registry
+from mibench.plugins.registry import Choice
 from mibench.runs import Run, clock, provenance
+from mibench.runtime.engine import Engine, at_once, describe
+from mibench.runtime.errors import UserError
+from mibench.runtime.files import write_json
+from mibench.runtime.pictures import tile
+from mibench.runtime.progress import Reporter
+from mibench.runtime.rng import Noise
 from mibench.stages import artifacts
 
 __all__ = ["ACCESS", "plan", "work"]
@@ -78,7 +79,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     labels = torch.arange(count, device=engine.device)
     cost = attack.cost(prior, len(data.public))  # type: ignore[arg-type]
     total = cost.queries * count + cost.shared_queries
-    with run.working() as folder, reporter.task(f"{run.name} on {target.name}", total, "images") as task:
+    with run.writing() as folder, reporter.task(f"{run.name} on {target.name}", total, "images") as task:
         oracle = Oracle(network, ACCESS[run.spec["access"]], len(data.classes), run.spec["budget"], tick=task.advance)
         stack = artifacts.defenses(target)
 
@@ -89,7 +90,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
 
         public = data.public.on(engine)
         batch = at_once(BATCH[engine.device.type], data.image_shape, engine.device)
-        workspace = Workspace(batch, folder, public, transform)
+        workspace = AttackContext(batch, folder, public, transform)
         found: Reconstructions | None
         try:
             with engine.autocast():

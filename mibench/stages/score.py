@@ -18,9 +18,6 @@ from torch import Tensor, nn
 
 from mibench.core import Dataset, Split, to_float
 from mibench.data.cache import cached, hash_of
-from mibench.engine import Engine, Reporter, describe
-from mibench.errors import UserError
-from mibench.files import write_atomic, write_json
 from mibench.metrics import Unavailable, facenet_distance, inception, lpips_distance
 from mibench.metrics.accuracy import closed_set, top_k
 from mibench.metrics.false_positives import log_odds
@@ -28,11 +25,15 @@ from mibench.metrics.fid import Statistics, frechet_distance, statistics
 from mibench.metrics.kid import kernel_distance
 from mibench.metrics.knn import knn_distance
 from mibench.metrics.prdc import K, Manifold, manifold, prdc
-from mibench.metrics.statistics import clustered_interval
 from mibench.models.fold import fold
 from mibench.runs import Run, clock, provenance
+from mibench.runtime.engine import Engine, describe
+from mibench.runtime.errors import UserError
+from mibench.runtime.files import write_atomic, write_json
+from mibench.runtime.progress import Reporter
 from mibench.stages import artifacts, false_positives, protocol
-from mibench.stages.train_target import refuse_kin
+from mibench.stages.train_target import require_other_family
+from mibench.stats.intervals import clustered_interval
 from mibench.training import predict
 
 __all__ = ["plan", "work"]
@@ -54,7 +55,7 @@ def plan(root: Path, inversion: Run, evaluators: list[Run], precision: str) -> R
     if len({evaluator.spec["model"] for evaluator in evaluators}) < len(evaluators):
         raise UserError("two evaluation models have the same architecture; choose different ones with --evaluators")
     for evaluator in evaluators:
-        refuse_kin(evaluator.spec["model"], target.spec["model"])
+        require_other_family(evaluator.spec["model"], target.spec["model"])
         if evaluator.spec["seed"] == target.spec["seed"]:
             raise UserError(f"target and evaluation model share the seed {target.spec['seed']}; use another --seed")
     return Run(
@@ -229,7 +230,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         "chance": {"closed_top1": 1 / classes},
     }
     label = f"score {run.name} on {target.name}"
-    with run.working() as folder, reporter.task(label, len(evaluators) + 2, "models") as task:
+    with run.writing() as folder, reporter.task(label, len(evaluators) + 2, "models") as task:
         network = engine.place(fold(artifacts.load_classifier(target, data)))  # type: ignore[arg-type]
         logits, _ = answers(target, network, images, engine)
         hits = top_k(logits.cpu(), labels, 1)

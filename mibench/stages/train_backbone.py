@@ -14,14 +14,16 @@ from typing import Any
 
 import torch
 
-from mibench import models, registry
+from mibench import models
 from mibench.core import Split
-from mibench.engine import Engine, Reporter, describe
-from mibench.errors import UserError
-from mibench.files import write_json
-from mibench.registry import Choice
-from mibench.rng import seed_of
+from mibench.plugins.registry import Choice
+from mibench.plugins.settings import resolve_settings
 from mibench.runs import Run, clock, provenance
+from mibench.runtime.engine import Engine, describe
+from mibench.runtime.errors import UserError
+from mibench.runtime.files import write_json
+from mibench.runtime.progress import Reporter
+from mibench.runtime.rng import seed_of
 from mibench.stages import artifacts
 from mibench.training import Training, fit
 
@@ -51,7 +53,7 @@ def plan(root: Path, data: Choice, architecture: str, precision: str) -> Run:
             "precision": precision,
             "pretrained": False,
             "seed": BACKBONE_SEED,
-            "training": asdict(registry.build(Training, "backbone", dict(RECIPE))),
+            "training": asdict(resolve_settings(Training, "backbone", dict(RECIPE))),
         },
         inputs={"dataset": inputs},
     )
@@ -74,8 +76,8 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     classes = int(split.labels.max()) + 1 if len(split) else 0
     if classes < 2:
         raise UserError(f"data set '{data.name}' has no public images to train a backbone on; add some to public/")
-    chosen = registry.build(Training, "backbone", dict(run.spec["training"])).for_images(len(split))
-    with run.working() as folder:
+    chosen = resolve_settings(Training, "backbone", dict(run.spec["training"])).for_images(len(split))
+    with run.writing() as folder:
         with torch.random.fork_rng():
             torch.manual_seed(seed_of(run.spec["seed"], "init"))
             model = models.build(run.spec["model"], classes, data.image_shape)

@@ -5,16 +5,17 @@ from typing import Any
 
 import torch
 
-from mibench import registry
-from mibench.core import Oracle, Prior, Session
-from mibench.engine import Engine, Reporter, describe
-from mibench.errors import UserError
-from mibench.files import write_json
+from mibench.core import Oracle, Prior, TrainingContext
 from mibench.models.fold import fold
-from mibench.pictures import tile
-from mibench.registry import Choice
-from mibench.rng import Noise, seed_of
+from mibench.plugins import registry
+from mibench.plugins.registry import Choice
 from mibench.runs import Run, clock, provenance
+from mibench.runtime.engine import Engine, describe
+from mibench.runtime.errors import UserError
+from mibench.runtime.files import write_json
+from mibench.runtime.pictures import tile
+from mibench.runtime.progress import Reporter
+from mibench.runtime.rng import Noise, seed_of
 from mibench.stages import artifacts
 
 __all__ = ["plan", "work"]
@@ -28,7 +29,7 @@ def plan(root: Path, data: Choice, prior: Choice, target: Run | None, seed: int,
     Raises:
         UserError: If the prior needs a target and none is given.
     """
-    wants = prior.plugin.asks is not None
+    wants = prior.plugin.target_access is not None
     if wants and target is None:
         raise UserError(f"the prior '{prior.name}' learns from a target's answers; name one with --target RUN")
     spec, inputs = artifacts.dataset_spec(data.plugin, data.name)
@@ -52,10 +53,10 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     if isinstance(target, Run):
         data = artifacts.dataset(target)
         network = engine.place(fold(artifacts.load_classifier(target, data)))  # type: ignore[arg-type]
-        oracle = Oracle(network, recipe.asks, len(data.classes))
+        oracle = Oracle(network, recipe.target_access, len(data.classes))
     else:
         data, oracle = artifacts.open_dataset(run.inputs["dataset"]), None
-    with run.working() as folder:
+    with run.writing() as folder:
         with torch.random.fork_rng():
             torch.manual_seed(seed_of(run.spec["seed"], "init"))
             prior: Prior = recipe.build(data.image_shape, len(data.classes), data.public)
@@ -67,7 +68,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
             y = torch.arange(SAMPLES, device=engine.device) % len(data.classes)
             tile(current.decode(current.sample(stream), y), folder / "samples.png", columns=8)
 
-        session = Session(
+        session = TrainingContext(
             engine, run.spec["seed"], reporter, f"train prior {run.name}", folder / "checkpoint.pt", picture
         )
         # What training still initialises (an encoder) must not depend on what this process did before.

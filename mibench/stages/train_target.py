@@ -12,34 +12,36 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from mibench import models, registry
+from mibench import models
 from mibench.core import Dataset, Defense, Split
-from mibench.engine import Engine, Reporter, describe
-from mibench.errors import UserError
-from mibench.files import write_json
+from mibench.core.losses import IDENTITY
 from mibench.metrics import gradients
 from mibench.metrics.accuracy import closed_set, top_k
 from mibench.metrics.calibration import calibration
 from mibench.metrics.knn import leave_one_out
 from mibench.metrics.robustness import adversarial_accuracy, spread
-from mibench.metrics.statistics import proportion
 from mibench.models.served import Served
-from mibench.objectives import IDENTITY
-from mibench.pixels import joined
-from mibench.registry import Choice
-from mibench.rng import Noise
+from mibench.plugins.registry import Choice
+from mibench.plugins.settings import resolve_settings
 from mibench.runs import Run, canonical, clock, provenance
+from mibench.runtime.engine import Engine, describe
+from mibench.runtime.errors import UserError
+from mibench.runtime.files import write_json
+from mibench.runtime.pixels import concatenate
+from mibench.runtime.progress import Reporter
+from mibench.runtime.rng import Noise
 from mibench.stages import artifacts, train_backbone
+from mibench.stats.intervals import proportion
 from mibench.training import Training, fit, predict
 
 __all__ = [
     "EVALUATOR_SEED",
     "Pretrained",
+    "changed_from_recipe",
     "evaluator_families",
     "plan",
     "plan_evaluator",
-    "refuse_kin",
-    "unusual",
+    "require_other_family",
     "work",
 ]
 
@@ -58,10 +60,10 @@ def recipe(owner: str, given: dict[str, Any]) -> dict[str, Any]:
     defaults: dict[str, Any] = TARGET if owner == "training" else EVALUATOR
     if "epochs" in given:
         defaults = {**defaults, "least_steps": 0}
-    return asdict(registry.build(Training, owner, {**defaults, **given}))
+    return asdict(resolve_settings(Training, owner, {**defaults, **given}))
 
 
-def unusual(run: Run) -> dict[str, Any]:
+def changed_from_recipe(run: Run) -> dict[str, Any]:
     """What a run's recipe does not have from the defaults."""
     given = run.spec.get("training") or {}
     usual = recipe("training" if run.kind == "targets" else "evaluator", {})
@@ -95,7 +97,7 @@ def plan(
     models.family(architecture)
     spec, inputs = artifacts.dataset_spec(data.plugin, data.name)
     real = [choice for choice in defenses if choice.name != "none"]
-    refuse_impossible(architecture, real, pretrained)
+    require_compatible(architecture, real, pretrained)
     backbone = train_backbone.plan(root, data, architecture, precision) if pretrained == "public" else None
     return Run(
         root,
@@ -115,7 +117,7 @@ def plan(
     )
 
 
-def refuse_impossible(architecture: str, defenses: list[Choice], pretrained: str) -> None:
+def require_compatible(architecture: str, defenses: list[Choice], pretrained: str) -> None:
     """Refuse a defense that cannot change this architecture, before anything is trained.
 
     Raises:
@@ -140,7 +142,7 @@ def evaluator_families(architecture: str) -> list[str]:
     return [name for name in ("resnet", "ir", "cnn") if models.family(name) != taken][:2]
 
 
-def refuse_kin(evaluator: str, target: str) -> None:
+def require_other_family(evaluator: str, target: str) -> None:
     """An evaluation model must not be of the target's family.
 
     Raises:
@@ -179,7 +181,8 @@ def with_distractors(data: Dataset) -> Split:
     """The private training images, and the distractor people as further classes."""
     people = data.distractors
     return Split(
-        joined([data.train.images, people.images]), torch.cat([data.train.labels, people.labels + len(data.classes)])
+        concatenate([data.train.images, people.images]),
+        torch.cat([data.train.labels, people.labels + len(data.classes)]),
     )
 
 
@@ -193,8 +196,8 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     if len(data.heldout) == 0:
         raise UserError(f"data set '{data.name}' has no held-out images; natural accuracy cannot be measured")
     defenses = artifacts.defenses(run)
-    chosen = registry.build(Training, "training", dict(run.spec["training"])).for_images(len(split))
-    with run.working() as folder:
+    chosen = resolve_settings(Training, "training", dict(run.spec["training"])).for_images(len(split))
+    with run.writing() as folder:
         model = artifacts.classifier(run, classes, data.image_shape)
         label = f"train {'evaluation model' if evaluator else 'target'} {run.name}"
         resumed, before = (folder / "checkpoint.pt").exists(), time.process_time()

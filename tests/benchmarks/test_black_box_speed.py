@@ -17,10 +17,10 @@ from torch.nn import functional as F
 from mibench import models
 from mibench.attacks.brep import BREP
 from mibench.attacks.rlb import RLB
-from mibench.core import Access, Attack, Oracle, Split, Workspace
-from mibench.engine import Engine, device_name, fast_bf16, set_threads
+from mibench.core import Access, Attack, AttackContext, Oracle, Split
 from mibench.models.fold import fold
 from mibench.priors.wgan_gp import WganGp, WganPrior
+from mibench.runtime.engine import Engine, device_name, fast_bf16, set_threads
 
 DEVICE = torch.device(device_name("auto"))
 CLASSES, PAIRS = 100, 2
@@ -46,7 +46,7 @@ def ours(attack: Attack, access: Access) -> Callable[[], object]:
 
     def attacked() -> None:
         with engine.autocast():
-            attack(oracle, prior, labels, 0, Workspace(2048 if DEVICE.type == "cuda" else 128))  # type: ignore[arg-type]
+            attack(oracle, prior, labels, 0, AttackContext(2048 if DEVICE.type == "cuda" else 128))  # type: ignore[arg-type]
 
     return attacked
 

@@ -27,9 +27,8 @@ from mibench.attacks.gmi import GMI
 from mibench.attacks.kedmi import KEDMI
 from mibench.attacks.plg import PLG
 from mibench.attacks.ppa import PPA
-from mibench.core import Access, Attack, Oracle, PriorRecipe, Split, Workspace
+from mibench.core import Access, Attack, AttackContext, Oracle, PriorTrainer, Split
 from mibench.defenses import re
-from mibench.engine import Engine, device_name, fast_bf16, set_threads
 from mibench.metrics.knn import knn_distance
 from mibench.models.base import Classifier
 from mibench.models.fold import fold
@@ -37,7 +36,8 @@ from mibench.models.winograd import winograd
 from mibench.priors.kedmi import KedmiRecipe
 from mibench.priors.plg import Plg
 from mibench.priors.wgan_gp import WganGp
-from mibench.rng import Noise
+from mibench.runtime.engine import Engine, device_name, fast_bf16, set_threads
+from mibench.runtime.rng import Noise
 
 BATCH, CLASSES, ROUNDS = 60, 1000, 5
 """The authors' 60 identities at once (KEDMI, PLG-MI) of their 1000."""
@@ -71,7 +71,7 @@ def spent(work: Callable[[], object]) -> float:
 # --- one step of an attack: VGG16-BN for 64 px, the attack's own generator and critic at the published width
 
 
-def target_and_prior(recipe: PriorRecipe) -> tuple[Classifier, Any]:
+def target_and_prior(recipe: PriorTrainer) -> tuple[Classifier, Any]:
     torch.manual_seed(0)
     target = models.build("vgg16_bn64", CLASSES, (3, 64, 64)).eval()
     nothing = Split(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
@@ -89,7 +89,7 @@ def ours(attack: Attack, target: Classifier, prior: Any, precision: str) -> Call
 
     def step() -> None:
         with engine.autocast():
-            attack(oracle, placed, labels, 0, Workspace(BATCH))
+            attack(oracle, placed, labels, 0, AttackContext(BATCH))
 
     return step
 
@@ -210,7 +210,7 @@ def ppa_as_published(target: Classifier, prior: Any) -> Callable[[], object]:
     return published([z], loss, adam.step, lambda: prior.generator(z))
 
 
-STEPS: dict[str, tuple[PriorRecipe, Attack, Callable[[Classifier, Any], Callable[[], object]]]] = {
+STEPS: dict[str, tuple[PriorTrainer, Attack, Callable[[Classifier, Any], Callable[[], object]]]] = {
     "gmi": (WganGp(), GMI(images=1, steps=1), gmi_as_published),
     "kedmi": (KedmiRecipe(), KEDMI(images=1, steps=1), kedmi_as_published),
     "plg": (Plg(), PLG(images=1, steps=1), plg_as_published),

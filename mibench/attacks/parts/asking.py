@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
-from mibench.core import Prior, Workspace
+from mibench.core import AttackContext, Prior
 
 __all__ = ["ask_many"]
 
@@ -17,7 +17,7 @@ def ask_many(
     prior: Prior,
     z: Float[Tensor, "v n d"],
     y: Int64[Tensor, " n"],
-    work: Workspace,
+    work: AttackContext,
 ) -> Shaped[Tensor, "v n *a"]:
     """`answer` (`oracle.probs` or `oracle.labels`) for v latents of each of n identities, a batch of images at once."""
     parts = z.split(max(1, work.batch // len(y)))

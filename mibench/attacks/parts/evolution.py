@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from mibench.core import Oracle, Prior, Workspace
+from mibench.core import AttackContext, Oracle, Prior
 
 __all__ = ["Fitness", "best_distinct", "log_odds"]
 
@@ -40,7 +40,7 @@ class Fitness:
     prior: Prior
     y: Int64[Tensor, " k"]
     count: int
-    work: Workspace
+    work: AttackContext
     score: Callable[[Float[Tensor, "n c"], Int64[Tensor, " n"]], Float[Tensor, " n"]] = log_odds
 
     def __post_init__(self) -> None:

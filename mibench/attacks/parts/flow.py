@@ -18,7 +18,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from mibench.rng import Noise, generator
+from mibench.runtime.rng import Noise, generator
 
 __all__ = ["Flow", "FullGaussian"]
 

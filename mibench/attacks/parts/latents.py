@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mibench.rng import Noise
+from mibench.runtime.rng import Noise
 
 __all__ = ["DiagonalGaussian", "Point"]
 

@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from mibench.attacks.parts.surrogates import Lesson, school
-from mibench.core import Attack, Oracle, Prior, Workspace
-from mibench.errors import UserError
+from mibench.attacks.parts.surrogates import Distillation, train_surrogates
+from mibench.core import Attack, AttackContext, Oracle, Prior
+from mibench.core.losses import cross_entropy, feature_distance, nll, realism
 from mibench.models.base import Classifier
-from mibench.objectives import cross_entropy, feature_distance, nll, realism
-from mibench.rng import Noise, seed_of
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise, seed_of
 
 __all__ = ["Lomma", "Study"]
 
@@ -103,7 +103,7 @@ class Lomma(Attack):
         if prior.critic_kind == "none":
             raise UserError(f"{self.called} needs a prior with a critic; use --prior wgan_gp or --prior kedmi")
 
-    def study(self, oracle: Oracle, seed: int, work: Workspace) -> Study | None:
+    def study(self, oracle: Oracle, seed: int, work: AttackContext) -> Study | None:
         """Show the target the public images once, then teach the students; None where neither is used."""
         if not self.asks:
             return None
@@ -117,8 +117,8 @@ class Lomma(Attack):
             return {"logits": torch.cat(logits), "mean": mean, "std": std}
 
         known = work.once(f"{self.called}-answers", oracle, answers)
-        lesson = Lesson(self.student_lr, batch=self.student_batch, epochs=self.student_epochs)
-        students = school(
+        lesson = Distillation(self.student_lr, batch=self.student_batch, epochs=self.student_epochs)
+        students = train_surrogates(
             self.called,
             self.students if self.augmented else (),
             public.images,

@@ -51,7 +51,7 @@ class PSpace:
         p = F.leaky_relu(w, 1.0 / slope)
         return cls(slope, p.mean(dim=0), p.std(dim=0, correction=0))
 
-    def enter(self, w: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+    def features_at(self, w: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
         """w to p."""
         return F.leaky_relu(w, 1.0 / self.slope)
 

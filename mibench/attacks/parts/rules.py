@@ -14,7 +14,7 @@ from torch import Tensor
 from mibench.attacks.parts.latents import DiagonalGaussian, Point
 from mibench.attacks.parts.search import descend, keys
 from mibench.core import Prior
-from mibench.rng import Noise
+from mibench.runtime.rng import Noise
 
 __all__ = ["ImageLoss", "draw_gaussians", "fit_gaussians", "fit_points"]
 

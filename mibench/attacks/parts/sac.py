@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from mibench.rng import Noise
+from mibench.runtime.rng import Noise
 
 __all__ = ["Agents", "Networks", "Replay", "Transitions", "tanh_gaussian"]
 

@@ -10,10 +10,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from mibench import augment
-from mibench.core import BudgetExhausted, Oracle, Prior, Workspace
-from mibench.errors import UserError
-from mibench.rng import Noise
+from mibench.core import AttackContext, BudgetExhausted, Oracle, Prior, augment
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise
 
 __all__ = ["best_of_pool", "descend", "keys", "piecewise", "pool_scores", "render", "robust_confidence"]
 
@@ -87,7 +86,7 @@ def descend(
 
 @torch.no_grad()
 def pool_scores(
-    oracle: Oracle, prior: Prior, pool: Float[Tensor, "p d"], mirror: bool, work: Workspace
+    oracle: Oracle, prior: Prior, pool: Float[Tensor, "p d"], mirror: bool, work: AttackContext
 ) -> Float[Tensor, "p k"]:
     """The target's softmax on every image of a pool, averaged over the image and (if asked) its mirror image."""
     rows = []
@@ -117,7 +116,7 @@ def robust_confidence(
     noise: Noise,
     views: int,
     mirror: bool,
-    work: Workspace,
+    work: AttackContext,
     scale: tuple[float, float] = (0.5, 0.9),
     ratio: tuple[float, float] = (0.8, 1.2),
 ) -> Float[Tensor, " n"]:
@@ -143,7 +142,7 @@ def robust_confidence(
 
 
 def piecewise(
-    name: str, count: int, oracle: Oracle, work: Workspace, part: Callable[[slice], Float[Tensor, "m d"]]
+    name: str, count: int, oracle: Oracle, work: AttackContext, part: Callable[[slice], Float[Tensor, "m d"]]
 ) -> Float[Tensor, "n d"]:
     """A search over `count` independent rows, as many at once as the workspace allows; each piece is kept when done."""
     return torch.cat(
@@ -155,7 +154,9 @@ def piecewise(
 
 
 @torch.no_grad()
-def render(prior: Prior, z: Float[Tensor, "n d"], y: Int64[Tensor, " n"], work: Workspace) -> Float[Tensor, "n c h w"]:
+def render(
+    prior: Prior, z: Float[Tensor, "n d"], y: Int64[Tensor, " n"], work: AttackContext
+) -> Float[Tensor, "n c h w"]:
     """The images of latents, as many at once as the workspace allows."""
     return torch.cat([prior.decode(z[rows], y[rows]) for rows in chunks(len(z), work.batch)])
 

@@ -22,13 +22,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mibench import models
-from mibench.core import Oracle, Workspace, to_float
-from mibench.errors import UserError
+from mibench.core import AttackContext, Oracle, to_float
 from mibench.models.base import Classifier, Prepare
 from mibench.models.fold import fold
-from mibench.rng import Noise, generator, seed_of
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise, generator, seed_of
 
-__all__ = ["Augment", "Lesson", "pupils", "restore", "school", "soft_cross_entropy", "teach", "weights"]
+__all__ = [
+    "Augment",
+    "Distillation",
+    "build_surrogates",
+    "distil",
+    "restore",
+    "soft_cross_entropy",
+    "train_surrogates",
+    "weights",
+]
 
 Augment = Callable[[Tensor, Noise], Tensor]
 """A batch of images and a noise with one stream per image to their augmented copies."""
@@ -38,7 +47,7 @@ SMALLEST = 16
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Distillation:
     """How a student is taught: SGD on soft answers.
 
     Args:
@@ -75,7 +84,7 @@ class Lesson:
         return self.lr * self.gamma ** (epoch // self.step_epochs)
 
 
-def pupils(
+def build_surrogates(
     architectures: tuple[str, ...],
     num_classes: int,
     image_shape: tuple[int, int, int],
@@ -109,11 +118,11 @@ def soft_cross_entropy(logits: Float[Tensor, "n k"], answers: Float[Tensor, "n k
     return -(answers * F.log_softmax(logits.float(), dim=1)).sum(dim=1)
 
 
-def teach(
+def distil(
     student: Classifier,
     images: UInt8[Tensor, "n c h w"],
     answers: Float[Tensor, "n k"],
-    lesson: Lesson,
+    lesson: Distillation,
     seed: int,
     augment: Augment | None = None,
 ) -> None:
@@ -167,7 +176,7 @@ def teach(
 
 
 def weights(student: Classifier) -> dict[str, Tensor]:
-    """A copy of the student's weights and statistics by name: what `Workspace.once` keeps."""
+    """A copy of the student's weights and statistics by name: what `AttackContext.once` keeps."""
     return {name: value.detach().clone() for name, value in student.state_dict().items()}
 
 
@@ -177,28 +186,28 @@ def restore(student: Classifier, kept: Mapping[str, Tensor], device: torch.devic
     return fold(student.to(device))
 
 
-def school(
+def train_surrogates(
     name: str,
     architectures: tuple[str, ...],
     images: UInt8[Tensor, "n c h w"],
     answers: Float[Tensor, "n k"],
-    lesson: Lesson,
+    lesson: Distillation,
     seed: int,
     oracle: Oracle,
-    work: Workspace,
+    work: AttackContext,
     augment: Augment | None = None,
     pretrained: bool = False,
 ) -> list[Classifier]:
     """Students of these architectures, each taught and kept under `name`, ready to invert; asks the target nothing.
 
     Raises:
-        UserError: See `pupils` and `teach`.
+        UserError: See `build_surrogates` and `distil`.
     """
     _, channels, height, width = images.shape
-    students = pupils(architectures, answers.shape[1], (channels, height, width), seed, pretrained)
+    students = build_surrogates(architectures, answers.shape[1], (channels, height, width), seed, pretrained)
 
     def taught(place: int) -> dict[str, Tensor]:
-        teach(students[place], images, answers, lesson, seed_of(seed, "student", place), augment)
+        distil(students[place], images, answers, lesson, seed_of(seed, "student", place), augment)
         return weights(students[place])
 
     return [

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from mibench.core import Cost, Oracle, Term
-from mibench.rng import Noise
+from mibench.runtime.rng import Noise
 
 __all__ = ["PLENTY", "Allowance", "Layer", "View", "Viewed", "viewed_cost"]
 

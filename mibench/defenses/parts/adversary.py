@@ -14,7 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mibench.rng import Noise
+from mibench.runtime.rng import Noise
 
 __all__ = ["calm", "pgd"]
 

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from mibench.rng import Noise
+from mibench.runtime.rng import Noise
 
 __all__ = ["hanging"]
 

@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from mibench.errors import UserError
 from mibench.models.base import Classifier
+from mibench.runtime.errors import UserError
 
 __all__ = ["linear_head"]
 

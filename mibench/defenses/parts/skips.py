@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mibench.errors import UserError
 from mibench.models import ir, resnet
 from mibench.models.base import Classifier
+from mibench.runtime.errors import UserError
 
 __all__ = ["Scaled", "weaken"]
 

@@ -1,0 +1,225 @@
+"""What commands print besides the report: training results, plug-ins, data sets."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from mibench.core import Dataset
+    from mibench.experiments.sweep import Sweep
+    from mibench.runs import Run
+
+__all__ = [
+    "describe_data",
+    "print_attacks",
+    "print_cards",
+    "print_checks",
+    "print_suites",
+    "print_training",
+    "show_tables",
+]
+
+
+def print_training(runs: list["Run"]) -> None:
+    """Natural accuracy of targets and evaluation models, as a table."""
+    table = Table(box=None, pad_edge=False, title_justify="left", title="Natural accuracy on held-out images")
+    for column in ("run", "role", "accuracy", "95% interval", "open-set"):
+        table.add_column(column, justify="right" if column in ("accuracy", "open-set") else "left")
+    for run in runs:
+        metrics = run.read("metrics.json")
+        natural = metrics["natural_accuracy"]
+        opened = metrics.get("open_set_accuracy")
+        table.add_row(
+            f"{run.name}-{run.id}",
+            "target" if run.kind == "targets" else "evaluation model",
+            f"{natural['value']:.3f}",
+            f"{natural['low']:.3f} - {natural['high']:.3f}",
+            f"{opened['value']:.3f}" if opened else "",
+        )
+    Console().print(table)
+
+
+def print_cards(found: dict[str, dict[str, dict[str, Any]]]) -> None:
+    """Plug-ins by kind, from their cards."""
+    shown = {
+        "priors": ("critic", "venue", "year", "link"),
+        "data": ("identities", "images", "licence"),
+        "models": ("architectures", "year", "link"),
+        "metrics": ("range", "better", "link"),
+    }
+    console = Console()
+    for one, cards in found.items():
+        if one == "attacks":
+            print_attacks(cards)
+            continue
+        if one == "defenses":
+            print_defenses(cards)
+            continue
+        table = Table(box=None, pad_edge=False, title=one, title_justify="left", title_style="bold")
+        table.add_column("name", style="cyan", no_wrap=True)
+        table.add_column("summary", ratio=3)
+        for column in shown[one]:
+            table.add_column(column, ratio=1, style="dim" if column == "link" else "")
+        for name, card in cards.items():
+            cells = [card.get(column) for column in shown[one]]
+            texts = [", ".join(map(str, c)) if isinstance(c, list | tuple) else str(c or "") for c in cells]
+            table.add_row(name, card["summary"], *texts)
+        console.print(table)
+        console.print()
+
+
+def print_defenses(cards: dict[str, dict[str, Any]]) -> None:
+    """Published defenses, then controls: what is swept over which values, venue, summary, informed attacker, link."""
+    console = Console()
+    line = "{:<14}{:<14}{:<28}  {}".format
+    for role, title in (("defense", "defenses"), ("control", "controls: what a defense is compared with")):
+        own = {name: card for name, card in cards.items() if card.get("role", "defense") == role}
+        console.print(Text(title, "bold"))
+        console.print(Text(line("", "strength", "over", "venue"), "dim"), no_wrap=True, overflow="ellipsis")
+        for name, card in own.items():
+            values = " ".join(f"{value:g}" for value in card.get("grid", []))
+            known = [part for part in (card.get("venue"), card.get("year")) if part]
+            shown = Text(line(name, str(card.get("strength") or ""), values, " ".join(map(str, known))))
+            shown.stylize("cyan", 0, len(name))
+            console.print(shown, no_wrap=True, overflow="ellipsis")
+            about = Text(card["summary"])
+            if card.get("adaptive"):
+                tried = "; ".join(f"{change} ({why})" for change, why in card["adaptive"].items())
+                about.append(f"\ninformed attacker: {tried}", "dim")
+            if card.get("link"):
+                about.append(f"\n{card['link']}", "dim")
+            console.print(Padding(about, (0, 0, 0, 2)))
+        console.print()
+
+
+def print_suites(found: dict[str, list["Sweep"]]) -> None:
+    """The shipped suites: name, title, how many defenses and attacks."""
+    table = Table(box=None, pad_edge=False, title="suites: mibench run NAME", title_justify="left", title_style="bold")
+    table.add_column("name", style="cyan", no_wrap=True)
+    for column in ("title", "data set", "defenses", "methods"):
+        table.add_column(column)
+    for name, sweeps in found.items():
+        defenses = dict.fromkeys(text for one in sweeps for text in one.defenses)
+        methods = dict.fromkeys(text.split()[0] for one in sweeps for text in one.methods)
+        data = dict.fromkeys(one.dataset for one in sweeps)
+        table.add_row(name, sweeps[0].title, ", ".join(data), ", ".join(defenses), ", ".join(methods))
+    Console().print(table)
+
+
+SECTIONS = {
+    "white_box": "white box: gradients",
+    "black_box": "black box: scores",
+    "label_only": "label only",
+    "wrapper": "wrappers: ppa+eot",
+    "floor": "floors: no inversion at all",
+}
+
+
+def print_attacks(cards: dict[str, dict[str, Any]]) -> None:
+    """Attacks by access: prior, what the paper preset asks for one class and for all together, venue, summary, link."""
+    console = Console()
+    line = "{:<16}{:<12}{:>10}{:>10}{:>10}  {}".format
+    for section, title in SECTIONS.items():
+        own = {name: card for name, card in cards.items() if section_of(card) == section}
+        if not own:
+            continue
+        head = ("prior", "gradients", "queries", "shared", "venue")
+        console.print(Text(title, "bold"))
+        console.print(Text(line("", *head), "dim"), no_wrap=True, overflow="ellipsis")
+        for name, card in own.items():
+            known = [part for part in (card.get("venue"), card.get("year")) if part]
+            cells = [str(card.get("prior") or ""), *budget(card.get("cost")), " ".join(map(str, known))]
+            shown = Text(line(name, *cells))
+            shown.stylize("cyan", 0, len(name))
+            console.print(shown, no_wrap=True, overflow="ellipsis")
+            about = Text.assemble(card["summary"], (f"\n{card['link']}" if card.get("link") else "", "dim"))
+            console.print(Padding(about, (0, 0, 0, 2)))
+        console.print()
+    console.print(Text("images per class under the paper preset; shared: images that serve all classes", "dim"))
+
+
+def section_of(card: dict[str, Any]) -> str:
+    """Wrappers and floors by their role, attacks by their access."""
+    role = card.get("role", "attack")
+    return str(card.get("access") if role == "attack" else role)
+
+
+def budget(cost: list[int | None] | None) -> list[str]:
+    """Gradient images and other queries per class, and queries that serve all classes; blank where it is none."""
+    if cost is None:
+        return ["", "", ""]  # a wrapper's is that of the attack inside, times its views
+    queries, gradients, shared = cost
+    others = None if queries is None else queries - (gradients or 0)
+    return [f"{count:,}" if count else "" for count in (gradients, others)] + [
+        "public" if shared is None else f"{shared:,}" if shared else ""
+    ]
+
+
+def show_tables(results: Path, scores: list["Run"]) -> None:
+    """The tables of some scores, on stdout."""
+    from mibench.report import content, readable, terminal  # pandas: not for `mibench list`
+
+    wanted = {run.id for run in scores}
+    console = Console()
+    told = content.Content([one for one in readable(results) if one.run.id in wanted])
+    console.print(terminal.render(told, console, people=False))
+
+
+def print_checks(results: Path | None, as_json: bool) -> None:
+    """What the checks find in a results folder, or (None) what each of them looks for."""
+    from mibench.evaluation import checks
+
+    console = Console()
+    if results is None:
+        about = {name: checks.explanation(name) for name in checks.CHECKS}
+        if as_json:
+            print(json.dumps({name: {"looks_for": one, "why": why} for name, (one, why) in about.items()}, indent=1))
+            return
+        for name, (one, why) in about.items():
+            console.print(Text(name, "bold cyan"))
+            console.print(Padding(Text.assemble(one, ("\n" + why, "dim")), (0, 0, 1, 2)))
+        return
+    from mibench.report import content, readable
+
+    found = readable(results)
+    findings = content.Content(found).findings
+    if as_json:
+        print(json.dumps([one._asdict() for one in findings], indent=1))
+        return
+    for finding in findings:
+        console.print(Text.assemble((f"! {finding.check}", "yellow"), f" {finding.label}: {finding.text}"))
+    console.print(f"{len(found)} scores, {len(checks.CHECKS)} checks, {len(findings)} findings", style="dim")
+
+
+def describe_data(data: "Dataset", as_json: bool) -> None:
+    """Sizes, provenance and fingerprint of a data set."""
+    sizes = {split: len(getattr(data, split)) for split in ("train", "heldout", "public", "distractors")}
+    facts = {
+        "name": data.name,
+        "identities": len(data.classes),
+        "image_shape": list(data.image_shape),
+        **sizes,
+        "distractor_people": data.distractor_count,
+        "distractors_are_public": data.distractors_are_public,
+        "fingerprint": data.fingerprint(),
+        "card": dict(data.card),
+    }
+    if as_json:
+        print(json.dumps(facts, indent=1, default=str))
+        return
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for key, value in facts.items():
+        if key != "card":
+            table.add_row(key.replace("_", " "), str(value), style="")
+    for what, images in data.card.get("converted", {}).items():
+        table.add_row("converted", f"{images} image(s): {what}")
+    for key, value in data.card.items():
+        if isinstance(value, str | int | float):
+            table.add_row(key.replace("_", " "), str(value), style="dim")
+    Console().print(table)

@@ -1,0 +1,37 @@
+"""The vocabulary: oracle, prior, attack, defense, reconstructions, data set; one noun a file.
+
+A *target* answers through an *oracle*; a *prior* proposes images; an *attack* searches the prior until the oracle
+agrees; an *evaluation* judges the reconstructions with *evaluation models* that the attack never saw.
+Images are float NCHW in [0, 1] at every boundary and uint8 on disk.
+"""
+
+from mibench.core.access import Access
+from mibench.core.attack import Attack, AttackContext, Cost, Reconstructions, Wrapper
+from mibench.core.data import Dataset, Source, Split, to_float, to_uint8
+from mibench.core.defense import Batch, Defense, Schedule, Step
+from mibench.core.oracle import BudgetExhausted, Oracle, Term
+from mibench.core.prior import Prior, PriorTrainer, TrainingContext
+
+__all__ = [
+    "Access",
+    "Attack",
+    "AttackContext",
+    "Batch",
+    "BudgetExhausted",
+    "Cost",
+    "Dataset",
+    "Defense",
+    "Oracle",
+    "Prior",
+    "PriorTrainer",
+    "Reconstructions",
+    "Schedule",
+    "Source",
+    "Split",
+    "Step",
+    "Term",
+    "TrainingContext",
+    "Wrapper",
+    "to_float",
+    "to_uint8",
+]

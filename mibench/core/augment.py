@@ -1,0 +1,115 @@
+"""Image transforms for whole batches, each image with randomness of its own, on the images' device.
+
+torchvision's transforms draw one set of numbers for a batched tensor; these take the numbers as an argument, one row
+per image, so that a batch gives what single images would give.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from mibench.runtime.rng import Noise
+
+__all__ = ["base", "colour_jitter", "crop", "flip", "random_resized_crop", "view"]
+
+
+def crop(
+    x: Float[Tensor, "n c h w"],
+    height: Float[Tensor, " n"],
+    width: Float[Tensor, " n"],
+    top: Float[Tensor, " n"],
+    left: Float[Tensor, " n"],
+    mirrored: Float[Tensor, " n"],
+    angle: Float[Tensor, " n"] | None = None,
+) -> Float[Tensor, "n c h w"]:
+    """Cut one box out of each image and stretch it back to the full size (bilinear), mirrored where asked.
+
+    Box sizes are fractions of the image in (0, 1]; `top` and `left` in [0, 1] place the box within the room that is
+    left over (0 at the upper or left edge, 1 at the lower or right one). `mirrored` is 1 or 0. Last, the result is
+    turned about its centre by `angle` radians; beyond the box the image goes on, beyond the image its edge repeats.
+    """
+    sign = 1.0 - 2.0 * mirrored
+    theta = torch.zeros(len(x), 2, 3, device=x.device, dtype=x.dtype)
+    theta[:, 0, 0] = width * sign
+    theta[:, 1, 1] = height
+    theta[:, 0, 2] = (2 * left - 1) * (1 - width)
+    theta[:, 1, 2] = (2 * top - 1) * (1 - height)
+    if angle is not None:
+        cos, sin, aspect = torch.cos(angle), torch.sin(angle), x.shape[2] / x.shape[3]
+        turned = torch.stack([cos, sin * aspect, -sin / aspect, cos], dim=1).reshape(-1, 2, 2)
+        theta[:, :, :2] = theta[:, :, :2] @ turned
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def random_resized_crop(
+    x: Float[Tensor, "n c h w"],
+    noise: Noise,
+    scale: tuple[float, float],
+    ratio: tuple[float, float] = (1.0, 1.0),
+    mirror: float = 0.0,
+    degrees: float = 0.0,
+) -> Float[Tensor, "n c h w"]:
+    """RandomResizedCrop back to the same size, a mirror image with probability `mirror`, a turn, in one resampling.
+
+    Area fraction ~ U(scale), aspect ratio log-uniform in `ratio`, position uniform, angle ~ U(-degrees, degrees).
+    Differs: torchvision draws whole-pixel boxes; these are continuous. A box that would stick out is cut to the image.
+    """
+    u = noise.uniform(6)
+    area = scale[0] + (scale[1] - scale[0]) * u[:, 0]
+    stretch = torch.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * u[:, 1])
+    height = (area / stretch).sqrt().clamp(max=1.0)
+    width = (area * stretch).sqrt().clamp(max=1.0)
+    angle = math.radians(degrees) * (2.0 * u[:, 5] - 1.0) if degrees else None
+    return crop(x, height, width, u[:, 2], u[:, 3], (u[:, 4] < mirror).to(x.dtype), angle)
+
+
+def flip(x: Float[Tensor, "n c h w"], noise: Noise, probability: float = 0.5) -> Float[Tensor, "n c h w"]:
+    """Mirror each image left to right with the given probability."""
+    chosen = noise.uniform(1)[:, 0] < probability
+    return torch.where(chosen[:, None, None, None], x.flip(3), x)
+
+
+def colour_jitter(
+    x: Float[Tensor, "n c h w"], noise: Noise, brightness: float, contrast: float, saturation: float
+) -> Float[Tensor, "n c h w"]:
+    """Brightness, contrast, then saturation, each by a factor ~ U(1 - a, 1 + a); clamped to [0, 1].
+
+    Brightness scales towards black, contrast towards the image's mean grey, saturation towards each pixel's grey.
+    """
+    factor = 1.0 + (2.0 * noise.uniform(3) - 1.0) * torch.tensor([brightness, contrast, saturation], device=x.device)
+    b, c, s = (factor[:, i, None, None, None] for i in range(3))
+    x = x * b
+    middle = x.mean(dim=(1, 2, 3), keepdim=True)
+    x = middle + (x - middle) * c
+    if x.shape[1] == 3:
+        grey = x.mean(dim=1, keepdim=True)
+        x = grey + (x - grey) * s
+    return x.clamp(0.0, 1.0)
+
+
+def base(x: Float[Tensor, "n c h w"], noise: Noise, mirror: bool) -> Float[Tensor, "n c h w"]:
+    """The augmentation every target gets, defended or not: crop of area .85-1, jitter .2/.2/.1, mirror image.
+
+    Source: the recipe of Plug & Play Attacks' targets. Differs: no hue jitter; grey is the channels' plain mean.
+    """
+    x = random_resized_crop(x, noise.of("crop"), (0.85, 1.0), mirror=0.5 if mirror else 0.0)
+    return colour_jitter(x, noise.of("jitter"), 0.2, 0.2, 0.1)
+
+
+def view(x: Float[Tensor, "n c h w"], noise: Noise, mirror: bool, jitter: float = 1.0) -> Float[Tensor, "n c h w"]:
+    """How PLG-MI and LOKT look at a generated image: crop of area .8-1, mirror image, turn by up to 5 degrees, jitter.
+
+    The jitter is brightness and contrast by up to .2, with probability `jitter`.
+    Source: the recipe of PLG-MI. Differs: crop and turn are one resampling, and what a turn brings in from outside is
+    the image's edge, not black.
+    """
+    x = random_resized_crop(x, noise.of("crop"), (0.8, 1.0), mirror=0.5 if mirror else 0.0, degrees=5.0)
+    jittered = colour_jitter(x, noise.of("jitter"), 0.2, 0.2, 0.0)
+    if jitter >= 1.0:
+        return jittered
+    chosen = noise.of("chosen").uniform(1, 1, 1) < jitter
+    return torch.where(chosen, jittered, x)

@@ -1,0 +1,110 @@
+"""What an attacker knows about how images of this kind look, and how he learns it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from mibench.core.access import Access
+from mibench.core.data import Split
+from mibench.core.oracle import Oracle
+from mibench.runtime.engine import Engine
+from mibench.runtime.errors import UserError
+from mibench.runtime.progress import Reporter
+from mibench.runtime.rng import Noise
+
+__all__ = ["Prior", "PriorTrainer", "TrainingContext"]
+
+
+class Prior(nn.Module, ABC):
+    """What the attacker knows about how images of this kind look: a generator, perhaps with its critic."""
+
+    latent_dim: int
+    image_shape: tuple[int, int, int]
+    critic_kind: Literal["none", "wgan", "kp1"] = "none"
+    """'wgan': critic(x) is a score, higher is more real; 'kp1': the log-sum-exp of K real-class logits."""
+
+    differentiable: bool = True
+    """Whether gradients flow from images to latents."""
+    conditional: bool = False
+    """Whether `decode` draws an image of a given identity and so needs `y`."""
+    spaces: tuple[str, ...] = ("z",)
+    """Latent spaces by name, the one that `decode` takes first; see `space`."""
+
+    slope: float = 1.0
+    """Negative slope of the activation that latents went through (StyleGAN's w: .2); 1 is none. MIRROR undoes it."""
+    blocks: int = 0
+    """At how many places a search may enter the generator; 0 is none. Place k lies between block k - 1 and block k."""
+
+    @abstractmethod
+    def decode(self, z: Float[Tensor, "n d"], y: Int64[Tensor, " n"] | None = None) -> Float[Tensor, "n c h w"]:
+        """Latents to images in [0, 1], differentiable; a conditional prior draws identity y, others ignore it."""
+
+    def space(self, name: str) -> "Prior":
+        """This prior seen through another of its latent spaces: a prior whose `sample` and `decode` work there.
+
+        Raises:
+            UserError: If it has no such space.
+        """
+        if name != self.spaces[0]:
+            raise UserError(
+                f"the prior {type(self).__name__} has no {name} space, only {', '.join(self.spaces)}; "
+                "use --prior stylegan2"
+            )
+        return self
+
+    def features_at(self, z: Float[Tensor, "n d"], block: int) -> Float[Tensor, "n f"]:
+        """What flows into block `block` (1 ... blocks) when z is decoded, flattened."""
+        raise UserError(f"the prior {type(self).__name__} cannot be entered; use --prior dcgan or --prior stylegan2")
+
+    def decode_from(
+        self, z: Float[Tensor, "n d"], inside: Float[Tensor, "n f"], block: int
+    ) -> Float[Tensor, "n c h w"]:
+        """The image of features that `features_at` gave, differentiable in both.
+
+        decode_from(z, features_at(z, k), k) = decode(z).
+        """
+        raise UserError(f"the prior {type(self).__name__} cannot be entered; use --prior dcgan or --prior stylegan2")
+
+    def sample(self, noise: Noise) -> Float[Tensor, "n d"]:
+        """Latents from the prior's own distribution: N(0, I), one row per stream of the noise."""
+        return noise.normal(self.latent_dim)
+
+    def critic(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
+        """How real an image looks; see `critic_kind`."""
+        raise UserError(f"the prior {type(self).__name__} has no critic; choose one that has: wgan_gp or kedmi")
+
+
+@dataclass(frozen=True)
+class TrainingContext:
+    """What a trainer may use: the machine, a seed, someone to tell, a place for its checkpoint and its pictures."""
+
+    engine: Engine
+    seed: int
+    reporter: Reporter
+    label: str
+    checkpoint: Path | None = None
+    picture: Callable[[Prior], None] = lambda prior: None
+
+
+@dataclass(frozen=True)
+class PriorTrainer(ABC):
+    """How a prior is learnt on public images: a frozen dataclass of the trainer's hyper-parameters."""
+
+    target_access: ClassVar[Access | None] = None
+    """What it asks the target while it learns; None is nothing. A prior that asks is trained anew for each target, and
+    an attack that is granted less cannot use it."""
+
+    @abstractmethod
+    def build(self, image_shape: tuple[int, int, int], num_classes: int, public: Split) -> Prior:
+        """The untrained (or shipped) prior."""
+
+    def train(
+        self, prior: Prior, public: Split, oracle: Oracle | None, session: TrainingContext
+    ) -> list[dict[str, float]]:
+        """Learn on the public images, in place; returns the log. A shipped prior learns nothing."""
+        return []

@@ -1,0 +1,1 @@
+"""What reconstructions are worth: scores, checks, verification; no files, no runs."""

@@ -1,0 +1,317 @@
+"""Can this number be trusted? What looks like privacy but may be a weak attack, and what is no measurement at all.
+
+References:
+    | Obfuscated Gradients Give a False Sense of Security (Athalye, Carlini and Wagner, ICML 2018), section 3.1
+    | https://arxiv.org/abs/1802.00420
+    | On Evaluating Adversarial Robustness (Carlini et al., 2019)
+    | https://arxiv.org/abs/1902.06705
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from mibench.stats.intervals import Interval
+
+__all__ = ["CHECKS", "Evidence", "Facts", "Finding", "Judge", "check", "check_facts", "explanation"]
+
+VANISHED = 0.1
+"""The share of images without a gradient from which an attack by gradients is crippled."""
+
+TOLERANCE = 1e-3
+"""How far the sum of served scores may be from 1."""
+
+WEAK = 0.5
+"""Accuracy on unseen private images below which an evaluation model's verdicts are mostly its own mistakes."""
+
+FEW = 2048
+"""Images from which a 2,048-dimensional covariance can have full rank."""
+
+SHAKY = 0.01
+"""How much the scores of one image may differ between two passes of a target that is not random."""
+
+RANK = {"label_only": 1, "black_box": 2, "white_box": 3}
+WORDS = {"label_only": "label-only", "black_box": "black-box", "white_box": "white-box"}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of one defended configuration.
+
+    Args:
+        label: What to call it.
+        best: Access -> the strongest attack of that access and its attack accuracy.
+        gaps: (weaker, stronger access) -> the weaker one's best minus the stronger one's best, paired over identities.
+        side_effects: Of its targets, as their metrics.json has them; one for each seed.
+    """
+
+    label: str
+    best: Mapping[str, tuple[str, Interval]]
+    gaps: Mapping[tuple[str, str], Interval]
+    side_effects: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What is known of an evaluation model; weights is a digest, accuracy that on unseen private images."""
+
+    name: str
+    family: str
+    weights: str | None
+    classes: tuple[str, ...] | None
+    accuracy: float
+    dataset: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of one score; None where it was not recorded.
+
+    Args:
+        label: What to call it.
+        family: The target's architecture family.
+        weights: Digest of the target's weights.
+        classes: The target's class names, in the order of its logits.
+        dataset: Fingerprint of the data the target learnt.
+        judges: The evaluation models.
+        n: How many reconstructions were scored.
+        inception: Whether their FID is that of Inception's 2,048 features.
+        shared: How many private images lie among the attacker's or the distractors'.
+        prior_dataset: Fingerprint of the data whose public part the prior learnt.
+        selects: Who chose the images that are kept: nobody, the target, or an evaluation model.
+        scored: Digest of the pixels that were scored.
+        saved: Digest of the pixels that are on disk.
+        wobble: Largest difference between the target's scores of one image in two passes.
+        passes: How many passes its scores are averaged over.
+    """
+
+    label: str
+    family: str
+    weights: str | None
+    classes: tuple[str, ...] | None
+    dataset: str
+    judges: tuple[Judge, ...]
+    n: int
+    inception: bool = False
+    shared: int | None = None
+    prior_dataset: str | None = None
+    selects: str = "target"
+    scored: str | None = None
+    saved: str | None = None
+    wobble: float | None = None
+    passes: int = 1
+
+
+class Finding(NamedTuple):
+    """What a check found."""
+
+    check: str
+    label: str
+    text: str
+
+    @property
+    def line(self) -> str:
+        """All of it in one line."""
+        return f"{self.label}: {self.text} ({self.check})"
+
+
+# --- of a defense ---------------------------------------------------------------------------------------------------
+
+
+def weaker_access_wins(one: Evidence) -> str | None:
+    """An attacker who may ask for less reconstructs more than one who may ask for everything.
+
+    Whoever holds the weights can do all that others can. Where the stronger access looks safer, its attacks failed for
+    a reason of their own: masked gradients, a saturated softmax, too few steps. Believe the weaker access's number.
+    """
+    for (weak, strong), gap in one.gaps.items():
+        if RANK[weak] < RANK[strong] and gap.low > 0:
+            better, worse = one.best[weak], one.best[strong]
+            return (
+                f"{WORDS[weak]} {better[0]} reaches {100 * better[1].value:.1f}%, {WORDS[strong]} {worse[0]} only "
+                f"{100 * worse[1].value:.1f}% (paired difference {100 * gap.value:+.1f} [{100 * gap.low:+.0f},"
+                f"{100 * gap.high:+.0f}]): its gradients may be masked"
+            )
+    return None
+
+
+def gradients_vanish(one: Evidence) -> str | None:
+    """For too many images the loss of another identity has no gradient at all.
+
+    An attack by gradients then never starts, which says nothing about what the target knows. Attack the logits
+    (objective=max_margin), or with scores or labels only.
+    """
+    shares = [
+        found["vanishing"]
+        for effects in one.side_effects
+        for found in [effects.get("gradient_norm", {}).get("cross_entropy", {})]
+        if "vanishing" in found
+    ]
+    if shares and max(shares) > VANISHED:
+        return f"cross-entropy has no gradient at {100 * max(shares):.0f}% of held-out images"
+    return None
+
+
+def not_probabilities(one: Evidence) -> str | None:
+    """The scores that the target serves are negative, not finite, or do not sum to 1.
+
+    Black-box attacks take them for probabilities, and fail on anything else for no good reason.
+    """
+    errors = [effects["served_sum_error"] for effects in one.side_effects if "served_sum_error" in effects]
+    wrong = [error for error in errors if not error <= TOLERANCE]  # NaN too
+    return f"the served scores are off 1 by up to {max(wrong):.3g}" if wrong else None
+
+
+# --- of a score -----------------------------------------------------------------------------------------------------
+
+
+def evaluator_is_target(one: Facts) -> str | None:
+    """An evaluation model is the target itself, or of its family.
+
+    Attacks make images for the target; a model that sees as it does says yes to what fools it. Judge with models of
+    other families, trained with another seed.
+    """
+    for judge in one.judges:
+        if judge.weights is not None and judge.weights == one.weights:
+            return f"the evaluation model {judge.name} has the target's own weights"
+        if judge.family == one.family:
+            return f"the evaluation model {judge.name} is of the target's own family, {judge.family}"
+    return None
+
+
+def evaluator_too_weak(one: Facts) -> str | None:
+    """An evaluation model fails on too many real, unseen images of the people it judges.
+
+    Its verdicts on reconstructions are then mostly its own mistakes. Train it longer or choose a larger one.
+    """
+    weak = [judge for judge in one.judges if not judge.accuracy >= WEAK]
+    return (
+        "; ".join(
+            f"{judge.name} recognises only {100 * judge.accuracy:.0f}% of unseen images of these people"
+            for judge in weak
+        )
+        or None
+    )
+
+
+def identities_overlap(one: Facts) -> str | None:
+    """Private images also lie among the attacker's public images or the evaluation models' other people.
+
+    Finding them is then no inversion. Remove them from the public images.
+    """
+    return f"{one.shared} private image(s) are public too" if one.shared else None
+
+
+def labels_differ(one: Facts) -> str | None:
+    """Target and evaluation model do not mean the same person by the same number.
+
+    Alphabetical against numerical order is enough. Every hit is then a coincidence. Both must list the same names in
+    the same order.
+    """
+    for judge in one.judges:
+        if one.classes is not None and judge.classes is not None and judge.classes != one.classes:
+            place = next(
+                (i for i, (a, b) in enumerate(zip(one.classes, judge.classes, strict=False)) if a != b),
+                min(len(one.classes), len(judge.classes)),
+            )
+            return f"class {place} of {judge.name} is not the target's"
+    return None
+
+
+def evaluator_of_other_data(one: Facts) -> str | None:
+    """An evaluation model learnt other images than the target's data set has.
+
+    It then knows other people, or other splits of them, and held-out images may be its training images.
+    """
+    other = [judge.name for judge in one.judges if judge.dataset != one.dataset]
+    return f"{', '.join(other)} learnt another version of the data" if other else None
+
+
+def prior_knows_private(one: Facts) -> str | None:
+    """The prior learnt from images of another split than the target's, so that private images may be among them.
+
+    A generator of the private people reconstructs them without any inversion. Train it on the public split of the same
+    data.
+    """
+    if one.prior_dataset is not None and one.prior_dataset != one.dataset:
+        return "the prior learnt the public images of another version of the data, where private ones may be public"
+    return None
+
+
+def too_few_for_fid(one: Facts) -> str | None:
+    """FID in 2,048 dimensions from fewer images than dimensions.
+
+    The covariance is singular and FID strongly biased upwards; compare KID, which is not, or only equal n.
+    """
+    if one.inception and one.n < FEW:
+        return f"FID of {one.n:,} images in 2,048 dimensions is biased; read KID"
+    return None
+
+
+def random_target_scored_once(one: Facts) -> str | None:
+    """The target answers the same image differently, and was asked once.
+
+    Its accuracy is then one draw, and one-sample gradients look like privacy. Average several passes, attack with eot.
+    """
+    if one.wobble is not None and one.wobble > SHAKY and one.passes < 2:
+        return f"two passes of the target differ by up to {one.wobble:.2f}, and it was scored in one"
+    return None
+
+
+def selected_by_evaluator(one: Facts) -> str | None:
+    """An evaluation model had a say in which reconstructions are kept.
+
+    That is grading one's own exam. An attacker may choose by the target alone.
+    """
+    return "the reconstructions were selected by an evaluation model" if one.selects == "evaluator" else None
+
+
+def pixels_differ(one: Facts) -> str | None:
+    """The pixels on disk are not those that were scored.
+
+    Numbers of images that nobody can see cannot be checked. Score what is saved.
+    """
+    if one.scored is not None and one.saved is not None and one.scored != one.saved:
+        return "the saved images are not the scored ones"
+    return None
+
+
+OF_DEFENSES: tuple[Callable[[Evidence], str | None], ...] = (weaker_access_wins, gradients_vanish, not_probabilities)
+OF_SCORES: tuple[Callable[[Facts], str | None], ...] = (
+    evaluator_is_target,
+    evaluator_too_weak,
+    identities_overlap,
+    labels_differ,
+    evaluator_of_other_data,
+    prior_knows_private,
+    too_few_for_fid,
+    random_target_scored_once,
+    selected_by_evaluator,
+    pixels_differ,
+)
+CHECKS = {check.__name__: check for check in (*OF_DEFENSES, *OF_SCORES)}
+"""Every check by its name."""
+
+
+def explanation(name: str) -> tuple[str, str]:
+    """What a check looks for, and why it matters and what to do."""
+    about, _, why = (CHECKS[name].__doc__ or "").partition("\n\n")
+    return about, " ".join(why.split())
+
+
+def check(evidence: Iterable[Evidence]) -> list[Finding]:
+    """Everything that any check has to say of defenses."""
+    return [Finding(f.__name__, one.label, text) for one in evidence for f in OF_DEFENSES if (text := f(one))]
+
+
+def check_facts(facts: Iterable[Facts]) -> list[Finding]:
+    """Everything that any check has to say of scores; the same words about several are said once."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for one in facts:
+        for f in OF_SCORES:
+            if text := f(one):
+                found.setdefault((f.__name__, text), []).append(one.label)
+    return [
+        Finding(name, labels[0] if len(labels) == 1 else f"{len(labels)} scores", text)
+        for (name, text), labels in found.items()
+    ]

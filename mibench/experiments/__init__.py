@@ -1,0 +1,1 @@
+"""What to run: options or TOML become one experiment, and the experiment a graph of runs."""

@@ -1,0 +1,177 @@
+"""The page: a server for this machine alone, which shows one question at a time and records every answer.
+
+It listens on 127.0.0.1 only, under a path that begins with a random token, and answers requests that name this machine
+as their host; every other request gets 404. The page loads nothing from elsewhere and may not (its content security
+policy). What a question is about never leaves the server.
+"""
+
+import hmac
+import io
+import json
+import secrets
+from collections.abc import Sequence
+from functools import cached_property
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
+from typing import Any
+
+from PIL import Image
+
+from mibench.human_study.answers import Answers
+from mibench.human_study.questions import ANSWERS, Question
+from mibench.runtime.errors import UserError
+
+__all__ = ["HOST", "Server"]
+
+HOST = "127.0.0.1"
+LONGEST = 1000
+"""Bytes of a request's body."""
+
+
+class Server(ThreadingHTTPServer):
+    """Serves the questions; `serve_forever` runs it, `url` is where.
+
+    Args:
+        questions: In the order in which they are asked.
+        answers: Where answers go.
+        rater: Whose they are.
+        port: 0 takes a free one.
+
+    Raises:
+        UserError: If the port is taken.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, questions: Sequence[Question], answers: Answers, rater: str, port: int = 0) -> None:
+        try:
+            super().__init__((HOST, port), _Page)
+        except (OSError, OverflowError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise UserError(f"--port {port}: {why}; choose another, or leave it out for a free one") from None
+        self.questions = {question.id: question for question in questions}
+        self.answers = answers
+        self.rater = rater
+        self.token = secrets.token_urlsafe(18)
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        return int(self.server_address[1])
+
+    @property
+    def url(self) -> str:
+        """Whoever knows it can see the private images and answer."""
+        return f"http://{HOST}:{self.port}/{self.token}/"
+
+    @cached_property
+    def page(self) -> str:
+        """The template."""
+        return files("mibench.human_study").joinpath("page.html").read_text(encoding="utf-8")
+
+    def state(self) -> dict[str, Any]:
+        """What the page needs to know: ids, how many photographs stand beside, what was answered."""
+        given = self.answers.of(self.rater)
+        return {
+            "rater": self.rater,
+            "questions": [
+                {"id": one.id, "references": len(one.references), "answer": given.get(one.id)}
+                for one in self.questions.values()
+            ],
+        }
+
+
+class _Page(BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: the terminal shows the address only."""
+
+    def _wanted(self) -> list[str] | None:
+        """The parts of the path behind the token; None if the request is not ours."""
+        parts = self.path.split("?")[0].split("/")
+        hosts = (f"{HOST}:{self.server.port}", f"localhost:{self.server.port}")
+        if len(parts) < 3 or self.headers.get("Host") not in hosts:  # a page elsewhere may point its own name here
+            return None
+        known = hmac.compare_digest(parts[1].encode("utf-8", "replace"), self.server.token.encode())
+        return parts[2:] if known else None
+
+    def do_GET(self) -> None:
+        """The page, the state, or an image."""
+        wanted = self._wanted()
+        if wanted == [""]:
+            nonce = secrets.token_urlsafe(12)
+            policy = (
+                f"default-src 'none'; img-src 'self'; connect-src 'self'; script-src 'nonce-{nonce}'; "
+                f"style-src 'nonce-{nonce}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+            )
+            self._send(self.server.page.replace("{{nonce}}", nonce).encode(), "text/html; charset=utf-8", policy)
+        elif wanted == ["state"]:
+            self._answer(self._state)
+        elif wanted is not None and len(wanted) == 3 and wanted[0] == "image":
+            self._image(wanted[1], wanted[2])
+        else:
+            self._refuse(404, "there is nothing here")
+
+    def do_POST(self) -> None:
+        """An answer: {"id", "answer"}."""
+        if self._wanted() != ["answer"]:
+            self._refuse(404, "there is nothing here")
+            return
+        try:
+            length = int(self.headers.get("Content-Length", ""))
+            if not 0 < length <= LONGEST:
+                raise ValueError(length)
+            given = json.loads(self.rfile.read(length))
+            name, answer = str(given["id"]), str(given["answer"])
+        except (ValueError, KeyError, TypeError):
+            self._refuse(400, 'expected {"id": "...", "answer": "same"}')
+            return
+        if name not in self.server.questions or answer not in ANSWERS:
+            self._refuse(400, f"unknown question, or an answer other than {', '.join(ANSWERS)}")
+            return
+        self._answer(lambda: {"answered": self.server.answers.record(self.server.rater, {name: answer})})
+
+    def _state(self) -> dict[str, Any]:
+        return self.server.state()
+
+    def _answer(self, make: Any) -> None:
+        try:
+            found = make()
+        except UserError as error:  # the judge must see that an answer was not kept
+            self._refuse(500, str(error))
+            return
+        self._send(json.dumps(found).encode(), "application/json")
+
+    def _image(self, name: str, slot: str) -> None:
+        question = self.server.questions.get(name)
+        slots = (
+            {}
+            if question is None
+            else {"x.png": question.image, **{f"{k}.png": one for k, one in enumerate(question.references)}}
+        )
+        if slot not in slots:
+            self._refuse(404, "there is no such image")
+            return
+        pixels = slots[slot].expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, format="PNG")
+        self._send(buffer.getvalue(), "image/png")
+
+    def _refuse(self, code: int, why: str) -> None:
+        self._send(json.dumps({"error": why}).encode(), "application/json", code=code)
+
+    def _send(self, body: bytes, kind: str, policy: str = "default-src 'none'", code: int = 200) -> None:
+        self.send_response(code)
+        for key, value in (
+            ("Content-Type", kind),
+            ("Content-Length", str(len(body))),
+            ("Cache-Control", "no-store"),
+            ("Content-Security-Policy", policy),
+            ("Referrer-Policy", "no-referrer"),
+            ("X-Content-Type-Options", "nosniff"),
+            ("Cross-Origin-Resource-Policy", "same-origin"),
+        ):
+            self.send_header(key, value)
+        self.end_headers()
+        self.wfile.write(body)

@@ -1,0 +1,1 @@
+"""Plug-ins: which there are (registry) and their typed settings."""

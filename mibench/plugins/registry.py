@@ -1,0 +1,187 @@
+"""The file name is the registry: `mibench/attacks/ppa.py` is the attack `ppa`.
+
+A plug-in is a module with a literal `CARD` (read without importing it, so that `mibench list` answers at once), an
+optional literal `PRESETS`, and one frozen dataclass whose fields are its settings. Other packages add plug-ins through
+the entry points `mibench.attacks`, `mibench.defenses`, `mibench.priors` and `mibench.data`.
+
+An attack may be wrapped: `ppa+eot` is the wrapper `eot` around `ppa`, and `eot.copies` one of its settings.
+"""
+
+import ast
+import importlib
+import inspect
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from mibench.plugins.settings import resolve_settings, settings_of
+from mibench.runtime.errors import UserError, unknown
+
+__all__ = ["BASES", "Choice", "cards", "configure", "defaults", "names", "wrappers"]
+
+BASES = {"attacks": "Attack", "defenses": "Defense", "priors": "PriorTrainer", "data": "Source"}
+"""Kinds of plug-in and the base class in `mibench.core` of each one's dataclass."""
+
+SINGULAR = {
+    "attacks": "attack",
+    "priors": "prior",
+    "defenses": "defense",
+    "models": "model",
+    "data": "data set",
+    "metrics": "metric",
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A plug-in with every setting resolved: what goes into a run's specification."""
+
+    kind: str
+    name: str
+    preset: str
+    plugin: Any
+
+    def spec(self) -> dict[str, Any]:
+        """What decides the result, as JSON values."""
+        settings = self.plugin.identity() if self.kind == "data" else _flat(self.plugin, wrappers(self.name))
+        return {"name": self.name, "settings": settings}
+
+
+def _flat(plugin: Any, around: list[str]) -> dict[str, Any]:
+    """The settings of a plug-in; those of the wrappers around it with their names before them."""
+    if not around:
+        return asdict(plugin)
+    own = {f"{around[-1]}.{item.name}": getattr(plugin, item.name) for item in settings_of(type(plugin)).values()}
+    return _flat(plugin.attack, around[:-1]) | own
+
+
+def wrappers(name: str) -> list[str]:
+    """`ppa+eot+align` is wrapped in eot, then in align."""
+    return name.split("+")[1:]
+
+
+@cache
+def _literals(path: Path) -> dict[str, Any]:
+    """The module's top-level literal assignments, without running it."""
+    found = {}
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        target = node.targets[0] if isinstance(node, ast.Assign) else None
+        if isinstance(target, ast.Name) and target.id in ("CARD", "PRESETS", "ARCHITECTURES"):
+            found[target.id] = ast.literal_eval(node.value)  # type: ignore[attr-defined]
+    return found
+
+
+@cache
+def _modules(kind: str) -> dict[str, str]:
+    """Name -> importable module, ours first; an entry point cannot replace one of ours."""
+    here = Path(__file__).parent.parent / kind
+    own = {path.stem: f"mibench.{kind}.{path.stem}" for path in sorted(here.glob("*.py")) if "CARD" in _literals(path)}
+    others = {point.name: point.module for point in entry_points(group=f"mibench.{kind}")}
+    return others | own
+
+
+def names(kind: str) -> list[str]:
+    """Every plug-in of a kind."""
+    return list(_modules(kind))
+
+
+@cache
+def _source(kind: str, name: str) -> Path:
+    modules = _modules(kind)
+    if name not in modules:
+        raise unknown(SINGULAR[kind], name, modules)
+    spec = find_spec(modules[name])
+    if spec is None or spec.origin is None:
+        raise UserError(f"the {SINGULAR[kind]} '{name}' is registered as {modules[name]}, which cannot be imported")
+    return Path(spec.origin)
+
+
+def _parts(kind: str, name: str) -> tuple[str, list[str]]:
+    """The plug-in and what is wrapped around it; only attacks can be wrapped.
+
+    Raises:
+        UserError: If a wrapper stands alone or something that is no wrapper follows a +.
+    """
+    if kind != "attacks":
+        return name, []
+    base, *around = name.split("+")
+    offered = [one for one in names(kind) if _literals(_source(kind, one))["CARD"].get("role") == "wrapper"]
+    if base in offered:
+        raise UserError(f"{base} wraps another attack: --method ppa+{base}")
+    for one in around:
+        if one not in offered:
+            raise UserError(f"--method {name}: after a + stands a wrapper, one of {', '.join(offered)}; got '{one}'")
+    if len(set(around)) != len(around):
+        raise UserError(f"--method {name} names a wrapper twice")
+    return base, around
+
+
+def card(kind: str, name: str) -> dict[str, Any]:
+    """The plug-in's CARD, read without importing it; that of a wrapped attack is the inner one's."""
+    if "+" in name and kind == "attacks":
+        base, around = _parts(kind, name)
+        return card(kind, base) | {"wrappers": around, "cost": None}
+    found = _literals(_source(kind, name))
+    offered = {"architectures": found["ARCHITECTURES"]} if "ARCHITECTURES" in found else {}
+    return dict(found["CARD"]) | offered
+
+
+def cards(kind: str) -> dict[str, dict[str, Any]]:
+    """All cards of a kind."""
+    return {name: card(kind, name) for name in names(kind)}
+
+
+def presets(kind: str, name: str) -> dict[str, dict[str, Any]]:
+    """The plug-in's PRESETS, read without importing it; always has 'default'."""
+    base, around = _parts(kind, name) if "+" in name else (name, [])
+    found = {"default": {}, **_literals(_source(kind, base)).get("PRESETS", {})}
+    for one in around:
+        for preset, settings in presets(kind, one).items():
+            if preset in found:
+                found[preset] = found[preset] | {f"{one}.{field}": value for field, value in settings.items()}
+    return found
+
+
+def defaults(kind: str, name: str) -> dict[str, Any]:
+    """Every setting with its default, a wrapped attack's wrappers included."""
+    base, around = _parts(kind, name)
+    found = {key: item.default for key, item in settings_of(load(kind, base)).items()}
+    for one in around:
+        found |= {f"{one}.{key}": item.default for key, item in settings_of(load(kind, one)).items()}
+    return found
+
+
+def load(kind: str, name: str) -> type:
+    """The plug-in's dataclass."""
+    _source(kind, name)
+    module = importlib.import_module(_modules(kind)[name])
+    base = getattr(importlib.import_module("mibench.core"), BASES[kind])
+    found = [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__
+    ]
+    if len(found) != 1:
+        raise UserError(f"{module.__name__} must define exactly one {BASES[kind]}; it defines {len(found)}")
+    return found[0]
+
+
+def configure(kind: str, name: str, preset: str = "default", settings: dict[str, Any] | None = None) -> Choice:
+    """A plug-in by name, with a preset and then single settings laid over its defaults."""
+    offered = presets(kind, name)
+    if preset not in offered:
+        raise unknown(f"preset of {name}", preset, offered)
+    base, around = _parts(kind, name)
+    groups: dict[str, dict[str, Any]] = {one: {} for one in ["", *around]}
+    for field, value in (offered[preset] | (settings or {})).items():
+        owner, _, rest = field.rpartition(".")
+        if owner not in groups:
+            raise unknown(f"setting of {name}", field, defaults(kind, name))
+        groups[owner][rest] = value
+    plugin = resolve_settings(load(kind, base), base, groups[""])
+    for one in around:
+        plugin = replace(resolve_settings(load(kind, one), one, groups[one]), attack=plugin)
+    return Choice(kind, name, preset, plugin)

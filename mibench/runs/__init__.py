@@ -1,0 +1,18 @@
+"""Runs: what was asked -> id -> directory; atomic, resumable, with provenance."""
+
+from mibench.runs.library import Library, find, finished, inversion_of
+from mibench.runs.run import KINDS, PROTOCOL, Run, canonical, clock, provenance, unchanged
+
+__all__ = [
+    "KINDS",
+    "PROTOCOL",
+    "Library",
+    "Run",
+    "canonical",
+    "clock",
+    "find",
+    "finished",
+    "inversion_of",
+    "provenance",
+    "unchanged",
+]

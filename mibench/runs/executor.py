@@ -1,0 +1,211 @@
+"""A graph of runs, executed: what is done is skipped, parents come first, independent runs go side by side.
+
+On a CPU two worker processes share the cores; on an accelerator everything runs in this process.
+"""
+
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, contextmanager
+from queue import Empty
+from typing import Any
+
+from mibench.runs.run import KINDS, Run
+from mibench.runtime.engine import Engine, out_of_memory, resolve, set_threads, workers
+from mibench.runtime.errors import UserError
+from mibench.runtime.progress import Reporter, Task
+
+__all__ = ["Stage", "execute", "pending"]
+
+Stage = Callable[[Run, Engine, Reporter], None]
+"""What does one run, within its lock: `mibench.stages.perform`."""
+
+
+def pending(runs: list[Run], force: bool = False) -> list[Run]:
+    """The runs still to do, with the ancestors they need, parents first, each once.
+
+    With `force` the named runs are done again; their finished ancestors are not.
+    """
+    order: dict[str, Run] = {}
+
+    def visit(run: Run, again: bool) -> None:
+        if run.label in order or (run.done and not again):
+            return
+        for parent in run.ancestors():
+            visit(parent, False)
+        order[run.label] = run
+
+    for run in runs:
+        visit(run, force)
+    return list(order.values())
+
+
+def perform(run: Run, stage: Stage, engine: Engine, reporter: Reporter) -> None:
+    """Do one run, unless another process has done it meanwhile.
+
+    Raises:
+        UserError: If there is not enough memory.
+    """
+    with run.locked():
+        if not run.done:
+            try:
+                stage(run, engine, reporter)
+            except (MemoryError, RuntimeError) as error:
+                said = out_of_memory(error)
+                if said is None:
+                    raise
+                raise UserError(
+                    f"{run.label} ran out of memory on {engine.device} ({said}); what is done so far is kept: run the "
+                    "same command again with MIBENCH_WORKERS=1 or a smaller MIBENCH_MEMORY, or ask for less, as with "
+                    "--set training.batch=... or data.image_size=..."
+                ) from None
+
+
+def execute(runs: list[Run], stage: Stage, device: str, reporter: Reporter, force: bool = False) -> None:
+    """Do everything that `runs` need.
+
+    Raises:
+        UserError: The first mistake of a stage; what was finished before it stays.
+    """
+    todo = pending(runs, force)
+    if force:
+        for run in runs:
+            run.discard()
+    count = min(workers(device), len(todo))
+    if count > 1:
+        _side_by_side(todo, stage, device, count, reporter)
+        return
+    set_threads(device)
+    for run in todo:
+        perform(run, stage, resolve(device, run.spec["precision"]), reporter)
+        reporter.say(f"done {run.label}")
+
+
+# --- worker processes -----------------------------------------------------------------------------------------------
+
+_events: Any = None
+_numbers = itertools.count()
+
+
+class _Relay:
+    """A reporter that sends every event to the parent process, at most a few times a second."""
+
+    @contextmanager
+    def task(self, label: str, total: int, unit: str) -> Iterator["_Bar"]:
+        bar = _Bar((os.getpid(), next(_numbers)))
+        _events.put(("open", bar.key, (label, total, unit)))
+        try:
+            yield bar
+        finally:
+            bar.flush()
+            _events.put(("close", bar.key, None))
+
+    def say(self, line: str) -> None:
+        _events.put(("say", None, line))
+
+
+class _Bar:
+    def __init__(self, key: tuple[int, int]) -> None:
+        self.key = key
+        self.waiting = 0
+        self.last = time.monotonic()
+
+    def advance(self, count: int = 1) -> None:
+        self.waiting += count
+        if time.monotonic() - self.last > 0.2:
+            self.flush()
+
+    def flush(self) -> None:
+        _events.put(("advance", self.key, self.waiting))
+        self.waiting, self.last = 0, time.monotonic()
+
+
+def _start(events: Any, device: str) -> None:
+    """A worker's first act: its share of the threads, its line to the parent, and an eye on the parent's life."""
+    global _events
+    _events = events
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()  # also if it ended while this process was still starting
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    set_threads(device)
+
+
+def _job(run: Run, stage: Stage, device: str) -> None:
+    perform(run, stage, resolve(device, run.spec["precision"]), _Relay())
+
+
+class _Shown:
+    """The parent's side of the relay: replays the workers' events on the real reporter."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
+        self.open: dict[Any, tuple[AbstractContextManager[Task], Task]] = {}
+
+    def replay(self, events: Any) -> None:
+        while True:
+            try:
+                what, key, value = events.get_nowait()
+            except Empty:
+                return
+            if what == "open":
+                context = self.reporter.task(*value)
+                self.open[key] = (context, context.__enter__())
+            elif what == "advance":
+                self.open[key][1].advance(value)
+            elif what == "close":
+                self.open.pop(key)[0].__exit__(None, None, None)
+            else:
+                self.reporter.say(value)
+
+    def close(self) -> None:
+        for context, _ in self.open.values():
+            context.__exit__(None, None, None)
+
+
+def _side_by_side(todo: list[Run], stage: Stage, device: str, count: int, reporter: Reporter) -> None:
+    context = multiprocessing.get_context("spawn")
+    events = context.Queue()
+    shown = _Shown(reporter)
+    left = {run.label: run for run in todo}
+    running: dict[Future[None], Run] = {}
+    pool = ProcessPoolExecutor(count, context, _start, (events, device))
+    stopped = True  # by a mistake or Ctrl-C: what the workers have done is then in their checkpoints
+    try:
+        while left or running:
+            # What others wait for first, the many short scores last, so that no worker idles at the end.
+            for run in sorted(left.values(), key=lambda run: KINDS.index(run.kind)):
+                awaited = left.keys() | {other.label for other in running.values()}
+                # Only as many as there are workers: the next pick then sees everything that has become possible.
+                if len(running) < count and not any(parent.label in awaited for parent in run.ancestors()):
+                    running[pool.submit(_job, left.pop(run.label), stage, device)] = run
+            finished, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+            shown.replay(events)
+            for future in finished:
+                future.result()
+                reporter.say(f"done {running.pop(future).label}")
+        stopped = False
+    except BrokenProcessPool:
+        raise UserError(
+            "a worker process was killed, most likely for want of memory; in work: "
+            f"{', '.join(sorted(run.label for run in running.values()))}; run the same command again to resume, with "
+            "MIBENCH_WORKERS=1 to use half of it"
+        ) from None
+    finally:
+        shown.close()
+        if stopped:
+            for child in multiprocessing.active_children():
+                child.terminate()
+        # Python 3.11's pool can wait for ever for workers that were ended.
+        pool.shutdown(wait=not stopped, cancel_futures=True)

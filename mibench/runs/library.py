@@ -1,0 +1,112 @@
+"""The finished runs of a results folder, found by id, name or path."""
+
+from pathlib import Path
+
+from mibench.runs.run import KINDS, Run, of_this_protocol, read_json, unchanged
+from mibench.runtime.errors import UserError, unknown
+
+__all__ = ["Library", "find", "finished", "inversion_of"]
+
+
+class Library:
+    """The finished runs of a results folder as they were when it was opened; each is read once.
+
+    Args:
+        root: The results folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        kinds = reversed(KINDS)  # a run that is finished meanwhile has its parents before it
+        self.paths = {path.parent.name: path.parent for kind in kinds for path in (root / kind).glob("[!.]*/done")}
+        self.by_id: dict[str, list[Path]] = {}
+        for name, path in self.paths.items():
+            self.by_id.setdefault(name[-8:], []).append(path)
+        self.runs: dict[Path, Run] = {}
+
+    def find(self, reference: str) -> Run:
+        """A run by its id, the beginning of it, its directory's name or its path.
+
+        Raises:
+            UserError: If nothing or more than one run matches.
+        """
+        wanted = Path(reference).name
+        exact = [self.paths[wanted]] if wanted in self.paths else self.by_id.get(wanted, [])
+        matches = exact or [path for name, path in self.paths.items() if wanted and name[-8:].startswith(wanted)]
+        if len(matches) > 1:
+            raise UserError(f"'{reference}' matches {len(matches)} runs: {', '.join(path.name for path in matches)}")
+        if not matches:
+            raise unknown("run", reference, self.paths)
+        return self.load(matches[0])
+
+    def load(self, path: Path) -> Run:
+        """The run in a directory, its parents found by id.
+
+        Raises:
+            UserError: If it is not what its name says.
+        """
+        if path not in self.runs:
+            self.runs[path] = self._read(path)
+        return self.runs[path]
+
+    def _read(self, path: Path) -> Run:
+        card, content = read_json(path / "run.json")
+        try:
+            parents: dict[str, Run | list[Run]] = {
+                role: [self._parent(path, one) for one in ids] if isinstance(ids, list) else self._parent(path, ids)
+                for role, ids in card["parents"].items()
+            }
+            run = Run(self.root, card["kind"], card["name"], dict(card["spec"]), parents, dict(card["inputs"]))
+            claimed = card["id"]
+            run.path  # noqa: B018 (a kind that is no text is found here)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise UserError(
+                f"{path / 'run.json'} is not a mibench run; delete that directory and run it again"
+            ) from None
+        if run.id != claimed or run.path != path:
+            raise UserError(
+                f"{path} does not hold what its name says (protocol {card.get('protocol')}, specification {run.id}): "
+                "it was edited, renamed or made by another version; delete it and run it again"
+            )
+        unchanged(path / "run.json", content)
+        return run
+
+    def _parent(self, path: Path, id: str) -> Run:
+        """The run of an earlier kind that the run in a directory builds on."""
+        before = KINDS[: KINDS.index(path.parent.name)]
+        matches = [one for one in self.by_id.get(id, []) if one.parent.name in before]
+        if not matches:
+            raise UserError(f"unknown run '{id}', on which {path} builds; run the command that made it again")
+        return self.load(matches[0])
+
+
+def finished(root: Path, kind: str) -> list[Run]:
+    """All whole runs of a kind, oldest name first; those of other protocols are left out."""
+    library = Library(root)
+    paths = sorted(path for path in library.paths.values() if path.parent.name == kind)
+    return [library.load(path) for path in paths if of_this_protocol(path)]
+
+
+def find(root: Path, reference: str) -> Run:
+    """A finished run by its id, the beginning of it, its directory's name or its path.
+
+    Raises:
+        UserError: If nothing or more than one run matches.
+    """
+    return Library(root).find(reference)
+
+
+def inversion_of(run: Run, command: str) -> Run:
+    """The inversion that is meant: the run itself, or what a score judged.
+
+    Args:
+        run: What the user named.
+        command: Who asks, for the error.
+
+    Raises:
+        UserError: If it is neither.
+    """
+    found = run.parents["inversion"] if run.kind == "scores" else run
+    if not isinstance(found, Run) or found.kind != "inversions":
+        raise UserError(f"{run.label} has no reconstructions; mibench {command} takes an inversion or a score")
+    return found

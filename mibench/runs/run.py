@@ -1,0 +1,291 @@
+"""Runs: what was asked -> id -> directory; atomic, resumable, with provenance.
+
+A run's id is the first 8 hex digits of sha256 over its resolved specification, its parents' ids and its seed. It is
+worked on under a hidden name; `done`, with the digest of every file, is written last, and one rename makes it visible,
+so a run that can be seen is whole.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from mibench.runtime.errors import UserError
+from mibench.runtime.files import unreadable, write_json
+
+__all__ = ["KINDS", "PROTOCOL", "Run", "canonical", "clock", "provenance", "unchanged"]
+
+PROTOCOL = 1
+"""Raised when the same specification would give other numbers, so that old results are not taken for new ones."""
+
+KINDS = ("backbones", "targets", "evaluators", "priors", "inversions", "scores")
+"""A run builds only on runs of kinds before its own, so that no run builds on itself."""
+
+
+def canonical(value: Any) -> str:
+    """One text for equal values: sorted keys, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One piece of work, named by what was asked.
+
+    Args:
+        root: The results folder.
+        kind: One of KINDS: the folder below it.
+        name: What a person calls it; not part of the id.
+        spec: The resolved specification, defaults and seed included, as JSON values.
+        parents: Role -> the run it builds on, or several.
+        inputs: Where things lay when the run was asked for (a folder of images): needed to do the work, recorded, but
+            not part of the id.
+    """
+
+    root: Path
+    kind: str
+    name: str
+    spec: Mapping[str, Any]
+    parents: Mapping[str, "Run | list[Run]"] = field(default_factory=dict)
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def id(self) -> str:
+        """8 hex digits of what was asked."""
+        asked = {"protocol": PROTOCOL, "kind": self.kind, "spec": self.spec, "parents": self.parent_ids()}
+        return hashlib.sha256(canonical(asked).encode()).hexdigest()[:8]
+
+    def parent_ids(self) -> dict[str, str | list[str]]:
+        """Role -> id or ids."""
+        return {
+            role: [one.id for one in run] if isinstance(run, list) else run.id
+            for role, run in sorted(self.parents.items())
+        }
+
+    def ancestors(self) -> list["Run"]:
+        """Direct parents, in the order of their roles."""
+        found: list[Run] = []
+        for _, run in sorted(self.parents.items()):
+            found.extend(run if isinstance(run, list) else [run])
+        return found
+
+    @property
+    def label(self) -> str:
+        """`kind/name-id8`."""
+        return f"{self.kind}/{self.name}-{self.id}"
+
+    @property
+    def path(self) -> Path:
+        """Where the finished run lies."""
+        return self.root / self.kind / f"{self.name}-{self.id}"
+
+    @property
+    def work(self) -> Path:
+        """Where it is worked on."""
+        return self.root / self.kind / f".{self.name}-{self.id}.partial"
+
+    @property
+    def done(self) -> bool:
+        """Whether every file is in place."""
+        return (self.path / "done").is_file()
+
+    def description(self) -> dict[str, Any]:
+        """What `run.json` and `--dry-run` show."""
+        return {
+            "id": self.id,
+            "inputs": dict(self.inputs),
+            "kind": self.kind,
+            "name": self.name,
+            "parents": self.parent_ids(),
+            "protocol": PROTOCOL,
+            "spec": dict(self.spec),
+        }
+
+    def read(self, file: str) -> dict[str, Any]:
+        """One of the finished run's JSON files.
+
+        Raises:
+            UserError: If it is missing, damaged, or not the one that the run was finished with.
+        """
+        found, content = read_json(self.path / file)
+        unchanged(self.path / file, content)
+        return found
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """This process alone works on the run; others wait here and then find it done.
+
+        Raises:
+            UserError: If the results folder cannot be written.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lock = (self.path.parent / f".{self.id}.lock").open("w")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        with lock:
+            yield
+
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(
+            f"cannot write to the results folder {self.root}: {error.strerror}; choose another with --results"
+        )
+
+    @contextmanager
+    def writing(self) -> Iterator[Path]:
+        """The directory to work in; call within `held`.
+
+        Raises:
+            UserError: If writing fails (a full disk); what is there stays for the next try.
+        """
+        try:
+            self.work.mkdir(parents=True, exist_ok=True)
+            yield self.work
+        except OSError as error:
+            raise UserError(
+                f"writing {self.label} failed: {error.strerror or error}; what is done so far is kept in {self.work}: "
+                "make room and run the same command again"
+            ) from None
+
+    def finish(self, provenance: Mapping[str, Any]) -> None:
+        """Write `run.json`, then `done` (the files' digests), then rename: the run appears whole or not at all."""
+        write_json(self.work / "run.json", {**self.description(), "provenance": dict(provenance)})
+        files = sorted(path for path in self.work.glob("[!.]*") if path.is_file() and path.name != "done")
+        digests = {path.name: _sha256(path) for path in files if not path.name.startswith("checkpoint")}
+        write_json(self.work / "done", digests)
+        # What is hidden was left by a process that was killed while it wrote, or by a disk that failed.
+        for scratch in [*self.work.glob("checkpoint*"), *self.work.glob(".*")]:
+            shutil.rmtree(scratch) if scratch.is_dir() else scratch.unlink()
+        if self.path.exists():
+            shutil.rmtree(self.path)
+        self.work.rename(self.path)
+
+    def discard(self) -> None:
+        """Forget the finished run and any partial work (--force), once nobody works on it.
+
+        Raises:
+            UserError: If the results folder cannot be written.
+        """
+        with self.locked():
+            try:
+                (self.path / "done").unlink(missing_ok=True)  # first: a half-deleted run must not look finished
+                for path in (self.path, self.work):
+                    if path.exists():
+                        shutil.rmtree(path)
+            except OSError as error:
+                raise self._unwritable(error) from None
+
+
+def read_json(path: Path) -> tuple[dict[str, Any], bytes]:
+    """A JSON object, and the bytes it was read from."""
+    try:
+        content = path.read_bytes()
+        found = json.loads(content.decode("utf-8"), parse_constant=_no_number)
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds {type(found).__name__}, not an object")
+        return found, content
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; delete that run's directory and run it again") from None
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, or not an object
+        raise UserError(f"{path} is damaged: {error}; delete that run's directory and run it again") from None
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"it holds {text}, which JSON has not")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@lru_cache(maxsize=4096)
+def _digest(path: Path, size: int, changed: int) -> str:
+    """Read once as long as size and time stay."""
+    return _sha256(path)
+
+
+@lru_cache(maxsize=4096)
+def _digests(done: Path, size: int, changed: int) -> dict[str, Any]:
+    """What a run was finished with; read once as long as size and time stay."""
+    return read_json(done)[0]
+
+
+def unchanged(path: Path, content: bytes | None = None) -> None:
+    """Refuse a file of a finished run that is not the one the run was finished with.
+
+    A run that is still worked on has no digests yet, and its files pass. A file is read for this once a process, and
+    again if its size or time has changed: about 1 s for 1 GB.
+
+    Args:
+        path: The file.
+        content: Its bytes, where they have been read.
+
+    Raises:
+        UserError: If its digest is not the one in `done`.
+    """
+    done = path.parent / "done"
+    if path == done or not os.path.lexists(done):
+        return
+    try:
+        known = done.stat()
+        wanted = _digests(done, known.st_size, known.st_mtime_ns).get(path.name)
+        found = path.stat()
+        digest = (
+            hashlib.sha256(content).hexdigest()
+            if content is not None
+            else _digest(path, found.st_size, found.st_mtime_ns)
+        )
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; delete that run's directory and run it again") from None
+    except OSError as error:
+        raise unreadable(path, error) from None
+    if digest != wanted:
+        raise UserError(
+            f"{path} was changed or cut short after its run was finished; delete that run's directory and run it again"
+        )
+
+
+def of_this_protocol(path: Path) -> bool:
+    """Whether the run in a directory was made by this protocol; a damaged number must not hide the run."""
+    card, content = read_json(path / "run.json")
+    unchanged(path / "run.json", content)
+    return bool(card.get("protocol") == PROTOCOL)
+
+
+def clock() -> tuple[float, float]:
+    """Now, for `provenance`: seconds by the clock and of this process on all cores."""
+    return time.monotonic(), time.process_time()
+
+
+def provenance(started: tuple[float, float], machine: Mapping[str, Any]) -> dict[str, Any]:
+    """Who made this, when, from which code, how long it took: seconds by the clock, and of all cores together."""
+    from mibench import __version__
+
+    here = Path(__file__).parent
+    asked = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        commit = subprocess.run(asked, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        commit = None
+    return {
+        "command": " ".join(sys.argv),
+        "commit": commit,
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "mibench": __version__,
+        "seconds": round(time.monotonic() - started[0], 2),
+        "cpu_seconds": round(time.process_time() - started[1], 2),
+        **machine,
+    }

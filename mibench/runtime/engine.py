@@ -1,0 +1,140 @@
+"""How work runs fast: device, precision, memory layout and threads."""
+
+import os
+import platform
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mibench.runtime.errors import UserError
+from mibench.runtime.pixels import memory_limit
+
+__all__ = ["Engine", "at_once", "cores", "resolve"]
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where and in which precision networks run. Latents, losses and statistics stay float32."""
+
+    device: torch.device
+    precision: str
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """bf16 matrix products where the engine says so.
+
+        Without autocast's cache: it keeps the bf16 copy of every leaf that requires a gradient until the context ends,
+        and the latents of an attack are such leaves, so that every step after the first would see the first latents.
+        """
+        if self.precision == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16, cache_enabled=False)
+        return nullcontext()
+
+    def place(self, module: nn.Module) -> nn.Module:
+        """On the device, channels last (convolutions are faster that way on every device we know)."""
+        return module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def resident(self, stored: Tensor) -> Tensor:
+        """Stored pixels where a loop should index them: here, unless they take half of an accelerator's free memory.
+
+        Those stay where they are, and `images` sends each batch. It changes how fast a loop is, never what it computes.
+        """
+        if self.device.type == "cuda" and 2 * stored.nbytes >= torch.cuda.mem_get_info(self.device)[0]:
+            return stored
+        return stored.to(self.device)
+
+    def images(self, stored: Tensor) -> Tensor:
+        """uint8 on any device to float [0, 1] here, channels last."""
+        return (stored.to(self.device).to(torch.float32) / 255.0).contiguous(memory_format=torch.channels_last)
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def workers(device: str) -> int:
+    """Processes that run stages side by side: two on a CPU with two cores or more, one on an accelerator.
+
+    Small networks leave a second thread idle most of the time: two processes of one thread beat one of two threads.
+    The number depends on the hardware only, never on the load, because rounding depends on it.
+    """
+    given = os.environ.get("MIBENCH_WORKERS")
+    if given is not None:
+        if not given.isdigit() or int(given) < 1:
+            raise UserError(f"MIBENCH_WORKERS must be a whole number of at least 1, got '{given}'")
+        return int(given)
+    return 1 if device != "cpu" or cores() < 2 else 2
+
+
+def set_threads(device: str) -> int:
+    """Give each worker process its share of the cores; returns how many threads it has."""
+    threads = max(1, cores() // 2)
+    torch.set_num_threads(threads)
+    return threads
+
+
+def fast_bf16(device: str) -> bool:
+    """Whether bf16 is faster than fp32 here: recent GPUs, and CPUs with AMX or AVX512-BF16."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return device == "cpu" and bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+def device_name(device: str) -> str:
+    """'auto' resolved to 'cuda', 'mps' or 'cpu'; a device that is not there is refused."""
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return "cuda" if present["cuda"] else "cpu"
+    if device.split(":")[0] not in present:
+        raise UserError(f"unknown device '{device}'; known: auto, cpu, cuda, cuda:N, mps")
+    if device != device.split(":")[0] and not device.removeprefix("cuda:").isdigit():
+        raise UserError(f"unknown device '{device}'; known: auto, cpu, cuda, cuda:N, mps")
+    if not present[device.split(":")[0]]:
+        raise UserError(f"this machine has no {device} device that torch can use; use --device cpu")
+    return device
+
+
+def resolve(device: str = "auto", precision: str = "auto") -> Engine:
+    """The engine for what the user asked; `auto` takes the fastest that is safe."""
+    name = device_name(device)
+    memory_limit()  # refused here rather than after an hour's work
+    if precision not in PRECISIONS:
+        raise UserError(f"unknown precision '{precision}'; known: {', '.join(PRECISIONS)}")
+    if precision == "auto":
+        precision = "bf16" if fast_bf16(name.split(":")[0]) else "fp32"
+    return Engine(torch.device(name), precision)
+
+
+def at_once(most: int, shape: Sequence[int], device: torch.device) -> int:
+    """How many images of a shape (... h w) go through a network together: on a CPU fewer where they are larger than
+    64 x 64, so that what networks need does not grow with the images' size."""
+    pixels = shape[-2] * shape[-1]
+    return most if device.type != "cpu" else max(1, min(most, most * 64 * 64 // pixels))
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """What was said, in one line, if there was no memory left; torch has an error of its own for it on GPUs only."""
+    said = (str(error) or type(error).__name__).splitlines()[0]
+    known = any(words in said for words in ("out of memory", "can't allocate memory", "not enough memory"))
+    return said if known or isinstance(error, MemoryError | torch.OutOfMemoryError) else None
+
+
+def describe(engine: Engine) -> dict[str, Any]:
+    """The machine, for provenance."""
+    gpu = torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else None
+    return {
+        "device": str(engine.device),
+        "gpu": gpu,
+        "precision": engine.precision,
+        "threads": torch.get_num_threads(),
+        "cores": cores(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }

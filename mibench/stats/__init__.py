@@ -1,0 +1,1 @@
+"""Intervals, pairing, tests and power: pure functions of arrays."""

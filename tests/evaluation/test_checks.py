@@ -1,0 +1,142 @@
+"""Every check fires on what it is for and stays silent on its neighbour."""
+
+import math
+
+import pytest
+
+from mibench.evaluation.checks import CHECKS, Evidence, Facts, Judge, check, check_facts, explanation
+from mibench.stats.intervals import Interval
+
+
+def rate(value: float, half: float = 0.05) -> Interval:
+    return Interval(value, value - half, value + half, 100, 50)
+
+
+def evidence(**changes: object) -> Evidence:
+    given = {
+        "label": "mid beta=0.1",
+        "best": {
+            "white_box": ("ppa", rate(0.2)),
+            "black_box": ("cma_es", rate(0.5)),
+            "label_only": ("brep", rate(0.1)),
+        },
+        "gaps": {("black_box", "white_box"): rate(-0.1), ("label_only", "white_box"): rate(-0.1)},
+        "side_effects": ({"served_sum_error": 1e-7, "gradient_norm": {"cross_entropy": {"vanishing": 0.01}}},),
+    }
+    return Evidence(**(given | changes))  # type: ignore[arg-type]
+
+
+def fired(one: Evidence) -> set[str]:
+    return {found.check for found in check([one])}
+
+
+def test_a_sound_result_raises_nothing() -> None:
+    assert fired(evidence()) == set()
+    assert fired(evidence(side_effects=(), gaps={})) == set()
+
+
+def test_weaker_access_that_beats_a_stronger_one() -> None:
+    assert fired(evidence(gaps={("black_box", "white_box"): rate(0.3)})) == {"weaker_access_wins"}
+    (found,) = check([evidence(gaps={("black_box", "white_box"): rate(0.3)})])
+    assert "cma_es reaches 50.0%" in found.text and "ppa only 20.0%" in found.text and found.label == "mid beta=0.1"
+    # Within the interval of chance, or the other way round, it is no finding.
+    assert not fired(evidence(gaps={("black_box", "white_box"): rate(0.03)}))
+    assert not fired(evidence(gaps={("white_box", "black_box"): rate(0.3)}))
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.05, False), (0.5, True)])
+def test_gradients_that_vanish(share: float, expected: bool) -> None:
+    effects = {"gradient_norm": {"cross_entropy": {"vanishing": share}}}
+    assert ("gradients_vanish" in fired(evidence(side_effects=({}, effects)))) == expected
+
+
+@pytest.mark.parametrize(("error", "expected"), [(1e-6, False), (0.01, True), (math.nan, True), (math.inf, True)])
+def test_scores_that_are_no_probabilities(error: float, expected: bool) -> None:
+    assert ("not_probabilities" in fired(evidence(side_effects=({"served_sum_error": error},)))) == expected
+
+
+def test_every_check_explains_itself() -> None:
+    for name in CHECKS:
+        about, why = explanation(name)
+        assert about.endswith(".") and len(why) > 60, name
+
+
+# --- of a score
+
+
+def judge(**changes: object) -> Judge:
+    given = {
+        "name": "resnet",
+        "family": "resnet",
+        "weights": "b",
+        "classes": ("ann", "bob"),
+        "accuracy": 0.8,
+        "dataset": "d",
+    }
+    return Judge(**(given | changes))  # type: ignore[arg-type]
+
+
+def facts(**changes: object) -> Facts:
+    given = {
+        "label": "ppa on none",
+        "family": "cnn",
+        "weights": "a",
+        "classes": ("ann", "bob"),
+        "dataset": "d",
+        "judges": (judge(), judge(name="ir", family="ir", weights="c")),
+        "n": 5000,
+        "inception": True,
+        "shared": 0,
+        "prior_dataset": "d",
+        "scored": "x",
+        "saved": "x",
+        "wobble": 0.0,
+    }
+    return Facts(**(given | changes))  # type: ignore[arg-type]
+
+
+FIRES = {
+    "evaluator_is_target": [{"judges": (judge(weights="a"),)}, {"judges": (judge(family="cnn"),)}],
+    "evaluator_too_weak": [{"judges": (judge(accuracy=0.3),)}, {"judges": (judge(accuracy=math.nan),)}],
+    "identities_overlap": [{"shared": 3}],
+    "labels_differ": [{"judges": (judge(classes=("bob", "ann")),)}, {"judges": (judge(classes=("ann",)),)}],
+    "evaluator_of_other_data": [{"judges": (judge(dataset="e"),)}],
+    "prior_knows_private": [{"prior_dataset": "e"}],
+    "too_few_for_fid": [{"n": 200}],
+    "random_target_scored_once": [{"wobble": 0.4}],
+    "selected_by_evaluator": [{"selects": "evaluator"}],
+    "pixels_differ": [{"saved": "y"}],
+}
+SILENT = {
+    "evaluator_too_weak": {"judges": (judge(accuracy=0.5),)},
+    "identities_overlap": {"shared": None},
+    "prior_knows_private": {"prior_dataset": None},
+    "too_few_for_fid": {"n": 200, "inception": False},
+    "random_target_scored_once": {"wobble": 0.4, "passes": 8},
+    "selected_by_evaluator": {"selects": "nobody"},
+    "pixels_differ": {"saved": None},
+}
+
+
+def test_sound_facts_raise_nothing() -> None:
+    assert check_facts([facts()]) == []
+    for name, changes in SILENT.items():
+        assert check_facts([facts(**changes)]) == [], name
+
+
+@pytest.mark.parametrize("name", FIRES)
+def test_each_check_fires_on_its_own_mistake_and_on_no_other(name: str) -> None:
+    for changes in FIRES[name]:
+        found = check_facts([facts(**changes)])
+        assert [one.check for one in found] == [name] and found[0].label == "ppa on none"
+        assert "\n" not in found[0].text
+
+
+def test_every_check_is_tried() -> None:
+    tried = {"weaker_access_wins", "gradients_vanish", "not_probabilities", *FIRES}
+    assert tried == set(CHECKS)
+
+
+def test_what_holds_of_many_scores_is_said_once() -> None:
+    found = check_facts([facts(label=str(i), shared=3) for i in range(5)] + [facts(label="x", n=10)])
+    assert [(one.check, one.label) for one in found] == [("identities_overlap", "5 scores"), ("too_few_for_fid", "x")]

@@ -1,0 +1,183 @@
+"""Laws of the trade-off: hand-made points, closed forms, no extrapolation."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mibench.report import figures, tradeoff
+from mibench.report.tradeoff import Curve, Judged, Point, curves, delta, hypervolume, matched, pareto
+from mibench.runs import Run
+from mibench.stats.intervals import proportion
+
+PEOPLE = 20
+EACH = 50
+
+
+def hits(rate: float, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Exactly this share of hits, 50 images of each of 20 people."""
+    n = PEOPLE * EACH
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    found = torch.zeros(n, dtype=torch.bool)
+    found[order[: round(rate * n)]] = True
+    return found, torch.arange(PEOPLE).repeat_interleave(EACH)
+
+
+@dataclass(frozen=True)
+class Told(Run):
+    """A target whose files are given."""
+
+    files: dict[str, Any] = field(default_factory=dict)
+
+    def read(self, file: str) -> dict[str, Any]:
+        return self.files[file]
+
+
+def target(natural: float, seconds: float, effects: dict[str, Any]) -> Run:
+    value = proportion(*hits(natural))._asdict()
+    return Told(
+        Path(),
+        "targets",
+        "toy",
+        {},
+        files={
+            "metrics.json": {"natural_accuracy": value, "side_effects": effects},
+            "run.json": {"provenance": {"training_cpu_seconds": seconds}},
+        },
+    )
+
+
+def point(
+    defense: str,
+    natural: float,
+    strength: float = math.nan,
+    seconds: float = 10.0,
+    base: str = "cnn",
+    effects: dict[str, Any] | None = None,
+    **attacks: float,
+) -> Point:
+    judged = {
+        access: Judged(f"best {access}", *hits(rate, 1), torch.zeros(PEOPLE * EACH, dtype=torch.int64))
+        for access, rate in attacks.items()
+    }
+    label = defense if math.isnan(strength) else f"{defense} s={strength:g}"
+    run = target(natural, seconds, effects or {})
+    return Point("p", base, defense, label, strength, (run,), judged, hits(natural, 2))
+
+
+NONE = point("none", 0.9, white_box=0.8, black_box=0.4)
+WEAK = point("re", 0.8, 0.2, white_box=0.6, black_box=0.4, seconds=20.0)
+STRONG = point("re", 0.7, 0.8, white_box=0.1, black_box=0.5)
+BAD = point("mid", 0.6, 0.1, white_box=0.7)
+ALL = [NONE, WEAK, STRONG, BAD]
+
+
+def test_hypervolume_of_rectangles() -> None:
+    assert hypervolume([(0.5, 0.0)]) == pytest.approx(0.5)
+    assert hypervolume([(1.0, 1.0)]) == 0.0 and hypervolume([]) == 0.0
+    # (.9, .8) covers .9 x .2; (.8, .6) adds .8 x .2; (.7, .1) adds .7 x .5.
+    assert hypervolume([(0.7, 0.1), (0.9, 0.8), (0.8, 0.6)]) == pytest.approx(0.18 + 0.16 + 0.35)
+    # A dominated point adds nothing, and neither does a copy.
+    assert hypervolume([(0.7, 0.1), (0.9, 0.8), (0.8, 0.6), (0.6, 0.7), (0.8, 0.6)]) == pytest.approx(0.69)
+
+
+def test_hypervolume_against_counting() -> None:
+    draw = np.random.default_rng(0)
+    for _ in range(5):
+        xy = draw.random((6, 2))
+        u, p = np.meshgrid(*[(np.arange(1000) + 0.5) / 1000] * 2)
+        inside = np.zeros_like(u, dtype=bool)
+        for x, y in xy:
+            inside |= (u <= x) & (p <= 1 - y)
+        assert hypervolume([tuple(one) for one in xy]) == pytest.approx(inside.mean(), abs=2e-3)
+
+
+def test_pareto_front() -> None:
+    assert pareto(ALL, "white_box") == [NONE, WEAK, STRONG]
+    assert pareto(ALL, "black_box") == [NONE]  # equal privacy at more accuracy beats; STRONG leaks even more
+    assert pareto(ALL, "label_only") == []
+    twin = point("bido", 0.7, 1.0, white_box=0.1)
+    assert pareto([*ALL, twin], "white_box") == [NONE, WEAK, STRONG, twin]  # equals do not beat each other
+
+
+def test_curves_begin_at_no_defense() -> None:
+    found = {curve.defense: curve for curve in curves(ALL, "white_box")}
+    assert found["re"].points == (NONE, WEAK, STRONG) and found["mid"].points == (NONE, BAD)
+    elsewhere = point("re", 0.5, 0.5, base="resnet", white_box=0.2)
+    assert [curve.points for curve in curves([NONE, elsewhere], "white_box")] == [(elsewhere,)]
+
+
+@pytest.mark.parametrize(
+    ("natural", "expected"), [(0.9, 0.8), (0.85, 0.7), (0.8, 0.6), (0.75, 0.35), (0.7, 0.1), (0.91, None), (0.69, None)]
+)
+def test_matched_accuracy_is_linear_between_points_and_nothing_beyond(natural: float, expected: float | None) -> None:
+    found = matched(Curve("re", "white_box", (NONE, WEAK, STRONG)), natural)
+    if expected is None:
+        assert found is None
+        return
+    assert found is not None and found.value == pytest.approx(expected)
+    assert found.low <= expected <= found.high and 0 < found.high - found.low < 0.4
+
+
+def test_matched_accuracy_needs_a_curve() -> None:
+    assert matched(Curve("re", "white_box", (WEAK,)), 0.8) is None
+
+
+def test_the_papers_delta() -> None:
+    assert delta(NONE, WEAK, "white_box") == pytest.approx(2.0)
+    assert delta(NONE, STRONG, "white_box") == pytest.approx(3.5)
+    assert math.isnan(delta(NONE, point("x", 0.9, white_box=0.1), "white_box"))
+    assert delta(NONE, point("x", 0.95, white_box=0.7), "white_box") == pytest.approx(-2.0)
+
+
+def test_the_table_compares_with_the_twin() -> None:
+    rows = tradeoff.frame(ALL).set_index("defense")
+    assert rows.loc["re s=0.2", "white_box_difference"] == pytest.approx(-0.2)
+    assert rows.loc["re s=0.2", "training_ratio"] == pytest.approx(2.0)
+    assert rows.loc["re s=0.8", "judged_access"] == "black_box" and rows.loc["re s=0.8", "judged"] == pytest.approx(0.5)
+    assert math.isnan(rows.loc["none", "white_box_difference"]) and math.isnan(rows.loc["mid s=0.1", "black_box"])
+    assert rows.loc["re s=0.8", "white_box_difference_high"] < -0.6
+
+
+def test_pairs_are_the_same_people_and_seeds() -> None:
+    one = Judged("a", torch.tensor([True, True, False, False]), torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1]))
+    other = Judged("b", torch.tensor([False, True, True]), torch.tensor([0, 1, 2]), torch.tensor([0, 0, 0]))
+    found = tradeoff.paired(one, other)
+    # (seed 0, person 0): 1 - 0; (seed 0, person 1): 0 - 1; nothing else is shared.
+    assert found is not None and found.value == 0.0 and found.n == 2
+    assert tradeoff.paired(one, Judged("c", other.hits, other.labels + 10, other.seeds)) is None
+
+
+def test_summary_says_what_no_strength_reaches() -> None:
+    rows = tradeoff.summary(ALL).set_index(["defense", "access"])
+    line = rows.loc[("re", "white_box")]
+    assert line["hypervolume"] == pytest.approx(0.69) and line["hypervolume_none"] == pytest.approx(0.18)
+    assert line["at_minus_10"] == pytest.approx(0.6) and line["at_minus_5"] == pytest.approx(0.7)
+    short = tradeoff.summary([NONE, point("re", 0.87, 0.1, white_box=0.5)]).iloc[0]
+    assert short["at_minus_2"] == pytest.approx(0.6) and math.isnan(short["at_minus_5"])
+
+
+def test_a_black_box_attack_that_wins_is_a_finding() -> None:
+    found = [one.line for one in tradeoff.findings(ALL)]
+    assert len(found) == 1 and found[0].startswith("re s=0.8: black-box") and "weaker_access_wins" in found[0]
+
+
+def test_the_figure_shows_every_point_where_it_is() -> None:
+    figure = figures.draw(ALL, "toy")
+    white, black = figure.axes
+    places = {(round(x), round(y)) for line in white.lines for x, y in zip(*line.get_data(), strict=True) if x == x}
+    assert {(90, 80), (80, 60), (70, 10), (60, 70)} <= places
+    front = next(line for line in white.lines if line.get_drawstyle() == "steps-pre")
+    assert np.allclose(np.array(front.get_data()), [[70, 80, 90], [10, 60, 80]])
+    assert not [line for line in black.lines if line.get_drawstyle() == "steps-pre"]  # one point is no front
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "no defense",
+        "Pareto front",
+        "1  re",
+        "2  mid",
+    ]

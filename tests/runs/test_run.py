@@ -1,0 +1,430 @@
+"""Laws of runs: one question, one id; and a kill at any moment leaves either no run or a whole one."""
+
+import errno
+import hashlib
+import inspect
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mibench
+from mibench.runs import KINDS, Run, clock, find, finished, provenance
+from mibench.runs import run as runs
+from mibench.runtime.errors import UserError
+from mibench.runtime.files import write_atomic, write_json
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(mibench.__file__).parent.parent)}
+
+
+def run_of(root: Path, **changed: Any) -> Run:
+    asked: dict[str, Any] = {
+        "kind": "targets",
+        "name": "toy",
+        "spec": {"seed": 0, "lr": 0.1, "deep": {"a": [1, 2], "b": None}},
+        "parents": {},
+        "inputs": {},
+    }
+    return Run(root, **(asked | changed))
+
+
+def work(run: Run) -> None:
+    """A small stage: two data files, a checkpoint, the end."""
+    with run.locked(), run.writing() as folder:
+        write_json(folder / "checkpoint-1.pt", [1])
+        write_atomic(folder / "model.bin", lambda scratch: scratch.write_bytes(b"weights" * 100))
+        write_json(folder / "metrics.json", {"accuracy": 0.5})
+        run.finish({"seconds": 1})
+
+
+def assert_whole(run: Run) -> None:
+    digests = json.loads((run.path / "done").read_text())
+    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in run.path.iterdir()}
+    found.pop("done")
+    assert digests == found and set(found) == {"model.bin", "metrics.json", "run.json"}
+    assert run.done and run.read("run.json")["id"] == run.id and not run.work.exists()
+
+
+# --- ids
+
+
+def test_golden_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "PROTOCOL", 1)
+    run = run_of(tmp_path)
+    text = '{"kind":"targets","parents":{},"protocol":1,"spec":{"deep":{"a":[1,2],"b":null},"lr":0.1,"seed":0}}'
+    assert run.id == hashlib.sha256(text.encode()).hexdigest()[:8] == "8a27873a"
+    assert run.path == tmp_path / "targets" / f"toy-{run.id}" and run.label == f"targets/toy-{run.id}"
+
+
+def test_id_depends_on_every_part_of_what_was_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = run_of(tmp_path)
+    one, other = run_of(tmp_path, spec={"seed": 1}), run_of(tmp_path, spec={"seed": 2})
+    asked = [
+        base,
+        one,
+        other,
+        run_of(tmp_path, kind="evaluators"),
+        run_of(tmp_path, spec={"seed": 0, "lr": 0.2, "deep": {"a": [1, 2], "b": None}}),
+        run_of(tmp_path, spec={"seed": 0, "lr": 0.1, "deep": {"a": [2, 1], "b": None}}),
+        run_of(tmp_path, spec={"seed": 0, "lr": 0.1, "deep": {"a": [1, 2], "b": False}}),
+        run_of(tmp_path, spec={"seed": 0, "lr": 0.1, "deep": {"a": [1, 2]}}),
+        run_of(tmp_path, spec={"seed": "0", "lr": 0.1, "deep": {"a": [1, 2], "b": None}}),
+        run_of(tmp_path, parents={"target": one}),
+        run_of(tmp_path, parents={"target": other}),
+        run_of(tmp_path, parents={"prior": one}),
+        run_of(tmp_path, parents={"target": [one]}),
+        run_of(tmp_path, parents={"target": [one, other]}),
+        run_of(tmp_path, parents={"target": [other, one]}),
+        run_of(tmp_path, parents={"target": one, "prior": other}),
+        run_of(tmp_path, parents={"target": other, "prior": one}),
+    ]
+    ids = [run.id for run in asked]
+    assert len(set(ids)) == len(ids)
+    monkeypatch.setattr(runs, "PROTOCOL", runs.PROTOCOL + 1)
+    assert run_of(tmp_path).id != base.id
+
+
+def test_id_depends_on_grandparents(tmp_path: Path) -> None:
+    def chain(seed: int) -> Run:
+        target = run_of(tmp_path, spec={"seed": seed})
+        return run_of(tmp_path, kind="scores", parents={"inversion": run_of(tmp_path, parents={"target": target})})
+
+    assert chain(1).id != chain(2).id
+
+
+def test_id_depends_on_nothing_else(tmp_path: Path) -> None:
+    base = run_of(tmp_path)
+    one, other = run_of(tmp_path, spec={"seed": 1}), run_of(tmp_path, spec={"seed": 2})
+    same = [
+        run_of(tmp_path, spec={"deep": {"b": None, "a": (1, 2)}, "lr": 0.1, "seed": 0}),
+        run_of(tmp_path, inputs={"path": "/somewhere"}),
+        run_of(tmp_path, name="other"),
+        run_of(tmp_path / "elsewhere"),
+    ]
+    assert {run.id for run in same} == {base.id}
+    forth = run_of(tmp_path, parents={"target": one, "prior": other})
+    back = run_of(tmp_path, parents={"prior": other, "target": one})
+    assert forth.id == back.id and forth.ancestors() == back.ancestors() == [other, one]
+
+
+def test_nan_has_no_id(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        _ = run_of(tmp_path, spec={"lr": float("nan")}).id
+
+
+# --- whole or not at all
+
+
+def test_a_finished_run_is_whole_and_found_again(tmp_path: Path) -> None:
+    parent = run_of(tmp_path, inputs={"path": "x"})
+    work(parent)
+    child = run_of(tmp_path, kind="scores", name="gmi", parents={"target": parent, "evaluators": [parent]})
+    work(child)
+    for run in (parent, child):
+        assert_whole(run)
+        assert finished(tmp_path, run.kind) == [run]
+        for reference in (run.id, run.id[:5], run.path.name, str(run.path), f"{run.path}/"):
+            assert find(tmp_path, reference) == run
+    assert child.read("run.json")["provenance"] == {"seconds": 1}
+    assert parent.read("run.json")["inputs"] == {"path": "x"}
+
+
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+from typing import Any
+from mibench.runtime.files import write_atomic, write_json
+from mibench.runs import Run
+{functions}
+root, left = Path(sys.argv[1]), int(sys.argv[2])
+writing = {{"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate", "shutil.rmtree"}}
+def hook(event, args):
+    global left
+    if event not in writing or not str(args[0]).startswith(str(root)):
+        return
+    if event == "open" and not (isinstance(args[1], str) and set(args[1]) & set("wax+") or args[2] & os.O_WRONLY):
+        return
+    left -= 1
+    if left < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(hook)
+work(run_of(root))
+"""
+
+
+def test_kill_9_before_any_write_leaves_no_run_or_a_whole_one_and_the_next_try_ends_with_the_same_bytes(
+    tmp_path: Path,
+) -> None:
+    code = CHILD.format(functions=f"{inspect.getsource(run_of)}\n{inspect.getsource(work)}")
+    reference = run_of(tmp_path / "reference")
+    work(reference)
+    wanted = {path.name: path.read_bytes() for path in reference.path.iterdir()}
+    killed = 0
+    # Three kills in a row per folder: a try after a kill may be killed itself.
+    for step in range(0, 60, 3):
+        root = tmp_path / str(step)
+        root.mkdir()
+        codes = []
+        for place in (step, step + 1, step + 2):
+            done = subprocess.run(
+                [sys.executable, "-c", code, str(root), str(place)], env=ENVIRONMENT, capture_output=True, check=False
+            )
+            assert done.returncode in (0, -signal.SIGKILL), done.stderr.decode()
+            codes.append(done.returncode)
+            run = run_of(root)
+            assert finished(root, "targets") == ([run] if run.done else [])
+            if run.path.exists():
+                assert_whole(run)
+        killed += sum(code != 0 for code in codes)
+        if not run_of(root).done:
+            work(run_of(root))
+        assert_whole(run_of(root))
+        assert {path.name: path.read_bytes() for path in run_of(root).path.iterdir()} == wanted
+        if codes[0] == 0:
+            break
+    else:
+        pytest.fail("the child never finished: more writes than kills")
+    assert killed > 10
+
+
+def test_files_that_a_killed_writer_left_do_not_stay_in_the_finished_run(tmp_path: Path) -> None:
+    run = run_of(tmp_path)
+    with run.locked(), run.writing() as folder:
+        (folder / ".model.bin.4242.tmp").write_bytes(b"half")
+    work(run)
+    assert_whole(run)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("boom")])
+def test_an_error_inside_keeps_the_work_and_shows_no_run(tmp_path: Path, error: BaseException) -> None:
+    run = run_of(tmp_path)
+    with pytest.raises(type(error)), run.locked(), run.writing() as folder:
+        write_json(folder / "checkpoint-1.pt", [1])
+        raise error
+    assert not run.done and finished(tmp_path, "targets") == []
+    with run.locked(), run.writing() as folder:
+        assert json.loads((folder / "checkpoint-1.pt").read_text()) == [1]
+
+
+def test_forgetting_a_run_can_be_killed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--force: a run that is half deleted must not look finished."""
+    run = run_of(tmp_path)
+    work(run)
+
+    def half(path: Path) -> None:
+        (Path(path) / "model.bin").unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", half)
+    with pytest.raises(KeyboardInterrupt):
+        run.discard()
+    monkeypatch.undo()
+    assert not run.done and finished(tmp_path, "targets") == []
+    work(run)
+    assert_whole(run)
+
+
+def test_discard_forgets_the_run_and_its_partial_work(tmp_path: Path) -> None:
+    run = run_of(tmp_path)
+    work(run)
+    with run.locked(), run.writing() as folder:
+        write_json(folder / "checkpoint-1.pt", [1])
+    run.discard()
+    assert not run.done and not run.path.exists() and not run.work.exists()
+    run.discard()
+
+
+def test_two_processes_on_one_run_do_it_once(tmp_path: Path) -> None:
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom typing import Any\n"
+        f"from mibench.runtime.files import write_json\nfrom mibench.runs import Run\n{inspect.getsource(run_of)}\n"
+        "root = Path(sys.argv[1]); run = run_of(root)\n"
+        "with run.locked():\n"
+        "    if not run.done:\n"
+        "        with run.writing() as folder:\n"
+        "            with (root / 'worked').open('a') as log: log.write('x')\n"
+        "            for i in range(20):\n"
+        "                (folder / 'model.bin').write_text(str(i)); time.sleep(.01)\n"
+        "            write_json(folder / 'metrics.json', {})\n"
+        "            run.finish({})\n"
+    )
+    both = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=ENVIRONMENT, stderr=subprocess.PIPE)
+        for _ in range(3)
+    ]
+    assert [(process.communicate()[1], process.returncode) for process in both] == [(b"", 0)] * 3
+    assert (tmp_path / "worked").read_text() == "x"
+    assert_whole(run_of(tmp_path))
+
+
+# --- trouble
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(errno.EACCES, "Permission denied"), OSError(errno.EROFS, "Read-only file system")]
+)
+def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
+    def refuse(*given: Any, **named: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    wanted = f"cannot write to the results folder {tmp_path}.*--results"
+    with pytest.raises(UserError, match=wanted) as caught, run_of(tmp_path).locked():
+        pytest.fail("held a run in a folder that cannot be written")
+    assert str(error.strerror) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_results_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("")
+    with pytest.raises(UserError, match="cannot write to the results folder"), run_of(tmp_path / "results").locked():
+        pytest.fail("held a run below a file")
+
+
+def test_a_full_disk_says_so_and_keeps_what_is_done(tmp_path: Path) -> None:
+    run = run_of(tmp_path)
+
+    def full(scratch: Path) -> None:
+        scratch.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    wanted = r"No space left on device.*run the same command again"
+    with pytest.raises(UserError, match=wanted) as caught, run.locked(), run.writing() as folder:
+        write_json(folder / "checkpoint-1.pt", [1])
+        write_atomic(folder / "model.bin", full)
+    assert str(run.work) in str(caught.value) and not run.done
+    assert [path.name for path in run.work.iterdir()] == ["checkpoint-1.pt"]
+    work(run)
+    assert_whole(run)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", '{"protocol": PROTOCOL}', "\x00\x01", "{}"])
+def test_a_damaged_run_json_is_named(tmp_path: Path, text: str) -> None:
+    run = run_of(tmp_path)
+    work(run)
+    path = run.path / "run.json"
+    path.write_text(text.replace("PROTOCOL", str(runs.PROTOCOL)))
+    with pytest.raises(UserError) as caught:
+        find(tmp_path, run.id)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    if text != "{}":  # a card without this protocol's number is another version's: left out, not damaged
+        with pytest.raises(UserError) as caught:
+            finished(tmp_path, "targets")
+        assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["id", "kind", "name", "parents", "spec", "inputs"])
+def test_a_run_json_without_a_key_is_named(tmp_path: Path, key: str) -> None:
+    run = run_of(tmp_path)
+    work(run)
+    card = run.read("run.json")
+    for changed in ({k: v for k, v in card.items() if k != key}, card | {key: 3}):
+        (run.path / "run.json").write_text(json.dumps(changed))
+        with pytest.raises(UserError) as caught:
+            find(tmp_path, run.id)
+        assert str(run.path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_run_that_was_edited_or_renamed_is_refused(tmp_path: Path) -> None:
+    run = run_of(tmp_path)
+    work(run)
+    card = run.read("run.json")
+    write_json(run.path / "run.json", card | {"spec": {"seed": 1}})
+    with pytest.raises(UserError, match="does not hold what its name says"):
+        find(tmp_path, run.id)
+    write_json(run.path / "run.json", card)
+    run.path.rename(run.path.with_name("toy-00000000"))
+    with pytest.raises(UserError, match="does not hold what its name says"):
+        find(tmp_path, "00000000")
+
+
+def test_runs_of_another_protocol_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of(tmp_path)
+    work(run)
+    monkeypatch.setattr(runs, "PROTOCOL", runs.PROTOCOL + 1)
+    assert finished(tmp_path, "targets") == []
+    with pytest.raises(UserError, match="protocol"):
+        find(tmp_path, run.path.name)
+
+
+def test_a_child_whose_parent_is_gone_says_which(tmp_path: Path) -> None:
+    parent, child = run_of(tmp_path), run_of(tmp_path, kind="scores", parents={"target": run_of(tmp_path)})
+    work(parent)
+    work(child)
+    parent.discard()
+    with pytest.raises(UserError, match=parent.id):
+        find(tmp_path, child.id)
+
+
+def test_ambiguous_and_unknown_references(tmp_path: Path) -> None:
+    seen: dict[str, Run] = {}
+    for seed in range(100):
+        run = run_of(tmp_path, spec={"seed": seed}, name=f"toy{seed}")
+        if run.id[0] in seen:
+            break
+        seen[run.id[0]] = run
+    other = seen[run.id[0]]
+    work(run)
+    work(other)
+    with pytest.raises(UserError, match="matches 2 runs") as caught:
+        find(tmp_path, run.id[0])
+    assert run.path.name in str(caught.value) and other.path.name in str(caught.value)
+    assert find(tmp_path, run.id) == run and find(tmp_path, other.path.name) == other
+    for reference in ("nothing", "", "/", "zz"):
+        with pytest.raises(UserError, match="unknown run"):
+            find(tmp_path, reference)
+    with pytest.raises(UserError, match=f"did you mean '{run.path.name}'"):
+        find(tmp_path, f"{run.name}-{run.id[:-1]}x")
+
+
+def test_an_empty_or_missing_results_folder_holds_no_runs(tmp_path: Path) -> None:
+    for root in (tmp_path, tmp_path / "missing"):
+        assert all(finished(root, kind) == [] for kind in KINDS)
+        with pytest.raises(UserError, match="known: none"):
+            find(root, "abc")
+
+
+# --- files
+
+
+@contextmanager
+def interrupted(error: type[BaseException]) -> Iterator[None]:
+    with pytest.raises(error):
+        yield
+
+
+def test_an_interrupted_write_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"old": True})
+
+    def half(scratch: Path) -> None:
+        scratch.write_text('{"new"')
+        raise KeyboardInterrupt
+
+    with interrupted(KeyboardInterrupt):
+        write_atomic(path, half)
+    with interrupted(ValueError):
+        write_json(path, {"new": float("nan")})
+    assert json.loads(path.read_text()) == {"old": True} and list(tmp_path.iterdir()) == [path]
+
+
+def test_json_is_stable(tmp_path: Path) -> None:
+    write_json(tmp_path / "a", {"b": 1, "a": [1.5, None, "é"]})
+    write_json(tmp_path / "b", {"a": [1.5, None, "é"], "b": 1})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert json.loads((tmp_path / "a").read_text()) == {"b": 1, "a": [1.5, None, "é"]}
+
+
+def test_provenance_tells_who_and_how_long() -> None:
+    wall, cpu = clock()
+    told = provenance((wall - 3.0, cpu - 2.0), {"device": "cpu"})
+    assert 3.0 <= told["seconds"] < 30 and 2.0 <= told["cpu_seconds"] < 30 and told["device"] == "cpu"
+    assert told["mibench"] == mibench.__version__ and told["command"]
+    json.dumps(told, allow_nan=False)
