@@ -6,7 +6,7 @@ References:
     | https://openreview.net/forum?id=BnEG8pn3pK
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Int64
@@ -94,9 +94,10 @@ class AntiAdversarialTraining(Defense):
             step.noise.of("start"),
             step.engine.autocast,
         )
-        return Batch(
-            torch.cat([batch.x, crafted]),
-            torch.cat([batch.t, F.one_hot(y, classes).to(batch.t.dtype)]),
-            torch.cat([batch.w, self.lam * own]),
-            batch.clean,
+        return replace(
+            batch,
+            x=torch.cat([batch.x, crafted]),
+            t=torch.cat([batch.t, F.one_hot(y, classes).to(batch.t.dtype)]),
+            w=torch.cat([batch.w, self.lam * own]),
+            passes=(*batch.passes, len(batch.x)),
         )

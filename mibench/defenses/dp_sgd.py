@@ -161,7 +161,7 @@ class DPSGD(Defense):
         from opacus.accountants import PRVAccountant, RDPAccountant
 
         accountant = RDPAccountant() if self.accountant == "rdp" else PRVAccountant()
-        accountant.history = [(self.noise, schedule.rate, schedule.epochs * schedule.per_epoch)]
+        accountant.history = [(self.noise, schedule.rate, schedule.steps)]
         with warnings.catch_warnings():
             # The best Rényi order lies at the end of opacus's list for very little and very much noise: the epsilon
             # is then larger than need be, but still holds.

@@ -117,8 +117,8 @@ class SparseCoding(Defense):
     Args:
         layers: 1 (the authors' "sparse standard") or 2 (their SCA).
         lam: Price of a code's unit; larger is sparser. The authors' scripts have .1, .5 and 1.5.
-        iterations: Steps of the dynamics.
-        tau: Its time constant, >= 1; see `SparseLayer`.
+        iterations: Steps of the dynamics; the authors' 500 are 5 time constants, as here.
+        tau: Its time constant in steps, >= 1; see `SparseLayer`. The authors' is 100.
         train: What becomes of the atoms: random (fixed as drawn, which is what the authors' scripts amount to, as they
             never call the update) or backprop.
 
@@ -131,7 +131,7 @@ class SparseCoding(Defense):
 
     layers: int = 2
     lam: float = 0.5
-    iterations: int = 20
+    iterations: int = 50
     tau: float = 10.0
     train: Literal["random", "backprop"] = "random"
 

@@ -427,6 +427,8 @@ def _side_effects(one: Point, none: Point | None) -> dict[str, Any]:
             if key in effects:
                 found = effects[key]
                 flat[key].append(found["value"] if isinstance(found, Mapping) else found)
+        if "ood" in effects:
+            flat["ood_auroc"].append(effects["ood"]["auroc"])
         for report in metrics.get("defense_reports", []):
             for key, value in report.items():
                 flat[key].append(value)

@@ -19,6 +19,7 @@ from mibench.metrics import gradients
 from mibench.metrics.accuracy import closed_set, top_k
 from mibench.metrics.calibration import calibration
 from mibench.metrics.knn import leave_one_out
+from mibench.metrics.ood import detection
 from mibench.metrics.robustness import adversarial_accuracy, spread
 from mibench.models.served import Served
 from mibench.plugins.registry import Choice
@@ -213,6 +214,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
             defenses,
             data.flip,
             checkpoint=folder / "checkpoint.pt",
+            public=None if evaluator else data.public,
         )
         # Unknown after a killed process, which took part of it with it.
         trained = None if resumed else round(time.process_time() - before, 2)
@@ -254,8 +256,13 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
             )
             metrics["knn_real_to_real"] = real_to_real(train_features, data.train.labels)
         else:
+            strangers, _ = predict(model, data.public.images, engine)
             metrics["side_effects"] = side_effects(model, logits, data.heldout.on(engine))
-            metrics["defense_reports"] = fitted.reports
+            metrics["side_effects"]["ood"] = detection(logits.softmax(1), strangers.softmax(1))._asdict()
+            metrics["defense_reports"] = [
+                report | defense.report(memory, data, lambda images: predict(model, images, engine)[0])
+                for defense, memory, report in zip(defenses, fitted.memories, fitted.reports, strict=True)
+            ]
         header = {
             "role": "evaluation model" if evaluator else "target model",
             "architecture": run.spec["model"],
