@@ -31,6 +31,7 @@ CARD = {
 }
 
 PRESETS = {"paper": {"alpha": 0.1}}
+"""ImageNet, section 7 of the paper."""
 
 
 def smoothed(t: Float[Tensor, "b k"], alpha: float) -> Float[Tensor, "b k"]:
@@ -48,7 +49,7 @@ class LabelSmoothing(Defense):
     Raises:
         UserError: alpha outside [0, 1].
 
-    Source: defenses.md section 4.
+    Source: section 7 of the paper.
     """
 
     alpha: float = 0.1

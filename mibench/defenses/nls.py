@@ -31,6 +31,8 @@ CARD = {
 }
 
 PRESETS = {"paper": {"alpha": -0.05, "begin": 0.5, "full": 0.75, "ramp": "ref"}}
+"""The paper's alpha; epochs 50 and 75 of 100 and the ramp of train_model.py at commit 3087a4f of
+https://github.com/LukasStruppek/Plug-and-Play-Attacks."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class NegativeLabelSmoothing(Defense):
     Raises:
         UserError: alpha above 0, or not 0 <= begin <= full <= 1.
 
-    Source: defenses.md section 4.
+    Source: the paper; the ramp of the authors' train_model.py.
     Differs: the authors' epochs 50 and 75 are shares, so that short trainings reach alpha too; dense targets, because
     torch's own `label_smoothing` ignores or refuses a negative value.
     """

@@ -98,7 +98,7 @@ class RandomErasing(Defense):
             No pixel at all: entire, the control that leaves out a share of p (a_min + a_e) / 2 of each epoch's images,
             others each time, and so makes as many fewer steps (for as many steps, set training.epochs).
 
-    Source: section 3 of the paper; the sampler is torchvision's: sides round(sqrt(a h w r)) and round(sqrt(a h w / r)),
+    Source: the paper; the sampler is torchvision's: sides round(sqrt(a h w r)) and round(sqrt(a h w / r)),
     both smaller than the image's, ten tries, else the image stays whole.
     Differs: fills are pixels in [0, 1] (normalisation lies inside the model); the released boundary arms never reach
     the last row and column, and round the side down.

@@ -32,6 +32,7 @@ CARD = {
 }
 
 PRESETS = {"paper": {"stages": 1}}
+"""The last stage, as in the released configurations."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class RemovedSkips(Defense):
     Args:
         stages: How many stages, from the last; the paper's 1. 0 removes nothing.
 
-    Source: defenses.md section 8.
+    Source: the paper; https://github.com/Pillowkoh/RoLSS.
     Differs: the released ResNet also drops the skip connections of the last fifth of the third stage's blocks, in its
     undefended nets too; concatenative nets (DenseNet) and transformers are refused.
     """
