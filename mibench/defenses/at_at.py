@@ -68,8 +68,8 @@ class AntiAdversarialTraining(Defense):
         step: Size of a PGD step as a share of eps; the paper's .2.
         iterations: PGD steps.
 
-    Source: the paper's objective; values and passes of the authors' defenses/adversarial_train.py. An image whose target is
-    mixed is of its largest class.
+    Source: the paper's objective; values and passes of the authors' defenses/adversarial_train.py. An image whose
+    target is mixed is of its largest class.
     Differs: delta is crafted in eval mode (theirs in train mode, so that batch normalisation learns from what is
     crafted, five times a step); the default eps is 8 times theirs, for bf16.
     """

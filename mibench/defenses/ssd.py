@@ -107,8 +107,8 @@ class StealthyShield(Defense):
             e^(1/T) / (e^(1/T) + K - 1), so T should not exceed 1 / ln(9 K), which gives it nine draws of ten.
 
     Source: section 4 of the paper; in float64 the scores of https://github.com/ZhuangQu/Stealthy-Shield-Defense.
-    Differs: q is measured on the training images, of which the network is surer than of the paper's validation images; 1e-12 is added to each mean, so that none is 0 and a class without images has a
-    uniform one.
+    Differs: q is measured on the training images, of which the network is surer than of the paper's validation images;
+    1e-12 is added to each mean, so that none is 0 and a class without images has a uniform one.
     """
 
     eps: float = 0.5

@@ -6,10 +6,9 @@ from typing import Any
 import pytest
 import torch
 from defending import assert_refused, at_epoch, cnn, drawn, labels, pixels, preset, trained, weighted_rows
-
-from mibench.core import Batch, Defense
 from torch.nn import functional as F
 
+from mibench.core import Batch, Defense
 from mibench.defenses.loft import LowRank, adapted
 from mibench.runtime.errors import UserError
 from mibench.training import loss_of

@@ -78,8 +78,8 @@ def test_one_atom_is_soft_thresholding_by_hand() -> None:
     ("stride", "golden"), [(1, [8.8449, 2.6238, 2.8000, 3.6365]), (2, [3.0263, 1.1867, 2.1437, 2.4074])]
 )
 def test_codes_are_the_authors_librarys(stride: int, golden: list[float]) -> None:
-    """Golden: each atom's summed code by lca-pytorch's LCAConv2D (lambda .5, tau 10, 51 iterations, of which the last one
-    changes nothing it returns). It divides by the unbiased deviation."""
+    """Golden: each atom's summed code by lca-pytorch's LCAConv2D (lambda .5, tau 10, 51 iterations, of which the last
+    changes nothing that it returns). It divides by the unbiased deviation."""
     layer = layer_of(3, 4, 3, stride, lam=0.5, iterations=50, tau=10.0)
     layer.weight.data = torch.sin(1.3 * torch.arange(108.0) ** 1.1).reshape(4, 3, 3, 3)
     x = torch.cos(0.7 * torch.arange(108.0) ** 1.2).reshape(1, 3, 6, 6) * 0.5 + 0.5
