@@ -224,7 +224,7 @@ def test_interrupted_it_ends_with_the_same_bits(name: str, tmp_path: Path) -> No
     """And so, of course, without an interruption: same seed, same bits."""
     path = tmp_path / "checkpoint.pt"
     with pytest.raises(KeyboardInterrupt):
-        train(architecture(name), plugin(name), checkpoint=path, reporter=Stop(6))
+        train(architecture(name), plugin(name), checkpoint=path, reporter=Stop(10))
     assert path.exists()
     again, once = train(architecture(name), plugin(name), checkpoint=path), whole(name)
     for one, other in zip([once.model, *once.fitted.memories], [again.model, *again.fitted.memories], strict=True):
