@@ -67,7 +67,7 @@ LOMMA_VARIANTS = [(True, True), (True, False), (False, True), (False, False)]
 def identity_loss(
     attack: Lomma, world: World, students: list[Classifier], x: Tensor, y: Tensor, noise: Noise
 ) -> Tensor:
-    """attacks.md section 9, spelled out."""
+    """The identity loss of LOMMA spelled out, https://arxiv.org/abs/2304.01669, section 4."""
     logits = [world.target(x), *(student(x) for student in students)]
     value = torch.zeros(len(y))
     for one in logits:
