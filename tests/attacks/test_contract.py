@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,14 @@ def work_of(name: str, world: World, batch: int, folder: Path | None = None) -> 
     return (erased if name in COMPOSED else workspace)(world, batch, folder)
 
 
+@cache
+def whole(name: str) -> tuple[Reconstructions, Oracle]:
+    """What comes out of a run of all identities of the shared world, for all tests that only look at it."""
+    world = world_of()
+    oracle = world.oracle(access_of(name))
+    return short(world, name, oracle=oracle), oracle
+
+
 def access_of(name: str) -> Access:
     return ACCESS[registry.card("attacks", inner(name))["access"]]
 
@@ -109,7 +118,7 @@ def test_target_and_prior_are_untouched(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_access_is_what_the_card_says_and_no_less_would_do(name: str) -> None:
     world = world_of()
-    short(world, name, oracle=world.oracle(access_of(name)))
+    whole(name)
     for access in Access:
         if access < access_of(name):
             with pytest.raises(UserError, match=f"was granted {access.name.lower()}"):
@@ -160,7 +169,7 @@ def test_same_seed_same_bits_another_seed_differs(name: str) -> None:
 def test_identities_and_restarts_do_not_share_their_randomness(name: str) -> None:
     if registry.card("attacks", inner(name))["role"] == "floor" and name != "prior_sample":
         return  # a shared pool may hold one image for two identities
-    found = short(world_of(), name)
+    found, _ = whole(name)
     assert len(found.latents.unique(dim=0)) == len(found.latents)
 
 
@@ -187,12 +196,12 @@ def test_a_hundred_identities_by_five_in_one_batch() -> None:
 @pytest.mark.parametrize("name", FEWER)
 @pytest.mark.parametrize("batch", [1, 3, 7])
 def test_the_workspaces_batch_does_not_matter(name: str, batch: int) -> None:
-    world, oracles = world_of(), [world_of().oracle(access_of(name)) for _ in range(2)]
-    wide = short(world, name, oracle=oracles[0], work=work_of(name, world, 1000))
-    narrow = short(world, name, oracle=oracles[1], work=work_of(name, world, batch))
+    world, (wide, asked) = world_of(), whole(name)
+    oracle = world.oracle(access_of(name))
+    narrow = short(world, name, oracle=oracle, work=work_of(name, world, batch))
     torch.testing.assert_close(wide.latents, narrow.latents, rtol=0, atol=ROUNDING)
     torch.testing.assert_close(wide.images, narrow.images, rtol=0, atol=ROUNDING)
-    assert torch.equal(oracles[0].queries, oracles[1].queries)
+    assert torch.equal(oracle.queries, asked.queries)
 
 
 def budgets(name: str, world: World) -> list[int]:
@@ -215,7 +224,7 @@ def test_a_budget_is_never_exceeded(name: str) -> None:
             assert budget < cost.shared_queries  # only a shared pool may fail as a whole
         assert int(oracle.queries.max()) + oracle.shared_queries <= budget
     exact = world.oracle(access_of(name), cost.queries + cost.shared_queries)
-    assert same(short(world, name, oracle=exact), short(world, name))
+    assert same(short(world, name, oracle=exact), whole(name)[0])
 
 
 @pytest.mark.parametrize("name", [name for name in FEWER if registry.card("attacks", inner(name))["role"] == "attack"])
