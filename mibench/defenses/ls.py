@@ -49,7 +49,7 @@ class LabelSmoothing(Defense):
     Raises:
         UserError: alpha outside [0, 1].
 
-    Source: section 7 of the paper.
+    Source: section 7 of the first paper, https://arxiv.org/abs/1512.00567.
     """
 
     alpha: float = 0.1

@@ -2,7 +2,9 @@
 
 References:
     | Random Erasing vs. Model Inversion: A Promising Defense or a False Hope? (Tran et al., TMLR 2025)
+    | https://arxiv.org/abs/2409.01062
     | Random Erasing Data Augmentation (Zhong et al., AAAI 2020)
+    | https://arxiv.org/abs/1708.04896
 """
 
 import math

@@ -7,6 +7,7 @@ References:
     | Improving Robustness to Model Inversion Attacks via Sparse Coding Architectures (Dibbo et al., ECCV 2024)
     | https://arxiv.org/abs/2403.14772
     | Sparse Coding via Thresholding and Local Competition in Neural Circuits (Rozell et al., 2008)
+    | https://doi.org/10.1162/neco.2008.03-07-486
 """
 
 import math

@@ -13,7 +13,7 @@ from mibench.core import AttackContext
 
 
 def test_gmi_takes_the_published_steps() -> None:
-    """attacks.md sections 0.3 and 1: v' = .9 v - lr g, z' = clamp(z - .9 v + 1.9 v'), g of (-D + 100 CE) / 100."""
+    """v' = .9 v - lr g, z' = clamp(z - .9 v + 1.9 v'), g of (-D + 100 CE) / 100."""
     world, y = world_of(), torch.tensor([0, 0, 1, 1, 2, 2])
     labels, oracle = torch.arange(3), world_of().oracle()
 

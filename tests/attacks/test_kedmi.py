@@ -14,7 +14,7 @@ from mibench.runtime.rng import Noise
 
 @pytest.mark.parametrize("clip", [False, True])
 def test_kedmi_takes_the_published_steps(clip: bool) -> None:
-    """attacks.md section 2: Adam lr .02 on mu = 0, log_var = 1 for softplus(-lse D) + 100 CE, one draw a step."""
+    """Adam lr .02 on mu = 0, log_var = 1 for softplus(-lse D) + 100 CE, one draw a step."""
     world = World(6, "kp1")
     labels = torch.arange(3)
     noise = Noise(5, labels).of("kedmi")

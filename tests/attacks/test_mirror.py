@@ -18,7 +18,7 @@ from mibench.runtime.rng import Noise
 
 
 def test_the_schedule() -> None:
-    """Source: attacks.md section 6. 0 at both ends, half way up at 2.5 %, full from 5 % to 75 %, half at 87.5 %."""
+    """0 at both ends, half way up at 2.5 %, full from 5 % to 75 %, half at 87.5 %."""
     golden = {0.0: 0.0, 0.025: 0.5, 0.05: 1.0, 0.4: 1.0, 0.75: 1.0, 0.875: 0.5, 1.0: 0.0}
     for t, wanted in golden.items():
         assert ramp(t) == pytest.approx(wanted, abs=1e-12)

@@ -15,7 +15,7 @@ from mibench.runtime.rng import Noise
 
 
 def test_the_first_parents_share_of_genes() -> None:
-    """attacks.md section 6 (e): .9 against .1 gives the .9 parent's gene with probability .044 in the authors' code."""
+    """.9 against .1 gives the .9 parent's gene with probability .044 in the authors' code."""
     one, other = torch.tensor([0.9]).log(), torch.tensor([0.1]).log()
     assert float(first_parents_share(one, other, "legacy")) == pytest.approx(0.0438, abs=5e-5)
     assert float(first_parents_share(one, other, "fixed")) == pytest.approx(0.9, abs=1e-6)

@@ -30,7 +30,7 @@ from mibench.runtime.errors import UserError
     ],
 )
 def test_golden_values_of_the_schedule(ramp: Any, epoch: int, expected: float) -> None:
-    """The authors' train_model.py divides by E - 50, so it reaches half of alpha and jumps."""
+    """The authors' code divides by E - 50, so it reaches half of alpha and jumps."""
     defense = NegativeLabelSmoothing(-0.05, ramp=ramp)
     assert defense.alpha_at(epoch, 100) == pytest.approx(expected, abs=1e-12)
     batch = weighted_rows()
