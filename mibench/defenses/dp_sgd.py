@@ -52,8 +52,8 @@ CARD = {
 }
 
 PRESETS = {"paper": {"noise": 0.01, "clip": 1.0}}
-"""What the model-inversion papers ran under the name of DP-SGD (VGG-16, CelebA: gmi/target/train_dp.py at commit 23dc853
-of https://github.com/Jiachen-T-Wang/mi-defense): its epsilon is above a million."""
+"""What the model-inversion papers ran under the name of DP-SGD (VGG-16, CelebA: gmi/target/train_dp.py at commit
+23dc853 of https://github.com/Jiachen-T-Wang/mi-defense): its epsilon is above a million."""
 
 LEAST_PRV_NOISE = 0.3
 """Below, the PRV accountant's grid grows fast: 2 s at .3, 7 s at .2, with epsilon beyond any use."""
