@@ -1,12 +1,13 @@
 """Run an attack against a target through the oracle and keep the reconstructions as uint8 images."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mibench.core import Access, Attack, AttackContext, BudgetExhausted, Oracle, Reconstructions, to_uint8
+from mibench.core import Access, Attack, AttackContext, BudgetExhausted, Defense, Oracle, Reconstructions, to_uint8
 from mibench.models.fold import fold
 from mibench.models.winograd import winograd
 from mibench.plugins import registry
@@ -20,7 +21,7 @@ from mibench.runtime.progress import Reporter
 from mibench.runtime.rng import Noise
 from mibench.stages import artifacts
 
-__all__ = ["ACCESS", "plan", "work"]
+__all__ = ["ACCESS", "plan", "shown_by", "work"]
 
 ACCESS = {
     "none": Access.LABEL_ONLY,
@@ -61,6 +62,18 @@ def plan(
     )
 
 
+def shown_by(defenses: Sequence[Defense]) -> Callable[[Tensor, Noise], Tensor]:
+    """What defenses do to the training images, without the base augmentation between `before` and `transform`."""
+
+    def transform(x: Tensor, noise: Noise) -> Tensor:
+        for hook in ("before", "transform"):
+            for place, defense in enumerate(defenses):
+                x = getattr(defense, hook)(x, noise.of(place))
+        return x
+
+    return transform
+
+
 def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     """Invert, quantise, write."""
     started = clock()
@@ -81,13 +94,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     total = cost.queries * count + cost.shared_queries
     with run.writing() as folder, reporter.task(f"{run.name} on {target.name}", total, "images") as task:
         oracle = Oracle(network, ACCESS[run.spec["access"]], len(data.classes), run.spec["budget"], tick=task.advance)
-        stack = artifacts.defenses(target)
-
-        def transform(x: Tensor, noise: Noise) -> Tensor:
-            for place, defense in enumerate(stack):
-                x = defense.transform(x, noise.of(place))
-            return x
-
+        transform = shown_by(artifacts.defenses(target))
         public = data.public.on(engine)
         batch = at_once(BATCH[engine.device.type], data.image_shape, engine.device)
         workspace = AttackContext(batch, folder, public, transform)
