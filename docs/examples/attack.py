@@ -1,8 +1,8 @@
 """Adam on a latent under the target's margin: a complete attack in one file.
 
 References:
-    | Pseudo Label-Guided Model Inversion Attack via Conditional Generative Adversarial Network (Yuan et al., AAAI 2023),
-      the loss
+    | Pseudo Label-Guided Model Inversion Attack via Conditional Generative Adversarial Network
+      (Yuan et al., AAAI 2023), the loss
     | https://arxiv.org/abs/2302.09814
 """
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from mibench.core import Oracle, Prior, PriorTrainer, Split, TrainingContext, to_float
 from mibench.runtime.errors import UserError
 
-__all__ = ["Eigenfaces", "EigenfacePrior"]
+__all__ = ["EigenfacePrior", "Eigenfaces"]
 
 CARD = {
     "summary": "a Gaussian along the principal components of the public images",

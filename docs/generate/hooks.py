@@ -13,7 +13,6 @@ from mkdocs.structure.files import File
 
 from mibench.plugins import registry
 
-
 COPIED = ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "CODE_OF_CONDUCT.md")
 """Files of the repository's root that are pages too."""
 

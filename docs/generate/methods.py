@@ -1,4 +1,4 @@
-"""One page for each attack, defense, prior, data set, model and metric, from its card, docstring, fields and presets."""
+"""One page for each method of every kind, from its card, docstring, fields and presets."""
 
 import csv
 import dataclasses
@@ -186,7 +186,7 @@ def _presets(kind: str, name: str) -> list[str]:
     changed = sorted({field for values in presets.values() for field in values})
     told = (
         "What each preset changes; `paper` is the published setting, `quick` fits in CPU minutes, `legacy` follows "
-        + ("the authors' code where it differs from their paper.")
+        "the authors' code where it differs from their paper."
     )
     if not changed:
         return ["## Presets", f"{', '.join(f'`{preset}`' for preset in presets)}: all are the defaults above."]
@@ -248,7 +248,7 @@ def _measured(kind: str, name: str) -> list[str]:
             f"| {row['n'].removesuffix('.0')} | {_seconds(row)} |"
             for row in rows
         ]
-        told = "`mibench attack --method all,ppa+eot,ppa+align,ppa+ppdg`, presets `quick`, seed 0, evaluation model `resnet`:"
+        told = "`mibench attack --method all,ppa+eot,ppa+align,ppa+ppdg`, presets `quick`, seed 0, judged by `resnet`:"
     elif kind == "defenses":
         every = _rows("defenses/tradeoff.csv")
         rows = [row for row in every if row["family"].split(" ")[0] == name]
@@ -267,7 +267,7 @@ def _measured(kind: str, name: str) -> list[str]:
             + " |"
             for row in rows
         ]
-        told = "`mibench run defenses`, three seeds, 50 people, open-set attack accuracy of the strongest attack by `resnet`:"
+        told = "`mibench run defenses`, three seeds, 50 people; open-set accuracy of the strongest attack by `resnet`:"
     else:
         return []
     return ["## Numbers of a reference run", told, "\n".join(lines), WARNING]
