@@ -71,7 +71,7 @@ def api() -> str:
     parts = [
         "# Python API",
         "`import mibench` loads nothing heavy; each name below is loaded when it is first used. Images are float NCHW "
-        "in [0, 1], labels are integers from 0, rates lie in [0, 1]. A mistake raises `mibench.UserError` with one line "
+        "in [0, 1], labels are integers from 0, rates lie in [0, 1]. A mistake raises `mibench.UserError`, one line "
         "that says what was given, what is allowed and what to do. See the "
         "[quickstart](quickstart.md#from-python) for a program.",
     ]
