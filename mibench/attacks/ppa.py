@@ -15,7 +15,7 @@ from torch import Tensor
 from mibench.attacks.parts.latents import Point
 from mibench.attacks.parts.pspace import searched
 from mibench.attacks.parts.search import best_of_pool, descend, keys, piecewise, pool_scores, render, robust_confidence
-from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions, augment
+from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions, augment
 from mibench.core.losses import IDENTITY, on_logits
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
@@ -33,6 +33,7 @@ CARD = {
     "prior": "dcgan",
     "cost": [30000, 10000, 10000],
     "role": "attack",
+    "requires": ["gradients", "unconditional"],
 }
 
 PRESETS = {
@@ -91,15 +92,7 @@ class PPA(Attack):
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"ppa: betas must lie in [0, 1), got {self.betas}")
 
-    def needs(self, prior: Prior) -> None:
-        """A generator that gradients flow through."""
-        if not prior.differentiable:
-            raise UserError("ppa needs a generator; use --prior dcgan, wgan_gp or kedmi")
-        if prior.conditional:
-            raise UserError("ppa scores one pool for all identities; use an unconditional prior: dcgan, wgan_gp, kedmi")
-        searched(prior, self.space)
-
-    def cost(self, prior: Prior, public: int = 0) -> Cost:
+    def cost(self, prior: Capabilities, public: int = 0) -> Cost:
         """candidates x (steps with gradient + selection views), and the pool once for everybody."""
         gradients = self.candidates * self.steps
         views = self.candidates * self.selection_views if self.candidates > self.images else 0

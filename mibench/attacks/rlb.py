@@ -16,7 +16,7 @@ from torch import Tensor
 from mibench.attacks.parts.asking import ask_many
 from mibench.attacks.parts.sac import Agents, Replay, Transitions
 from mibench.attacks.parts.search import keys, piecewise, render
-from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions
+from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions
 from mibench.core.losses import margin_reward
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
@@ -34,6 +34,7 @@ CARD = {
     "prior": "wgan_gp",
     "role": "attack",
     "cost": [80_000, 0, 0],
+    "requires": ["gradients"],
 }
 
 PRESETS = {
@@ -112,12 +113,7 @@ class RLB(Attack):
                 f"rlb: alpha must lie in [0, 1), gamma and tau in [0, 1], got {self.alpha}, {self.gamma}, {self.tau}"
             )
 
-    def needs(self, prior: Prior) -> None:
-        """A generator."""
-        if not prior.differentiable:
-            raise UserError("rlb needs a generator; use --prior wgan_gp or --prior dcgan")
-
-    def cost(self, prior: Prior, public: int = 0) -> Cost:
+    def cost(self, prior: Capabilities, public: int = 0) -> Cost:
         """One query per step (two where alpha > 0 makes s' and a differ), one per extra rollout."""
         return Cost(self.episodes // self.episodes_per_update * self._round(), 0, 0)
 

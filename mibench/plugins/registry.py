@@ -11,7 +11,7 @@ import ast
 import importlib
 import inspect
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,7 +45,16 @@ class Choice:
     plugin: Any
 
     def spec(self) -> dict[str, Any]:
-        """What decides the result, as JSON values."""
+        """What decides the result, as JSON values; a folder of pictures is read for it once."""
+        return self._spec
+
+    @cached_property
+    def shape(self) -> Any:
+        """Of a data set: how many people and images there are (`mibench.core.Shape`), counted once."""
+        return self.plugin.shape()
+
+    @cached_property
+    def _spec(self) -> dict[str, Any]:
         settings = self.plugin.identity() if self.kind == "data" else _flat(self.plugin, wrappers(self.name))
         return {"name": self.name, "settings": settings}
 

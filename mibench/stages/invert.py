@@ -9,7 +9,7 @@ from torch import Tensor
 from mibench.core import Access, Attack, AttackContext, BudgetExhausted, Oracle, Reconstructions, to_uint8
 from mibench.models.fold import fold
 from mibench.models.winograd import winograd
-from mibench.plugins import registry
+from mibench.plugins import capabilities, registry
 from mibench.plugins.registry import Choice
 from mibench.runs import Run, clock, provenance
 from mibench.runtime.engine import Engine, at_once, describe
@@ -74,7 +74,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     if not 1 <= count <= len(data.classes):
         raise UserError(f"--identities {count}: the target knows {len(data.classes)} identities")
     prior = engine.place(artifacts.load_prior(source, data))
-    attack.needs(prior)  # type: ignore[arg-type]
+    capabilities.require(attack, prior)  # type: ignore[arg-type]
     network = winograd(engine.place(fold(artifacts.load_classifier(target, data))), engine)  # type: ignore[arg-type]
     labels = torch.arange(count, device=engine.device)
     cost = attack.cost(prior, len(data.public))  # type: ignore[arg-type]

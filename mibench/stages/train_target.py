@@ -95,7 +95,7 @@ def plan(
             architecture or does not start from such a network.
     """
     models.family(architecture)
-    spec, inputs = artifacts.dataset_spec(data.plugin, data.name)
+    spec, inputs = artifacts.dataset_spec(data)
     real = [choice for choice in defenses if choice.name != "none"]
     require_compatible(architecture, real, pretrained)
     backbone = train_backbone.plan(root, data, architecture, precision) if pretrained == "public" else None
@@ -160,7 +160,7 @@ def plan_evaluator(
 ) -> Run:
     """The run that trains an evaluation model."""
     models.family(architecture)
-    spec, inputs = artifacts.dataset_spec(data.plugin, data.name)
+    spec, inputs = artifacts.dataset_spec(data)
     return Run(
         root,
         "evaluators",
