@@ -1,0 +1,480 @@
+"""The Python API: train a target, learn a prior, attack, evaluate, load results.
+
+A call plans the same runs as the command of its name, executes what is not done yet and returns an object that reads
+the finished run when it is asked. Settings are grouped by what they belong to, as before the dot of `--set`:
+`{"data": {"identities": 10}, "re": {"a_e": 0.8}, "training": {"epochs": 30}}`.
+"""
+
+import base64
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from mibench import runs
+from mibench.core import Dataset, Prior, to_float
+from mibench.experiments.experiment import Experiment, Targets, Trained
+from mibench.experiments.plan import plan
+from mibench.experiments.reading import prior_preset, read_attackers, read_evaluators, read_target
+from mibench.plugins import registry
+from mibench.runs import Run, executor
+from mibench.runtime import engine
+from mibench.runtime.errors import UserError, unknown
+from mibench.runtime.progress import Reporter, Silent
+from mibench.stages import artifacts, execute
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.table import Table
+
+__all__ = [
+    "EvaluationModel",
+    "Inversion",
+    "LearntPrior",
+    "Results",
+    "Settings",
+    "Target",
+    "invert",
+    "load_results",
+    "train_evaluators",
+    "train_prior",
+    "train_target",
+]
+
+Settings = Mapping[str, Mapping[str, Any]]
+"""Settings by what they belong to: `data`, `training`, `evaluator`, `attack`, `prior`, or a defense's name."""
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """A finished run.
+
+    Args:
+        run: Where it lies and what was asked.
+    """
+
+    run: Run
+
+    @property
+    def id(self) -> str:
+        """What `mibench show` and `mibench cite` take."""
+        return self.run.id
+
+    @property
+    def path(self) -> Path:
+        """Its directory."""
+        return self.run.path
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """Everything that was measured: its metrics.json. Rates lie in [0, 1], times are seconds."""
+        return self.run.read("metrics.json")
+
+    def _facts(self) -> dict[str, str]:
+        """What its representations show, beside the picture."""
+        return {"run": str(self.path)}
+
+    def _picture(self) -> Path | None:
+        """A PNG of the run, if it has one."""
+        return None
+
+    def __rich__(self) -> "Table":
+        return _rich(type(self).__name__, self._facts())
+
+    def _repr_html_(self) -> str:
+        picture, shown = self._picture(), ""
+        if picture is not None and picture.is_file():
+            data = base64.b64encode(picture.read_bytes()).decode()
+            shown = f'<img alt="{escape(picture.name)}" src="data:image/png;base64,{data}" style="max-width:100%">'
+        return f"<div>{_html(self._facts())}{shown}</div>"
+
+
+@dataclass(frozen=True)
+class Target(_Finished):
+    """A trained classifier that is to be attacked; what `train_target` returns."""
+
+    @cached_property
+    def data(self) -> Dataset:
+        """The data set that it was trained on.
+
+        Raises:
+            UserError: If its images have changed since.
+        """
+        return artifacts.dataset(self.run)
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The network as it is served: images in [0, 1], (n, c, h, w), to logits, (n, classes); frozen, in eval mode."""
+        return artifacts.load_classifier(self.run, self.data)
+
+    @property
+    def natural_accuracy(self) -> float:
+        """The share of the held-out images of the private people that it names rightly, in [0, 1]."""
+        return float(self.metrics["natural_accuracy"]["value"])
+
+    def _facts(self) -> dict[str, str]:
+        spec = self.run.spec
+        return {
+            "model": str(spec["model"]),
+            "defense": " + ".join(one["name"] for one in spec["defenses"]) or "none",
+            "data set": str(spec["dataset"]["name"]),
+            "natural accuracy": f"{100 * self.natural_accuracy:.1f}%",
+            "run": str(self.path),
+        }
+
+
+@dataclass(frozen=True)
+class EvaluationModel(_Finished):
+    """A classifier that judges reconstructions and that no attack meets; it also knows people who are not private."""
+
+    @property
+    def name(self) -> str:
+        """Its architecture."""
+        return str(self.run.spec["model"])
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The network: images in [0, 1], (n, c, h, w), to logits, (n, private people + distractors); frozen."""
+        return artifacts.load_classifier(self.run, artifacts.dataset(self.run))
+
+    def _facts(self) -> dict[str, str]:
+        accuracy = f"{100 * float(self.metrics['natural_accuracy']['value']):.1f}%"
+        return {"evaluation model": self.name, "held-out accuracy": accuracy, "run": str(self.path)}
+
+
+@dataclass(frozen=True)
+class LearntPrior(_Finished):
+    """An image prior; what `train_prior` returns.
+
+    Args:
+        run: Where it lies and what was asked.
+        data: The data set whose public images it learnt.
+    """
+
+    data: Dataset
+
+    @cached_property
+    def prior(self) -> Prior:
+        """The prior itself: `sample`, `decode(z)` to images in [0, 1]; frozen, in eval mode."""
+        return artifacts.load_prior(self.run, self.data)
+
+    def _picture(self) -> Path:
+        return self.path / "samples.png"
+
+    def _facts(self) -> dict[str, str]:
+        return {"prior": str(self.run.spec["prior"]["name"]), "public images of": self.data.name, "run": str(self.path)}
+
+
+@dataclass(frozen=True)
+class Inversion(_Finished):
+    """What an attack reconstructed; what `invert` returns.
+
+    Args:
+        run: Where it lies and what was asked.
+        target: What was attacked.
+    """
+
+    target: Target
+
+    @cached_property
+    def _tensors(self) -> dict[str, Tensor]:
+        return artifacts.read_tensors(self.path / "images.safetensors", "reconstructions")[0]
+
+    @cached_property
+    def images(self) -> Float[Tensor, "n c h w"]:
+        """The reconstructions as they are stored and scored: multiples of 1/255 in [0, 1], grouped by identity."""
+        return to_float(self._tensors["images"])
+
+    @cached_property
+    def labels(self) -> Int64[Tensor, " n"]:
+        """Whom each image is to show: a place in `target.data.classes`."""
+        return self._tensors["labels"]
+
+    def _picture(self) -> Path:
+        return self.path / "grid.png"
+
+    def _facts(self) -> dict[str, str]:
+        people = len(self.labels.unique())
+        return {
+            "attack": str(self.run.spec["attack"]["name"]),
+            "target": self.target.path.name,
+            "reconstructions": f"{len(self.labels)} of {people} identities",
+            "run": str(self.path),
+        }
+
+
+@dataclass(frozen=True)
+class Results:
+    """The finished scores of a results folder; what `load_results` returns.
+
+    Args:
+        scores: One row a score (target x attack), and for each protocol a row of chance and one of real held-out
+            images. Rates lie in [0, 1]; `x_low` and `x_high` bound x with 95%; `x@resnet` is what resnet measured.
+        reconstructions: One row an image: its score, its label, each evaluation model's verdict and distance.
+        errors: Of each run that could not be read, what is wrong with it.
+    """
+
+    scores: "pd.DataFrame"
+    reconstructions: "pd.DataFrame"
+    errors: tuple[str, ...] = ()
+
+    def _facts(self) -> dict[str, str]:
+        facts = {"scores": f"{len(self.scores)}", "reconstructions": f"{len(self.reconstructions)}"}
+        return facts | ({"left out": "; ".join(self.errors)} if self.errors else {})
+
+    def __rich__(self) -> "Table":
+        return _rich("Results", self._facts())
+
+    def _repr_html_(self) -> str:
+        return f"<div>{_html(self._facts())}{self.scores.to_html(max_rows=20, max_cols=12)}</div>"
+
+
+def train_target(
+    defense: str = "none",
+    model: str = "cnn",
+    dataset: str = "digiface",
+    *,
+    pretrained: str | None = None,
+    seed: int = 0,
+    settings: Settings | None = None,
+    results: str | Path = "results",
+    device: str = "auto",
+    precision: str = "auto",
+    progress: bool = True,
+) -> Target:
+    """Train a target, or find it trained: the command `mibench train-target`.
+
+    Args:
+        defense: A defense's name, or several that are stacked: `re+nls`.
+        model: An architecture; see `mibench list models`, or any of torchvision's classifiers.
+        dataset: A data set's name.
+        pretrained: `none`, `imagenet` or `public`; what the defense needs if absent.
+        seed: Everything random is derived from it.
+        settings: Of `data`, `training`, and of each defense by its name.
+        results: The folder of all runs.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        precision: `auto`, `fp32` or `bf16`.
+        progress: Draw bars on stderr.
+
+    Raises:
+        UserError: For an unknown name or setting, a value out of range, defenses that cannot be combined, or a loss
+            that stops being finite.
+    """
+    given = _owned(settings, ("data", "training", *defense.split("+")))
+    experiment = Experiment(
+        "target",
+        registry.configure("data", dataset, settings=given["data"]),
+        Targets((read_target(model, defense, given, pretrained),), (seed,)),
+        seed=seed,
+        precision=_precision(device, precision),
+    )
+    return Target(_execute(experiment, results, device, progress)[-1])
+
+
+def train_evaluators(
+    target: Target,
+    names: Sequence[str] | None = None,
+    *,
+    settings: Settings | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    progress: bool = True,
+) -> tuple[EvaluationModel, ...]:
+    """Train the evaluation models of a target's data set, or find them trained; the first gives the headline.
+
+    Args:
+        target: Whose reconstructions they will judge; none may be of its family.
+        names: Architectures of at least two families; two of other families than the target's if absent.
+        settings: Of the `evaluator`: what differs from their training recipe.
+        device: As in `train_target`.
+        precision: As in `train_target`.
+        progress: Draw bars on stderr.
+
+    Raises:
+        UserError: If two families are not there, or one is the target's.
+    """
+    given = _owned(settings, ("evaluator",))
+    experiment = Experiment(
+        "training",
+        None,
+        Trained((target.path.name,)),
+        evaluators=read_evaluators(",".join(names) if names else None, given["evaluator"]),
+        precision=_precision(device, precision),
+    )
+    made = _execute(experiment, target.run.root, device, progress)
+    return tuple(EvaluationModel(run) for run in made if run.kind == "evaluators")
+
+
+def train_prior(
+    name: str = "wgan_gp",
+    dataset: str = "digiface",
+    *,
+    target: Target | None = None,
+    preset: str = "quick",
+    seed: int = 0,
+    settings: Settings | None = None,
+    results: str | Path = "results",
+    device: str = "auto",
+    precision: str = "auto",
+    progress: bool = True,
+) -> LearntPrior:
+    """Learn an image prior on the public images of a data set, or find it learnt: `mibench train-prior`.
+
+    Args:
+        name: A prior's name.
+        dataset: Whose public images; a target's own if a target is given.
+        target: What the prior learns from besides, where it must (`kedmi`, `plg`, `tacgan`).
+        preset: `quick`, `paper` or `default`.
+        seed: Everything random is derived from it.
+        settings: Of the `prior`, and of `data` where no target is given.
+        results: The folder of all runs; a target's own if a target is given.
+        device: As in `train_target`.
+        precision: As in `train_target`.
+        progress: Draw bars on stderr.
+
+    Raises:
+        UserError: For an unknown name or setting, or a prior that needs a target where none is given.
+    """
+    given = _owned(settings, ("prior",) if target else ("prior", "data"))
+    recipe = registry.configure("priors", name, prior_preset(name, preset), given["prior"])
+    if target is None and recipe.plugin.target_access is not None:
+        raise UserError(f"the prior {name} learns from a target too: train_prior('{name}', target=...)")
+    asked = target.run.inputs["dataset"] if target else {"name": dataset, "settings": given["data"]}
+    data = registry.configure("data", asked["name"], settings=dict(asked["settings"]))
+    experiment = Experiment(
+        "prior",
+        data,
+        Trained((target.path.name,) if target else ()),
+        prior=recipe,
+        seed=seed,
+        precision=_precision(device, precision),
+    )
+    run = _execute(experiment, target.run.root if target else results, device, progress)[-1]
+    return LearntPrior(run, target.data if target else artifacts.open_dataset(run.inputs["dataset"]))
+
+
+def invert(
+    target: Target,
+    attack: str = "ppa",
+    *,
+    prior: str | LearntPrior | None = None,
+    preset: str = "quick",
+    identities: int | None = None,
+    budget: int | None = None,
+    seed: int = 0,
+    settings: Settings | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    progress: bool = True,
+) -> Inversion:
+    """Attack a target and keep the reconstructions, or find them made; scores nothing: `mibench invert`.
+
+    Args:
+        target: What is attacked.
+        attack: An attack's name, perhaps wrapped: `ppa+eot`.
+        prior: A prior's name, or one that was learnt with the same seed; the attack's own if absent.
+        preset: `quick`, `paper` or `legacy`; the prior's too, unless it was given learnt.
+        identities: Only the first so many are attacked; all if absent.
+        budget: Most images the target is asked for one identity, shared ones included; unlimited if absent.
+        seed: Everything random is derived from it.
+        settings: Of the `attack` (of a wrapper as `"eot.copies"`) and of the `prior`.
+        device: As in `train_target`.
+        precision: As in `train_target`.
+        progress: Draw bars on stderr.
+
+    Raises:
+        UserError: For an unknown name or setting, a prior that lacks what the attack requires or that learnt from more
+            of the target than the attack may ask for, or a search whose loss stops being finite.
+    """
+    given = _owned(settings, ("attack", "prior"))
+    if isinstance(prior, LearntPrior):
+        if prior.run.spec["seed"] != seed:
+            raise UserError(f"the prior was learnt with seed {prior.run.spec['seed']}, the attack has seed {seed}")
+        given["prior"] = {**prior.run.spec["prior"]["settings"], **given["prior"]}
+        prior = str(prior.run.spec["prior"]["name"])
+    if "," in attack or attack == "all":
+        raise UserError(f"invert makes one attack at a time, got '{attack}'; call it once for each")
+    experiment = Experiment(
+        "inversions",
+        None,
+        Trained((target.path.name,)),
+        read_attackers(attack, preset, given["attack"], prior, given["prior"]),
+        identities=identities,
+        budget=budget,
+        seed=seed,
+        precision=_precision(device, precision),
+    )
+    return Inversion(_execute(experiment, target.run.root, device, progress)[-1], target)
+
+
+def load_results(results: str | Path = "results") -> Results:
+    """All finished scores of a results folder as tidy data frames; what cannot be read is named in `errors`.
+
+    Args:
+        results: The folder of all runs.
+
+    Raises:
+        UserError: If there is no such folder.
+    """
+    from mibench.report import frame, load
+
+    root = Path(results)
+    if not root.is_dir():
+        raise UserError(f"there is no results folder {root}; run first: mibench demo")
+    errors: list[str] = []
+    found = load.results(root, errors)
+    table = frame.scores(found)
+    return Results(table, frame.reconstructions(found, table), tuple(errors))
+
+
+def _owned(settings: Settings | None, owners: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Settings of every owner, empty where none are given.
+
+    Raises:
+        UserError: If something else owns some.
+    """
+    given = {name: dict(own) for name, own in (settings or {}).items()}
+    for name in given:
+        if name not in owners:
+            raise unknown("owner of settings", name, owners)
+    return {name: {} for name in owners} | given
+
+
+def _precision(device: str, precision: str) -> str:
+    return engine.resolve(device, precision).precision
+
+
+def _execute(experiment: Experiment, results: str | Path, device: str, progress: bool) -> list[Run]:
+    """Plan an experiment and do what is not done, one run after the other: a notebook, or a script without the guard
+    that multiprocessing wants, cannot start worker processes. Threads, and so all bits, are those of the commands."""
+    planned = plan(experiment, Path(results))
+    with ExitStack() as stack:
+        reporter: Reporter = Silent()
+        if progress:
+            from mibench.runtime.terminal import Terminal
+
+            reporter = stack.enter_context(Terminal())
+        for run in executor.pending(planned):
+            execute([run], engine.device_name(device), reporter)
+    return [runs.find(run.root, run.path.name) for run in planned]
+
+
+def _rich(title: str, facts: Mapping[str, str]) -> "Table":
+    from rich.table import Table
+
+    table = Table(title=title, show_header=False)
+    for name, value in facts.items():
+        table.add_row(name, value)
+    return table
+
+
+def _html(facts: Mapping[str, str]) -> str:
+    rows = (f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in facts.items())
+    return f"<table>{''.join(rows)}</table>"
