@@ -52,7 +52,7 @@ Settings = Mapping[str, Mapping[str, Any]]
 """Settings by what they belong to: `data`, `training`, `evaluator`, `attack`, `prior`, or a defense's name."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class _Finished:
     """A finished run.
 
@@ -85,6 +85,9 @@ class _Finished:
         """A PNG of the run, if it has one."""
         return None
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}: {value}' for name, value in self._facts().items())})"
+
     def __rich__(self) -> "Table":
         return _rich(type(self).__name__, self._facts())
 
@@ -96,7 +99,7 @@ class _Finished:
         return f"<div>{_html(self._facts())}{shown}</div>"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Target(_Finished):
     """A trained classifier that is to be attacked; what `train_target` returns."""
 
@@ -130,26 +133,7 @@ class Target(_Finished):
         }
 
 
-@dataclass(frozen=True)
-class EvaluationModel(_Finished):
-    """A classifier that judges reconstructions and that no attack meets; it also knows people who are not private."""
-
-    @property
-    def name(self) -> str:
-        """Its architecture."""
-        return str(self.run.spec["model"])
-
-    @cached_property
-    def model(self) -> nn.Module:
-        """The network: images in [0, 1], (n, c, h, w), to logits, (n, private people + distractors); frozen."""
-        return artifacts.load_classifier(self.run, artifacts.dataset(self.run))
-
-    def _facts(self) -> dict[str, str]:
-        accuracy = f"{100 * float(self.metrics['natural_accuracy']['value']):.1f}%"
-        return {"evaluation model": self.name, "held-out accuracy": accuracy, "run": str(self.path)}
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LearntPrior(_Finished):
     """An image prior; what `train_prior` returns.
 
@@ -172,7 +156,7 @@ class LearntPrior(_Finished):
         return {"prior": str(self.run.spec["prior"]["name"]), "public images of": self.data.name, "run": str(self.path)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Inversion(_Finished):
     """What an attack reconstructed; what `invert` returns.
 

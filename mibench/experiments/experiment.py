@@ -4,7 +4,7 @@ An experiment says what, never where: the results folder and the device belong t
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -130,7 +130,7 @@ class Experiment:
 
     Args:
         goal: How far it goes.
-        dataset: The data set; of finished targets only which of them are meant.
+        dataset: The data set; of finished targets only which of them are meant, of finished inversions none.
         subject: What is trained, attacked or judged.
         attackers: Attacks, each with its prior.
         prior: What the goal `prior` learns.
@@ -145,7 +145,7 @@ class Experiment:
     """
 
     goal: Goal
-    dataset: Choice
+    dataset: Choice | None
     subject: Targets | Trained | Finished | Images
     attackers: tuple[Attacker, ...] = ()
     prior: Choice | None = None
@@ -163,7 +163,7 @@ class Experiment:
         shown: dict[str, Any] = {
             "title": self.title,
             "goal": self.goal,
-            "dataset": {"name": self.dataset.name, "settings": vars(self.dataset.plugin)},
+            "dataset": {"name": self.dataset.name, "settings": asdict(self.dataset.plugin)} if self.dataset else None,
         }
         if isinstance(self.subject, Targets):
             shown["seeds"] = list(self.subject.seeds)

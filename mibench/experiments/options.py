@@ -1,162 +1,153 @@
-"""From what was typed to an `Experiment`: names and `field=value` become typed choices here and are never text again.
+"""What the options of each command stand for, as an `Experiment`; a grid also for suites."""
 
-Defenses and attacks of a grid are named with their settings behind them: `re location=torus`, `ppa steps=100`.
-"""
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
 
-import itertools
-import shlex
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast, get_args
-
-from mibench import models
-from mibench.experiments.experiment import Attacker, Evaluators, Experiment, Target, Targets
+from mibench.experiments.experiment import Experiment, Finished, Images, Targets, Trained
+from mibench.experiments.reading import (
+    Sets,
+    attack_sets,
+    defense_sets,
+    everybody,
+    named,
+    prior_preset,
+    read_attackers,
+    read_evaluators,
+    read_floors,
+    read_target,
+    split_sets,
+    variants,
+)
 from mibench.plugins import registry
-from mibench.plugins.registry import Choice
-from mibench.plugins.settings import parse_settings, typed_settings
 from mibench.runtime.errors import UserError, unknown
-from mibench.stages import train_target
-from mibench.stages.train_target import Pretrained
-from mibench.training import Training
 
-__all__ = [
-    "FLOORS",
-    "attack_sets",
-    "defense_sets",
-    "grid",
-    "prior_preset",
-    "read_attackers",
-    "read_evaluators",
-    "read_floors",
-    "read_stack",
-    "read_target",
-    "split_sets",
-]
-
-Sets = Mapping[str, Mapping[str, Any]]
-"""Settings by what they belong to: `training`, `data`, `prior`, a defense's name."""
+__all__ = ["FLOORS", "attack", "grid", "prior", "scoring", "training"]
 
 FLOORS = ("prior_search", "public_search")
 """Of a grid, where nothing else is asked for: the two that no attack may fall below."""
 
 
-def split_sets(sets: Sequence[str] | None, main: str, prefixes: Sequence[str]) -> dict[str, dict[str, str]]:
-    """`--set` values by what they belong to: `prefix.field=value`, or a bare field for the command's main subject."""
-    owners: dict[str, dict[str, str]] = {name: {} for name in [main, *prefixes]}
-    for key, value in parse_settings(list(sets or ())).items():
-        owner, dot, name = key.partition(".")
-        if not dot:
-            if main == "none":
-                shown = ", ".join(f"{prefix}.{key}" for prefix in prefixes)
-                raise UserError(f"--set {key}=...: without a defense it needs a prefix, one of {shown}")
-            owner, name = main, key
-        if owner not in owners:
-            raise unknown("prefix of --set", owner, owners)
-        owners[owner][name] = value
-    return owners
-
-
-def defense_sets(sets: Sequence[str] | None, defense: str, prefixes: Sequence[str]) -> dict[str, dict[str, str]]:
-    """`--set` for a stack of defenses: bare fields belong to the only or first one."""
-    chosen = [name.strip() for name in defense.split("+")]
-    for name in chosen:
-        if name not in registry.names("defenses"):
-            raise unknown("defense", name, registry.names("defenses"))
-    return split_sets(sets, chosen[0], [*chosen[1:], *prefixes])
-
-
-def attack_sets(sets: Sequence[str] | None, method: str, prefixes: Sequence[str]) -> dict[str, dict[str, str]]:
-    """`--set` for an attack: bare fields belong to it, `eot.copies` to a wrapper around it."""
-    around = registry.wrappers(method) if "," not in method else []
-    owners = split_sets(sets, "attack", [*around, *prefixes])
-    for one in around:
-        owners["attack"] |= {f"{one}.{key}": value for key, value in owners.pop(one).items()}
-    return owners
-
-
-def read_stack(text: str, settings: Sets) -> tuple[Choice, ...]:
-    """`re+bido` with the settings of each.
+def training(
+    goal: Literal["target", "training"] = "training",
+    *,
+    defense: str = "none",
+    model: str = "cnn",
+    pretrained: str | None = None,
+    evaluators: str | None = None,
+    dataset: str = "digiface",
+    seed: int = 0,
+    sets: Sequence[str] | None = None,
+    precision: str = "fp32",
+) -> Experiment:
+    """A target; with the goal `training` also its evaluation models.
 
     Raises:
-        UserError: A defense is named twice, or two of them (or one and `none`) cannot be combined.
+        UserError: For an unknown name or setting, or what cannot be combined.
     """
-    chosen = [name.strip() for name in text.split("+")]
-    if len(set(chosen)) != len(chosen):
-        raise UserError(f"--defense {text} names a defense twice")
-    if "none" in chosen and len(chosen) > 1:
-        raise UserError(f"--defense {text}: 'none' cannot be combined")
-    for one, other in itertools.permutations(chosen, 2):
-        why = registry.card("defenses", one).get("conflicts", {}).get(other)
-        if why:
-            raise UserError(f"--defense {text}: {one} and {other} cannot be combined: {why}")
-    return tuple(registry.configure("defenses", name, settings=dict(settings.get(name, {}))) for name in chosen)
+    judged = ["evaluator"] if goal == "training" else []
+    given = defense_sets(sets, defense, ["data", "training", *judged])
+    return Experiment(
+        goal,
+        registry.configure("data", dataset, settings=given["data"]),
+        Targets((read_target(model, defense, given, pretrained),), (seed,)),
+        evaluators=read_evaluators(evaluators, given.get("evaluator", {})),
+        seed=seed,
+        precision=precision,
+    )
 
 
-def read_target(model: str, defense: str, settings: Sets, pretrained: str | None = None) -> Target:
-    """A target; it starts from a public backbone where a defense must and nothing else is asked for.
-
-    Args:
-        settings: Of each defense, and of the `training`.
+def prior(
+    *,
+    prior: str = "wgan_gp",
+    preset: str = "quick",
+    target: str | None = None,
+    dataset: str = "digiface",
+    seed: int = 0,
+    sets: Sequence[str] | None = None,
+    precision: str = "fp32",
+) -> Experiment:
+    """A prior, learnt on the public images of a data set or of a target's.
 
     Raises:
-        UserError: For whatever cannot be built or combined; nothing has been trained by then.
+        UserError: For an unknown name or setting.
     """
-    defenses = read_stack(defense, settings)
-    if pretrained is None:
-        pretrained = "public" if any(choice.plugin.start == "public" for choice in defenses) else "none"
-    if pretrained not in get_args(Pretrained):
-        raise unknown("start of a target", pretrained, get_args(Pretrained))
-    models.family(model)
-    train_target.require_compatible(model, [one for one in defenses if one.name != "none"], pretrained)
-    training = typed_settings(Training, "training", settings.get("training", {}))
-    return Target(model, defenses, cast(Pretrained, pretrained), training)
+    given = split_sets(sets, "prior", ["data"])
+    return Experiment(
+        "prior",
+        registry.configure("data", dataset, settings=given["data"]),
+        Trained((target,) if target else (), same_settings=bool(given["data"])),
+        prior=registry.configure("priors", prior, prior_preset(prior, preset), given["prior"]),
+        seed=seed,
+        precision=precision,
+    )
 
 
-def read_evaluators(names: str | None, settings: Mapping[str, Any]) -> Evaluators:
-    """`resnet,ir`, or those that suit the target, with their training."""
-    chosen = tuple(dict.fromkeys(name.strip() for name in names.split(","))) if names else None
-    if chosen is not None and len({models.family(name) for name in chosen}) < 2:
-        raise UserError(f"--evaluators needs at least two models of different families, got {', '.join(chosen)}")
-    return Evaluators(chosen, typed_settings(Training, "evaluator", settings))
-
-
-def read_attackers(
-    method: str, preset: str, settings: Mapping[str, Any], prior: str | None, prior_settings: Mapping[str, Any]
-) -> tuple[Attacker, ...]:
-    """`gmi,ppa+eot` or `all,ppa+eot`: the attacks (all but floors and wrappers), each with its prior.
+def attack(
+    goal: Literal["inversions", "scores"] = "scores",
+    *,
+    method: str = "ppa",
+    preset: str = "quick",
+    target: Sequence[str] | None = None,
+    prior: str | None = None,
+    adaptive: bool = False,
+    identities: int | None = None,
+    budget: int | None = None,
+    evaluators: str | None = None,
+    dataset: str = "digiface",
+    seed: int = 0,
+    sets: Sequence[str] | None = None,
+    precision: str = "fp32",
+) -> Experiment:
+    """Attacks on finished targets; with the goal `scores` with all floors and scores.
 
     Raises:
-        UserError: For an unknown name or setting, settings that are for one of several attacks, or a prior that an
-            attack cannot use.
+        UserError: For an unknown name or setting, or an attack that cannot use its prior.
     """
-    every = [name for name, card in registry.cards("attacks").items() if card["role"] == "attack"]
-    named = [name.strip() for name in method.split(",")]
-    chosen = list(dict.fromkeys(one for name in named for one in (every if name == "all" else [name])))
-    if len(chosen) > 1 and settings:
-        raise UserError(f"--set {next(iter(settings))}=... is for one attack; --method names {len(chosen)}")
-    attacks = [registry.configure("attacks", name, preset, dict(settings)) for name in chosen]
-    made = []
-    for attack in attacks:
-        wanted = prior or registry.card("attacks", attack.name)["prior"]
-        choice = registry.configure("priors", wanted, prior_preset(wanted, preset), dict(prior_settings))
-        made.append(Attacker(attack, choice))
-    return tuple(made)
+    judged = ["evaluator"] if goal == "scores" else []
+    given = attack_sets(sets, method, ["prior", "data", *judged])
+    return Experiment(
+        goal,
+        registry.configure("data", dataset, settings=given["data"]),
+        Trained(tuple(target or ()), same_settings=bool(given["data"])),
+        read_attackers(method, preset, given["attack"], prior, given["prior"]),
+        adaptive=adaptive,
+        floors=read_floors() if goal == "scores" else (),
+        identities=identities,
+        budget=budget,
+        evaluators=read_evaluators(evaluators, given.get("evaluator", {})),
+        seed=seed,
+        precision=precision,
+    )
 
 
-def prior_preset(name: str, preset: str) -> str:
-    """An attack's preset is its prior's too; a prior with nothing to train has only defaults, none has a legacy."""
-    if set(registry.presets("priors", name)) == {"default"}:
-        return "default"
-    return "paper" if preset == "legacy" else preset
+def scoring(
+    *,
+    inversion: Sequence[str] | None = None,
+    images: Path | None = None,
+    target: str | None = None,
+    name: str | None = None,
+    evaluators: str | None = None,
+    sets: Sequence[str] | None = None,
+    precision: str = "fp32",
+) -> Experiment:
+    """Scores of finished inversions, or of another program's images.
 
-
-def read_floors(names: Iterable[str] = ("all",)) -> tuple[str, ...]:
-    """Floors by name, checked; `all` is every one."""
-    known = [name for name, card in registry.cards("attacks").items() if card["role"] == "floor"]
-    chosen = [one for name in names for one in (known if name == "all" else [name])]
-    for name in chosen:
-        if name not in known:
-            raise unknown("floor", name, known)
-    return tuple(dict.fromkeys(chosen))
+    Raises:
+        UserError: For options that exclude each other, or an unknown name or setting.
+    """
+    if images is None and (target is not None or name is not None):
+        raise UserError("--target and --name belong to --images FOLDER; to score an inversion name it with --inversion")
+    if images is not None and inversion:
+        raise UserError("--images and --inversion exclude each other; score them one after the other")
+    given = split_sets(sets, "evaluator", [])
+    return Experiment(
+        "scores",
+        None,
+        Finished(tuple(inversion or ())) if images is None else Images(images, target, name),
+        evaluators=read_evaluators(evaluators, given["evaluator"]),
+        precision=precision,
+    )
 
 
 def grid(
@@ -205,7 +196,7 @@ def grid(
     if isinstance(strengths, str) and strengths not in ("grid", "default"):
         raise UserError(f"strengths are 'grid', 'default' or a list of values, got '{strengths}'")
     training = given.get("training", {})
-    chosen = [text for one in defenses for text in (_everybody(model, pretrained) if one == "all" else [one])]
+    chosen = [text for one in defenses for text in (everybody(model, pretrained) if one == "all" else [one])]
     return Experiment(
         goal="scores",
         dataset=registry.configure("data", dataset, settings=dict(given.get("data", {}))),
@@ -213,13 +204,13 @@ def grid(
             tuple(
                 read_target(model, name, {**sets, "training": {**training, **sets["training"]}}, pretrained)
                 for text in dict.fromkeys(chosen)
-                for name, sets in _variants(text, strengths)
+                for name, sets in variants(text, strengths)
             ),
             tuple(seeds),
         ),
         attackers=tuple(
             attacker
-            for method, own in map(_named, methods)
+            for method, own in map(named, methods)
             for attacker in read_attackers(method, preset, own, None, given.get("prior", {}))
         ),
         adaptive=adaptive,
@@ -231,42 +222,3 @@ def grid(
         precision=precision,
         title=title,
     )
-
-
-def _named(text: str) -> tuple[str, dict[str, str]]:
-    """`re location=torus` to its name and settings."""
-    try:
-        words = shlex.split(text)
-    except ValueError:
-        words = []
-    if not words or any("=" not in word for word in words[1:]):
-        raise UserError(f"'{text}' should be a name and settings, as in: re location=torus a_e=0.4")
-    return words[0], parse_settings(words[1:])
-
-
-def _variants(text: str, strengths: str | Sequence[Any]) -> list[tuple[str, dict[str, dict[str, Any]]]]:
-    """The stacks that one entry of `defenses` stands for: the strength of its first defense goes over the grid."""
-    name, given = _named(text)
-    first = name.split("+")[0]
-    sets: dict[str, dict[str, Any]] = dict(
-        defense_sets([f"{key}={value}" for key, value in given.items()], name, ["training"])
-    )
-    card = registry.card("defenses", first)
-    strength = card.get("strength")
-    if strength is None or strengths == "default" or strength in sets[first]:
-        return [(name, sets)]
-    values = card["grid"] if isinstance(strengths, str) else strengths
-    return [(name, {**sets, first: {**sets[first], strength: value}}) for value in values]
-
-
-def _everybody(model: str, pretrained: str | None) -> list[str]:
-    """Every defense that can change this architecture and start from such a network, `none` first."""
-    able = []
-    for name in registry.names("defenses"):
-        choice = registry.configure("defenses", name)
-        try:
-            train_target.require_compatible(model, [choice], pretrained or choice.plugin.start)
-        except UserError:
-            continue
-        able.append(name)
-    return sorted(able, key=lambda name: name != "none")

@@ -11,7 +11,7 @@ from typing import Any
 from mibench import runs
 from mibench.core import Attack, Cost
 from mibench.experiments.experiment import Attacker, Experiment, Finished, Images, Target, Targets, Trained
-from mibench.experiments.options import prior_preset
+from mibench.experiments.reading import prior_preset
 from mibench.plugins import capabilities, registry
 from mibench.plugins.registry import Choice
 from mibench.plugins.settings import parse_settings
@@ -62,6 +62,12 @@ class Planner:
 
     # --- targets and who judges them
 
+    @property
+    def dataset(self) -> Choice:
+        """The experiment's data set; what is finished has its own."""
+        assert self.experiment.dataset is not None
+        return self.experiment.dataset
+
     @cached_property
     def targets(self) -> list[Run]:
         """The targets to train, or those found in the results folder.
@@ -75,7 +81,7 @@ class Planner:
         assert isinstance(subject, Trained)
         if subject.names:
             return [self._named(name, "targets") for name in subject.names]
-        data = self.experiment.dataset
+        data = self.dataset
         trained = [
             run
             for run in runs.finished(self.results, "targets")
@@ -90,7 +96,7 @@ class Planner:
         return trained
 
     def _target(self, one: Target, seed: int) -> Run:
-        data, precision = self.experiment.dataset, self.experiment.precision
+        data, precision = self.dataset, self.experiment.precision
         defenses, training = list(one.defenses), dict(one.training)
         return train_target.plan(self.results, data, one.model, defenses, seed, precision, training, one.pretrained)
 
@@ -108,9 +114,10 @@ class Planner:
         asked = target.inputs["dataset"]
         key = canonical(dict(asked))
         if key not in self._data:
-            own = self.experiment.dataset
-            same = isinstance(self.experiment.subject, Targets)
-            self._data[key] = own if same else registry.configure("data", asked["name"], settings=asked["settings"])
+            planned = isinstance(self.experiment.subject, Targets)
+            self._data[key] = (
+                self.dataset if planned else registry.configure("data", asked["name"], settings=asked["settings"])
+            )
         return self._data[key]
 
     def evaluators(self, target: Run) -> list[Run]:
@@ -141,7 +148,7 @@ class Planner:
         assert experiment.prior is not None and isinstance(experiment.subject, Trained)
         helped = experiment.subject.names or experiment.prior.plugin.target_access is not None
         owner = self.targets[0] if helped else None
-        data = self.data_of(owner) if owner else experiment.dataset
+        data = self.data_of(owner) if owner else self.dataset
         return train_prior.plan(self.results, data, experiment.prior, owner, experiment.seed, experiment.precision)
 
     def score(self, inversion: Run) -> Run:
@@ -194,7 +201,7 @@ class Planner:
         asked = main.spec["attack"]["settings"]
         for name in self.experiment.floors:
             known = registry.defaults("attacks", name)
-            settings = {key: asked[key] for key in ("images", "pool") if key in asked and key in known}
+            settings: dict[str, Any] = {key: asked[key] for key in ("images", "pool") if key in asked and key in known}
             if "queries" in known:  # it matches what a black-box attack asks
                 if main.spec["access"] != "black_box":
                     continue

@@ -6,12 +6,13 @@ they share.
 
 import os
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from mibench.experiments.experiment import Experiment
 from mibench.experiments.options import grid
+from mibench.experiments.reading import split_sets
 from mibench.runtime.errors import UserError, unknown
 
 __all__ = ["SUITES", "read", "suites"]
@@ -66,13 +67,24 @@ def suites() -> dict[str, Path]:
     return {path.stem: path for path in sorted(SUITES.glob("*.toml"))}
 
 
-def read(source: str, precision: str = "fp32", **changed: Any) -> list[Experiment]:
+def read(
+    source: str,
+    *,
+    dataset: str | None = None,
+    seed: int = 0,
+    identities: int | None = None,
+    sets: Sequence[str] | None = None,
+    precision: str = "fp32",
+) -> list[Experiment]:
     """The experiments of a TOML file, or of a shipped suite by its name: one for each [[sweep]].
 
     Args:
         source: A file or a name.
+        dataset: In the place of the file's.
+        seed: Added to every seed of the file.
+        identities: In the place of the file's.
+        sets: Settings laid over the file's: `training.epochs=3`, or `epochs=3`, which is the training's.
         precision: fp32 or bf16.
-        changed: Fields that replace the file's.
 
     Raises:
         UserError: If there is no such file, it is not TOML, or a field is unknown or of a wrong type.
@@ -90,7 +102,21 @@ def read(source: str, precision: str = "fp32", **changed: Any) -> list[Experimen
     parts = shared.pop("sweep", [{}])
     if not isinstance(parts, list) or not parts or not all(isinstance(part, dict) for part in parts):
         raise UserError(f"{path}: each sweep is a table of its own: [[sweep]]")
-    return [grid(**_checked(path, {**shared, **part, **changed}), precision=precision) for part in parts]
+    replaced = {"dataset": dataset, "identities": identities}
+    changed = {name: value for name, value in replaced.items() if value is not None}
+    typed = split_sets(sets, "training", ["data", "prior", "evaluator"])
+    experiments = []
+    for part in parts:
+        fields: dict[str, Any] = (
+            {"seed": 0, "seeds": [0], "settings": {}} | _checked(path, {**shared, **part}) | changed
+        )
+        fields["seeds"] = [seed + one for one in fields["seeds"]]
+        fields["seed"] += seed
+        fields["settings"] = fields["settings"] | {
+            owner: {**fields["settings"].get(owner, {}), **own} for owner, own in typed.items() if own
+        }
+        experiments.append(grid(**fields, precision=precision))
+    return experiments
 
 
 def _checked(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
