@@ -9,7 +9,6 @@ The Python API is loaded when it is first used, so that `import mibench` takes n
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mibench.api import EvaluationModel as EvaluationModel
     from mibench.api import Inversion as Inversion
     from mibench.api import LearntPrior as LearntPrior
     from mibench.api import Results as Results
@@ -18,9 +17,11 @@ if TYPE_CHECKING:
     from mibench.api import evaluate as evaluate
     from mibench.api import invert as invert
     from mibench.api import load_results as load_results
+    from mibench.api import score as score
     from mibench.api import train_evaluators as train_evaluators
     from mibench.api import train_prior as train_prior
     from mibench.api import train_target as train_target
+    from mibench.evaluation.model import EvaluationModel as EvaluationModel
     from mibench.evaluation.score import Score as Score
     from mibench.runtime.errors import UserError as UserError
 
@@ -31,10 +32,11 @@ _WHERE = {
     "train_evaluators": "mibench.api",
     "train_prior": "mibench.api",
     "invert": "mibench.api",
+    "score": "mibench.api",
     "evaluate": "mibench.api",
     "load_results": "mibench.api",
     "Target": "mibench.api",
-    "EvaluationModel": "mibench.api",
+    "EvaluationModel": "mibench.evaluation.model",
     "LearntPrior": "mibench.api",
     "Inversion": "mibench.api",
     "Score": "mibench.evaluation.score",
@@ -44,7 +46,7 @@ _WHERE = {
 }
 """Public name -> the module that defines it, in the order in which a reader meets them."""
 
-__all__ = list(_WHERE)  # noqa: PLE0605
+__all__ = list(_WHERE)
 
 
 def __getattr__(name: str) -> Any:

@@ -14,35 +14,40 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
 
 from mibench import runs
 from mibench.core import Dataset, Prior, to_float
-from mibench.experiments.experiment import Experiment, Targets, Trained
+from mibench.evaluation import evaluate as evaluation
+from mibench.evaluation.model import EvaluationModel
+from mibench.evaluation.score import Score
+from mibench.experiments.experiment import Experiment, Finished, Targets, Trained
 from mibench.experiments.plan import plan
 from mibench.experiments.reading import prior_preset, read_attackers, read_evaluators, read_target
+from mibench.models.base import Classifier
 from mibench.plugins import registry
 from mibench.runs import Run, executor
 from mibench.runtime import engine
 from mibench.runtime.errors import UserError, unknown
 from mibench.runtime.progress import Reporter, Silent
 from mibench.stages import artifacts, execute
+from mibench.stages.score import evaluation_model
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
 __all__ = [
-    "EvaluationModel",
     "Inversion",
     "LearntPrior",
     "Results",
     "Settings",
     "Target",
+    "evaluate",
     "invert",
     "load_results",
+    "score",
     "train_evaluators",
     "train_prior",
     "train_target",
@@ -113,7 +118,7 @@ class Target(_Finished):
         return artifacts.dataset(self.run)
 
     @cached_property
-    def model(self) -> nn.Module:
+    def model(self) -> Classifier:
         """The network as it is served: images in [0, 1], (n, c, h, w), to logits, (n, classes); frozen, in eval mode."""
         return artifacts.load_classifier(self.run, self.data)
 
@@ -293,7 +298,8 @@ def train_evaluators(
         precision=_precision(device, precision),
     )
     made = _execute(experiment, target.run.root, device, progress)
-    return tuple(EvaluationModel(run) for run in made if run.kind == "evaluators")
+    at = engine.resolve(device, precision)
+    return tuple(evaluation_model(run, target.data, at) for run in made if run.kind == "evaluators")
 
 
 def train_prior(
@@ -396,6 +402,79 @@ def invert(
         precision=_precision(device, precision),
     )
     return Inversion(_execute(experiment, target.run.root, device, progress)[-1], target)
+
+
+def score(
+    inversion: Inversion,
+    evaluators: Sequence[str] | None = None,
+    *,
+    settings: Settings | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    progress: bool = True,
+) -> Score:
+    """Judge an inversion and keep the score with the runs, for reports and `load_results`: `mibench score`.
+
+    Evaluation models that are missing are trained first.
+
+    Args:
+        inversion: What is judged.
+        evaluators: Architectures of at least two families; two of other families than the target's if absent.
+        settings: Of the `evaluator`: what differs from the evaluation models' training recipe.
+        device: As in `train_target`.
+        precision: As in `train_target`.
+        progress: Draw bars on stderr.
+
+    Raises:
+        UserError: If two families are not there, or one is the target's.
+    """
+    given = _owned(settings, ("evaluator",))
+    experiment = Experiment(
+        "scores",
+        None,
+        Finished((inversion.path.name,)),
+        evaluators=read_evaluators(",".join(evaluators) if evaluators else None, given["evaluator"]),
+        precision=_precision(device, precision),
+    )
+    run = _execute(experiment, inversion.run.root, device, progress)[-1]
+    return Score.from_json(run.read("scores.json"))
+
+
+def evaluate(
+    images: UInt8[Tensor, "n c h w"] | Float[Tensor, "n c h w"],
+    labels: Int64[Tensor, " n"],
+    target: Target | Classifier,
+    evaluators: Sequence[EvaluationModel],
+    data: Dataset | None = None,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+) -> Score:
+    """Judge images of any program, without files.
+
+    Args:
+        images: Reconstructions as uint8, or in [0, 1]: these are rounded to 8 bits first, as saving would.
+        labels: Whom each image claims to show: places in `data.classes`.
+        target: What was attacked: what `train_target` returned, or a `Classifier` with `features`, `head` and `serve`.
+        evaluators: What `train_evaluators` returned, or `EvaluationModel.of` a network; the headline first.
+        data: The target's data set; that of the `Target` if absent.
+        device: As in `train_target`.
+        precision: As in `train_target`.
+
+    Returns:
+        Rates in [0, 1] and distances, each mean with its 95% interval clustered by identity; the values of each image.
+
+    Raises:
+        UserError: For no evaluation model, two of one name, images of another shape than the data's, labels that are
+            no class, a network that answers NaN or infinity, or a target without data.
+        ValueError: Not one label for each image, or no image.
+    """
+    network = target.model if isinstance(target, Target) else target
+    if data is None:
+        if not isinstance(target, Target):
+            raise UserError("evaluate needs data=... where the target is a network: its private and held-out images")
+        data = target.data
+    return evaluation.evaluate(images, labels, network, evaluators, data, engine.resolve(device, precision))
 
 
 def load_results(results: str | Path = "results") -> Results:
