@@ -119,7 +119,7 @@ class Target(_Finished):
 
     @cached_property
     def model(self) -> Classifier:
-        """The network as it is served: images in [0, 1], (n, c, h, w), to logits, (n, classes); frozen, in eval mode."""
+        """The network as it is served: images (n, c, h, w) in [0, 1] to logits (n, classes); frozen, in eval mode."""
         return artifacts.load_classifier(self.run, self.data)
 
     @property

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 __all__ = ["Doc", "cell", "parse", "prose", "references", "signature"]
 
 SECTIONS = ("References", "Args", "Raises", "Returns", "Yields", "Source", "Differs", "Shapes", "Units", "Example")
+INDENTED = ("Args", "Raises", "Returns", "Yields", "References")
 HEAD = re.compile(rf"^({'|'.join(SECTIONS)}):(?:\s+(.*))?$")
 INLINE = re.compile(r"^(\S.*[.;]) (Differs|Source): ", re.MULTILINE)
 """Where one section begins in the middle of another's line; indented lines belong to an argument."""
@@ -25,32 +26,34 @@ class Doc:
     sections: dict[str, str] = field(default_factory=dict)
 
     def items(self, section: str) -> dict[str, str]:
-        """`name: meaning` entries of a section such as Args or Raises, continuation lines joined."""
+        """`name: meaning` entries of a section such as Args or Raises; `a, b: meaning` says it of both."""
         entries: dict[str, str] = {}
         name = ""
         for line in self.sections.get(section, "").splitlines():
-            match = re.match(r"^(\w[\w.]*(?: \([^)]*\))?):\s*(.*)$", line)
+            match = re.match(r"^(\w[\w.]*(?:, \w+)*):\s*(.*)$", line)
             if match:
                 name = match[1]
                 entries[name] = match[2]
-            elif name and line.strip():
-                entries[name] += f" {line.strip()}"
             elif line.strip():
-                entries[""] = f"{entries.get('', '')} {line.strip()}".strip()
-        return entries
+                entries[name] = f"{entries.get(name, '')} {line.strip()}".strip()
+        return {one: text for names, text in entries.items() for one in names.split(", ")}
 
 
 def parse(text: str | None) -> Doc:
     """A docstring's body and sections."""
     body: list[str] = []
     sections: dict[str, list[str]] = {}
-    here = body
+    here, indented = body, False
     for line in INLINE.sub(r"\1\n\2: ", inspect.cleandoc(text or "")).splitlines():
         match = HEAD.match(line)
         if match:
             here = sections.setdefault(match[1], [])
             here += [match[2]] if match[2] else []
+            indented = match[1] in INDENTED and not match[2]
         else:
+            if indented and line and not line.startswith(" "):  # a remark below the list
+                here, indented = body, False
+                here.append("")
             here.append(line)
     return Doc(
         "\n".join(body).strip(), {name: inspect.cleandoc("\n" + "\n".join(lines)) for name, lines in sections.items()}

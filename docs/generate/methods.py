@@ -76,7 +76,7 @@ def page(kind: str, name: str) -> str:
             for doc in (top, own):
                 if section in doc.sections:
                     parts.append(f"**{section}.** {prose(doc.sections[section])}")
-        parts += ["## Settings", _settings(plugin, own.items("Args"), _prefix(kind, name, card))]
+        parts += ["## Settings", _settings(plugin, _meanings(plugin), _prefix(kind, name, card))]
         parts += _presets(kind, name)
     else:
         parts += [f"**{title}.** {prose(top.sections[title])}" for title in ("Differs",) if title in top.sections]
@@ -160,6 +160,14 @@ def _settings(plugin: type, meanings: dict[str, str], prefix: str) -> str:
         default = "required" if item.default is dataclasses.MISSING else f"`{_value(item.default)}`"
         rows.append(f"| `{prefix}{name}` | {_type(hints[name])} | {default} | {cell(meanings.get(name, ''))} |")
     return "\n".join(rows)
+
+
+def _meanings(plugin: type) -> dict[str, str]:
+    """What each setting means; what a class does not say its base does."""
+    meanings: dict[str, str] = {}
+    for one in reversed(plugin.__mro__):
+        meanings |= parse(one.__doc__).items("Args")
+    return meanings
 
 
 def _type(hint: Any) -> str:
