@@ -336,8 +336,11 @@ def train_prior(
     recipe = registry.configure("priors", name, prior_preset(name, preset), given["prior"])
     if target is None and recipe.plugin.target_access is not None:
         raise UserError(f"the prior {name} learns from a target too: train_prior('{name}', target=...)")
-    asked = target.run.inputs["dataset"] if target else {"name": dataset, "settings": given["data"]}
-    data = registry.configure("data", asked["name"], settings=dict(asked["settings"]))
+    if target is None:
+        data = registry.configure("data", dataset, settings=given["data"])
+    else:
+        asked = target.run.inputs["dataset"]
+        data = registry.configure("data", asked["name"], settings=asked["settings"])
     experiment = Experiment(
         "prior",
         data,

@@ -177,8 +177,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         UserError: For files that cannot be read, or that have changed since the run was planned.
     """
     started = clock()
-    target = run.parents["target"]
-    assert isinstance(target, Run)
+    target = run.target
     data = artifacts.dataset(target)
     channels, height, width = data.image_shape
     if height != width:

@@ -11,10 +11,11 @@ from rich.console import Console
 from test_report import HITS, bits, data, finish, noise, root, score, world  # noqa: F401 (fixtures)
 
 from mibench.core import Dataset
+from mibench.evaluation import protocol as cards
 from mibench.report import collect, protocol, terminal, write
 from mibench.report.content import Content
 from mibench.runs import Run, find
-from mibench.stages import protocol as cards
+from mibench.stages.score import origin
 
 
 def made(folder: Path) -> tuple[Run, Run, list[Run]]:
@@ -29,6 +30,12 @@ def labels(count: int = 4, images: int = 3) -> torch.Tensor:
     return torch.arange(count).repeat_interleave(images)
 
 
+def card_of(data: Dataset, inversion: Run, judges: list[Run], whom: torch.Tensor) -> dict[str, object]:  # noqa: F811
+    """The card that scoring this inversion would write."""
+    models = [{"model": run.spec["model"], "run": run.id, "seed": run.spec["seed"]} for run in judges]
+    return cards.card(data, whom, models, origin(inversion))
+
+
 def with_card(folder: Path, run: Run, card: dict[str, object]) -> Run:
     """The same score again, as it is written today."""
     report = run.read("scores.json") | {"card": card, "card_hash": cards.digest(card)}
@@ -39,7 +46,7 @@ def with_card(folder: Path, run: Run, card: dict[str, object]) -> Run:
 
 def test_the_card_names_every_field_of_the_issue(root: Path, data: Dataset) -> None:  # noqa: F811
     target, inversion, judges = made(root)
-    card = cards.card(data, target, inversion, judges, labels())
+    card = card_of(data, inversion, judges, labels())
     assert card["split"] == {
         "attacked": None,
         "classes": 4,
@@ -61,18 +68,16 @@ def test_the_card_names_every_field_of_the_issue(root: Path, data: Dataset) -> N
 
 def test_whatever_differs_changes_the_hash_and_nothing_else_does(root: Path, data: Dataset) -> None:  # noqa: F811
     target, inversion, judges = made(root)
-    first = cards.digest(cards.card(data, target, inversion, judges, labels()))
-    again = cards.digest(cards.card(data, target, inversion, judges, labels().flip(0)))
+    first = cards.digest(card_of(data, inversion, judges, labels()))
+    again = cards.digest(card_of(data, inversion, judges, labels().flip(0)))
     assert first == again  # the order of images is no part of it
     spec = dict(inversion.spec)
     others = [
-        cards.card(data, target, inversion, judges[::-1], labels()),
-        cards.card(data, target, inversion, judges, labels(3)),
-        cards.card(data, target, inversion, judges, labels(images=2)),
-        cards.card(data, target, inversion, judges, labels()[3:]),
-        cards.card(
-            data, target, Run(root, "inversions", "gmi", spec | {"budget": 7}, inversion.parents), judges, labels()
-        ),
+        card_of(data, inversion, judges[::-1], labels()),
+        card_of(data, inversion, judges, labels(3)),
+        card_of(data, inversion, judges, labels(images=2)),
+        card_of(data, inversion, judges, labels()[3:]),
+        card_of(data, Run(root, "inversions", "gmi", spec | {"budget": 7}, inversion.parents), judges, labels()),
     ]
     assert len({first, *map(cards.digest, others)}) == 6
 
@@ -80,7 +85,7 @@ def test_whatever_differs_changes_the_hash_and_nothing_else_does(root: Path, dat
 def test_imported_images_have_an_unknown_selection(root: Path, data: Dataset) -> None:  # noqa: F811
     target, inversion, judges = made(root)
     theirs = Run(root, "inversions", "x", dict(inversion.spec), {"target": target})
-    card = cards.card(data, target, theirs, judges, labels())
+    card = card_of(data, theirs, judges, labels())
     assert card["selection"]["by"] == "another program, unknown" and card["budget"]["known"] is False
 
 
@@ -89,7 +94,7 @@ def test_a_card_does_not_part_what_was_together(root: Path, data: Dataset) -> No
     before = collect.rows(root)
     target, inversion, judges = made(root)
     run = find(root, before[before["inversion"] == inversion.id]["score"].iloc[0])
-    card = cards.card(data, target, inversion, judges, labels())
+    card = card_of(data, inversion, judges, labels())
     with_card(root, run, card)
     after = collect.rows(root)
     assert after["protocol"].nunique() == 1 and set(after["protocol"]) == set(before["protocol"])
@@ -108,7 +113,7 @@ def test_other_people_are_another_protocol_though_as_many(root: Path, data: Data
     inversion = other.parents["inversion"]
     assert isinstance(inversion, Run)
     assert len({one.protocol for one in collect.scored(root) if one.scores["identities"] == 2}) == 1
-    with_card(root, other, cards.card(data, target, inversion, judges, torch.tensor([2, 2, 3, 3])))
+    with_card(root, other, card_of(data, inversion, judges, torch.tensor([2, 2, 3, 3])))
     found = [one for one in collect.scored(root) if one.scores["identities"] == 2]
     assert len({one.protocol for one in found}) == 2
     order = [one.protocol for one in sorted(found, key=lambda one: one.run.id != first.id)]
