@@ -3,14 +3,14 @@
 One declaration of the columns serves the terminal, Markdown and LaTeX. Rates are percentages.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from mibench.report.collect import Scored
+from mibench.report.format import amount, count, missing, percent, rate, seconds, signed
+from mibench.report.result import Result
 
 __all__ = ["CLEAR", "Column", "Row", "Section", "caption", "columns", "marks", "protocols", "rows", "section", "title"]
 
@@ -51,69 +51,12 @@ class Section(NamedTuple):
     notes: list[str]
 
 
-# --- cells ----------------------------------------------------------------------------------------------------------
-
-
-def missing(value: Any) -> bool:
-    """None or NaN."""
-    return value is None or bool(value != value)
-
-
-def percent(value: Any) -> str:
-    """A rate as a percentage with one digit; all and nothing without."""
-    return "" if missing(value) else f"{100 * value:.{0 if value in (0, 1) else 1}f}"
-
-
-def interval(row: Any, key: str, digits: int) -> str:
-    """`82.0 [74,88]`; without bounds where there is no interval."""
-    name, at, model = key.partition("@")
-    value, low, high = (row.get(f"{name}{end}{at}{model}") for end in ("", "_low", "_high"))
-    if missing(value) or missing(low) or missing(high):
-        return percent(value)
-    return f"{percent(value)} [{100 * low:.{digits}f},{100 * high:.{digits}f}]"
-
-
-def probability(value: Any) -> str:
-    """A p-value with three digits, without its leading zero."""
-    if missing(value):
-        return ""
-    return "<.001" if value < 0.0005 else f"{value:.3f}".lstrip("0") if value < 0.9995 else "1"
-
-
-def amount(value: Any) -> str:
-    """A quantity with three significant digits, never in powers of ten below a million."""
-    if missing(value):
-        return ""
-    whole = 0 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{min(whole, 4)}f}"
-
-
-def count(value: Any, digits: int = 1) -> str:
-    """A number of images; in the terminal (digits 0) thousands and millions in short: 12.6k."""
-    if missing(value):
-        return ""
-    for size, sign in ((1e6, "M"), (1e3, "k")):
-        if digits == 0 and value >= 10 * size:
-            return f"{amount(value / size)}{sign}"
-    return f"{value:,.0f}"
-
-
-def seconds(value: Any) -> str:
-    """Wall-clock time, to a tenth where that is much."""
-    return "" if missing(value) else f"{value:,.{1 if value < 100 else 0}f}"
-
-
-def signed(value: Any) -> str:
-    """A difference of rates in points, with its sign."""
-    return "" if missing(value) else f"{100 * value:+.1f}"
+# --- one protocol ---------------------------------------------------------------------------------------------------
 
 
 def queries(row: "Row") -> float | None:
     """Images asked per identity as the oracle counts them: an identity's own and those that serve all."""
     return None if missing(row.get("queries")) else row["queries"] + row["shared_queries"]
-
-
-# --- one protocol ---------------------------------------------------------------------------------------------------
 
 
 def protocols(table: pd.DataFrame) -> Iterator[pd.DataFrame]:
@@ -129,9 +72,9 @@ def evaluators(group: pd.DataFrame) -> list[str]:
     return str(group["evaluators"].iloc[0]).split(",")
 
 
-def headline(group: pd.DataFrame) -> str:
-    """The column of the headline number."""
-    return f"open_top1@{evaluators(group)[0]}"
+def headline(evaluators: str) -> str:
+    """The column of the headline number, from a row's `evaluators`."""
+    return f"open_top1@{evaluators.partition(',')[0]}"
 
 
 def marks(group: pd.DataFrame) -> dict[int, str]:
@@ -139,14 +82,14 @@ def marks(group: pd.DataFrame) -> dict[int, str]:
 
     Equal attacks share a mark; where all are equal there is none.
     """
-    found: dict[int, str] = {}
-    column = headline(group)
+    marked: dict[int, str] = {}
+    column = headline(group["evaluators"].iloc[0])
     for _, rows in group[group["role"] == "attack"].groupby("target"):
         values = rows[column]
         if values.max() > values.min():
-            found |= dict.fromkeys(values.index[values == values.max()], BEST)
-            found |= dict.fromkeys(values.index[values == values.min()], WORST)
-    return {int(index): mark for index, mark in found.items()}
+            marked |= dict.fromkeys(values.index[values == values.max()], BEST)
+            marked |= dict.fromkeys(values.index[values == values.min()], WORST)
+    return {int(index): mark for index, mark in marked.items()}
 
 
 def kappas(group: pd.DataFrame) -> list[str]:
@@ -157,7 +100,7 @@ def kappas(group: pd.DataFrame) -> list[str]:
 def strongest(group: pd.DataFrame) -> pd.DataFrame:
     """The attack of each target with the highest headline number: what the target is judged by."""
     attacks = group[group["role"] == "attack"]
-    return attacks.loc[attacks.groupby("target", sort=False)[headline(group)].idxmax()]
+    return attacks.loc[attacks.groupby("target", sort=False)[headline(group["evaluators"].iloc[0])].idxmax()]
 
 
 def columns(group: pd.DataFrame) -> list[Column]:
@@ -172,13 +115,13 @@ def columns(group: pd.DataFrame) -> list[Column]:
         return row["target_label"] if row.name in opened else ""
 
     def natural(row: Row, digits: int) -> str:
-        return interval(row, "natural_accuracy", digits) if row.name in opened else ""
+        return rate(row, "natural_accuracy", digits) if row.name in opened else ""
 
     def attack(row: Row, digits: int) -> str:
         return f"{row['attack_label']} {marked.get(row.name, '')}".strip()
 
-    def rate(key: str) -> Callable[[Row, int], str]:
-        return lambda row, digits: interval(row, key, digits)
+    def bounded(key: str) -> Callable[[Row, int], str]:
+        return lambda row, digits: rate(row, key, digits)
 
     def plain(key: str, show: Callable[[Any], str]) -> Callable[[Row, int], str]:
         return lambda row, digits: show(row.get(key))
@@ -187,7 +130,7 @@ def columns(group: pd.DataFrame) -> list[Column]:
         Column("", "defense", target, left=True),
         Column("natural", "accuracy", natural),
         Column("", "attack", attack, left=True),
-        *(Column("open-set", name, rate(f"open_top1@{name}"), drop=0 if name == first else 8) for name in names),
+        *(Column("open-set", name, bounded(f"open_top1@{name}"), drop=0 if name == first else 8) for name in names),
         *(
             Column("closed", name, plain(f"closed_top1@{name}", percent), drop=7 if name == first else 6)
             for name in names
@@ -262,14 +205,14 @@ def caption(group: pd.DataFrame) -> list[str]:
         f"Evaluation models, held-out accuracy: {judges}.",
         f"Attack settings: {_settings(runs)}. Target: {', '.join(sorted(set(runs['model'])))}.",
     ]
-    asked = runs[runs["prior_queries"] > 0].groupby("prior")[["prior_queries", "prior_gradients"]].max()
-    if len(asked):
-        told = [
+    learning = runs[runs["prior_queries"] > 0].groupby("prior")[["prior_queries", "prior_gradients"]].max()
+    if len(learning):
+        parts = [
             f"{name} {int(row['prior_queries']):,}"
             + (f" ({int(row['prior_gradients']):,} of them with grad.)" if row["prior_gradients"] else "")
-            for name, row in asked.iterrows()
+            for name, row in learning.iterrows()
         ]
-        lines.append(f"What learning a prior asked each target comes on top: {', '.join(told)}.")
+        lines.append(f"What learning a prior asked each target comes on top: {', '.join(parts)}.")
     if bool(row[f"distractors_are_public@{first}"]) and "public_search" in set(runs["attack"]):
         lines.append("The people taken for someone else are the attacker's public people, so public_search scores 0.")
     return lines
@@ -297,11 +240,11 @@ def _settings(runs: pd.DataFrame) -> str:
     return ", ".join(texts)
 
 
-def section(group: pd.DataFrame, found: Iterable[Scored], brief: bool = False) -> Section:
+def section(group: pd.DataFrame, results: Iterable[Result], brief: bool = False) -> Section:
     """A protocol's table, with what could not be measured and how to get it (if brief: where that is written)."""
     protocol = group["protocol"].iloc[0]
-    own = [one for one in found if one.protocol == protocol]
-    gone = {item["name"]: (item["why"], item["how"]) for one in own for item in one.scores["unavailable"]}
+    own = [result for result in results if result.protocol == protocol]
+    gone = {item["name"]: (item["why"], item["how"]) for result in own for item in result.scores["unavailable"]}
     notes = [f"Not measured: {name}: {why}; {how}" for name, (why, how) in gone.items()]
     if brief and gone:
         why = "; ".join(f"{name}: {why}" for name, (why, _) in gone.items())

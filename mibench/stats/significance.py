@@ -8,14 +8,14 @@ Of m true nulls tested at .05, one in twenty is called a difference. Holm's corr
 such call; Benjamini and Hochberg's bounds the share of such calls among all calls.
 
 Simulated with 20 identities x 5 images at .05: a true null is rejected 5% of the time, 3% for hits (equal sums count
-against the difference); a test that takes images for independent rejects it 17% of the time (test_comparison.py).
+against the difference); a test that takes images for independent rejects it 17% of the time
+(tests/stats/test_significance.py).
 
 References:
     | The Design of Experiments (Fisher, 1935), the sign-flip test
     | Permutation P-values Should Never Be Zero (Phipson and Smyth, 2010), the +1
     | A Simple Sequentially Rejective Multiple Test Procedure (Holm, 1979)
     | Controlling the False Discovery Rate (Benjamini and Hochberg, 1995)
-    | pitfalls.md §2 trap 15: a spread over images or restarts is not an interval
 
 Differs:
     Identities with more images weigh more, as in the difference that `paired_interval` shows: the sum of an identity's
@@ -31,8 +31,9 @@ from torch import Tensor
 
 from mibench.runtime.rng import generator
 from mibench.stats.inputs import require_finite
+from mibench.stats.intervals import cluster_sums
 
-__all__ = ["Comparison", "adjusted", "gap_test", "least_p", "paired_test"]
+__all__ = ["Comparison", "adjusted", "gap_test", "least_p", "paired_test", "sign_flips"]
 
 EXACT = 12
 """Up to so many identities that differ, all sign patterns are counted; above, patterns are drawn."""
@@ -78,19 +79,25 @@ def paired_test(
     require_finite("test", "values", b_values.double())
     # On the CPU, so that one seed gives one p-value whatever device the scores came from.
     values = a_values.detach().cpu().double() - b_values.detach().cpu().double()
-    names, index = clusters.cpu().unique(return_inverse=True)
-    sums = torch.zeros(len(names), dtype=torch.float64).index_add(0, index, values)
+    sums, counts = cluster_sums(values, clusters.cpu())
+    return sign_flips(sums, counts, resamples, seed)
+
+
+def sign_flips(
+    sums: Float64[Tensor, " c"], counts: Float64[Tensor, " c"], resamples: int = 9999, seed: int = 0
+) -> Comparison:
+    """`paired_test` of each identity's sum of differences and the number of its differences."""
     scale = float(sums.abs().sum())
     # Sums in another order differ in the last digits: what is equal up to these is as far from zero.
     least = float(sums.sum().abs()) - 1e-10 * scale
     differing = sums[sums.abs() > 1e-12 * scale]
     exact = len(differing) <= EXACT
-    found = _every(len(differing)) if exact else _drawn(len(sums), resamples, seed)
+    signs = _every(len(differing)) if exact else _drawn(len(sums), resamples, seed)
     flipped = differing if exact else sums
     chunk = max(1, _CHUNK // max(1, len(flipped)))
-    extreme = sum(int(((part.double() @ flipped).abs() >= least).sum()) for part in found.split(chunk))
-    p = extreme / len(found) if exact else (1 + extreme) / (1 + resamples)
-    return Comparison(float(values.mean()), p, len(names), len(found), exact)
+    extreme = sum(int(((part.double() @ flipped).abs() >= least).sum()) for part in signs.split(chunk))
+    p = extreme / len(signs) if exact else (1 + extreme) / (1 + resamples)
+    return Comparison(float(sums.sum() / counts.sum()), p, len(sums), len(signs), exact)
 
 
 @lru_cache(maxsize=EXACT + 1)

@@ -4,22 +4,13 @@ from collections.abc import Callable, Iterator, Mapping
 
 import pandas as pd
 
-from mibench.report.tables import (
-    CLEAR,
-    LEVEL,
-    Column,
-    Row,
-    Section,
-    amount,
-    interval,
-    missing,
-    percent,
-    protocols,
-    title,
-)
-from mibench.report.tradeoff import ACCESSES, BELOW
+from mibench.core import Access
+from mibench.report.curves import BELOW
+from mibench.report.format import amount, missing, percent, points, rate
+from mibench.report.pairing import IDENTICAL
+from mibench.report.tables import CLEAR, LEVEL, Column, Row, Section
 
-__all__ = ["FRONT", "sections", "titles"]
+__all__ = ["FRONT", "SURE", "sections"]
 
 FRONT = "◆"
 """Marks a point that no other beats in both natural accuracy and the strongest attack of an access."""
@@ -27,37 +18,30 @@ FRONT = "◆"
 SURE = "*"
 """Marks a difference to the undefended target that is hardly chance."""
 
-WORDS = {"white_box": "white box", "black_box": "black box", "label_only": "label only"}
 
-
-def _points(value: float, low: float, high: float, digits: int, mark: str = "") -> str:
-    if missing(value):
-        return ""
-    if missing(low):
-        return f"{100 * value:+.1f}{mark}"
-    return f"{100 * value:+.1f}{mark} [{100 * low:+.{digits}f},{100 * high:+.{digits}f}]"
-
-
-def _difference(access: str) -> Callable[[Row, int], str]:
-    name = f"{access}_difference"
-
+def _difference(access: Access) -> Callable[[Row, int], str]:
     def cell(row: Row, digits: int) -> str:
-        mark = SURE if row[f"{access}_p_adjusted"] < CLEAR else ""
-        return _points(row[name], row[f"{name}_low"], row[f"{name}_high"], digits, mark)
+        mark = SURE if row[f"{access.key}_p_adjusted"] < CLEAR else ""
+        return IDENTICAL if row[f"{access.key}_identical"] else points(row, f"{access.key}_difference", digits, mark)
 
     return cell
 
 
 def _rate(name: str) -> Callable[[Row, int], str]:
-    return lambda row, digits: interval(row, name, digits)
+    return lambda row, digits: rate(row, name, digits)
 
 
-def _attack(access: str) -> Callable[[Row, int], str]:
-    return lambda row, digits: row[f"{access}_attack"] + (f" {FRONT}" if row[f"{access}_pareto"] else "")
+def _attack(access: Access) -> Callable[[Row, int], str]:
+    return lambda row, digits: row[f"{access.key}_attack"] + (f" {FRONT}" if row[f"{access.key}_pareto"] else "")
 
 
-def _delta(access: str) -> Callable[[Row, int], str]:
-    return lambda row, digits: "" if missing(row[f"{access}_delta"]) else f"{row[f'{access}_delta']:.2f}"
+def _delta(access: Access) -> Callable[[Row, int], str]:
+    return lambda row, digits: "" if missing(row[f"{access.key}_delta"]) else f"{row[f'{access.key}_delta']:.2f}"
+
+
+def _attacked(rows: pd.DataFrame) -> list[Access]:
+    """The accesses under which anything was attacked, strongest first."""
+    return [access for access in Access.strongest_first() if rows[f"{access.key}_attack"].any()]
 
 
 def _tradeoff(rows: pd.DataFrame) -> list[Column]:
@@ -66,9 +50,9 @@ def _tradeoff(rows: pd.DataFrame) -> list[Column]:
         Column("", "seeds", lambda row, digits: f"{row['seeds']}", drop=6),
         Column("natural", "accuracy", _rate("natural_accuracy")),
     ]
-    for place, access in enumerate(one for one in ACCESSES if rows[f"{one}_attack"].any()):
+    for place, access in enumerate(_attacked(rows)):
         shown += [
-            Column(WORDS[access], "attack accuracy", _rate(access)),
+            Column(access.words, "attack accuracy", _rate(access.key)),
             Column("difference", "to none", _difference(access), drop=3 if place else 0),
             Column("strongest", "attack", _attack(access), drop=5 if place else 2, left=True),
             Column("", "Δ", _delta(access), drop=4 if place else 1),
@@ -102,14 +86,14 @@ def _effects(rows: pd.DataFrame) -> list[Column]:
 
 def _reported(rows: pd.DataFrame, name: str) -> bool:
     """Whether a column is a number that a defense reported of its training."""
-    own = ("natural_accuracy", "judged", *ACCESSES)
+    own = ("natural_accuracy", "judged", *(access.key for access in Access))
     return pd.api.types.is_float_dtype(rows[name]) and not name.startswith(own) and bool(rows[name].notna().any())
 
 
 def _curves(rows: pd.DataFrame) -> list[Column]:
     shown = [
         Column("", "defense", lambda row, digits: row["defense"], left=True),
-        Column("", "access", lambda row, digits: WORDS[row["access"]], left=True),
+        Column("", "access", lambda row, digits: Access.of(row["access"]).words, left=True),
         Column("points", "on it", lambda row, digits: f"{row['points']}", drop=2),
         Column("hyper-", "volume", lambda row, digits: f"{row['hypervolume']:.3f}"),
         Column("none", "alone", lambda row, digits: f"{row['hypervolume_none']:.3f}", drop=1),
@@ -119,22 +103,17 @@ def _curves(rows: pd.DataFrame) -> list[Column]:
     return shown
 
 
-def titles(table: pd.DataFrame) -> dict[str, str]:
-    """Protocol -> what it is about."""
-    return {group["protocol"].iloc[0]: title(group) for group in protocols(table)}
-
-
-def sections(points: pd.DataFrame, curves: pd.DataFrame, titles: Mapping[str, str]) -> Iterator[Section]:
+def sections(tradeoff: pd.DataFrame, curves: pd.DataFrame, titles: Mapping[str, str]) -> Iterator[Section]:
     """The tables of each protocol that has a defended target beside an undefended one.
 
     Args:
-        points: `tradeoff.frame`.
-        curves: `tradeoff.summary`.
+        tradeoff: `tradeoff.frame`.
+        curves: `curves.frame`.
         titles: What each protocol is about.
     """
-    if points.empty:
+    if tradeoff.empty:
         return
-    attacked = points[(points[[f"{access}_attack" for access in ACCESSES]] != "").any(axis=1)]
+    attacked = tradeoff[(tradeoff[[f"{access.key}_attack" for access in Access]] != "").any(axis=1)]
     for protocol, own in attacked.groupby("protocol", sort=False):
         defended = own["family"] != "none"
         if defended.all() or not defended.any():
@@ -148,7 +127,7 @@ def sections(points: pd.DataFrame, curves: pd.DataFrame, titles: Mapping[str, st
                 "Per access the strongest attack that was run on every seed, open-set top-1 of the headline evaluation "
                 "model, in % [95% interval, clustered by identity, all seeds together]. difference: paired over "
                 f"identities and seeds, in points; {SURE} p < {LEVEL}, sign-flip test over identities, Holm's "
-                f"correction over the access's differences. {FRONT} "
+                f"correction over the access's tested differences. {FRONT} "
                 "no other target is both more accurate and safer under that access.",
                 "Δ = attack accuracy prevented per point of natural accuracy lost, the papers' trade-off: blank where "
                 "accuracies differ by less than half a point, negative where the defense raises accuracy.",
