@@ -480,6 +480,7 @@ def list_command(
     as_json: Json = False,
 ) -> None:
     """What there is: attacks, defenses, priors, data sets, models, metrics, suites."""
+    from mibench import metrics
     from mibench.cli import printing
     from mibench.plugins import registry
 
@@ -495,7 +496,7 @@ def list_command(
         else:
             printing.print_suites(suites)
         return
-    found = {one: registry.cards(one) for one in ([kind] if kind else kinds)}
+    found = {one: metrics.listing() if one == "metrics" else registry.cards(one) for one in ([kind] if kind else kinds)}
     if as_json:
         print(json.dumps(found, indent=1))
         return

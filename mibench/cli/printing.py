@@ -50,7 +50,7 @@ def print_cards(found: dict[str, dict[str, dict[str, Any]]]) -> None:
         "priors": ("critic", "venue", "year", "link"),
         "data": ("identities", "images", "licence"),
         "models": ("architectures", "year", "link"),
-        "metrics": ("range", "better", "link"),
+        "metrics": ("unit", "direction", "link"),
     }
     console = Console()
     for one, cards in found.items():

@@ -27,10 +27,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mibench.metrics import Unavailable, inputs, weights
+from mibench.metrics.declaration import Direction, Metric, Need, Unit
 from mibench.metrics.knn import knn_distance
 from mibench.runtime.errors import UserError, unknown
 
-__all__ = ["CARD", "WEIGHTS", "Lpips", "load", "lpips_distance"]
+__all__ = ["CARD", "METRICS", "WEIGHTS", "Lpips", "load", "lpips_distance"]
 
 CARD = {
     "summary": "perceptual distance (LPIPS) to the nearest private image of the same identity",
@@ -38,10 +39,20 @@ CARD = {
     "authors": "Zhang, Isola, Efros, Shechtman and Wang",
     "venue": "CVPR",
     "year": 2018,
-    "range": "[0, inf), about 1 for unrelated images",
-    "better": "lower leaks more",
     "link": "https://arxiv.org/abs/1801.03924",
 }
+
+METRICS = (
+    Metric(
+        "lpips",
+        ("", "lpips"),
+        Unit.DISTANCE,
+        Direction.LOWER,
+        "perceptual distance (LPIPS) to the nearest private training image of the person",
+        "[0, inf), about 1 for unrelated images",
+        needs=(Need.WEIGHTS, Need.TRAIN),
+    ),
+)
 
 WEIGHTS = {
     net: weights.WeightFile((name,), f"https://download.pytorch.org/models/{name}", sha256)

@@ -27,11 +27,12 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from mibench.metrics.accuracy import top_k
+from mibench.metrics.declaration import Direction, Metric, Need, Per, Unit
 from mibench.runtime.engine import at_once
 from mibench.runtime.rng import seed_of
 from mibench.stats.intervals import Interval, proportion
 
-__all__ = ["CARD", "adversarial_accuracy", "correct_under_attack", "spread"]
+__all__ = ["CARD", "METRICS", "adversarial_accuracy", "correct_under_attack", "spread"]
 
 CARD = {
     "summary": "share of private images that no change of at most eps a pixel makes the target misclassify",
@@ -39,10 +40,21 @@ CARD = {
     "authors": "Croce and Hein",
     "venue": "ICML",
     "year": 2020,
-    "range": "[0, 1]",
-    "better": "higher leaks more",
     "link": "https://arxiv.org/abs/2003.01690",
 }
+
+METRICS = (
+    Metric(
+        "adversarial_accuracy",
+        ("PGD", "ε {model}"),
+        Unit.SHARE,
+        Direction.HIGHER,
+        "share of unseen private images that no change of at most ε a pixel makes the target misclassify",
+        "[0, 1]",
+        per=Per.NETWORK,
+        needs=(Need.TARGET, Need.HELDOUT),
+    ),
+)
 
 _LOG = logging.getLogger(__name__)
 _LOG.addHandler(logging.NullHandler())  # a network without any gradient is for `metrics.gradients` to report

@@ -22,6 +22,7 @@ JOURNALS = {
     "PAMI",
     "Proceedings of the IEEE",
     "Evolutionary Computation",
+    "Educational and Psychological Measurement",
 }
 
 

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from mibench import models
 from mibench.core import Dataset
-from mibench.metrics.false_positives import RATE, impostor_scores, kappa, log_odds, threshold
+from mibench.metrics.agreement import kappa
+from mibench.metrics.false_positives import RATE, impostor_scores, log_odds, threshold
 from mibench.metrics.knn import knn_distance, leave_one_out
 from mibench.runs import Run
 from mibench.runtime.engine import Engine

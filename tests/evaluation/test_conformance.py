@@ -38,7 +38,19 @@ from mibench.core import (
     to_uint8,
 )
 from mibench.defenses.mid import Bottleneck, NoisyServed
-from mibench.metrics import accuracy, facenet_distance, fid, inception, inputs, kid, knn, lpips_distance, prdc
+from mibench.metrics import (
+    Unit,
+    accuracy,
+    facenet_distance,
+    fid,
+    inception,
+    inputs,
+    kid,
+    knn,
+    lpips_distance,
+    metric,
+    prdc,
+)
 from mibench.models.base import Classifier, Prepare
 from mibench.plugins import registry
 from mibench.priors.plg import Plg
@@ -47,6 +59,7 @@ from mibench.runs import Run
 from mibench.runtime import engine
 from mibench.runtime.errors import UserError
 from mibench.runtime.pictures import tile
+from mibench.runtime.progress import Silent
 from mibench.runtime.rng import Noise
 from mibench.stages import artifacts, score, train_target
 from mibench.stats import intervals as statistics
@@ -173,7 +186,7 @@ def test_trap_05_knn_is_not_one_number() -> None:
     f, y, g, z = people()
     whole = knn.knn_distance(f, y, g, z)
     torch.testing.assert_close(knn.knn_distance(3 * f, y, 3 * g, z), 9 * whole)  # squared, and not normalised
-    assert "squared L2" in knn.CARD["summary"] and "same identity" in knn.CARD["summary"]
+    assert metric("knn_train").unit is Unit.SQUARED_L2 and "of the person" in metric("knn_train").summary
     floor = train_target.real_to_real(g, z)  # the yardstick, beside every number
     assert floor == pytest.approx(float(knn.leave_one_out(g, z).mean())) and floor > 0
 
@@ -218,7 +231,7 @@ def test_trap_10_no_model_is_selected_on_the_test_set() -> None:
     split = colours(12)
     assert not {"heldout", "validation", "test"} & set(inspect.signature(fit).parameters)
     model = small_net(3)
-    fitted = fit(model, split, 3, Training(epochs=2, batch=4), CPU, 0, engine.Silent(), "toy")
+    fitted = fit(model, split, 3, Training(epochs=2, batch=4), CPU, 0, Silent(), "toy")
     assert [set(line) for line in fitted.log] == [{"epoch", "loss"}] * 2  # the last epoch is kept, whatever it is worth
     logits = torch.eye(3)[[0, 0, 0, 1, 2]]
     plain = train_target.accuracy(logits, Split(split.images[:5], torch.tensor([0, 0, 1, 1, 1])), 3)
@@ -310,7 +323,7 @@ def test_trap_18_a_target_is_left_as_it_is_while_a_prior_asks_it(tmp_path: Path)
     public = data().public
     prior = recipe.build(SHAPE, 4, public)
     assert recipe.target_access is not None
-    recipe.train(prior, public, Oracle(target, Access.WHITE_BOX, 4), TrainingContext(CPU, 0, engine.Silent(), "toy"))
+    recipe.train(prior, public, Oracle(target, Access.WHITE_BOX, 4), TrainingContext(CPU, 0, Silent(), "toy"))
     assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
     assert not any(part.training for part in target.modules()) and all(p.grad is None for p in target.parameters())
 
@@ -448,7 +461,7 @@ def test_distances_to_images_are_squared() -> None:
     a, b = torch.nn.functional.normalize(normal(18, 2, 5), dim=1).float()[:, None]
     cosine = float((a.double() * b.double()).sum())
     assert float(knn.knn_distance(a, y, b, y)) == pytest.approx(2 * (1 - cosine), rel=1e-5)  # as FaceNet's card has it
-    assert facenet_distance.CARD["range"] == "[0, 4]"
+    assert metric("facenet").range == "[0, 4]"
 
 
 def test_density_is_divided_by_the_number_of_generated_images() -> None:
@@ -575,12 +588,6 @@ def test_prdc_refuses_broken_mixed_and_huge_features() -> None:
         prdc.prdc(1e200 * real, generated)
     with pytest.raises(ValueError, match="k = 3, the others' with 5"):
         prdc.prdc(prdc.manifold(real, 3), generated)
-
-
-def test_prdc_has_a_card() -> None:
-    card = registry.card("metrics", "prdc")
-    assert set(card) == {"summary", "title", "authors", "venue", "year", "range", "better", "link"}
-    assert card == prdc.CARD and card["better"] == "higher leaks more"
 
 
 # --- parity with other packages, to 1e-5 ----------------------------------------------------------------------------

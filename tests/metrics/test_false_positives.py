@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from shell import world
 from sklearn.metrics import cohen_kappa_score
 
-from mibench.metrics.false_positives import impostor_scores, kappa, log_odds, threshold
+from mibench.metrics.agreement import kappa
+from mibench.metrics.false_positives import impostor_scores, log_odds, threshold
 from mibench.stages import artifacts, false_positives
 from mibench.stats.intervals import paired_interval
 
