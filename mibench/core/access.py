@@ -30,11 +30,6 @@ class Access(IntEnum):
         """`white-box`, before a noun."""
         return self.key.replace("_", "-")
 
-    @property
-    def answers(self) -> str:
-        """What the target answers at this level and not below."""
-        return {Access.LABEL_ONLY: "labels", Access.BLACK_BOX: "scores", Access.WHITE_BOX: "gradients"}[self]
-
     @classmethod
     def of(cls, key: str) -> "Access":
         """The level that a card or a specification writes; `none`, an attack that never asks, gets the least.

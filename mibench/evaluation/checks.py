@@ -126,8 +126,8 @@ def weaker_access_wins(one: Evidence) -> str | None:
         if weak < strong and gap.low > 0:
             better, worse = one.best[weak], one.best[strong]
             return (
-                f"{weak.adjective} {better[0]} reaches {100 * better[1].value:.1f}%, {strong.adjective} {worse[0]} only "
-                f"{100 * worse[1].value:.1f}% (paired difference {100 * gap.value:+.1f} [{100 * gap.low:+.0f},"
+                f"{weak.adjective} {better[0]} reaches {100 * better[1].value:.1f}%, {strong.adjective} {worse[0]} "
+                f"only {100 * worse[1].value:.1f}% (paired difference {100 * gap.value:+.1f} [{100 * gap.low:+.0f},"
                 f"{100 * gap.high:+.0f}]): its gradients may be masked"
             )
     return None

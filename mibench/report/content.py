@@ -7,7 +7,18 @@ from functools import cached_property
 import pandas as pd
 
 from mibench.evaluation.checks import Finding
-from mibench.report import curves, differences, facts, frame, leakage, leakage_tables, points, tables, tradeoff
+from mibench.report import (
+    captions,
+    curves,
+    differences,
+    facts,
+    frame,
+    leakage,
+    leakage_tables,
+    points,
+    tables,
+    tradeoff,
+)
 from mibench.report import tradeoff_tables as tradeoffs
 from mibench.report.leakage import Leakage
 from mibench.report.points import Point
@@ -91,7 +102,7 @@ class Content:
     def sections(self, brief: bool = False) -> Iterator[Section]:
         """Every table but those of people, protocol by protocol; `brief` where a terminal shows them."""
         for group in tables.protocols(self.table):
-            yield tables.section(group, self.results, brief)
+            yield captions.section(group, self.results, brief)
             yield from differences.sections(group, self.differences)
         yield from tradeoffs.sections(self.tradeoff, self.curves, self.titles)
 

@@ -123,7 +123,7 @@ def matched(curve: Curve, natural: float) -> Interval | None:
 
 
 def _between(x: Float64[Tensor, "r p"], at: float) -> tuple[Tensor, Float64[Tensor, "r 1"]]:
-    """The point to the right of `at` in each row of rising x, and how far `at` lies from the one to its left, in [0, 1].
+    """The point right of `at` in each row of rising x, and how far `at` lies from the one to its left, in [0, 1].
 
     A row that ends before `at` (a resampled curve) is continued by its end.
     """

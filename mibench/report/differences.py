@@ -8,22 +8,11 @@ from typing import Any
 import pandas as pd
 import torch
 
-from mibench.report.format import missing, percent, points, probability, signed
+from mibench.metrics import Unit
+from mibench.report.format import missing, probability, shown
 from mibench.report.pairing import IDENTICAL, Attacked, Comparison, compare, holm, seedless
 from mibench.report.result import Result
-from mibench.report.tables import (
-    BEST,
-    CLEAR,
-    LEVEL,
-    Column,
-    Row,
-    Section,
-    headline,
-    protocols,
-    rows,
-    strongest,
-    title,
-)
+from mibench.report.tables import BEST, CLEAR, LEVEL, Column, Row, Section, headline, protocols, rows, strongest, title
 from mibench.runs import canonical
 from mibench.runtime.errors import UserError
 from mibench.stats import power
@@ -146,7 +135,7 @@ def _seeds_needed(repeats: list[Comparison]) -> float:
 
 
 def _span(row: Row, digits: int) -> str:
-    return IDENTICAL if row["verdict"] == IDENTICAL else points(row, "difference", digits)
+    return IDENTICAL if row["verdict"] == IDENTICAL else shown(row, "difference", Unit.POINTS, digits)
 
 
 def _attacked(row: Row, digits: int) -> str:
@@ -158,12 +147,12 @@ def _attacked(row: Row, digits: int) -> str:
 COLUMNS = [
     Column("", "defense", lambda row, digits: row["defense"], left=True),
     Column("", "attack", _attacked, left=True),
-    Column("open-set", "none", lambda row, digits: percent(row["without"]), drop=2),
-    Column("open-set", "defended", lambda row, digits: percent(row["with"]), drop=2),
+    Column("open-set", "none", lambda row, digits: Unit.SHARE.show(row["without"]), drop=2),
+    Column("open-set", "defended", lambda row, digits: Unit.SHARE.show(row["with"]), drop=2),
     Column("difference", "in points", _span),
     Column("Holm", "p", lambda row, digits: probability(row["p_adjusted"]), drop=1),
     Column("attack accuracy", "is", lambda row, digits: row["verdict"], left=True),
-    Column("natural", "accuracy", lambda row, digits: signed(row["natural_accuracy_difference"])),
+    Column("natural", "accuracy", lambda row, digits: Unit.POINTS.show(row["natural_accuracy_difference"])),
 ]
 
 
@@ -179,8 +168,8 @@ def notes(pairs: pd.DataFrame) -> list[str]:
     ]
     if tested < len(pairs):
         lines.append(
-            f"'{IDENTICAL}': the attacker cannot see what the defense does (the target answers as without it), and made "
-            "the same images; there is nothing to estimate or to test."
+            f"'{IDENTICAL}': to this attacker the target answers as without the defense, and the images are the same, "
+            "pixel by pixel: there is nothing to estimate or to test."
         )
     people = int(pairs["identities"].max())
     least = least_p(people, tested)
@@ -214,7 +203,8 @@ def _power(pairs: pd.DataFrame) -> str:
 
 def _needs(row: Row) -> str:
     """`(re a_e=0.4, ppa: -12.0 points) takes 34 identities of the 20 attacked, 3 seeds`."""
-    whom = f"({row['defense']}, {_attacked(row, 1).removesuffix(BEST).strip()}: {signed(row['difference'])} points)"
+    size = Unit.POINTS.show(row["difference"])
+    whom = f"({row['defense']}, {_attacked(row, 1).removesuffix(BEST).strip()}: {size} points)"
     needed = row["identities_needed"]
     if missing(needed):
         text = f"{whom} takes an unknown number of identities (the {row['identities']} attacked do not vary)"

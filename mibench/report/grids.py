@@ -20,8 +20,8 @@ from torch import Tensor
 from mibench.core import Dataset
 from mibench.metrics.knn import knn_distance
 from mibench.report import tables
-from mibench.report.result import Result
 from mibench.report.leakage import numbered
+from mibench.report.result import Result
 from mibench.runtime.files import write_atomic
 from mibench.stages import artifacts
 

@@ -229,14 +229,7 @@ def _by_group(about: dict[str, Any], result: Result, name: str, members: Mapping
         "gap_p": gap_test(hits, labels, kinds),
     }
     return [
-        about
-        | {
-            "group": each,
-            "identities": known.clusters,
-            "n": known.n,
-        }
-        | rows.bounds("rate", known)
-        | gap
+        about | {"group": each, "identities": known.clusters, "n": known.n} | rows.bounds("rate", known) | gap
         for each, known in rates
     ]
 

@@ -5,8 +5,9 @@ from typing import Any
 
 import pandas as pd
 
+from mibench.metrics import Unit
 from mibench.report import tables
-from mibench.report.format import amount, missing, percent, probability, rate, with_interval
+from mibench.report.format import coefficient, probability, shown
 from mibench.report.leakage import Leakage
 from mibench.report.tables import Column, Row, Section, evaluators, protocols
 
@@ -31,39 +32,36 @@ def _first(rows: pd.DataFrame, name: str) -> Any:
 
 
 def _people(rows: pd.DataFrame) -> list[Column]:
-    shown = [
+    columns = [
         Column("", "defense", _first(rows, "defense"), left=True),
         Column("", "attack", _first(rows, "attack"), drop=1, left=True),
         Column("", "person", lambda row, digits: _short(str(row["identity"]), digits), left=True),
         Column("", "hits", lambda row, digits: f"{row['hits']} of {row['n']}"),
-        Column("nearest", "private", lambda row, digits: amount(row["nearest"]), drop=3),
-        Column("target", "confidence", lambda row, digits: percent(row["target_confidence"]), drop=2),
+        Column("nearest", "private", lambda row, digits: Unit.SQUARED_L2.show(row["nearest"]), drop=3),
+        Column("target", "confidence", lambda row, digits: Unit.SHARE.show(row["target_confidence"]), drop=2),
     ]
     if rows["group"].any():
-        shown.insert(3, Column("", "group", lambda row, digits: _short(row["group"], digits), drop=4, left=True))
-    return shown
+        columns.insert(3, Column("", "group", lambda row, digits: _short(row["group"], digits), drop=4, left=True))
+    return columns
 
 
 def _targets(rows: pd.DataFrame) -> list[Column]:
     def bounded(name: str) -> Any:
-        return lambda row, digits: rate(row, name, digits)
+        return lambda row, digits: shown(row, name, Unit.SHARE, digits)
 
-    def coefficient(row: Row, digits: int) -> str:
-        return with_interval(row["gini"], row["gini_low"], row["gini_high"], _coefficient)
+    def gini(row: Row, digits: int) -> str:
+        value, low, high = (coefficient(row[f"gini{end}"]) for end in ("", "_low", "_high"))
+        return f"{value} [{low},{high}]" if low else value
 
     return [
         Column("", "defense", lambda row, digits: row["defense"], left=True),
         Column("", "attack", lambda row, digits: row["attack"], drop=1, left=True),
         Column("attack", "accuracy", bounded("rate"), drop=3),
-        Column("Gini of", "hit rates", coefficient),
-        Column("Gini", "by luck", lambda row, digits: _coefficient(row["gini_by_luck"]), drop=2),
+        Column("Gini of", "hit rates", gini),
+        Column("Gini", "by luck", lambda row, digits: coefficient(row["gini_by_luck"]), drop=2),
         Column("people", "never hit", bounded("never")),
         Column("people", "always hit", bounded("always")),
     ]
-
-
-def _coefficient(value: Any) -> str:
-    return "" if missing(value) else f"{value:.2f}"
 
 
 def _groups(rows: pd.DataFrame) -> list[Column]:
@@ -82,7 +80,7 @@ def _groups(rows: pd.DataFrame) -> list[Column]:
         Column("", "attack", _first(rows, "attack"), drop=1, left=True),
         Column("", "group", lambda row, digits: _short(row["group"], digits), left=True),
         Column("", "people", lambda row, digits: f"{row['identities']}", drop=2),
-        Column("attack", "accuracy", lambda row, digits: rate(row, "rate", digits)),
+        Column("attack", "accuracy", lambda row, digits: shown(row, "rate", Unit.SHARE, digits)),
         Column("largest", "gap", points),
         Column("Holm", "p", adjusted_p, drop=3),
     ]

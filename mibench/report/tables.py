@@ -3,16 +3,19 @@
 One declaration of the columns serves the terminal, Markdown and LaTeX. Rates are percentages.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from mibench.report.format import amount, count, missing, percent, rate, seconds, signed
-from mibench.report.result import Result
+from mibench.metrics import Need, Unit, metric
+from mibench.report.format import missing, shown
 
-__all__ = ["CLEAR", "Column", "Row", "Section", "caption", "columns", "marks", "protocols", "rows", "section", "title"]
+__all__ = [
+    *("BEST", "CLEAR", "LEVEL", "WORST", "Column", "Row", "Section", "columns", "evaluators", "headline"),
+    *("kappas", "marks", "measured", "protocols", "rows", "strongest", "title"),
+]
 
 BEST, WORST = "▲", "▽"
 """Marks of the attacks that leak most and least from a target, by the headline number."""
@@ -49,9 +52,6 @@ class Section(NamedTuple):
     rows: pd.DataFrame
     columns: list[Column]
     notes: list[str]
-
-
-# --- one protocol ---------------------------------------------------------------------------------------------------
 
 
 def queries(row: "Row") -> float | None:
@@ -103,6 +103,26 @@ def strongest(group: pd.DataFrame) -> pd.DataFrame:
     return attacks.loc[attacks.groupby("target", sort=False)[headline(group["evaluators"].iloc[0])].idxmax()]
 
 
+def measured(name: str, at: str = "", drop: int = 0, interval: bool = False) -> Column:
+    """The column of a metric as its declaration has it.
+
+    Args:
+        name: The metric.
+        at: The evaluation model, or two (`resnet+ir`); empty if it needs none.
+        drop: As `Column`.
+        interval: Whether its interval is shown.
+    """
+    own = metric(name)
+    column, unit = own.column(at), own.unit
+
+    def text(row: Row, digits: int) -> str:
+        return shown(row, column, unit, digits) if interval else unit.show(row.get(column))
+
+    # A distance in a model's features is not that model's verdict, and is told from the same in Inception's.
+    place = f"@{at}" if at and Need.FEATURES in own.needs else at
+    return Column(*own.heading(place), text, drop)
+
+
 def columns(group: pd.DataFrame) -> list[Column]:
     """The columns of a protocol's table."""
     names = evaluators(group)
@@ -110,47 +130,40 @@ def columns(group: pd.DataFrame) -> list[Column]:
     marked: dict[Any, str] = {**marks(group)}
     changed = group["target_label"] != group["target_label"].shift()
     opened = set(group.index[changed])
+    accuracy = measured("natural_accuracy", interval=True)
 
     def target(row: Row, digits: int) -> str:
         return row["target_label"] if row.name in opened else ""
 
     def natural(row: Row, digits: int) -> str:
-        return rate(row, "natural_accuracy", digits) if row.name in opened else ""
+        return accuracy.cell(row, digits) if row.name in opened else ""
 
     def attack(row: Row, digits: int) -> str:
         return f"{row['attack_label']} {marked.get(row.name, '')}".strip()
 
-    def bounded(key: str) -> Callable[[Row, int], str]:
-        return lambda row, digits: rate(row, key, digits)
+    def count(key: str) -> Callable[[Row, int], str]:
+        return lambda row, digits: Unit.COUNT.show(row.get(key), digits)
 
-    def plain(key: str, show: Callable[[Any], str]) -> Callable[[Row, int], str]:
-        return lambda row, digits: show(row.get(key))
-
-    shown = [
+    each = [
         Column("", "defense", target, left=True),
-        Column("natural", "accuracy", natural),
+        Column(accuracy.top, accuracy.bottom, natural),
         Column("", "attack", attack, left=True),
-        *(Column("open-set", name, bounded(f"open_top1@{name}"), drop=0 if name == first else 8) for name in names),
-        *(
-            Column("closed", name, plain(f"closed_top1@{name}", percent), drop=7 if name == first else 6)
-            for name in names
-        ),
-        Column("KNN", "train", plain(f"knn_train@{first}", amount), drop=5),
-        Column("KNN", "held-\nout", plain(f"knn_heldout@{first}", amount), drop=4),
-        Column("fid", f"@{first}", plain(f"fid@{first}", amount), drop=4),
-        *(Column("", name, plain(name, amount), drop=2) for name in ("fid", "lpips", "facenet") if name in group),
-        Column("calib-", "rated", plain(f"calibrated@{first}", percent), drop=1),
-        Column("target", "minus", plain(f"gap@{first}", signed), drop=1),
-        Column("times", "real", plain(f"times_real@{first}", amount), drop=1),
-        *(Column("judges'", "kappa", plain(name, amount), drop=1) for name in kappas(group)),
-        Column("queries", "each", lambda row, digits: count(queries(row), digits), drop=3),
-        Column("with", "grad.", lambda row, digits: count(row.get("gradient_images"), digits), drop=2),
-        Column("", "sec.", plain("seconds", seconds), drop=2),
+        *(measured("open_top1", name, 0 if name == first else 8, interval=True) for name in names),
+        *(measured("closed_top1", name, 7 if name == first else 6) for name in names),
+        measured("knn_train", first, 5),
+        measured("knn_heldout", first, 4),
+        measured("fid", first, 4),
+        *(measured(name, drop=2) for name in ("fid", "lpips", "facenet") if name in group),
+        *(measured(name, first, 1) for name in ("calibrated", "gap", "times_real")),
+        *(measured("kappa", name.partition("@")[2], 1) for name in kappas(group)),
+        Column("queries", "each", lambda row, digits: Unit.COUNT.show(queries(row), digits), drop=3),
+        Column("with", "grad.", count("gradient_images"), drop=2),
+        Column("", "sec.", lambda row, digits: Unit.SECONDS.show(row.get("seconds")), drop=2),
     ]
     if group["n"][group["target"].notna()].nunique() > 1:
-        shown.insert(3, Column("", "n", plain("n", count), drop=2))
+        each.insert(3, Column("", "n", lambda row, digits: Unit.COUNT.show(row.get("n")), drop=2))
     lines = rows(group)
-    return [column for column in shown if column.drop == 0 or any(column.cell(row, 0) for row in lines)]
+    return [column for column in each if column.drop == 0 or any(column.cell(row, 0) for row in lines)]
 
 
 class Row(dict[str, Any]):
@@ -173,81 +186,3 @@ def title(group: pd.DataFrame) -> str:
     people = row["identities"]
     of = f" of {row['classes']}" if row["classes"] != people else ""
     return f"{row['dataset']}{settings}: {people}{of} identities attacked"
-
-
-def caption(group: pd.DataFrame) -> list[str]:
-    """What the numbers mean, how they were made, what is missing: one line each."""
-    row, names = group.iloc[0], evaluators(group)
-    first = names[0]
-    runs = group[group["target"].notna()]
-    sizes = sorted({int(n) for n in runs["n"]})
-    floors = ", ".join(dict.fromkeys(group["attack"][group["role"] == "floor"]))
-    real = group[group["role"] == "ceiling"].iloc[0]
-    n = f"n = {sizes[0]:,}" if len(sizes) == 1 else f"n = {sizes[0]:,} to {sizes[-1]:,}"
-    judges = ", ".join(
-        f"{name} {percent(row[f'heldout_accuracy@{name}'])} ({percent(row[f'heldout_accuracy_open@{name}'])} "
-        f"open-set, among {count(row[f'distractors@{name}'])} other people)"
-        for name in names
-    )
-    lines = [
-        f"Rates are % of {n} reconstructions of {row['identities']} identities, [95% interval: bootstrap clustered by "
-        "identity, widened for rates]. Higher leaks more.",
-        f"open-set = top-1 attack accuracy of an evaluation model that can also answer 'someone else'; {first}'s is "
-        "the headline. closed = private identities only, as in most papers.",
-        f"{BEST} leaks most and {WORST} least of a target's attacks, by the headline. Floors, without optimisation: "
-        f"{floors}. Ceiling: {real['attack']}, {count(real['n'])} unseen real images of the same people, judged as if "
-        "reconstructed.",
-        f"KNN = squared L2 to the nearest private image of the person, in {first}'s features (train to train "
-        f"{amount(row[f'knn_real_to_real@{first}'])}); fid@{first} is taken there too. Lower leaks more.",
-        "queries each = images the target was asked for one identity, those for all identities included; with grad. = "
-        "of these, images it was differentiated for; sec. = the whole inversion.",
-        *_doubts(group, first),
-        f"Evaluation models, held-out accuracy: {judges}.",
-        f"Attack settings: {_settings(runs)}. Target: {', '.join(sorted(set(runs['model'])))}.",
-    ]
-    learning = runs[runs["prior_queries"] > 0].groupby("prior")[["prior_queries", "prior_gradients"]].max()
-    if len(learning):
-        parts = [
-            f"{name} {int(row['prior_queries']):,}"
-            + (f" ({int(row['prior_gradients']):,} of them with grad.)" if row["prior_gradients"] else "")
-            for name, row in learning.iterrows()
-        ]
-        lines.append(f"What learning a prior asked each target comes on top: {', '.join(parts)}.")
-    if bool(row[f"distractors_are_public@{first}"]) and "public_search" in set(runs["attack"]):
-        lines.append("The people taken for someone else are the attacker's public people, so public_search scores 0.")
-    return lines
-
-
-def _doubts(group: pd.DataFrame, first: str) -> list[str]:
-    """What the columns about false positives mean, where there are any."""
-    if f"calibrated@{first}" not in group:
-        return []
-    pairs = [name.partition("@")[2].replace("+", " and ") for name in kappas(group)]
-    judges = f"; kappa = how far {pairs[0]} agree on the hits, 0 is chance" if pairs else ""
-    return [
-        f"Likeness or look-alike: calibrated = % that {first} takes for the person more surely than 99% of real images "
-        "of other people; target minus = points by which the target's own verdict exceeds open-set; times real = "
-        f"distance to the nearest held-out image in units of another real photograph's{judges}."
-    ]
-
-
-def _settings(runs: pd.DataFrame) -> str:
-    """`gmi quick from wgan_gp, ppa quick from dcgan`."""
-    texts = {
-        f"{row['attack']} {row['preset']}" + (f" from {row['prior']}" if row["prior"] else ""): None
-        for row in rows(runs[runs["role"] == "attack"])
-    }
-    return ", ".join(texts)
-
-
-def section(group: pd.DataFrame, results: Iterable[Result], brief: bool = False) -> Section:
-    """A protocol's table, with what could not be measured and how to get it (if brief: where that is written)."""
-    protocol = group["protocol"].iloc[0]
-    own = [result for result in results if result.protocol == protocol]
-    gone = {item["name"]: (item["why"], item["how"]) for result in own for item in result.scores["unavailable"]}
-    notes = [f"Not measured: {name}: {why}; {how}" for name, (why, how) in gone.items()]
-    if brief and gone:
-        why = "; ".join(f"{name}: {why}" for name, (why, _) in gone.items())
-        path = own[0].run.path / "scores.json"
-        notes = [f"Not measured: {why}. What to fetch and where to put it: 'unavailable' in {path}."]
-    return Section(title(group), group, columns(group), caption(group) + notes)

@@ -20,7 +20,15 @@ from mibench.runtime.progress import Reporter
 from mibench.runtime.rng import Noise
 from mibench.stages import artifacts
 
-__all__ = ["plan", "work"]
+__all__ = ["ACCESS", "plan", "work"]
+
+ACCESS = {
+    "none": Access.LABEL_ONLY,
+    "label_only": Access.LABEL_ONLY,
+    "black_box": Access.BLACK_BOX,
+    "white_box": Access.WHITE_BOX,
+}
+"""What a CARD's `access` grants; an attack with 'none' gets the least, and never asks."""
 
 BATCH = {"cpu": 128, "cuda": 2048, "mps": 512}
 """Images of 64 px searched at once: what stays in a CPU's cache; what fills a GPU."""

@@ -204,7 +204,7 @@ def paired_interval(
     _check(a_values, clusters, confidence, resamples)
     _check(b_values, clusters, confidence, resamples)
     if (a_values.dtype == torch.bool) != (b_values.dtype == torch.bool):
-        raise ValueError("interval: hits are paired with numbers that are none; give Bool values on both sides, or none")
+        raise ValueError("interval: hits against numbers that are no hits; give Bool values on both sides, or on none")
     difference = a_values.detach().cpu().double() - b_values.detach().cpu().double()
     if a_values.dtype != torch.bool:
         return clustered_interval(difference, clusters, confidence, resamples, seed)

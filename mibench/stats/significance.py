@@ -5,7 +5,7 @@ If two targets leak alike, the signs of the identities' differences are arbitrar
 patterns that give a mean at least as far from zero. Nothing is assumed of how the differences are distributed.
 
 Of m true nulls tested at .05, one in twenty is called a difference. Holm's correction bounds the chance of even one
-such call; Benjamini and Hochberg's bounds the share of such calls among all calls.
+such call.
 
 Simulated with 20 identities x 5 images at .05: a true null is rejected 5% of the time, 3% for hits (equal sums count
 against the difference); a test that takes images for independent rejects it 17% of the time
@@ -15,7 +15,6 @@ References:
     | The Design of Experiments (Fisher, 1935), the sign-flip test
     | Permutation P-values Should Never Be Zero (Phipson and Smyth, 2010), the +1
     | A Simple Sequentially Rejective Multiple Test Procedure (Holm, 1979)
-    | Controlling the False Discovery Rate (Benjamini and Hochberg, 1995)
 
 Differs:
     Identities with more images weigh more, as in the difference that `paired_interval` shows: the sum of an identity's
@@ -23,7 +22,7 @@ Differs:
 """
 
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int8, Int64
@@ -122,13 +121,12 @@ def least_p(clusters: int, comparisons: int = 1) -> float:
     return min(1.0, comparisons * 2.0 ** (1 - clusters))
 
 
-def adjusted(p: Float[Tensor, " m"], method: Literal["holm", "benjamini_hochberg"] = "holm") -> Float64[Tensor, " m"]:
-    """p-values of m tests that are read together; each in [p, 1], in the order given, ranked as before.
+def adjusted(p: Float[Tensor, " m"]) -> Float64[Tensor, " m"]:
+    """p-values of m tests that are read together, by Holm's correction; each in [p, 1], in the order given.
 
-        Holm: max over j <= i of (m - j + 1) p_(j)      Benjamini-Hochberg: min over j >= i of m p_(j) / j
+        max over j <= i of (m - j + 1) p_(j),   p_(1) <= ... <= p_(m) sorted
 
-    of the sorted p_(1) <= ... <= p_(m). At .05, Holm's calls a wrong difference in at most 5% of tables (whatever the
-    dependence of the tests), Benjamini and Hochberg's in at most 5% of its calls (independent tests).
+    At .05 it calls a wrong difference in at most 5% of tables, whatever the dependence of the tests.
 
     Raises:
         ValueError: A p-value outside [0, 1], or NaN.
@@ -141,12 +139,8 @@ def adjusted(p: Float[Tensor, " m"], method: Literal["holm", "benjamini_hochberg
         return values
     ordered, order = values.sort(stable=True)
     rank = torch.arange(1, m + 1, dtype=torch.float64)
-    if method == "holm":
-        raised = ((m - rank + 1) * ordered).cummax(0).values
-    else:
-        raised = (m / rank * ordered).flip(0).cummin(0).values.flip(0)
-    # A product such as m (p / m) may round to just below p.
-    return torch.empty_like(values).scatter_(0, order, torch.maximum(raised.clamp(max=1.0), ordered))
+    raised = ((m - rank + 1) * ordered).cummax(0).values.clamp(max=1.0)
+    return torch.empty_like(values).scatter_(0, order, raised)
 
 
 def gap_test(

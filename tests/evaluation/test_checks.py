@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from mibench.evaluation.checks import CHECKS, Evidence, Facts, Judge, check, check_facts, explanation
 from mibench.core import Access
+from mibench.evaluation.checks import CHECKS, Evidence, Facts, Judge, check, check_facts, explanation
 from mibench.stats.intervals import Interval
 
 

@@ -54,7 +54,7 @@ from mibench.metrics import (
 from mibench.models.base import Classifier, Prepare
 from mibench.plugins import registry
 from mibench.priors.plg import Plg
-from mibench.report import collect
+from mibench.report import rows
 from mibench.runs import Run
 from mibench.runtime import engine
 from mibench.runtime.errors import UserError
@@ -708,10 +708,10 @@ def test_scores_hold_prdc_and_reuse_the_real_side() -> None:
 
 def test_tables_have_the_four_columns_and_old_scores_leave_them_blank() -> None:
     found = score.distances(*pair())
-    flat = collect._judged(["resnet"], {"resnet": found})
+    flat = rows._by_evaluator(["resnet"], {"resnet": found})
     assert flat["density@resnet"] == found["prdc"]["density"] and flat["recall@resnet"] == found["prdc"]["recall"]
     old = {key: value for key, value in found.items() if key != "prdc"}
     for one in (old, found | {"prdc": None}):
-        flat = collect._judged(["resnet"], {"resnet": one})
+        flat = rows._by_evaluator(["resnet"], {"resnet": one})
         assert flat["fid@resnet"] == found["fid"]
         assert all(flat[f"{key}@resnet"] is None for key in ("precision", "recall", "density", "coverage"))

@@ -11,7 +11,7 @@ from rich.console import Console
 from test_report import HITS, bits, data, finish, noise, root, score, world  # noqa: F401 (fixtures)
 
 from mibench.core import Dataset
-from mibench.report import collect, protocol, terminal, write
+from mibench.report import frame, load, protocol, terminal, write
 from mibench.report.content import Content
 from mibench.runs import Run, find
 from mibench.stages import protocol as cards
@@ -86,18 +86,18 @@ def test_imported_images_have_an_unknown_selection(root: Path, data: Dataset) ->
 
 def test_a_card_does_not_part_what_was_together(root: Path, data: Dataset) -> None:  # noqa: F811
     """Scores with and without a card, of one protocol, stay in one table; the hash is in the row."""
-    before = collect.rows(root)
+    before = frame.scores(load.results(root))
     target, inversion, judges = made(root)
     run = find(root, before[before["inversion"] == inversion.id]["score"].iloc[0])
     card = cards.card(data, target, inversion, judges, labels())
     with_card(root, run, card)
-    after = collect.rows(root)
+    after = frame.scores(load.results(root))
     assert after["protocol"].nunique() == 1 and set(after["protocol"]) == set(before["protocol"])
     told = after.set_index("score")["card"]
     assert told[run.id] == cards.digest(card) and (told.drop(run.id).fillna("") == "").all()
     same = [column for column in before if column != "card"]
     pd.testing.assert_frame_equal(before[same], after[same])
-    assert protocol.apart(collect.scored(root), after["protocol"]) == []
+    assert protocol.apart(load.results(root), after["protocol"]) == []
 
 
 def test_other_people_are_another_protocol_though_as_many(root: Path, data: Dataset) -> None:  # noqa: F811
@@ -107,9 +107,9 @@ def test_other_people_are_another_protocol_though_as_many(root: Path, data: Data
     other = score(root, "gmi", target, judges, bits("110110"), data, identities=2)
     inversion = other.parents["inversion"]
     assert isinstance(inversion, Run)
-    assert len({one.protocol for one in collect.scored(root) if one.scores["identities"] == 2}) == 1
+    assert len({one.protocol for one in load.results(root) if one.scores["identities"] == 2}) == 1
     with_card(root, other, cards.card(data, target, inversion, judges, torch.tensor([2, 2, 3, 3])))
-    found = [one for one in collect.scored(root) if one.scores["identities"] == 2]
+    found = [one for one in load.results(root) if one.scores["identities"] == 2]
     assert len({one.protocol for one in found}) == 2
     order = [one.protocol for one in sorted(found, key=lambda one: one.run.id != first.id)]
     (line,) = protocol.apart(found, order)
@@ -120,8 +120,8 @@ def test_the_report_says_which_field_differs_and_no_other(root: Path, data: Data
     target, _, judges = made(root)
     score(root, "ppa", target, judges, bits("110"), data, identities=1)
     score(root, "ppa", target, judges[::-1], bits("111111111111"), data)
-    found = collect.scored(root)
-    table = collect.frame(found)
+    found = load.results(root)
+    table = frame.scores(found)
     lines = protocol.apart(found, table["protocol"])
     assert len(lines) == 2
     order = list(dict.fromkeys(table["protocol"]))
@@ -140,8 +140,8 @@ def test_the_report_says_which_field_differs_and_no_other(root: Path, data: Data
 
 
 def test_one_protocol_has_nothing_to_explain(root: Path) -> None:  # noqa: F811
-    found = collect.scored(root)
-    assert len(found) == len(HITS) and protocol.apart(found, collect.frame(found)["protocol"]) == []
+    found = load.results(root)
+    assert len(found) == len(HITS) and protocol.apart(found, frame.scores(found)["protocol"]) == []
 
 
 @pytest.mark.parametrize(("given", "wanted"), [([0, 1, 2], None), ([1, 0], None), ([0, 2], [0, 2]), ([1], [1])])

@@ -35,7 +35,7 @@ from mibench import runs
 from mibench.data import decode as decoding
 from mibench.experiments import sweep
 from mibench.plugins import registry
-from mibench.report import collect
+from mibench.report import frame, load
 from mibench.runs import Library, Run, canonical
 from mibench.runtime import engine
 from mibench.runtime.errors import UserError
@@ -570,8 +570,9 @@ def said(root: Path, kind: str) -> Said:
         done = law(kind, *words)
         found[words] = done.out + done.err
     warnings: list[str] = []
-    each = [one.per_image.to_csv() for one in collect.scored(root)]
-    found[("report",)] = "\n".join([collect.rows(root, warnings).to_csv(), *each, *warnings])
+    results = load.results(root, warnings)
+    each = [result.per_image.to_csv() for result in results]
+    found[("report",)] = "\n".join([frame.scores(results).to_csv(), *each, *warnings])
     told = law(kind, "checks").err
     assert all(line.replace(str(root), "results") in told for line in warnings)
     return found
