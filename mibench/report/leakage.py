@@ -8,6 +8,7 @@ luck gives is shown beside the one found.
 
 References:
     | Variabilità e mutabilità (Gini, 1912), the coefficient
+    | https://en.wikipedia.org/wiki/Gini_coefficient
     | The Jackknife, the Bootstrap and Other Resampling Plans (Efron, 1982)
     | https://doi.org/10.1137/1.9781611970319
 """

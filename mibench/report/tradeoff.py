@@ -1,8 +1,8 @@
 """Privacy against utility: what each defense prevents, beside what it costs.
 
 References:
-    | Re-thinking Model Inversion Attacks Against Deep Neural Networks (Nguyen et al., CVPR 2023)
-    | https://arxiv.org/abs/2304.01669
+    | On the Vulnerability of Skip Connections to Model Inversion Attacks (Koh et al., ECCV 2024), the trade-off Delta
+    | https://arxiv.org/abs/2409.01696
 """
 
 import math

@@ -13,8 +13,11 @@ against the difference); a test that takes images for independent rejects it 17%
 
 References:
     | The Design of Experiments (Fisher, 1935), the sign-flip test
+    | https://en.wikipedia.org/wiki/The_Design_of_Experiments
     | Permutation P-values Should Never Be Zero (Phipson and Smyth, 2010), the +1
+    | https://arxiv.org/abs/1603.05766
     | A Simple Sequentially Rejective Multiple Test Procedure (Holm, 1979)
+    | https://www.jstor.org/stable/4615733
 
 Differs:
     Identities with more images weigh more, as in the difference that `paired_interval` shows: the sum of an identity's

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-import test_report as built
+import reported as built
 
 from mibench.core import Dataset
 from mibench.report import write

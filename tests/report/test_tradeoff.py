@@ -11,13 +11,14 @@ import torch
 
 from mibench.core import Access
 from mibench.report import curves as curving
-from mibench.report import figures, tradeoff
+from mibench.report import figures, tables, tradeoff, tradeoff_tables
 from mibench.report.curves import Curve, curves, hypervolume, matched, pareto
 from mibench.report.pairing import Attacked, compare
 from mibench.report.points import Point
 from mibench.report.tradeoff import delta
 from mibench.runs import Run
 from mibench.stats.pairing import Hits
+from mibench.stats.significance import adjusted, paired_test
 
 PEOPLE = 20
 EACH = 50
@@ -156,7 +157,7 @@ def test_pairs_are_the_same_people_and_seeds() -> None:
 
 def test_summary_says_what_no_strength_reaches() -> None:
     rows = curving.frame(ALL).set_index(["defense", "access"])
-    line = rows.loc[("re", Access.WHITE_BOX)]
+    line = rows.loc[("re", "white_box")]
     assert line["hypervolume"] == pytest.approx(0.69) and line["hypervolume_none"] == pytest.approx(0.18)
     assert line["at_minus_10"] == pytest.approx(0.6) and line["at_minus_5"] == pytest.approx(0.7)
     short = curving.frame([NONE, point("re", 0.87, 0.1, white_box=0.5)]).iloc[0]
@@ -182,3 +183,39 @@ def test_the_figure_shows_every_point_where_it_is() -> None:
         "1  re",
         "2  mid",
     ]
+
+
+# --- in the trade-off -----------------------------------------------------------------------------------------------
+
+
+def test_the_tradeoff_corrects_over_the_points_of_an_access() -> None:
+    rows = tradeoff.frame(ALL).set_index("defense")
+    own = rows["white_box_p"].dropna()
+    assert list(own.index) == ["re s=0.2", "re s=0.8", "mid s=0.1"]
+    wanted = adjusted(torch.tensor(own.to_numpy(), dtype=torch.float64)).tolist()
+    assert rows["white_box_p_adjusted"].dropna().tolist() == wanted
+    assert rows.loc["re s=0.2", "black_box_p"] == 1.0 and rows["label_only_p"].isna().all()
+    judged, twin = (one.attacks[Access.WHITE_BOX].hits for one in (ALL[1], NONE))
+    assert own["re s=0.2"] == paired_test(judged.hits, twin.hits, judged.people).p
+
+
+def test_another_protocol_is_another_family() -> None:
+    def elsewhere(one: Point) -> Point:
+        return Point(
+            "q",
+            *(getattr(one, name) for name in ("base", "defense", "label", "strength", "targets", "attacks", "heldout")),
+        )
+
+    alone = tradeoff.frame(ALL)["white_box_p_adjusted"].dropna().tolist()
+    both = tradeoff.frame([*ALL, *map(elsewhere, ALL)])["white_box_p_adjusted"].dropna().tolist()
+    assert both == alone * 2
+
+
+def test_only_a_difference_that_is_hardly_chance_is_marked() -> None:
+    small = point("mid", 0.85, 0.1, white_box=0.798)  # two hits fewer
+    found = [NONE, ALL[2], small]
+    (section, *_) = tradeoff_tables.sections(tradeoff.frame(found), curving.frame(found), {"p": "toy"})
+    column = next(column for column in section.columns if column.top == "difference")
+    cells = {row["defense"]: column.cell(row, 1) for row in tables.rows(section.rows)}
+    assert cells["re s=0.8"].startswith(f"-70.0{tradeoff_tables.SURE} [") and cells["mid s=0.1"].startswith("-0.2 [")
+    assert cells["none"] == "" and "Holm" in section.notes[0] and PEOPLE == 20

@@ -8,14 +8,9 @@ import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_tradeoff import ALL, NONE, PEOPLE, point
 from torch import Tensor
 
-from mibench.core import Access
-from mibench.report import curves, tables, tradeoff, tradeoff_tables
-from mibench.report.points import Point
 from mibench.stats.intervals import paired_interval
-from mibench.stats.pairing import Hits, pair
 from mibench.stats.significance import adjusted, gap_test, least_p, paired_test
 
 
@@ -220,51 +215,6 @@ def test_a_real_gap_is_seen_and_groups_are_of_identities() -> None:
     # 1 of 3 shuffles of (1, 0, 0) gives the lone member the hit, and that is the largest gap.
     few = gap_test(torch.tensor([True, False, False]), torch.arange(3), torch.tensor([0, 1, 1]), 9999)
     assert few == pytest.approx(1 / 3, abs=0.02)
-
-
-# --- in the trade-off -----------------------------------------------------------------------------------------------
-
-
-def test_the_tradeoff_corrects_over_the_points_of_an_access() -> None:
-    rows = tradeoff.frame(ALL).set_index("defense")
-    own = rows["white_box_p"].dropna()
-    assert list(own.index) == ["re s=0.2", "re s=0.8", "mid s=0.1"]
-    wanted = adjusted(torch.tensor(own.to_numpy(), dtype=torch.float64)).tolist()
-    assert rows["white_box_p_adjusted"].dropna().tolist() == wanted
-    assert rows.loc["re s=0.2", "black_box_p"] == 1.0 and rows["label_only_p"].isna().all()
-    judged, twin = (one.attacks[Access.WHITE_BOX].hits for one in (ALL[1], NONE))
-    assert own["re s=0.2"] == paired_test(judged.hits, twin.hits, judged.people).p
-
-
-def test_another_protocol_is_another_family() -> None:
-    def elsewhere(one: Point) -> Point:
-        return Point(
-            "q",
-            *(getattr(one, name) for name in ("base", "defense", "label", "strength", "targets", "attacks", "heldout")),
-        )
-
-    alone = tradeoff.frame(ALL)["white_box_p_adjusted"].dropna().tolist()
-    both = tradeoff.frame([*ALL, *map(elsewhere, ALL)])["white_box_p_adjusted"].dropna().tolist()
-    assert both == alone * 2
-
-
-def test_seeds_of_one_identity_are_one_observation() -> None:
-    a, b = torch.tensor([True] * 7), torch.tensor([False] * 7)
-    once = pair(*(Hits(torch.arange(7), side) for side in (a, b)))
-    seeds = torch.tensor([0] * 7 + [1] * 7)
-    twice = pair(*(Hits(torch.arange(7).repeat(2), side.repeat(2), seeds) for side in (a, b)))
-    assert once is not None and twice is not None and once.p == twice.p == least_p(7)
-    assert once.interval.clusters == twice.interval.clusters == 7
-
-
-def test_only_a_difference_that_is_hardly_chance_is_marked() -> None:
-    small = point("mid", 0.85, 0.1, white_box=0.798)  # two hits fewer
-    found = [NONE, ALL[2], small]
-    (section, *_) = tradeoff_tables.sections(tradeoff.frame(found), curves.frame(found), {"p": "toy"})
-    column = next(column for column in section.columns if column.top == "difference")
-    cells = {row["defense"]: column.cell(row, 1) for row in tables.rows(section.rows)}
-    assert cells["re s=0.8"].startswith(f"-70.0{tradeoff_tables.SURE} [") and cells["mid s=0.1"].startswith("-0.2 [")
-    assert cells["none"] == "" and "Holm" in section.notes[0] and PEOPLE == 20
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------
