@@ -159,7 +159,7 @@ def test_loss_is_cross_entropy_and_takes_targets_off_the_simplex() -> None:
         torch.testing.assert_close(loss_of(Batch(x, dense, ones, 6), logits), closed)
         if alpha > 0:
             torch.testing.assert_close(closed, F.cross_entropy(logits, y, label_smoothing=alpha))
-    # Golden value of attacks.md section 0.3.
+    # By hand: -sum_k t_k log p_k.
     soft = torch.softmax(torch.tensor([[2.0, 1.0, 0.0, -1.0]]), 1)
     value = loss_of(Batch(x[:1], soft, ones[:1], 1), torch.tensor([[0.5, 0.0, -0.5, 1.0]]))
     assert float(value) == pytest.approx(1.476895, abs=1e-6)

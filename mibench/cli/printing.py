@@ -195,12 +195,12 @@ def budget(cost: list[int | None] | None) -> list[str]:
 
 def show_tables(results: Path, scores: list["Run"]) -> None:
     """The tables of some scores, on stdout."""
-    from mibench.report import content, readable, terminal  # pandas: not for `mibench list`
+    from mibench.report import content, read, terminal  # pandas: not for `mibench list`
 
     wanted = {run.id for run in scores}
     console = Console()
-    told = content.Content([one for one in readable(results) if one.run.id in wanted])
-    console.print(terminal.render(told, console, people=False))
+    shown = content.Content([result for result in read(results) if result.run.id in wanted])
+    console.print(terminal.render(shown, console, people=False))
 
 
 def print_checks(results: Path | None, as_json: bool) -> None:
@@ -217,16 +217,16 @@ def print_checks(results: Path | None, as_json: bool) -> None:
             console.print(Text(name, "bold cyan"))
             console.print(Padding(Text.assemble(one, ("\n" + why, "dim")), (0, 0, 1, 2)))
         return
-    from mibench.report import content, readable
+    from mibench.report import content, read
 
-    found = readable(results)
-    findings = content.Content(found).findings
+    scores = read(results)
+    findings = content.Content(scores).findings
     if as_json:
         print(json.dumps([one._asdict() for one in findings], indent=1))
         return
     for finding in findings:
         console.print(Text.assemble((f"! {finding.check}", "yellow"), f" {finding.label}: {finding.text}"))
-    console.print(f"{len(found)} scores, {len(checks.CHECKS)} checks, {len(findings)} findings", style="dim")
+    console.print(f"{len(scores)} scores, {len(checks.CHECKS)} checks, {len(findings)} findings", style="dim")
 
 
 def describe_data(data: "Dataset", as_json: bool) -> None:

@@ -26,8 +26,8 @@ from mibench.defenses.re import RandomErasing
 from mibench.metrics import feature_space as space
 from mibench.metrics.fid import frechet_distance
 from mibench.models.fold import fold
-from mibench.report.collect import defense_label
 from mibench.report.figures import COLOURS, GREY, INK
+from mibench.report.naming import defense_label
 from mibench.runs import Run, inversion_of
 from mibench.runtime.engine import Engine
 from mibench.runtime.errors import UserError

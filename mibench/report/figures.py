@@ -4,7 +4,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from mibench.report.tradeoff import ACCESSES, Curve, Point, curves, pareto
+from mibench.core import Access
+from mibench.report.curves import Curve, curves, pareto
+from mibench.report.points import Point
 from mibench.runtime.files import write_atomic
 
 __all__ = ["draw", "write"]
@@ -13,11 +15,10 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6
 """Okabe and Ito's colours, which colour-blind readers tell apart, and a few more."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
-TITLES = {"white_box": "white box", "black_box": "black box", "label_only": "label only"}
 INK, GREY, RULE = "#1b1f24", "#6b7280", "#e5e7eb"
 
 
-def draw(found: list[Point], title: str) -> Any:
+def draw(points: list[Point], title: str) -> Any:
     """One panel for each access that was measured; the undefended target is a star, the Pareto front a stair.
 
     Bars are 95% intervals, clustered by identity. Lines join the strengths of one defense in their order; the number
@@ -25,8 +26,8 @@ def draw(found: list[Point], title: str) -> Any:
     """
     from matplotlib.figure import Figure
 
-    shown = [access for access in ACCESSES if any(access in one.attacks for one in found)]
-    names = list(dict.fromkeys(curve.defense for access in shown for curve in curves(found, access)))
+    shown = [access for access in Access.strongest_first() if any(access in point.attacks for point in points)]
+    names = list(dict.fromkeys(curve.defense for access in shown for curve in curves(points, access)))
     style = {
         name: (COLOURS[place % len(COLOURS)], MARKERS[(place + place // len(COLOURS)) % len(MARKERS)], str(place + 1))
         for place, name in enumerate(names)
@@ -40,7 +41,7 @@ def draw(found: list[Point], title: str) -> Any:
     figure.subplots_adjust(0.75 / width, below / height, 1 - 0.15 / width, 1 - 0.75 / height, wspace=0.14)
     handles: dict[str, Any] = {}
     for panel, access in zip(panels, shown, strict=False):
-        _panel(panel, found, access, style, handles)
+        _panel(panel, points, access, style, handles)
     panels[0].set_ylabel("attack accuracy, % (lower is more private)", color=INK)
     figure.suptitle(title, x=0.15 / width, y=1 - 0.15 / height, ha="left", fontsize=11, color=INK, fontweight="bold")
     numbers = {name: f"{place}  {name}" for place, name in enumerate(names, start=1)}
@@ -60,21 +61,21 @@ def draw(found: list[Point], title: str) -> Any:
 
 
 def _panel(
-    panel: Any, found: list[Point], access: str, style: dict[str, tuple[str, str, str]], handles: dict[str, Any]
+    panel: Any, points: list[Point], access: Access, style: dict[str, tuple[str, str, str]], handles: dict[str, Any]
 ) -> None:
-    for curve in curves(found, access):
+    for curve in curves(points, access):
         _line(panel, curve, style[curve.defense], handles)
-    for one in found:
+    for one in points:
         if not one.defended and access in one.attacks:
             name = "no defense" if not one.base or one.base.count(" ") == 0 else f"no defense, {one.base}"
             handles[name] = _mark(panel, one, access, INK if name == "no defense" else GREY, "*", 13.0)
-    front = sorted((one.natural.value, one.attacks[access].rate.value) for one in pareto(found, access))
+    front = sorted((one.natural.value, one.attacks[access].rate.value) for one in pareto(points, access))
     if len(front) > 1:
         # Between two points only the more accurate one is accurate enough: its attack accuracy holds to its left.
         x, y = ([100 * value for value in axis] for axis in zip(*front, strict=True))
         (handles["Pareto front"],) = panel.step(x, y, where="pre", color=GREY, lw=1, ls=(0, (4, 3)), zorder=1)
-    panel.set_title(TITLES[access], loc="left", fontsize=9.5, color=INK)
-    _focus(panel, found, access)
+    panel.set_title(access.words, loc="left", fontsize=9.5, color=INK)
+    _focus(panel, points, access)
     panel.text(0.99, 0.02, "better ↘", transform=panel.transAxes, ha="right", color=GREY, fontsize=8)
     panel.set_xlabel("natural accuracy, %", color=INK)
     panel.grid(color=RULE, lw=0.7)
@@ -89,9 +90,9 @@ FOCUS = 0.65
 """Targets with less than this share of the undefended natural accuracy would squeeze all others into a corner."""
 
 
-def _focus(panel: Any, found: list[Point], access: str) -> None:
+def _focus(panel: Any, points: list[Point], access: Access) -> None:
     """Axes around the useful targets; who lies beyond them is named."""
-    known = [one for one in found if access in one.attacks]
+    known = [one for one in points if access in one.attacks]
     least = FOCUS * max((one.natural.value for one in known if not one.defended), default=0.0)
     useful = [one for one in known if one.natural.value >= least]
     for limit, values in (
@@ -129,12 +130,12 @@ def _line(panel: Any, curve: Curve, style: tuple[str, str, str], handles: dict[s
         )
 
 
-def _mark(panel: Any, one: Point, access: str, colour: str, marker: str, size: float) -> Any:
+def _mark(panel: Any, one: Point, access: Access, colour: str, marker: str, size: float) -> Any:
     rate, natural = one.attacks[access].rate, one.natural
     bars = {}
-    for axis, found in (("xerr", natural), ("yerr", rate)):
-        if not math.isnan(found.low):
-            bars[axis] = [[100 * (found.value - found.low)], [100 * (found.high - found.value)]]
+    for axis, known in (("xerr", natural), ("yerr", rate)):
+        if not math.isnan(known.low):
+            bars[axis] = [[100 * (known.value - known.low)], [100 * (known.high - known.value)]]
     return panel.errorbar(
         100 * natural.value,
         100 * rate.value,
@@ -156,12 +157,12 @@ def _pale(colour: str) -> str:
     return f"{colour}55"
 
 
-def write(folder: Path, found: list[Point], titles: dict[str, str]) -> list[Path]:
+def write(folder: Path, points: list[Point], titles: dict[str, str]) -> list[Path]:
     """tradeoff.png, or one for each protocol that has a defended and an undefended target."""
     paths = []
-    protocols = list(dict.fromkeys(one.protocol for one in found))
+    protocols = list(dict.fromkeys(one.protocol for one in points))
     for protocol in protocols:
-        own = [one for one in found if one.protocol == protocol and one.attacks]
+        own = [one for one in points if one.protocol == protocol and one.attacks]
         if not any(one.defended for one in own):
             continue
         path = folder / ("tradeoff.png" if len(protocols) == 1 else f"tradeoff-{protocol}.png")

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from mibench.report.collect import changes, defense_label
+from mibench.report.naming import changes, defense_label
 from mibench.runs import Run
 from mibench.runtime.errors import UserError
 from mibench.stages.train_target import changed_from_recipe

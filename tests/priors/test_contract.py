@@ -206,7 +206,7 @@ def test_one_step_of_kedmi_is_the_published_loss(monkeypatch: pytest.MonkeyPatch
 
 
 def test_golden_values_of_the_critics_losses() -> None:
-    """attacks.md section 0.3."""
+    """Worked out by hand for l = [2, 1, 0, -1]."""
     answers = torch.softmax(torch.tensor([2.0, 1.0, 0.0, -1.0], dtype=torch.float64), dim=0)
     logits = torch.tensor([0.5, 0.0, -0.5, 1.0], dtype=torch.float64)
     assert math.isclose(float(-(answers * F.log_softmax(logits, dim=0)).sum()), 1.476895, abs_tol=1e-6)

@@ -142,7 +142,7 @@ def test_the_learning_rate_is_the_same_for_every_layer_relative_to_its_weights(r
 
 @pytest.mark.parametrize(("side", "layers"), [(16, 6), (32, 8), (64, 10), (256, 14), (1024, 18)])
 def test_published_numbers_of_layers_that_hear_w(side: int, layers: int) -> None:
-    """attacks.md section 11: 18 at 1024 px, 16 at 512, 14 at 256."""
+    """18 at 1024 px, 16 at 512, 14 at 256."""
     assert StyleGenerator((3, side, side), 2, 2, 1, 1, 2, 1.0).layers == layers
 
 
@@ -234,7 +234,7 @@ def test_the_shipped_generator_can_be_entered_too(shape: tuple[int, int, int]) -
 
 @pytest.mark.parametrize("start", ["same", "legacy"])
 def test_ppa_searches_w_and_its_legacy_scores_other_images(start: str) -> None:
-    """attacks.md section 11: the scored image hears an untruncated w in its later layers, the start does not."""
+    """The scored image hears an untruncated w in its later layers, the start does not."""
     prior = untrained(psi=0.2, cutoff=2)
     target = small_net(3).eval()
     attack = PPA(images=2, candidates=2, pool=40, steps=0, scored_start=start)

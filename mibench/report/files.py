@@ -9,13 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from mibench.report import privacy, tables
+from mibench.report import dictionary, tables, tradeoff_tables
 from mibench.report.content import Content
 from mibench.report.protocol import TITLE
 from mibench.report.tables import Section
 from mibench.runtime.files import write_atomic
 
-__all__ = ["records", "to_latex", "to_markdown", "write"]
+__all__ = ["escape_latex", "records", "to_csv", "to_json", "to_latex", "to_markdown", "write"]
 
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -32,7 +32,7 @@ LATEX = {
     ">": "$>$",
     "Δ": r"$\Delta$",
     "ε": r"$\varepsilon$",
-    privacy.FRONT: r"$\diamond$",
+    tradeoff_tables.FRONT: r"$\diamond$",
     tables.BEST: r"$\bigtriangleup$",
     tables.WORST: r"$\bigtriangledown$",
 }
@@ -65,7 +65,7 @@ def to_json(parts: Mapping[str, Sequence[Any]]) -> str:
 
 
 def to_markdown(
-    sections: Iterable[Section], checked: Sequence[str] = (), why: Sequence[str] = (), warnings: Sequence[str] = ()
+    sections: Iterable[Section], checked: Sequence[str] = (), why: Sequence[str] = (), errors: Sequence[str] = ()
 ) -> str:
     """GitHub's tables, a caption below each; then what the checks found, why tables are apart, what was left out."""
 
@@ -79,9 +79,9 @@ def to_markdown(
         lines.append(f"|{'|'.join(':---' if column.left else '---:' for column in columns)}|")
         lines += [f"| {' | '.join(cells)} |" for cells in _cells(rows, columns, escape)]
         lines += ["", *(f"- {escape(note)}" for note in notes), ""]
-    for head, said in (("## Checks", checked), (f"**{TITLE}**", why), ("## Left out", warnings)):
-        if said:
-            lines += [head, "", *(f"- {escape(line)}" for line in said), ""]
+    for head, texts in (("## Checks", checked), (f"**{TITLE}**", why), ("## Left out", errors)):
+        if texts:
+            lines += [head, "", *(f"- {escape(line)}" for line in texts), ""]
     return "\n".join(lines)
 
 
@@ -116,41 +116,31 @@ def _guard(cells: list[str]) -> list[str]:
     return [f"{{}}{cells[0]}" if cells[0].startswith(("[", "*")) else cells[0], *cells[1:]]
 
 
-def write(folder: Path, content: Content, warnings: list[str]) -> list[Path]:
-    """tables.{csv,json,md,tex}, differences.csv, tradeoff.csv, curves.csv, leakage.csv, inequality.csv and groups.csv;
-    each appears whole or not at all.
+def write(folder: Path, content: Content, errors: Sequence[str]) -> list[Path]:
+    """tables.{csv,json,md,tex}, differences.csv, tradeoff.csv, curves.csv, leakage.csv, inequality.csv, groups.csv, and
+    dictionary.csv, which describes their columns; each appears whole or not at all.
 
-    tables.json holds the same rows as the CSV files, under `rows`, `differences`, `tradeoff`, `curves`, `leakage`,
-    `inequality` and `groups`, what was left out under `warnings`, what the checks found under `checks`. Returns the
-    paths.
+    tables.json holds the same rows as the CSV files, those of tables.csv under `rows`, the others under their file's
+    name, what was left out under `warnings`, what the checks found under `checks`.
+
+    Args:
+        folder: Where they go; it exists.
+        content: What they hold.
+        errors: A line for each run that was left out.
+
+    Returns:
+        The paths of the files that were written; files that would be empty are removed.
     """
-    leaks, sections = content.leaks, [*content.sections(), *content.people()]
-    checked = [one.line for one in content.findings]
-    frames = {
-        "tables": content.table,
-        "differences": content.compared,
-        "tradeoff": content.tradeoff,
-        "curves": content.curves,
-        "leakage": leaks.people,
-        "inequality": leaks.targets,
-        "groups": leaks.groups,
-    }
-    texts = {
-        f"{name}.csv": frame.to_csv(index=False, lineterminator="\n") if len(frame) else ""
-        for name, frame in frames.items()
-    }
+    sections = [*content.sections(), *content.people()]
+    checked = [finding.line for finding in content.findings]
+    parts = {name if name != "tables" else "rows": records(frame) for name, frame in content.frames.items()}
+    said = {"apart": content.apart, "checks": checked, "warnings": errors}
+    texts = {f"{name}.csv": to_csv(frame) for name, frame in content.frames.items()}
     texts |= {
-        "tables.md": to_markdown(sections, checked, content.apart, warnings),
+        "dictionary.csv": to_csv(dictionary.describe(content.frames)),
+        "tables.md": to_markdown(sections, checked, content.apart, errors),
         "tables.tex": to_latex(sections),
-        "tables.json": to_json(
-            {
-                "apart": content.apart,
-                "checks": checked,
-                "warnings": warnings,
-                "rows": records(frames.pop("tables")),
-                **{name: records(frame) for name, frame in frames.items()},
-            }
-        ),
+        "tables.json": to_json(said | parts),
     }
     paths = []
     for name, text in texts.items():
@@ -161,3 +151,8 @@ def write(folder: Path, content: Content, warnings: list[str]) -> list[Path]:
         else:
             path.unlink(missing_ok=True)
     return paths
+
+
+def to_csv(frame: pd.DataFrame) -> str:
+    """Every number with all its digits; nothing at all for no rows."""
+    return frame.to_csv(index=False, lineterminator="\n") if len(frame) else ""

@@ -4,22 +4,14 @@ from collections.abc import Callable, Iterator, Mapping
 
 import pandas as pd
 
-from mibench.report.tables import (
-    CLEAR,
-    LEVEL,
-    Column,
-    Row,
-    Section,
-    amount,
-    interval,
-    missing,
-    percent,
-    protocols,
-    title,
-)
-from mibench.report.tradeoff import ACCESSES, BELOW
+from mibench.core import Access
+from mibench.metrics import Unit, metric
+from mibench.report.curves import BELOW
+from mibench.report.format import coefficient, shown
+from mibench.report.pairing import IDENTICAL
+from mibench.report.tables import CLEAR, LEVEL, Column, Row, Section, measured
 
-__all__ = ["FRONT", "sections", "titles"]
+__all__ = ["FRONT", "SURE", "sections"]
 
 FRONT = "◆"
 """Marks a point that no other beats in both natural accuracy and the strongest attack of an access."""
@@ -27,114 +19,113 @@ FRONT = "◆"
 SURE = "*"
 """Marks a difference to the undefended target that is hardly chance."""
 
-WORDS = {"white_box": "white box", "black_box": "black box", "label_only": "label only"}
 
-
-def _points(value: float, low: float, high: float, digits: int, mark: str = "") -> str:
-    if missing(value):
-        return ""
-    if missing(low):
-        return f"{100 * value:+.1f}{mark}"
-    return f"{100 * value:+.1f}{mark} [{100 * low:+.{digits}f},{100 * high:+.{digits}f}]"
-
-
-def _difference(access: str) -> Callable[[Row, int], str]:
-    name = f"{access}_difference"
-
+def _difference(access: Access) -> Callable[[Row, int], str]:
     def cell(row: Row, digits: int) -> str:
-        mark = SURE if row[f"{access}_p_adjusted"] < CLEAR else ""
-        return _points(row[name], row[f"{name}_low"], row[f"{name}_high"], digits, mark)
+        if row[f"{access.key}_identical"]:
+            return IDENTICAL
+        mark = SURE if row[f"{access.key}_p_adjusted"] < CLEAR else ""
+        return shown(row, f"{access.key}_difference", Unit.POINTS, digits, mark)
 
     return cell
 
 
 def _rate(name: str) -> Callable[[Row, int], str]:
-    return lambda row, digits: interval(row, name, digits)
+    return lambda row, digits: shown(row, name, Unit.SHARE, digits)
 
 
-def _attack(access: str) -> Callable[[Row, int], str]:
-    return lambda row, digits: row[f"{access}_attack"] + (f" {FRONT}" if row[f"{access}_pareto"] else "")
+def _attack(access: Access) -> Callable[[Row, int], str]:
+    return lambda row, digits: row[f"{access.key}_attack"] + (f" {FRONT}" if row[f"{access.key}_pareto"] else "")
 
 
-def _delta(access: str) -> Callable[[Row, int], str]:
-    return lambda row, digits: "" if missing(row[f"{access}_delta"]) else f"{row[f'{access}_delta']:.2f}"
+def _delta(access: Access) -> Callable[[Row, int], str]:
+    return lambda row, digits: coefficient(row[f"{access.key}_delta"])
+
+
+def _attacked(rows: pd.DataFrame) -> list[Access]:
+    """The accesses under which anything was attacked, strongest first."""
+    return [access for access in Access.strongest_first() if rows[f"{access.key}_attack"].any()]
 
 
 def _tradeoff(rows: pd.DataFrame) -> list[Column]:
-    shown = [
+    columns = [
         Column("", "defense", lambda row, digits: row["defense"], left=True),
         Column("", "seeds", lambda row, digits: f"{row['seeds']}", drop=6),
         Column("natural", "accuracy", _rate("natural_accuracy")),
     ]
-    for place, access in enumerate(one for one in ACCESSES if rows[f"{one}_attack"].any()):
-        shown += [
-            Column(WORDS[access], "attack accuracy", _rate(access)),
+    for place, access in enumerate(_attacked(rows)):
+        columns += [
+            Column(access.words, "attack accuracy", _rate(access.key)),
             Column("difference", "to none", _difference(access), drop=3 if place else 0),
             Column("strongest", "attack", _attack(access), drop=5 if place else 2, left=True),
             Column("", "Δ", _delta(access), drop=4 if place else 1),
         ]
-    return shown
+    return columns
 
 
 def _effects(rows: pd.DataFrame) -> list[Column]:
-    names = [str(column) for column in rows]
-    named = {
-        **{name: ("PGD", f"ε {name.removeprefix('pgd_')}", percent) for name in names if name.startswith("pgd_")},
-        "ece": ("", "ECE", percent),
-        "training_ratio": ("training", "time", lambda value: "" if missing(value) else f"{value:.2f}x"),
-    }
-    known = {"natural_least", "natural_most", "strength", "seeds", "training_seconds"}
-    shown = [
+    names = [str(name) for name in rows if rows[name].notna().any()]
+    columns = [
         Column("", "defense", lambda row, digits: row["defense"], left=True),
         Column("natural", "accuracy", _rate("natural_accuracy")),
-        Column("least", "seed", lambda row, digits: percent(row["natural_least"]), drop=2),
-        Column("most", "seed", lambda row, digits: percent(row["natural_most"]), drop=2),
+        Column("least", "seed", _plain("natural_least", Unit.SHARE), drop=2),
+        Column("most", "seed", _plain("natural_most", Unit.SHARE), drop=2),
     ]
-    for column, (top, bottom, show) in named.items():
-        if column in rows and rows[column].notna().any():
-            shown.append(Column(top, bottom, lambda row, digits, c=column, s=show: s(row[c])))  # type: ignore[misc]
-    reported = [name for name in names if name not in named and name not in known and _reported(rows, name)]
-    for name in reported:
-        top, _, bottom = name.replace("_", " ").rpartition(" ")
-        shown.append(Column(top, bottom, lambda row, digits, c=name: amount(row[c]), drop=1))  # type: ignore[misc]
-    return shown
+    robust = metric("adversarial_accuracy")
+    columns += [
+        Column(*robust.heading(name.removeprefix("pgd_")), _plain(name, robust.unit))
+        for name in names
+        if name.startswith("pgd_")
+    ]
+    if "ece" in names:
+        columns.append(measured("ece"))
+    if "training_ratio" in names:
+        columns.append(Column("training", "time", lambda row, digits: _times(row["training_ratio"])))
+    for name in names:
+        if _reported(rows, name):
+            top, _, bottom = name.replace("_", " ").rpartition(" ")
+            columns.append(Column(top, bottom, _plain(name, Unit.NUMBER), drop=1))
+    return columns
+
+
+def _plain(name: str, unit: Unit) -> Callable[[Row, int], str]:
+    return lambda row, digits: unit.show(row[name])
+
+
+def _times(ratio: float) -> str:
+    return f"{text}x" if (text := coefficient(ratio)) else ""
 
 
 def _reported(rows: pd.DataFrame, name: str) -> bool:
     """Whether a column is a number that a defense reported of its training."""
-    own = ("natural_accuracy", "judged", *ACCESSES)
-    return pd.api.types.is_float_dtype(rows[name]) and not name.startswith(own) and bool(rows[name].notna().any())
+    own = ("natural_", "judged", "pgd_", "training_", "ece", "strength", *(access.key for access in Access))
+    return pd.api.types.is_float_dtype(rows[name]) and not name.startswith(own)
 
 
 def _curves(rows: pd.DataFrame) -> list[Column]:
-    shown = [
+    columns = [
         Column("", "defense", lambda row, digits: row["defense"], left=True),
-        Column("", "access", lambda row, digits: WORDS[row["access"]], left=True),
+        Column("", "access", lambda row, digits: Access.of(row["access"]).words, left=True),
         Column("points", "on it", lambda row, digits: f"{row['points']}", drop=2),
-        Column("hyper-", "volume", lambda row, digits: f"{row['hypervolume']:.3f}"),
-        Column("none", "alone", lambda row, digits: f"{row['hypervolume_none']:.3f}", drop=1),
+        Column("hyper-", "volume", lambda row, digits: coefficient(row["hypervolume"], 3)),
+        Column("none", "alone", lambda row, digits: coefficient(row["hypervolume_none"], 3), drop=1),
     ]
     for below in BELOW:
-        shown.append(Column("at natural", f"-{100 * below:g} points", _rate(f"at_minus_{100 * below:g}")))
-    return shown
+        columns.append(Column("at natural", f"-{100 * below:g} points", _rate(f"at_minus_{100 * below:g}")))
+    return columns
 
 
-def titles(table: pd.DataFrame) -> dict[str, str]:
-    """Protocol -> what it is about."""
-    return {group["protocol"].iloc[0]: title(group) for group in protocols(table)}
-
-
-def sections(points: pd.DataFrame, curves: pd.DataFrame, titles: Mapping[str, str]) -> Iterator[Section]:
+def sections(tradeoff: pd.DataFrame, curves: pd.DataFrame, titles: Mapping[str, str]) -> Iterator[Section]:
     """The tables of each protocol that has a defended target beside an undefended one.
 
     Args:
-        points: `tradeoff.frame`.
-        curves: `tradeoff.summary`.
+        tradeoff: `tradeoff.frame`.
+        curves: `curves.frame`.
         titles: What each protocol is about.
     """
-    if points.empty:
+    if tradeoff.empty:
         return
-    attacked = points[(points[[f"{access}_attack" for access in ACCESSES]] != "").any(axis=1)]
+    attacked = tradeoff[(tradeoff[[f"{access.key}_attack" for access in Access]] != "").any(axis=1)]
     for protocol, own in attacked.groupby("protocol", sort=False):
         defended = own["family"] != "none"
         if defended.all() or not defended.any():
@@ -148,7 +139,7 @@ def sections(points: pd.DataFrame, curves: pd.DataFrame, titles: Mapping[str, st
                 "Per access the strongest attack that was run on every seed, open-set top-1 of the headline evaluation "
                 "model, in % [95% interval, clustered by identity, all seeds together]. difference: paired over "
                 f"identities and seeds, in points; {SURE} p < {LEVEL}, sign-flip test over identities, Holm's "
-                f"correction over the access's differences. {FRONT} "
+                f"correction over the access's tested differences. {FRONT} "
                 "no other target is both more accurate and safer under that access.",
                 "Δ = attack accuracy prevented per point of natural accuracy lost, the papers' trade-off: blank where "
                 "accuracies differ by less than half a point, negative where the defense raises accuracy.",
