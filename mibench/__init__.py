@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mibench.api import Inversion as Inversion
     from mibench.api import LearntPrior as LearntPrior
-    from mibench.api import Results as Results
     from mibench.api import Settings as Settings
     from mibench.api import Target as Target
     from mibench.api import evaluate as evaluate
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from mibench.api import train_target as train_target
     from mibench.evaluation.model import EvaluationModel as EvaluationModel
     from mibench.evaluation.score import Score as Score
+    from mibench.report import Frames as Frames
     from mibench.runtime.errors import UserError as UserError
 
 __version__ = "0.1.0"
@@ -40,7 +40,7 @@ _WHERE = {
     "LearntPrior": "mibench.api",
     "Inversion": "mibench.api",
     "Score": "mibench.evaluation.score",
-    "Results": "mibench.api",
+    "Frames": "mibench.report",
     "Settings": "mibench.api",
     "UserError": "mibench.runtime.errors",
 }

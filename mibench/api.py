@@ -5,19 +5,17 @@ the finished run when it is asked. Settings are grouped by what they belong to, 
 `{"data": {"identities": 10}, "re": {"a_e": 0.8}, "training": {"epochs": 30}}`.
 """
 
-import base64
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
-from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from mibench import runs
+from mibench import report, runs
 from mibench.core import Dataset, Prior, to_float
 from mibench.evaluation import evaluate as evaluation
 from mibench.evaluation.model import EvaluationModel
@@ -27,21 +25,18 @@ from mibench.experiments.plan import plan
 from mibench.experiments.reading import prior_preset, read_attackers, read_evaluators, read_target
 from mibench.models.base import Classifier
 from mibench.plugins import registry
+from mibench.report import Frames
 from mibench.runs import Run, executor
 from mibench.runtime import engine
+from mibench.runtime.display import Shown
 from mibench.runtime.errors import UserError, unknown
 from mibench.runtime.progress import Reporter, Silent
 from mibench.stages import artifacts, execute
 from mibench.stages.score import evaluation_model
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from rich.table import Table
-
 __all__ = [
     "Inversion",
     "LearntPrior",
-    "Results",
     "Settings",
     "Target",
     "evaluate",
@@ -58,7 +53,7 @@ Settings = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, repr=False)
-class _Finished:
+class _Finished(Shown):
     """A finished run.
 
     Args:
@@ -82,26 +77,8 @@ class _Finished:
         """Everything that was measured: its metrics.json. Rates lie in [0, 1], times are seconds."""
         return self.run.read("metrics.json")
 
-    def _facts(self) -> dict[str, str]:
-        """What its representations show, beside the picture."""
-        return {"run": str(self.path)}
-
-    def _picture(self) -> Path | None:
-        """A PNG of the run, if it has one."""
-        return None
-
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}: {value}' for name, value in self._facts().items())})"
-
-    def __rich__(self) -> "Table":
-        return _rich(type(self).__name__, self._facts())
-
-    def _repr_html_(self) -> str:
-        picture, shown = self._picture(), ""
-        if picture is not None and picture.is_file():
-            data = base64.b64encode(picture.read_bytes()).decode()
-            shown = f'<img alt="{escape(picture.name)}" src="data:image/png;base64,{data}" style="max-width:100%">'
-        return f"<div>{_html(self._facts())}{shown}</div>"
+        return f"{type(self).__name__}({', '.join(f'{name}: {value}' for name, value in self.summary().items())})"
 
 
 @dataclass(frozen=True, repr=False)
@@ -127,7 +104,7 @@ class Target(_Finished):
         """The share of the held-out images of the private people that it names rightly, in [0, 1]."""
         return float(self.metrics["natural_accuracy"]["value"])
 
-    def _facts(self) -> dict[str, str]:
+    def summary(self) -> dict[str, str]:
         spec = self.run.spec
         return {
             "model": str(spec["model"]),
@@ -154,10 +131,10 @@ class LearntPrior(_Finished):
         """The prior itself: `sample`, `decode(z)` to images in [0, 1]; frozen, in eval mode."""
         return artifacts.load_prior(self.run, self.data)
 
-    def _picture(self) -> Path:
+    def picture(self) -> Path:
         return self.path / "samples.png"
 
-    def _facts(self) -> dict[str, str]:
+    def summary(self) -> dict[str, str]:
         return {"prior": str(self.run.spec["prior"]["name"]), "public images of": self.data.name, "run": str(self.path)}
 
 
@@ -186,10 +163,10 @@ class Inversion(_Finished):
         """Whom each image is to show: a place in `target.data.classes`."""
         return self._tensors["labels"]
 
-    def _picture(self) -> Path:
+    def picture(self) -> Path:
         return self.path / "grid.png"
 
-    def _facts(self) -> dict[str, str]:
+    def summary(self) -> dict[str, str]:
         people = len(self.labels.unique())
         return {
             "attack": str(self.run.spec["attack"]["name"]),
@@ -197,32 +174,6 @@ class Inversion(_Finished):
             "reconstructions": f"{len(self.labels)} of {people} identities",
             "run": str(self.path),
         }
-
-
-@dataclass(frozen=True)
-class Results:
-    """The finished scores of a results folder; what `load_results` returns.
-
-    Args:
-        scores: One row a score (target x attack), and for each protocol a row of chance and one of real held-out
-            images. Rates lie in [0, 1]; `x_low` and `x_high` bound x with 95%; `x@resnet` is what resnet measured.
-        reconstructions: One row an image: its score, its label, each evaluation model's verdict and distance.
-        errors: Of each run that could not be read, what is wrong with it.
-    """
-
-    scores: "pd.DataFrame"
-    reconstructions: "pd.DataFrame"
-    errors: tuple[str, ...] = ()
-
-    def _facts(self) -> dict[str, str]:
-        facts = {"scores": f"{len(self.scores)}", "reconstructions": f"{len(self.reconstructions)}"}
-        return facts | ({"left out": "; ".join(self.errors)} if self.errors else {})
-
-    def __rich__(self) -> "Table":
-        return _rich("Results", self._facts())
-
-    def _repr_html_(self) -> str:
-        return f"<div>{_html(self._facts())}{self.scores.to_html(max_rows=20, max_cols=12)}</div>"
 
 
 def train_target(
@@ -480,24 +431,21 @@ def evaluate(
     return evaluation.evaluate(images, labels, network, evaluators, data, engine.resolve(device, precision))
 
 
-def load_results(results: str | Path = "results") -> Results:
-    """All finished scores of a results folder as tidy data frames; what cannot be read is named in `errors`.
+def load_results(results: str | Path = "results") -> Frames:
+    """All finished scores of a results folder as tidy data frames; nothing is printed or written.
 
     Args:
-        results: The folder of all runs.
+        results: The folder of all runs. Runs that cannot be read are named in `errors` of what is returned.
+
+    Returns:
+        `scores` (one row a score), `metrics` (one row a score, metric and evaluation model), `reconstructions` (one row
+        an image), `differences` and `tradeoff`. Rates lie in [0, 1]; `x_low` and `x_high` bound x with 95%; `x@resnet`
+        is what resnet measured. Columns are described in dictionary.csv of a report.
 
     Raises:
         UserError: If there is no such folder.
     """
-    from mibench.report import frame, load
-
-    root = Path(results)
-    if not root.is_dir():
-        raise UserError(f"there is no results folder {root}; run first: mibench demo")
-    errors: list[str] = []
-    found = load.results(root, errors)
-    table = frame.scores(found)
-    return Results(table, frame.reconstructions(found, table), tuple(errors))
+    return report.frames(results)
 
 
 def _owned(settings: Settings | None, owners: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -530,17 +478,3 @@ def _execute(experiment: Experiment, results: str | Path, device: str, progress:
         for run in executor.pending(planned):
             execute([run], engine.device_name(device), reporter)
     return [runs.find(run.root, run.path.name) for run in planned]
-
-
-def _rich(title: str, facts: Mapping[str, str]) -> "Table":
-    from rich.table import Table
-
-    table = Table(title=title, show_header=False)
-    for name, value in facts.items():
-        table.add_row(name, value)
-    return table
-
-
-def _html(facts: Mapping[str, str]) -> str:
-    rows = (f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in facts.items())
-    return f"<table>{''.join(rows)}</table>"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mibench.attacks.parts.latents import Point
 from mibench.attacks.parts.search import descend, keys, piecewise, render
-from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions
+from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions
 from mibench.core.losses import max_margin, on_logits
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
@@ -58,7 +58,7 @@ class MarginAdam(Attack):
         if self.images < 1:
             raise UserError(f"margin_adam: images must be at least 1, got {self.images}")
 
-    def cost(self, prior: Prior, public: int = 0) -> Cost:
+    def cost(self, prior: Capabilities, public: int = 0) -> Cost:
         """One gradient image per start and step."""
         return Cost(self.images * self.steps, self.images * self.steps, 0)
 

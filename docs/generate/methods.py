@@ -80,6 +80,7 @@ def page(kind: str, name: str) -> str:
         parts += _presets(kind, name)
     else:
         parts += [f"**{title}.** {prose(top.sections[title])}" for title in ("Differs",) if title in top.sections]
+        parts += _declared(module)
         parts += _functions(module)
     parts += _measured(kind, name)
     if "References" in top.sections:
@@ -208,6 +209,17 @@ def _presets(kind: str, name: str) -> list[str]:
 
 def _default(defaults: dict[str, Any], field: str) -> str:
     return f"{_value(defaults[field])}" if field in defaults else "default"
+
+
+def _declared(module: types.ModuleType) -> list[str]:
+    """What a metric's numbers are called and mean, from their declarations."""
+    rows = ["| column | unit | range | leakage | needs |", "|:---|:---|:---|:---|:---|"]
+    rows += [
+        f"| `{one.name}`: {cell(one.summary)} | {cell(one.unit.words)} | {cell(one.range)} | {one.direction.words} "
+        f"| {cell('; '.join(need.words for need in one.needs))} |"
+        for one in getattr(module, "METRICS", ())
+    ]
+    return ["## Numbers", "\n".join(rows)] if len(rows) > 2 else []
 
 
 def _functions(module: types.ModuleType) -> list[str]:

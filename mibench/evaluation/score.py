@@ -16,6 +16,7 @@ from torch import Tensor
 from mibench.evaluation import protocol
 from mibench.metrics import Field, Unavailable, Unit
 from mibench.metrics.prdc import PRDC, K
+from mibench.runtime.display import Shown
 from mibench.runtime.errors import UserError
 from mibench.stats.intervals import Interval
 
@@ -215,7 +216,7 @@ class TargetAnswers(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Score:
+class Score(Shown):
     """Everything that one evaluation found.
 
     Args:
@@ -258,6 +259,19 @@ class Score:
     def headline(self) -> Interval:
         """Open-set attack accuracy by the first evaluation model."""
         return next(iter(self.evaluators.values())).means["open_top1"]
+
+    def summary(self) -> dict[str, str]:
+        """What a terminal and a notebook show: rates in % with their intervals."""
+        show = Unit.SHARE.interval
+        shown = {
+            "images": f"{self.n} of {self.identities} identities",
+            "natural accuracy, %": show(*self.natural_accuracy[:3]),
+            "the target agrees, %": show(*self.target.top1[:3]),
+        }
+        for name, judged in self.evaluators.items():
+            shown[f"{name} agrees (open-set), %"] = show(*judged.means["open_top1"][:3])
+            shown[f"{name}, real held-out images, %"] = show(*self.ceiling[name].means["open_top1"][:3])
+        return shown
 
     def mean(self, column: str) -> Interval:
         """A mean with its interval by its column, such as `open_top1@resnet` or `lpips`.

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mibench.runtime.display import Shown
 from mibench.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ __all__ = ["Frames", "frames", "read", "write"]
 
 
 @dataclass(frozen=True)
-class Frames:
+class Frames(Shown):
     """A results folder as tidy pandas frames; each is made when it is first looked at.
 
     Args:
@@ -60,6 +61,11 @@ class Frames:
     def tradeoff(self) -> "pd.DataFrame":
         """One row a defense at one strength, all training seeds together: tradeoff.csv."""
         return self.content.tradeoff
+
+    def summary(self) -> dict[str, str]:
+        """What a terminal and a notebook show."""
+        shown = {"scores": str(len(self.content.results)), "columns": ", ".join(self.scores.columns[:8]) + ", ..."}
+        return shown | ({"left out": "; ".join(self.errors)} if self.errors else {})
 
     def __repr__(self) -> str:
         images = sum(result.scores["n"] for result in self.content.results)

@@ -1,7 +1,9 @@
 """The examples of docs/extend are complete plug-ins: each is found by the registry and does what its page says."""
 
 import math
+import runpy
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -10,8 +12,10 @@ import torch
 from worlds import World, colours, small_net, workspace
 
 from mibench.core import Access, PriorTrainer, Source, Split, TrainingContext
+from mibench.metrics import glossary
 from mibench.plugins import registry
 from mibench.runtime.engine import resolve
+from mibench.runtime.errors import UserError
 from mibench.runtime.progress import Silent
 from mibench.runtime.rng import Noise
 from mibench.training import Training, fit, predict
@@ -94,3 +98,21 @@ def test_the_data_set_is_the_same_every_time_and_can_be_learnt() -> None:
     ]
     nearest = torch.cdist(spectra[1], spectra[0]).argmin(dim=1)
     assert (data.train.labels[nearest] == data.heldout.labels).float().mean() > 0.9
+
+
+def test_the_metric_is_its_closed_form_and_declares_itself() -> None:
+    metric = import_module("metric")
+    x = torch.full((2, 3, 8, 8), 0.5)
+    references, labels = torch.stack([x[0] + 0.1, x[0] + 0.01, x[0], x[0]]), torch.tensor([0, 0, 1, 2])
+    found = metric.psnr(x, torch.tensor([0, 1]), references, labels)
+    assert found.tolist() == pytest.approx([40.0, 100.0], abs=1e-3)
+    with pytest.raises(UserError, match=r"\[3\]"):
+        metric.psnr(x, torch.tensor([0, 3]), references, labels)
+    (declared,) = glossary._read(EXAMPLES / "metric.py")
+    assert (declared.name, declared.direction) == ("psnr", metric.METRICS[0].direction)
+
+
+def test_your_own_network_can_be_attacked(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(EXAMPLES / "your_model.py"))
+    out = capsys.readouterr().out
+    assert out.startswith("(10, 3, 32, 32) images") and "asked for 220 images" in out
