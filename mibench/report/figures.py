@@ -114,8 +114,8 @@ def _focus(panel: Any, points: list[Point], access: Access) -> None:
     ):
         low = min(min(one.value, one.low) if not math.isnan(one.low) else one.value for one in values)
         high = max(max(one.value, one.high) if not math.isnan(one.high) else one.value for one in values)
-        room = 0.04 * max(high - low, 0.05)
-        limit(100 * (low - room), 100 * (high + room))
+        margin = 0.04 * max(high - low, 0.05)
+        limit(100 * (low - margin), 100 * (high + margin))
     beyond = [
         f"{one.label}: {100 * one.natural.value:.0f} natural, {100 * one.attacks[access].rate.value:.0f} attack"
         for one in known
