@@ -1,14 +1,18 @@
 """Frames that a Python user gets, and the dictionary that explains them."""
 
+# ruff: noqa: F811 (fixtures are imported)
+
 import json
+from io import StringIO
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from reported import HITS, IMAGES, bits, data, noise, root, world  # noqa: F401 (fixtures)
+from rich.console import Console
 
 from mibench.metrics import metric
-from mibench.report import dictionary, frames
+from mibench.report import dictionary, frames, write
 from mibench.runs import find
 from mibench.runtime.errors import UserError
 
@@ -50,7 +54,7 @@ def test_every_column_of_every_file_is_described(root: Path) -> None:
     described = dictionary.describe(made.frames)
     assert list(described) == ["file", "column", "unit", "direction", "meaning", "source"]
     for name, frame in made.frames.items():
-        assert described.query("file == @name + '.csv'")["column"].tolist() == list(frame)
+        assert described[described["file"] == f"{name}.csv"]["column"].tolist() == list(frame)
     assert (described["meaning"].str.len() > 5).all() and (described["unit"] != "").all()
     known = described.set_index(["file", "column"])
     own = metric("open_top1")
@@ -62,15 +66,9 @@ def test_every_column_of_every_file_is_described(root: Path) -> None:
 
 
 def test_the_dictionary_lies_beside_the_files(root: Path) -> None:
-    from io import StringIO
-
-    from rich.console import Console
-
-    from mibench.report import write
-
     folder = write(root, Console(file=StringIO(), width=120))
     told = pd.read_csv(folder / "dictionary.csv")
     for path in folder.glob("*.csv"):
         if path.name != "dictionary.csv":
-            assert told.query("file == @path.name")["column"].tolist() == list(pd.read_csv(path))
+            assert told[told["file"] == path.name]["column"].tolist() == list(pd.read_csv(path))
     assert {"rows", "differences", "tradeoff", "curves"} <= set(json.loads((folder / "tables.json").read_text()))
