@@ -45,12 +45,12 @@ def with_card(folder: Path, run: Run, card: dict[str, object]) -> Run:
 
 
 def test_the_card_names_every_field_of_the_issue(root: Path, data: Dataset) -> None:  # noqa: F811
-    target, inversion, judges = made(root)
+    _, inversion, judges = made(root)
     card = card_of(data, inversion, judges, labels())
     assert card["split"] == {
         "attacked": None,
         "classes": 4,
-        "dataset": target.spec["dataset"],
+        "dataset": inversion.target.spec["dataset"],
         "identities": 4,
         "fingerprint": data.fingerprint(),
     }
@@ -67,7 +67,7 @@ def test_the_card_names_every_field_of_the_issue(root: Path, data: Dataset) -> N
 
 
 def test_whatever_differs_changes_the_hash_and_nothing_else_does(root: Path, data: Dataset) -> None:  # noqa: F811
-    target, inversion, judges = made(root)
+    _, inversion, judges = made(root)
     first = cards.digest(card_of(data, inversion, judges, labels()))
     again = cards.digest(card_of(data, inversion, judges, labels().flip(0)))
     assert first == again  # the order of images is no part of it
@@ -83,8 +83,8 @@ def test_whatever_differs_changes_the_hash_and_nothing_else_does(root: Path, dat
 
 
 def test_imported_images_have_an_unknown_selection(root: Path, data: Dataset) -> None:  # noqa: F811
-    target, inversion, judges = made(root)
-    theirs = Run(root, "inversions", "x", dict(inversion.spec), {"target": target})
+    _, inversion, judges = made(root)
+    theirs = Run(root, "inversions", "x", dict(inversion.spec), {"target": inversion.target})
     card = card_of(data, theirs, judges, labels())
     assert card["selection"]["by"] == "another program, unknown" and card["budget"]["known"] is False
 
@@ -92,7 +92,7 @@ def test_imported_images_have_an_unknown_selection(root: Path, data: Dataset) ->
 def test_a_card_does_not_part_what_was_together(root: Path, data: Dataset) -> None:  # noqa: F811
     """Scores with and without a card, of one protocol, stay in one table; the hash is in the row."""
     before = collect.rows(root)
-    target, inversion, judges = made(root)
+    _, inversion, judges = made(root)
     run = find(root, before[before["inversion"] == inversion.id]["score"].iloc[0])
     card = card_of(data, inversion, judges, labels())
     with_card(root, run, card)
