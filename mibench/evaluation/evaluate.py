@@ -15,7 +15,7 @@ from mibench.core import Dataset, to_uint8
 from mibench.evaluation import protocol
 from mibench.evaluation.judgement import Answers, distances, place_of, verdicts
 from mibench.evaluation.likeness import agreement, yardstick
-from mibench.evaluation.model import EvaluationModel, accuracy, answers
+from mibench.evaluation.model import EvaluationModel, accuracy, answers, as_trained
 from mibench.evaluation.perceptual import perceptual
 from mibench.evaluation.protocol import Origin
 from mibench.evaluation.score import Judgement, Score, TargetAnswers
@@ -80,9 +80,8 @@ def evaluate(
         network: Classifier = engine.place(fold(target))  # type: ignore[assignment]
         said, hits, confidence = _ask_target(network, stored, labels, engine, target_label)
         if natural_accuracy is None:
-            natural_accuracy = accuracy(
-                predict(network, data.heldout.images, engine)[0], data.heldout.labels, len(data.classes)
-            )
+            logits, _ = predict(as_trained(target, engine), data.heldout.images, engine)
+            natural_accuracy = accuracy(logits, data.heldout.labels, len(data.classes))
         task.advance()
         judged, best = {}, {}
         for model in evaluators:

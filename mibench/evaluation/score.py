@@ -14,13 +14,12 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from mibench.evaluation import protocol
-from mibench.metrics import Field, Unavailable, Unit
+from mibench.metrics import Unavailable
 from mibench.metrics.prdc import PRDC, K
 from mibench.runtime.errors import UserError
 from mibench.stats.intervals import Interval
 
 __all__ = [
-    "FIELDS",
     "Agreement",
     "Calibration",
     "Columns",
@@ -367,28 +366,3 @@ class Score:
             cells = [int(value) if isinstance(value, bool) else f"{value:.6g}" for value in row]
             writer.writerow([classes[int(row[0])], *cells])
         return text.getvalue()
-
-
-FIELDS = (
-    Field("identity", Unit.TEXT, "name of the person that the image claims to show", "the data set"),
-    Field("label", Unit.COUNT, "number of that person: its place among the target's classes", "the data set"),
-)
-"""Columns of per_image.csv that are no metric's; `answer@model` is described by `fields`."""
-
-
-def fields(evaluators: Sequence[str]) -> list[Field]:
-    """What scores.json and per_image.csv hold besides metrics, for `mibench.metrics.dictionary`.
-
-    Args:
-        evaluators: Names of the evaluation models.
-    """
-    answers = [
-        Field(
-            f"answer@{name}",
-            Unit.COUNT,
-            f"the class that {name} names; from the number of classes on, another person",
-            name,
-        )
-        for name in evaluators
-    ]
-    return [*FIELDS, *answers]

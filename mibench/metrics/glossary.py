@@ -150,9 +150,11 @@ def _entry(name: str, fields: dict[str, Field]) -> Entry:
 
 
 def _matches(pattern: str, name: str) -> bool:
-    """Whether a field's name is this one; * stands for one part of a path."""
+    """Whether a field's name is this one; * stands for one part of a path, @* for any evaluation model."""
     if "*" not in pattern:
         return pattern == name
+    if pattern.endswith("@*"):
+        return name.partition("@")[0] == pattern.removesuffix("@*") and "@" in name
     own, given = pattern.split("."), name.split(".")
     return len(own) == len(given) and all(one in ("*", other) for one, other in zip(own, given, strict=True))
 
