@@ -18,7 +18,8 @@ from mibench.evaluation.likeness import agreement, yardstick
 from mibench.evaluation.model import EvaluationModel, accuracy, answers, as_trained
 from mibench.evaluation.perceptual import perceptual
 from mibench.evaluation.protocol import Origin
-from mibench.evaluation.score import Judgement, Score, TargetAnswers
+from mibench.evaluation.records import Judgement, TargetAnswers
+from mibench.evaluation.score import Score
 from mibench.metrics.accuracy import top_k
 from mibench.metrics.false_positives import log_odds
 from mibench.models.base import Classifier
@@ -176,15 +177,15 @@ def judge(
         engine: Where the model runs.
     """
     logits, features = answers(model.label, model.network, images, engine)
-    found = Answers(logits.cpu(), features.cpu(), labels)
-    columns = verdicts(found, model.private, len(data.classes))
+    given = Answers(logits.cpu(), features.cpu(), labels)
+    columns = verdicts(given, model.private, len(data.classes))
     said = means(columns, labels)
     said["gap"] = paired_interval(target_hits, columns["open_top1"], labels)
-    columns["answer"] = found.logits.argmax(dim=1)
+    columns["answer"] = given.logits.argmax(dim=1)
     likeness = (
         {}
         if model.facts.calibration is None
-        else {"calibrated": log_odds(found.logits, labels) > model.facts.calibration.threshold}
+        else {"calibrated": log_odds(given.logits, labels) > model.facts.calibration.threshold}
     )
     scale = yardstick(model.private, labels)
     if scale.distance is not None:

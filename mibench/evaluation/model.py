@@ -12,7 +12,7 @@ from mibench import models
 from mibench.core import Dataset
 from mibench.evaluation.judgement import Answers, PrivateAnswers, Reference, reference
 from mibench.evaluation.likeness import calibrate
-from mibench.evaluation.score import EvaluatorFacts
+from mibench.evaluation.records import EvaluatorFacts
 from mibench.metrics.accuracy import closed_set, top_k
 from mibench.metrics.knn import leave_one_out
 from mibench.models.base import Classifier

@@ -13,7 +13,7 @@ the set and all four say little: report n beside them.
 References:
     | Improved Precision and Recall Metric for Assessing Generative Models (Kynkäänniemi et al., 2019), the first two
     | Reliable Fidelity and Diversity Metrics for Generative Models (Naeem et al., 2020), the last two, and k = 5
-    | attacks.md §16; pitfalls.md §2 trap 21
+    | https://arxiv.org/abs/1904.06991, https://arxiv.org/abs/2002.09797
 
 Differs:
     Plug & Play Attacks and the Model-Inversion-Attack-ToolBox divide density by k n: their number is ours times m / n.

@@ -11,7 +11,7 @@ from shell import world
 
 from mibench.evaluation import likeness
 from mibench.evaluation.judgement import Answers, PrivateAnswers
-from mibench.evaluation.score import Yardstick
+from mibench.evaluation.records import Yardstick
 from mibench.metrics.false_positives import impostor_scores, log_odds
 from mibench.stages import artifacts
 from mibench.stats.intervals import paired_interval
