@@ -79,7 +79,7 @@ class Facts:
         selects: Who chose the images that are kept: nobody, the target, or an evaluation model.
         scored: Digest of the pixels that were scored.
         saved: Digest of the pixels that are on disk.
-        wobble: Largest difference between the target's scores of one image in two passes.
+        answer_difference: Largest difference between the target's scores of one image in two passes.
         passes: How many passes its scores are averaged over.
     """
 
@@ -96,7 +96,7 @@ class Facts:
     selects: str = "target"
     scored: str | None = None
     saved: str | None = None
-    wobble: float | None = None
+    answer_difference: float | None = None
     passes: int = 1
 
 
@@ -251,8 +251,8 @@ def random_target_scored_once(one: Facts) -> str | None:
 
     Its accuracy is then one draw, and one-sample gradients look like privacy. Average several passes, attack with eot.
     """
-    if one.wobble is not None and one.wobble > SHAKY and one.passes < 2:
-        return f"two passes of the target differ by up to {one.wobble:.2f}, and it was scored in one"
+    if one.answer_difference is not None and one.answer_difference > SHAKY and one.passes < 2:
+        return f"two passes of the target differ by up to {one.answer_difference:.2f}, and it was scored in one"
     return None
 
 

@@ -96,7 +96,7 @@ def extract(run: Run, data: Dataset, engine: Engine, reporter: Reporter) -> Clou
     attacked, counts = tensors["labels"].unique(return_counts=True)
     own = torch.isin(data.train.labels, attacked).nonzero()[:, 0]
     unseen = first(data.heldout.labels, attacked, int(counts.min()))
-    network = engine.place(fold(artifacts.load_classifier(target, data)))  # type: ignore[arg-type]
+    network = engine.place(fold(artifacts.load_classifier(target, data)))
     with reporter.task(f"features of {run.name} on {target.name}", DRAWS + 3, "sets") as task:
 
         def features(images: Tensor) -> Tensor:

@@ -91,7 +91,7 @@ def facts(**changes: object) -> Facts:
         "prior_dataset": "d",
         "scored": "x",
         "saved": "x",
-        "wobble": 0.0,
+        "answer_difference": 0.0,
     }
     return Facts(**(given | changes))  # type: ignore[arg-type]
 
@@ -104,7 +104,7 @@ FIRES = {
     "evaluator_of_other_data": [{"judges": (judge(dataset="e"),)}],
     "prior_knows_private": [{"prior_dataset": "e"}],
     "too_few_for_fid": [{"n": 200}],
-    "random_target_scored_once": [{"wobble": 0.4}],
+    "random_target_scored_once": [{"answer_difference": 0.4}],
     "selected_by_evaluator": [{"selects": "evaluator"}],
     "pixels_differ": [{"saved": "y"}],
 }
@@ -113,7 +113,7 @@ SILENT = {
     "identities_overlap": {"shared": None},
     "prior_knows_private": {"prior_dataset": None},
     "too_few_for_fid": {"n": 200, "inception": False},
-    "random_target_scored_once": {"wobble": 0.4, "passes": 8},
+    "random_target_scored_once": {"answer_difference": 0.4, "passes": 8},
     "selected_by_evaluator": {"selects": "nobody"},
     "pixels_differ": {"saved": None},
 }

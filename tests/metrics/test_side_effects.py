@@ -10,12 +10,12 @@ from worlds import colours
 
 from mibench.core import Split
 from mibench.core.losses import cross_entropy, max_margin
+from mibench.evaluation.side_effects import side_effects
 from mibench.metrics import calibration, gradients, robustness
 from mibench.metrics.calibration import Calibration
 from mibench.models.base import Classifier, Prepare
 from mibench.models.served import Served, Shaper
 from mibench.runtime.rng import Noise
-from mibench.stages.train_target import side_effects
 
 SHAPE = (3, 4, 4)
 EPS = (0.04, 0.02, 0.005)

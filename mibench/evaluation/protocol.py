@@ -13,6 +13,9 @@ differs in the rest is another protocol.
 """
 
 import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,41 +23,58 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from mibench.core import Dataset
-from mibench.runs import PROTOCOL, Run, canonical
 
-__all__ = ["CHOOSING", "attacked", "card", "digest"]
+__all__ = ["CHOOSING", "Origin", "attacked", "card", "digest"]
 
 CHOOSING = ("images", "candidates", "pick", "pool", "select", "selection_views")
 """Settings of attacks that decide which of the images they made are kept."""
 
 
+@dataclass(frozen=True)
+class Origin:
+    """How the images came to be, as far as the protocol card tells it; the default: nothing is known.
+
+    Args:
+        attack: The attack's name; None where another program made the images.
+        settings: The attack's.
+        access: What it was granted: white_box, black_box, label_only or none.
+        budget: Most target queries per identity; None without a limit.
+        dataset: Name and settings of the target's data; what the data call themselves if absent.
+        version: Of the protocol: raised when the same specification would give other numbers.
+    """
+
+    attack: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    access: str = "none"
+    budget: int | None = None
+    dataset: Mapping[str, Any] | None = None
+    version: int = 1
+
+
 def attacked(labels: Int64[Tensor, " n"]) -> list[int] | None:
     """The labels attacked; None where these are the first so many, as in every attack of mibench."""
-    found = labels.unique().tolist()
-    return None if found == list(range(len(found))) else found
+    distinct = labels.unique().tolist()
+    return None if distinct == list(range(len(distinct))) else distinct
 
 
 def card(
-    data: Dataset, target: Run, inversion: Run, evaluators: list[Run], labels: Int64[Tensor, " n"]
+    data: Dataset, labels: Int64[Tensor, " n"], evaluators: Sequence[Mapping[str, Any]], origin: Origin
 ) -> dict[str, Any]:
     """The card of a score, as JSON values.
 
     Args:
         data: What target and evaluation models were trained on.
-        target: What was attacked.
-        inversion: What was scored.
-        evaluators: Who judged.
         labels: Of the reconstructions.
+        evaluators: Model, run and seed of each, the headline first.
+        origin: How the reconstructions were made.
     """
-    spec = inversion.spec
-    settings = spec["attack"]["settings"]
     counts = torch.bincount(labels)
     counts = counts[counts > 0]
-    imported = "prior" not in inversion.parents
     c, h, w = data.image_shape
+    known = origin.attack is not None
     return {
-        "budget": {"access": spec["access"], "queries_per_identity": spec["budget"], "known": not imported},
-        "evaluators": [{"model": run.spec["model"], "run": run.id, "seed": run.spec["seed"]} for run in evaluators],
+        "budget": {"access": origin.access, "queries_per_identity": origin.budget, "known": known},
+        "evaluators": [dict(one) for one in evaluators],
         "images": {
             "channels": c,
             "height": h,
@@ -62,7 +82,7 @@ def card(
             "crop": "centre square, bicubic",
             "converted": dict(data.card.get("converted", {})),
         },
-        "mibench": PROTOCOL,
+        "mibench": origin.version,
         "reference": {
             "distractor_people": data.distractor_count,
             "distractors_are_public": data.distractors_are_public,
@@ -70,20 +90,21 @@ def card(
             "train_images": int(torch.isin(data.train.labels, labels).sum()),
         },
         "selection": {
-            "by": "another program, unknown" if imported else f"{spec['attack']['name']}, before any evaluation model",
+            "by": f"{origin.attack}, before any evaluation model" if known else "another program, unknown",
             "images_per_identity": [int(counts.min()), int(counts.max())],
-            "settings": {key: value for key, value in settings.items() if key.rpartition(".")[2] in CHOOSING},
+            "settings": {key: value for key, value in origin.settings.items() if key.rpartition(".")[2] in CHOOSING},
         },
         "split": {
             "attacked": attacked(labels),
             "classes": len(data.classes),
-            "dataset": target.spec["dataset"],
+            "dataset": dict(origin.dataset) if origin.dataset is not None else {"name": data.name, "settings": {}},
             "fingerprint": data.fingerprint(),
             "identities": len(counts),
         },
     }
 
 
-def digest(found: dict[str, Any]) -> str:
+def digest(given: Mapping[str, Any]) -> str:
     """12 hex digits of a card; equal cards have equal ones."""
-    return hashlib.sha256(canonical(found).encode()).hexdigest()[:12]
+    text = json.dumps(dict(given), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
