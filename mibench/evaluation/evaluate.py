@@ -15,10 +15,11 @@ from mibench.core import Dataset, to_uint8
 from mibench.evaluation import protocol
 from mibench.evaluation.judgement import Answers, distances, place_of, verdicts
 from mibench.evaluation.likeness import agreement, yardstick
-from mibench.evaluation.model import EvaluationModel, accuracy, answers
+from mibench.evaluation.model import EvaluationModel, accuracy, answers, as_trained
 from mibench.evaluation.perceptual import perceptual
 from mibench.evaluation.protocol import Origin
-from mibench.evaluation.score import Judgement, Score, TargetAnswers
+from mibench.evaluation.records import Judgement, TargetAnswers
+from mibench.evaluation.score import Score
 from mibench.metrics.accuracy import top_k
 from mibench.metrics.false_positives import log_odds
 from mibench.models.base import Classifier
@@ -80,9 +81,8 @@ def evaluate(
         network: Classifier = engine.place(fold(target))  # type: ignore[assignment]
         said, hits, confidence = _ask_target(network, stored, labels, engine, target_label)
         if natural_accuracy is None:
-            natural_accuracy = accuracy(
-                predict(network, data.heldout.images, engine)[0], data.heldout.labels, len(data.classes)
-            )
+            logits, _ = predict(as_trained(target, engine), data.heldout.images, engine)
+            natural_accuracy = accuracy(logits, data.heldout.labels, len(data.classes))
         task.advance()
         judged, best = {}, {}
         for model in evaluators:
@@ -177,15 +177,15 @@ def judge(
         engine: Where the model runs.
     """
     logits, features = answers(model.label, model.network, images, engine)
-    found = Answers(logits.cpu(), features.cpu(), labels)
-    columns = verdicts(found, model.private, len(data.classes))
+    given = Answers(logits.cpu(), features.cpu(), labels)
+    columns = verdicts(given, model.private, len(data.classes))
     said = means(columns, labels)
     said["gap"] = paired_interval(target_hits, columns["open_top1"], labels)
-    columns["answer"] = found.logits.argmax(dim=1)
+    columns["answer"] = given.logits.argmax(dim=1)
     likeness = (
         {}
         if model.facts.calibration is None
-        else {"calibrated": log_odds(found.logits, labels) > model.facts.calibration.threshold}
+        else {"calibrated": log_odds(given.logits, labels) > model.facts.calibration.threshold}
     )
     scale = yardstick(model.private, labels)
     if scale.distance is not None:

@@ -1,5 +1,6 @@
 """An evaluation model as evaluation needs it: its network, what it answers to the private images, and its threshold."""
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ from mibench import models
 from mibench.core import Dataset
 from mibench.evaluation.judgement import Answers, PrivateAnswers, Reference, reference
 from mibench.evaluation.likeness import calibrate
-from mibench.evaluation.score import EvaluatorFacts
+from mibench.evaluation.records import EvaluatorFacts
 from mibench.metrics.accuracy import closed_set, top_k
 from mibench.metrics.knn import leave_one_out
 from mibench.models.base import Classifier
@@ -21,7 +22,7 @@ from mibench.runtime.errors import UserError
 from mibench.stats.intervals import Interval, proportion
 from mibench.training import predict
 
-__all__ = ["EvaluationModel", "accuracy", "answers", "private_answers", "real_to_real"]
+__all__ = ["EvaluationModel", "accuracy", "answers", "as_trained", "private_answers", "real_to_real"]
 
 
 def answers(
@@ -45,6 +46,12 @@ def answers(
             "can be scored; try --precision fp32, else train it again with --force and a lower training.lr"
         )
     return logits, features
+
+
+def as_trained(network: Classifier, engine: Engine) -> Classifier:
+    """A copy on the engine's device with its batch norms, as training measured it: the same bits, not just nearly."""
+    placed: Classifier = engine.place(copy.deepcopy(network).eval())  # type: ignore[assignment]
+    return placed
 
 
 def private_answers(network: Classifier, data: Dataset, engine: Engine) -> PrivateAnswers:
@@ -123,8 +130,7 @@ class EvaluationModel:
         """
         if len(data.heldout) == 0:
             raise UserError(f"data set '{data.name}' has no held-out images; an evaluation model cannot be measured")
-        placed = engine.place(network)
-        private = private_answers(placed, data, engine)  # type: ignore[arg-type]
+        private = private_answers(as_trained(network, engine), data, engine)
         return cls.from_answers(
             name, network, private, data, engine, family or models.family(name), f"evaluation model {name}", run, seed
         )

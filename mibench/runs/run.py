@@ -105,7 +105,8 @@ class Run:
         """The evaluation models of a score, the headline first."""
         known = self.parents.get("evaluators")
         if known is None:
-            raise UserError(f"{self.label} has no evaluation models")
+            parents = ", ".join(self.parents) or "none"
+            raise UserError(f"{self.label} has no evaluation models; its parents are: {parents}")
         return known if isinstance(known, list) else [known]
 
     def _one(self, role: str) -> "Run":

@@ -36,8 +36,8 @@ def execute(runs: list[Run], device: str, reporter: Reporter, force: bool = Fals
     """
     # Drawn or decoded once here, with all cores, instead of once in every worker: the cache then has it. And before
     # --force throws anything away.
-    wanted = [run.inputs["dataset"] for run in executor.pending(runs, force) if "dataset" in run.inputs]
-    for inputs in {canonical(inputs): inputs for inputs in wanted}.values():
+    sources = [run.inputs["dataset"] for run in executor.pending(runs, force) if "dataset" in run.inputs]
+    for inputs in {canonical(inputs): inputs for inputs in sources}.values():
         data = artifacts.open_dataset(inputs, reporter)
         for what, images in data.card.get("converted", {}).items():
             reporter.say(f"data set {data.name}: {images} image(s) converted: {what}")

@@ -14,7 +14,7 @@ from mibench.evaluation.judgement import Answers, PrivateAnswers
 from mibench.evaluation.likeness import calibrate
 from mibench.evaluation.model import EvaluationModel
 from mibench.evaluation.protocol import Origin
-from mibench.evaluation.score import EvaluatorFacts
+from mibench.evaluation.records import EvaluatorFacts
 from mibench.models.base import Classifier
 from mibench.models.fold import fold
 from mibench.runs import PROTOCOL, Run, clock, provenance

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from mibench.experiments.planning import choose_defenses
 from torch import Tensor, nn
 from torch.nn import functional as F
 from worlds import colours
 
 from mibench import models
 from mibench.core import Defense, Split
-from mibench.experiments.planning import choose_defenses
 from mibench.models.base import Classifier
 from mibench.plugins import registry
 from mibench.runtime.engine import resolve

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mibench.experiments.sweep import Sweep
 
 from mibench.experiments import planning, sweep
-from mibench.experiments.sweep import Sweep
 from mibench.plugins import registry
 from mibench.runtime.errors import UserError
 
