@@ -122,16 +122,12 @@ def print_plan(runs: list["Run"], todo: set[str]) -> None:
         runs: Parents first.
         todo: Labels of those that are still to do.
     """
-    table = Table(box=None, pad_edge=False)
-    table.add_column("", no_wrap=True)
-    table.add_column("run", style="cyan", no_wrap=True)
-    table.add_column("on", no_wrap=True)
-    table.add_column("settings", no_wrap=True, overflow="ellipsis", style="dim")
-    for run in runs:
-        parents = " ".join(one.id for one in run.ancestors() if one.kind != "evaluators")
-        table.add_row("to do" if run.label in todo else "done", run.label, parents, settings_of(run))
     console = Console()
-    console.print(table)
+    width = max(len(run.label) for run in runs)
+    for run in runs:
+        state = "to do" if run.label in todo else "done"
+        shown = Text.assemble(f"{state:<6} ", (f"{run.label:<{width}}", "cyan"), (f"  {settings_of(run)}", "dim"))
+        console.print(shown, no_wrap=True, overflow="ellipsis")
     console.print(f"{len(runs)} runs, {len(todo)} to do; all settings with --json", style="dim")
 
 

@@ -34,8 +34,7 @@ def offering(kind: Literal["priors", "attacks"], capability: str) -> list[str]:
     """Every registered plug-in that offers this; of attacks, those that may use the target's gradients."""
     if kind == "priors":
         return [name for name in registry.names("priors") if capability in declared(name).offers()]
-    cards = registry.cards("attacks").items()
-    return [name for name, card in cards if card["role"] == "attack" and card["access"] == "white_box"]
+    return [name for name in registry.attacks("attack") if registry.card("attacks", name)["access"] == "white_box"]
 
 
 def require(attack: Attack, prior: Capabilities) -> None:

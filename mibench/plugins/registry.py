@@ -20,7 +20,7 @@ from typing import Any
 from mibench.plugins.settings import resolve_settings, settings_of
 from mibench.runtime.errors import UserError, unknown
 
-__all__ = ["BASES", "Choice", "cards", "configure", "defaults", "names", "wrappers"]
+__all__ = ["BASES", "Choice", "attacks", "cards", "configure", "defaults", "names", "wrappers"]
 
 BASES = {"attacks": "Attack", "defenses": "Defense", "priors": "PriorTrainer", "data": "Source"}
 """Kinds of plug-in and the base class in `mibench.core` of each one's dataclass."""
@@ -117,7 +117,7 @@ def _parts(kind: str, name: str) -> tuple[str, list[str]]:
     if kind != "attacks":
         return name, []
     base, *around = name.split("+")
-    offered = [one for one in names(kind) if _literals(_source(kind, one))["CARD"].get("role") == "wrapper"]
+    offered = attacks("wrapper")
     if base in offered:
         raise UserError(f"{base} wraps another attack: --method ppa+{base}")
     for one in around:
@@ -141,6 +141,11 @@ def card(kind: str, name: str) -> dict[str, Any]:
 def cards(kind: str) -> dict[str, dict[str, Any]]:
     """All cards of a kind."""
     return {name: card(kind, name) for name in names(kind)}
+
+
+def attacks(role: str) -> list[str]:
+    """The attacks of a role: attack, floor or wrapper; who says nothing is an attack."""
+    return [name for name, one in cards("attacks").items() if one.get("role", "attack") == role]
 
 
 def presets(kind: str, name: str) -> dict[str, dict[str, Any]]:
