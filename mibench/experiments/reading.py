@@ -127,10 +127,9 @@ def read_attackers(
         UserError: For an unknown name or setting, settings that are for one of several attacks, or a prior that an
             attack cannot use.
     """
-    named = [name.strip() for name in method.split(",")]
-    chosen = list(
-        dict.fromkeys(one for name in named for one in (registry.attacks("attack") if name == "all" else [name]))
-    )
+    every = registry.attacks("attack")
+    listed = [name.strip() for name in method.split(",")]
+    chosen = list(dict.fromkeys(one for name in listed for one in (every if name == "all" else [name])))
     if len(chosen) > 1 and settings:
         raise UserError(f"--set {next(iter(settings))}=... is for one attack; --method names {len(chosen)}")
     attacks = [registry.configure("attacks", name, preset, dict(settings)) for name in chosen]

@@ -65,7 +65,7 @@ def test_all_leaves_out_what_the_architecture_cannot_do(tmp_path: Path) -> None:
 
 
 def test_adaptive_attackers_may_ask_no_more_than_the_attack(tmp_path: Path) -> None:
-    given = grid(
+    experiment = grid(
         defenses=("none", "re a_e=0.4", "nls", "trap alpha=0.05"),
         strengths="default",
         methods=("ppa", "cma_es"),
@@ -74,15 +74,15 @@ def test_adaptive_attackers_may_ask_no_more_than_the_attack(tmp_path: Path) -> N
         floors=(),
         settings=DATA,
     )
-    runs = [run.parents["inversion"] for run in plan(given, tmp_path)]
+    runs = [run.parents["inversion"] for run in plan(experiment, tmp_path)]
     tried: dict[str, list[str]] = {}
     for run in runs:
         target = run.parents["target"].name
         tried.setdefault(target, []).append(run.name)
         if run.name == "ppa" and run.spec["attack"]["settings"]["objective"] == "max_margin":
             tried[target][-1] += " max_margin"
-        plain = next(one for one in runs if one.name == "ppa" and one.parents["target"] is run.parents["target"])
-        cost = cost_of(given.attackers[0], given.dataset)
+        assert experiment.dataset is not None
+        cost = cost_of(experiment.attackers[0], experiment.dataset)
         most = cost.queries + cost.shared_queries
         changed = "+" in run.name or "max_margin" in tried[target][-1]
         assert run.spec["budget"] == (most if changed else None)
@@ -135,7 +135,7 @@ def test_mistakes_in_a_sweep_are_told_before_anything_is_trained(
     tmp_path: Path, given: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(UserError) as caught:
-        sweep.plan(Sweep(settings=DATA, **given))
+        plan(grid(settings=DATA, **given), tmp_path)
     assert said in str(caught.value) and "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
@@ -200,7 +200,7 @@ CELLS = st.fixed_dictionaries(
                 "training": st.fixed_dictionaries(
                     {}, optional={"epochs": st.integers(1, 9), "lr": st.floats(1e-6, 1), "betas": st.just([0.5, 0.9])}
                 ),
-                "evaluator": st.fixed_dictionaries({}, optional={"batch": st.integers(1, 64)}),
+                "evaluator": st.fixed_dictionaries({}, optional={"batch": st.integers(2, 64)}),
             },
         ),
     },

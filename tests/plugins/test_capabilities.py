@@ -43,10 +43,9 @@ def test_a_source_counts_what_it_loads(name: str, tmp_path: Path) -> None:
     if name == "folder":
         from PIL import Image
 
-        for number, file in enumerate(
-            f"{side}/{who}/{n}.png" for side in ("private", "public") for who in range(4) for n in range(3)
-        ):
-            path = tmp_path / file.replace("/", f"/{file[:4]}", 1)
+        every = ((side, who, n) for side in ("private", "public") for who in range(4) for n in range(3))
+        for number, (side, who, n) in enumerate(every):
+            path = tmp_path / side / f"{side}{who}" / f"{n}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (16, 16), (number * 9, number, 0)).save(path)
         settings = {"path": str(tmp_path), "image_size": 16}
