@@ -23,6 +23,7 @@ CARD = {
     "year": 1998,
     "link": "http://yann.lecun.com/exdb/publis/pdf/lecun-98.pdf",
     "family": "cnn",
+    "offers": ["convolutions"],
 }
 ARCHITECTURES = ("cnn",)
 

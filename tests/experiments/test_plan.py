@@ -175,14 +175,15 @@ def test_planning_opens_no_data_and_builds_no_network(dataset: str, tmp_path: Pa
     for preset in ("quick", "paper"):
         experiment = options.grid(
             dataset=dataset,
-            defenses=("none", "re", "nls", "trap", "noise"),
+            defenses=("all",),
+            strengths="default",
             methods=every,
             adaptive=True,
             floors=("all",),
             preset=preset,
             identities=3,
         )
-        assert len(plan(experiment, tmp_path)) > 400
+        assert len(plan(experiment, tmp_path)) > 1000
     assert plan(options.training(dataset=dataset), tmp_path) and plan(options.prior(dataset=dataset), tmp_path)
     for one in suites.read("demo", dataset=dataset):
         assert plan(one, tmp_path)

@@ -8,9 +8,12 @@ import torch
 
 from mibench.core import Capabilities, Split
 from mibench.core.capabilities import CAPABILITIES
+from mibench.models import build
 from mibench.plugins import capabilities, registry
 from mibench.runtime.errors import UserError
+from mibench.stages import train_target
 
+ARCHITECTURES = [name for card in registry.cards("models").values() for name in card["architectures"]]
 PRIORS = registry.names("priors")
 SMALL = {
     "wgan_gp": {"width": 4},
@@ -52,6 +55,21 @@ def test_a_source_counts_what_it_loads(name: str, tmp_path: Path) -> None:
     source = registry.configure("data", name, settings=settings).plugin
     data = source.load()
     assert source.shape() == (len(data.classes), data.image_shape, len(data.public))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("defense", registry.names("defenses"))
+def test_cards_tell_what_surgery_would_find(defense: str, architecture: str, tmp_path: Path) -> None:
+    choice, data = registry.configure("defenses", defense), registry.configure("data", "digiface")
+    try:
+        run = train_target.plan(tmp_path, data, architecture, [choice], 0, "fp32", pretrained="public")
+    except UserError as error:
+        assert "choose with --model one that has: " in str(error)
+        assert architecture not in str(error).partition(" one that has: ")[2].split(", ")
+        with torch.device("meta"), pytest.raises(UserError):
+            choice.plugin.surgery(build(architecture, 10, (3, 64, 64)))
+    else:
+        train_target.rehearse_surgery(run)
 
 
 @pytest.mark.parametrize("word", CAPABILITIES)
@@ -104,5 +122,5 @@ def test_priors_of_other_packages_take_part(tmp_path: Path, monkeypatch: pytest.
 
 def test_nobody_to_name_is_said() -> None:
     plugin = registry.configure("attacks", "ppa", settings={"space": "v"}).plugin
-    with pytest.raises(UserError, match="no v space, only z; no plug-in that is installed has it"):
+    with pytest.raises(UserError, match="no v space, only z; nothing installed has it"):
         capabilities.require(plugin, Capabilities())
