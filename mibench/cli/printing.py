@@ -45,7 +45,7 @@ def print_training(runs: list["Run"]) -> None:
     Console().print(table)
 
 
-def print_cards(found: dict[str, dict[str, dict[str, Any]]]) -> None:
+def print_cards(kinds: dict[str, dict[str, dict[str, Any]]]) -> None:
     """Plug-ins by kind, from their cards."""
     shown = {
         "priors": ("critic", "venue", "year", "link"),
@@ -54,7 +54,7 @@ def print_cards(found: dict[str, dict[str, dict[str, Any]]]) -> None:
         "metrics": ("range", "better", "link"),
     }
     console = Console()
-    for one, cards in found.items():
+    for one, cards in kinds.items():
         if one == "attacks":
             print_attacks(cards)
             continue
@@ -215,14 +215,14 @@ def print_checks(results: Path | None, as_json: bool) -> None:
         return
     from mibench.report import content, readable
 
-    found = readable(results)
-    findings = content.Content(found).findings
+    scores = readable(results)
+    findings = content.Content(scores).findings
     if as_json:
         print(json.dumps([one._asdict() for one in findings], indent=1))
         return
     for finding in findings:
         console.print(Text.assemble((f"! {finding.check}", "yellow"), f" {finding.label}: {finding.text}"))
-    console.print(f"{len(found)} scores, {len(checks.CHECKS)} checks, {len(findings)} findings", style="dim")
+    console.print(f"{len(scores)} scores, {len(checks.CHECKS)} checks, {len(findings)} findings", style="dim")
 
 
 def describe_data(data: "Dataset", as_json: bool) -> None:

@@ -75,12 +75,12 @@ def wrappers(name: str) -> list[str]:
 @cache
 def _literals(path: Path) -> dict[str, Any]:
     """The module's top-level literal assignments, without running it."""
-    found = {}
+    literals = {}
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         target = node.targets[0] if isinstance(node, ast.Assign) else None
         if isinstance(target, ast.Name) and target.id in ("CARD", "PRESETS", "ARCHITECTURES"):
-            found[target.id] = ast.literal_eval(node.value)  # type: ignore[attr-defined]
-    return found
+            literals[target.id] = ast.literal_eval(node.value)  # type: ignore[attr-defined]
+    return literals
 
 
 @cache
@@ -133,9 +133,9 @@ def card(kind: str, name: str) -> dict[str, Any]:
     if "+" in name and kind == "attacks":
         base, around = _parts(kind, name)
         return card(kind, base) | {"wrappers": around, "cost": None}
-    found = _literals(_source(kind, name))
-    offered = {"architectures": found["ARCHITECTURES"]} if "ARCHITECTURES" in found else {}
-    return dict(found["CARD"]) | offered
+    literals = _literals(_source(kind, name))
+    offered = {"architectures": literals["ARCHITECTURES"]} if "ARCHITECTURES" in literals else {}
+    return dict(literals["CARD"]) | offered
 
 
 def cards(kind: str) -> dict[str, dict[str, Any]]:
@@ -151,21 +151,21 @@ def attacks(role: str) -> list[str]:
 def presets(kind: str, name: str) -> dict[str, dict[str, Any]]:
     """The plug-in's PRESETS, read without importing it; always has 'default'."""
     base, around = _parts(kind, name) if "+" in name else (name, [])
-    found = {"default": {}, **_literals(_source(kind, base)).get("PRESETS", {})}
+    offered = {"default": {}, **_literals(_source(kind, base)).get("PRESETS", {})}
     for one in around:
         for preset, settings in presets(kind, one).items():
-            if preset in found:
-                found[preset] = found[preset] | {f"{one}.{field}": value for field, value in settings.items()}
-    return found
+            if preset in offered:
+                offered[preset] = offered[preset] | {f"{one}.{field}": value for field, value in settings.items()}
+    return offered
 
 
 def defaults(kind: str, name: str) -> dict[str, Any]:
     """Every setting with its default, a wrapped attack's wrappers included."""
     base, around = _parts(kind, name)
-    found = {key: item.default for key, item in settings_of(load(kind, base)).items()}
+    values = {key: item.default for key, item in settings_of(load(kind, base)).items()}
     for one in around:
-        found |= {f"{one}.{key}": item.default for key, item in settings_of(load(kind, one)).items()}
-    return found
+        values |= {f"{one}.{key}": item.default for key, item in settings_of(load(kind, one)).items()}
+    return values
 
 
 def load(kind: str, name: str) -> type:
@@ -173,14 +173,14 @@ def load(kind: str, name: str) -> type:
     _source(kind, name)
     module = importlib.import_module(_modules(kind)[name])
     base = getattr(importlib.import_module("mibench.core"), BASES[kind])
-    found = [
+    classes = [
         value
         for value in vars(module).values()
         if inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__
     ]
-    if len(found) != 1:
-        raise UserError(f"{module.__name__} must define exactly one {BASES[kind]}; it defines {len(found)}")
-    return found[0]
+    if len(classes) != 1:
+        raise UserError(f"{module.__name__} must define exactly one {BASES[kind]}; it defines {len(classes)}")
+    return classes[0]
 
 
 def configure(kind: str, name: str, preset: str = "default", settings: dict[str, Any] | None = None) -> Choice:

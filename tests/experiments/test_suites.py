@@ -198,7 +198,8 @@ CELLS = st.fixed_dictionaries(
             {"data": st.just(DATA["data"])},
             optional={
                 "training": st.fixed_dictionaries(
-                    {}, optional={"epochs": st.integers(1, 9), "lr": st.floats(1e-6, 1), "betas": st.just([0.5, 0.9])}
+                    {},
+                    optional={"epochs": st.integers(1, 9), "lr": st.floats(1e-6, 1), "milestones": st.just([0.5, 0.9])},
                 ),
                 "evaluator": st.fixed_dictionaries({}, optional={"batch": st.integers(2, 64)}),
             },
@@ -207,7 +208,7 @@ CELLS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(CELLS)
 def test_options_and_toml_give_the_same_runs(cells: dict[str, Any]) -> None:
     """The same words on the command line, all of them text, and typed in a file."""
