@@ -123,7 +123,7 @@ def print_plan(runs: list["Run"], todo: set[str]) -> None:
         todo: Labels of those that are still to do.
     """
     console = Console()
-    width = max(len(run.label) for run in runs)
+    width = max((len(run.label) for run in runs), default=0)
     for run in runs:
         state = "to do" if run.label in todo else "done"
         shown = Text.assemble(f"{state:<6} ", (f"{run.label:<{width}}", "cyan"), (f"  {settings_of(run)}", "dim"))

@@ -176,6 +176,7 @@ def test_what_is_typed_lies_over_the_file(tmp_path: Path) -> None:
     assert (one.dataset.name, one.dataset.plugin.image_size) == ("orl", 64)
 
 
+MILESTONES = st.sampled_from([[0.5, 0.9], [1]])
 CELLS = st.fixed_dictionaries(
     {},
     optional={
@@ -198,8 +199,7 @@ CELLS = st.fixed_dictionaries(
             {"data": st.just(DATA["data"])},
             optional={
                 "training": st.fixed_dictionaries(
-                    {},
-                    optional={"epochs": st.integers(1, 9), "lr": st.floats(1e-6, 1), "milestones": st.just([0.5, 0.9])},
+                    {}, optional={"epochs": st.integers(1, 9), "lr": st.floats(1e-6, 1), "milestones": MILESTONES}
                 ),
                 "evaluator": st.fixed_dictionaries({}, optional={"batch": st.integers(2, 64)}),
             },
