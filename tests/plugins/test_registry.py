@@ -119,7 +119,8 @@ def test_attacks_have_paper_and_quick(kind: str) -> None:
 def test_reading_literals_alone_is_reading_the_whole_file(tmp_path: Path) -> None:
     odd = tmp_path / "odd.py"
     odd.write_text(
-        'CARD = {"summary": """a\nb}\nc""", "n": (1,\n2)}\nPRESETS = {"a": {}}  # why\nARCHITECTURES = (\n    "x",\n)\nf()\n'
+        'CARD = {"summary": """a\nb}\nc""", "n": (1,\n2)}\n'
+        'PRESETS = {"a": {}}  # why\nARCHITECTURES = (\n    "x",\n)\nf()\n'
     )
     for path in [odd, *ROOT.rglob("*.py")]:
         whole = {}
