@@ -32,7 +32,7 @@ CARD = {
     "prior": "wgan_gp",
     "role": "attack",
     "cost": [66_000, 0, 20_000],
-    "requires": ["gradients", "unconditional"],
+    "requires": ["unconditional"],
 }
 
 PRESETS = {

@@ -35,7 +35,7 @@ CARD = {
     "prior": "dcgan",
     "role": "attack",
     "cost": [160_008, 160_000, 100_000],
-    "requires": ["gradients", "unconditional"],
+    "requires": ["unconditional"],
 }
 
 PRESETS = {"paper": {}, "quick": {"images": 2, "pool": 2000, "candidates": 2, "steps": 35}}

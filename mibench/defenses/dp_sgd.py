@@ -49,6 +49,7 @@ CARD = {
         "tl": "dp_sgd replaces the batch norms that tl keeps as public images have trained them",
         "trap": "each image would bring further rows into the batch, and the triggers learn from images without noise",
     },
+    "packages": {"opacus": "dp"},
 }
 
 # What the model-inversion papers ran under the name of DP-SGD: its epsilon is above a million.

@@ -170,9 +170,9 @@ class Planner:
                     yield from self._attacks(target, attacker)
 
     def _attacks(self, target: Run, attacker: Attacker) -> Iterator[Run]:
-        budget, card = self.experiment.budget, registry.card("attacks", attacker.attack.name)
+        budget = self.experiment.budget
         main = self._inversion(target, attacker, budget)
-        if card["role"] != "floor":
+        if attacker.attack.name not in registry.attacks("floor"):
             yield from self._floors(target, attacker, main)
         if self.experiment.adaptive and (others := adaptive_attacks(attacker.attack, target.spec["defenses"])):
             most = budget or self._queries(target, attacker)

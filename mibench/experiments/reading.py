@@ -127,9 +127,9 @@ def read_attackers(
         UserError: For an unknown name or setting, settings that are for one of several attacks, or a prior that an
             attack cannot use.
     """
-    every = [name for name, card in registry.cards("attacks").items() if card["role"] == "attack"]
-    named = [name.strip() for name in method.split(",")]
-    chosen = list(dict.fromkeys(one for name in named for one in (every if name == "all" else [name])))
+    every = registry.attacks("attack")
+    listed = [name.strip() for name in method.split(",")]
+    chosen = list(dict.fromkeys(one for name in listed for one in (every if name == "all" else [name])))
     if len(chosen) > 1 and settings:
         raise UserError(f"--set {next(iter(settings))}=... is for one attack; --method names {len(chosen)}")
     attacks = [registry.configure("attacks", name, preset, dict(settings)) for name in chosen]
@@ -150,7 +150,7 @@ def prior_preset(name: str, preset: str) -> str:
 
 def read_floors(names: Iterable[str] = ("all",)) -> tuple[str, ...]:
     """Floors by name, checked; `all` is every one."""
-    known = [name for name, card in registry.cards("attacks").items() if card["role"] == "floor"]
+    known = registry.attacks("floor")
     chosen = [one for name in names for one in (known if name == "all" else [name])]
     for name in chosen:
         if name not in known:

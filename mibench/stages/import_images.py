@@ -60,7 +60,8 @@ def plan(root: Path, target: Run, folder: Path, name: str | None = None) -> Run:
     root_of_images = _root(folder)
     called = name if name is not None else root_of_images.name
     _check_name(called)
-    people = _people(folder, artifacts.open_dataset(target.inputs["dataset"]).classes, target)
+    classes = tuple(artifacts.read_header(target.path / "model.safetensors").get("classes", ()))
+    people = _people(folder, classes, target)
     return Run(
         root,
         "inversions",

@@ -17,6 +17,7 @@ from mibench.evaluation.model import accuracy, private_answers, real_to_real
 from mibench.evaluation.side_effects import side_effects
 from mibench.metrics.accuracy import closed_set, top_k
 from mibench.models.base import Classifier
+from mibench.plugins import capabilities
 from mibench.plugins.registry import Choice
 from mibench.plugins.settings import resolve_settings
 from mibench.runs import Run, canonical, clock, provenance
@@ -35,6 +36,7 @@ __all__ = [
     "evaluator_families",
     "plan",
     "plan_evaluator",
+    "rehearse_surgery",
     "require_other_family",
     "work",
 ]
@@ -112,10 +114,10 @@ def plan(
 
 
 def require_compatible(architecture: str, defenses: list[Choice], pretrained: str) -> None:
-    """Refuse a defense that cannot change this architecture, before anything is trained.
+    """Refuse a defense that this architecture cannot take, as far as cards tell; see also `rehearse_surgery`.
 
     Raises:
-        UserError: What the architecture lacks, or what it should start from.
+        UserError: What the architecture or the machine lacks, or what the network should start from.
     """
     for choice in defenses:
         if choice.plugin.start == "public" and pretrained == "none":
@@ -123,11 +125,22 @@ def require_compatible(architecture: str, defenses: list[Choice], pretrained: st
                 f"{choice.name} protects what public images have not taught the network already, so it must start "
                 "from such a network: --pretrained public, or imagenet for torchvision's architectures"
             )
-    if any(type(choice.plugin).surgery is not Defense.surgery for choice in defenses):
-        with torch.device("meta"):  # sizes only, no weights
-            model = models.build(architecture, 10, (3, 64, 64))
-            for choice in defenses:
-                model = choice.plugin.surgery(model)
+        capabilities.require_of_architecture(choice.name, models.family(architecture))
+
+
+def rehearse_surgery(run: Run) -> None:
+    """Let a target's defenses change a network without weights, so that settings which do not fit it are told before
+    anything is trained.
+
+    Raises:
+        UserError: What the architecture lacks.
+    """
+    stack = artifacts.defenses(run)
+    if any(type(defense).surgery is not Defense.surgery for defense in stack):
+        with capabilities.naming_others(), torch.device("meta"):  # sizes only
+            model: nn.Module = models.build(run.spec["model"], 10, (3, 64, 64))
+            for defense in stack:
+                model = defense.surgery(model)
 
 
 def evaluator_families(architecture: str) -> list[str]:

@@ -16,6 +16,7 @@ from mibench.attacks.parts.views import Allowance
 from mibench.attacks.ppa import PPA
 from mibench.attacks.ppdg import DISTANCES, PPDG, conditional_transport, features, mmd, pointwise
 from mibench.core import Cost, Oracle, Prior, Reconstructions
+from mibench.plugins import capabilities
 from mibench.priors.public import PublicImages
 from mibench.priors.tuned import Tuned
 from mibench.runtime.errors import UserError
@@ -289,9 +290,9 @@ def test_priors_and_attacks_that_cannot_be_tuned_are_refused() -> None:
     world = World(4, "none")
     public: Prior = PublicImages(world.public().images)
     with pytest.raises(UserError, match="ppa needs a generator"):
-        SHORT.needs(public)
+        capabilities.require(SHORT, public)
     with pytest.raises(UserError, match="gmi needs a prior with a critic"):
-        replace(SHORT, attack=GMI(images=2)).needs(world.prior)
+        capabilities.require(replace(SHORT, attack=GMI(images=2)), world.prior)
     with pytest.raises(UserError, match="1 <= images <= candidates <= pool"):
-        replace(SHORT, candidates=30).needs(world.prior)
-    SHORT.needs(world.prior)
+        capabilities.require(replace(SHORT, candidates=30), world.prior)
+    capabilities.require(SHORT, world.prior)

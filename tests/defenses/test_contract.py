@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from mibench.experiments.planning import choose_defenses
 from torch import Tensor, nn
 from torch.nn import functional as F
 from worlds import colours
 
 from mibench import models
 from mibench.core import Defense, Split
+from mibench.experiments.reading import read_stack
 from mibench.models.base import Classifier
 from mibench.plugins import registry
 from mibench.runtime.engine import resolve
@@ -248,7 +248,7 @@ def test_weights_and_memory_survive_a_file(name: str, tmp_path: Path) -> None:
 def test_it_composes_with_random_erasing(name: str) -> None:
     settings = {name: {key: str(value) for key, value in SHORT.get(name, {}).items()}}
     for order in (f"re+{name}", f"{name}+re"):
-        chosen = choose_defenses(order, settings)
+        chosen = read_stack(order, settings)
         both = train(architecture(name), *(choice.plugin for choice in chosen))
         assert finite(both)
         nothing = replace(plugin("re"), p=0.0)

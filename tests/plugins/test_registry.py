@@ -1,5 +1,6 @@
 """Laws of the registry: cards are literals, names and settings are checked, errors name what would be right."""
 
+import ast
 import inspect
 import json
 import math
@@ -113,6 +114,22 @@ def test_presets_build_and_specs_are_json(kind: str, name: str) -> None:
 def test_attacks_have_paper_and_quick(kind: str) -> None:
     for name in registry.names(kind):
         assert {"paper", "quick", "default"} <= set(registry.presets(kind, name))
+
+
+def test_reading_literals_alone_is_reading_the_whole_file(tmp_path: Path) -> None:
+    odd = tmp_path / "odd.py"
+    odd.write_text(
+        'CARD = {"summary": """a\nb}\nc""", "n": (1,\n2)}\n'
+        'PRESETS = {"a": {}}  # why\nARCHITECTURES = (\n    "x",\n)\nf()\n'
+    )
+    for path in [odd, *ROOT.rglob("*.py")]:
+        whole = {}
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            name = node.targets[0].id if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) else ""
+            if name in ("CARD", "PRESETS", "ARCHITECTURES"):
+                whole[name] = ast.literal_eval(node.value)  # type: ignore[attr-defined]
+        assert registry._literals(path) == whole, path
+    assert registry._literals(odd)["PRESETS"] == {"a": {}}
 
 
 def test_cards_load_without_torch() -> None:

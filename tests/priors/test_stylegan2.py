@@ -13,6 +13,7 @@ from worlds import small_net
 
 from mibench.attacks.ppa import PPA
 from mibench.core import Access, AttackContext, Oracle, Prior, Split, TrainingContext
+from mibench.plugins import capabilities
 from mibench.priors.dcgan import DcganPrior, ShippedDcgan
 from mibench.priors.gan import Loop
 from mibench.priors.stylegan2 import StyleGan2, StylePrior, r1
@@ -251,7 +252,7 @@ def test_ppa_searches_w_and_its_legacy_scores_other_images(start: str) -> None:
     in_z = PPA(images=1, candidates=1, pool=3, steps=0, space="z")
     assert in_z(Oracle(target, Access.WHITE_BOX, 3), prior, torch.arange(3), 0, AttackContext()).latents.shape == (3, 6)
     with pytest.raises(UserError, match="no v space"):
-        PPA(space="v").needs(prior)
+        capabilities.require(PPA(space="v"), prior)
 
 
 # --- training
