@@ -1,14 +1,14 @@
 """Laws of the training loop: it learns, it resumes to the same bits, and the hooks see what they should."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from interruptions import Stop
 from torch import Tensor, nn
 from torch.nn import functional as F
 from worlds import colours, small_net
@@ -67,26 +67,6 @@ def test_what_happens_outside_does_not_matter() -> None:
         run(net)
         states.append(state(net))
     assert equal(*states)
-
-
-class Stop(Silent):
-    """Ctrl-C after so many steps."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-        self.seen = 0
-
-    @contextmanager
-    def task(self, label: str, total: int, unit: str) -> Iterator["Stop"]:
-        self.total = total
-        yield self
-
-    def advance(self, count: int = 1) -> None:
-        self.seen += count
-        if count == 1:
-            if self.left == 0:
-                raise KeyboardInterrupt
-            self.left -= 1
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])

@@ -22,7 +22,7 @@ from mibench.evaluation.records import (
     TargetAnswers,
     interval_of,
 )
-from mibench.metrics import Unavailable
+from mibench.metrics import Unavailable, Unit
 from mibench.runtime.display import Shown
 from mibench.runtime.errors import UserError
 from mibench.stats.intervals import Interval

@@ -138,9 +138,9 @@ def rehearse_surgery(run: Run) -> None:
     stack = artifacts.defenses(run)
     if any(type(defense).surgery is not Defense.surgery for defense in stack):
         with capabilities.naming_others(), torch.device("meta"):  # sizes only
-            model: nn.Module = models.build(run.spec["model"], 10, (3, 64, 64))
+            model = models.build(run.spec["model"], 10, (3, 64, 64))
             for defense in stack:
-                model = defense.surgery(model)
+                model = defense.surgery(model)  # type: ignore[assignment]
 
 
 def evaluator_families(architecture: str) -> list[str]:
