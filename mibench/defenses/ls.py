@@ -31,6 +31,7 @@ CARD = {
 }
 
 PRESETS = {"paper": {"alpha": 0.1}}
+"""ImageNet, section 7 of the paper."""
 
 
 def smoothed(t: Float[Tensor, "b k"], alpha: float) -> Float[Tensor, "b k"]:

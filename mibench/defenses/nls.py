@@ -31,6 +31,8 @@ CARD = {
 }
 
 PRESETS = {"paper": {"alpha": -0.05, "begin": 0.5, "full": 0.75, "ramp": "ref"}}
+"""The paper's alpha; epochs 50 and 75 of 100 and the ramp of train_model.py at commit 3087a4f of
+https://github.com/LukasStruppek/Plug-and-Play-Attacks."""
 
 
 @dataclass(frozen=True)

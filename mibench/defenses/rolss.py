@@ -33,6 +33,7 @@ CARD = {
 }
 
 PRESETS = {"paper": {"stages": 1}}
+"""The last stage, as in the released configurations."""
 
 
 @dataclass(frozen=True)

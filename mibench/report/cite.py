@@ -26,7 +26,7 @@ JOURNALS = {
 }
 
 
-SIDE_EFFECTS = {"adversarial_accuracy": "robustness", "ece": "calibration", "gradient_norm": "gradients"}
+SIDE_EFFECTS = {"adversarial_accuracy": "robustness", "ece": "calibration", "gradient_norm": "gradients", "ood": "ood"}
 """What a target's metrics.json measures -> the metric."""
 
 

@@ -16,6 +16,7 @@ from mibench.core import Dataset, Defense, Split
 from mibench.evaluation.model import accuracy, private_answers, real_to_real
 from mibench.evaluation.side_effects import side_effects
 from mibench.metrics.accuracy import closed_set, top_k
+from mibench.metrics.ood import detection
 from mibench.models.base import Classifier
 from mibench.plugins import capabilities
 from mibench.plugins.registry import Choice
@@ -212,7 +213,18 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         label = f"train {'evaluation model' if evaluator else 'target'} {run.name}"
         seed = run.spec["seed"]
         fitted = fit(
-            model, split, classes, chosen, engine, seed, reporter, label, defenses, data.flip, checkpoint=checkpoint
+            model,
+            split,
+            classes,
+            chosen,
+            engine,
+            seed,
+            reporter,
+            label,
+            defenses,
+            data.flip,
+            checkpoint=checkpoint,
+            public=None if evaluator else data.public,
         )
         # Unknown after a killed process, which took part of it with it.
         trained = None if resumed else round(time.process_time() - before, 2)
@@ -230,7 +242,11 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         if evaluator:
             metrics |= measure_evaluator(model, data, engine, folder)
         else:
-            metrics |= measure_target(model, data, engine, folder) | {"defense_reports": fitted.reports}
+            metrics |= measure_target(model, data, engine, folder)
+            metrics["defense_reports"] = [
+                report | defense.report(memory, data, lambda images: predict(model, images, engine)[0])
+                for defense, memory, report in zip(defenses, fitted.memories, fitted.reports, strict=True)
+            ]
         header = {
             "role": role,
             "architecture": run.spec["model"],
@@ -253,10 +269,11 @@ def measure_target(model: Classifier, data: Dataset, engine: Engine, folder: Pat
     hits = top_k(closed_set(logits, classes), data.heldout.labels.to(logits.device), 1)
     kept = {"hits": hits.to(torch.uint8), "labels": data.heldout.labels}
     artifacts.write_tensors(folder / "heldout.safetensors", kept, {"role": "held-out verdicts"})
-    return {
-        "natural_accuracy": accuracy(logits, data.heldout.labels, classes)._asdict(),
-        "side_effects": side_effects(model, logits, data.heldout.on(engine)),
-    }
+    effects = side_effects(model, logits, data.heldout.on(engine))
+    if len(data.public):
+        strangers, _ = predict(model, data.public.images, engine)
+        effects["ood"] = detection(logits.softmax(1), strangers.softmax(1))._asdict()
+    return {"natural_accuracy": accuracy(logits, data.heldout.labels, classes)._asdict(), "side_effects": effects}
 
 
 def measure_evaluator(model: Classifier, data: Dataset, engine: Engine, folder: Path) -> dict[str, Any]:

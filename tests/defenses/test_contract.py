@@ -57,6 +57,7 @@ ZERO: dict[str, dict[str, Any]] = {
     "tts": {"warm": 1.0},
     "tl": {"freeze": 0.0},
     "bido": {"lambda_x": 0.0},
+    "dcd": {"share": 0.0},
 }
 """The settings at which a defense does nothing, bit for bit. Every defense has an entry here or in NO_ZERO."""
 
@@ -89,6 +90,11 @@ def data() -> Split:
     return colours(40, SIDE)
 
 
+def strangers() -> Split:
+    """Public images without identities."""
+    return Split(colours(30, SIDE, seed=3).images, torch.full((30,), -1))
+
+
 def network(architecture: str, defenses: list[Defense], seed: int = 0) -> Classifier:
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(seed, "init"))
@@ -114,7 +120,7 @@ def train(
     stack = list(defenses)
     model = network(architecture, stack)
     engine = resolve("cpu", precision)
-    fitted = fit(model, data(), 3, recipe, engine, 5, reporter or Silent(), "toy", stack, checkpoint=checkpoint)
+    fitted = fit(model, data(), 3, recipe, engine, 5, reporter or Silent(), "toy", stack, True, checkpoint, strangers())
     return Trained(model, fitted, stack)
 
 
@@ -201,7 +207,7 @@ def test_interrupted_it_ends_with_the_same_bits(name: str, tmp_path: Path) -> No
     """And so, of course, without an interruption: same seed, same bits."""
     path = tmp_path / "checkpoint.pt"
     with pytest.raises(KeyboardInterrupt):
-        train(architecture(name), plugin(name), checkpoint=path, reporter=Stop(6))
+        train(architecture(name), plugin(name), checkpoint=path, reporter=Stop(10))
     assert path.exists()
     again, once = train(architecture(name), plugin(name), checkpoint=path), whole(name)
     for one, other in zip([once.model, *once.fitted.memories], [again.model, *again.fitted.memories], strict=True):
