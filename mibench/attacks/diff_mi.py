@@ -27,7 +27,7 @@ __all__ = ["DiffMI"]
 CARD = {
     "summary": "pixels pulled by turns by a diffusion model and by the target, then denoised",
     "title": "Model Inversion Attacks Through Target-Specific Conditional Diffusion Models",
-    "authors": "Li, Hao, Wang, Wang, Zhang and Feng",
+    "authors": "Li, Hao, Wang, Zhu, Wang, Zhang and Feng",
     "venue": "arXiv",
     "year": 2024,
     "link": "https://arxiv.org/abs/2407.11424",

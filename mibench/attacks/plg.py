@@ -24,7 +24,7 @@ __all__ = ["PLG"]
 CARD = {
     "summary": "latent descent in a conditional GAN under the target's margin on two views",
     "title": "Pseudo Label-Guided Model Inversion Attack via Conditional Generative Adversarial Network",
-    "authors": "Yuan, Chen, Zhang, Zhang and Yu",
+    "authors": "Yuan, Chen, Zhang, Zhang, Yu and Zhang",
     "venue": "AAAI",
     "year": 2023,
     "link": "https://arxiv.org/abs/2302.09814",

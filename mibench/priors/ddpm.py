@@ -27,7 +27,7 @@ __all__ = ["Ddpm", "DdpmPrior", "Eigenspace", "UNet"]
 CARD = {
     "summary": "conditional diffusion model on pseudo-labelled public images, tuned on the target",
     "title": "Model Inversion Attacks Through Target-Specific Conditional Diffusion Models",
-    "authors": "Li, Hao, Wang, Wang, Zhang and Feng",
+    "authors": "Li, Hao, Wang, Zhu, Wang, Zhang and Feng",
     "venue": "arXiv",
     "year": 2024,
     "link": "https://arxiv.org/abs/2407.11424",

@@ -85,7 +85,6 @@ class Tacgan(ConditionalTrainer):
 
     steps: int = 20_000
     batch: int = 128
-    mirror: bool = False
     alpha: float = 1.5
     silent: int = 1000
 

@@ -109,7 +109,7 @@ def test_adam_takes_the_published_steps_inside_the_box(kind: str) -> None:
         best, lowest = torch.where(better[:, None], z, best), torch.where(better, values.detach(), lowest)
         m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
         corrected = (m / (1 - 0.9 ** (step + 1))) / ((v / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8)
-        z = (z - 0.25 * ramp(step / steps) * corrected).clamp(low, high)
+        z = (z - 0.25 * ramp((step + 1) / steps) * corrected).clamp(low, high)
     order = lowest.reshape(3, 2).argsort(dim=1, stable=True) + 2 * torch.arange(3)[:, None]
     torch.testing.assert_close(found.latents, best[order.flatten()], rtol=0, atol=1e-5)
 
