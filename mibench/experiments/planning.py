@@ -126,12 +126,16 @@ def defense_sets(sets: list[str] | None, defense: str, extra: list[str]) -> dict
 
 
 def choose_methods(text: str, preset: str, settings: dict[str, str]) -> list[str]:
-    """`gmi,ppa+eot` or `all,ppa+eot`: the attacks (all but floors and wrappers); names and settings are checked.
+    """`gmi,ppa+eot` or `all,ppa+eot`: the attacks (all with this preset, no floors or wrappers); settings are checked.
 
     Raises:
         UserError: For an unknown name or setting, or settings that are for one of several attacks.
     """
-    every = [name for name, card in registry.cards("attacks").items() if card.get("role", "attack") == "attack"]
+    every = [
+        name
+        for name, card in registry.cards("attacks").items()
+        if card.get("role", "attack") == "attack" and preset in registry.presets("attacks", name)
+    ]
     named = [name.strip() for name in text.split(",")]
     chosen = list(dict.fromkeys(one for name in named for one in (every if name == "all" else [name])))
     if len(chosen) > 1 and settings:
@@ -211,17 +215,24 @@ def floors() -> list[str]:
 
 
 def plan_floors(inversion: Run, seed: int, precision: str, names: Sequence[str] | None = None) -> list[Run]:
-    """The floors an attack's numbers stand on (all, or those named): same target, prior and number of images."""
+    """The floors an attack's numbers stand on (all, or those named): same target, prior and number of images.
+
+    A floor that asks for more than the attack is granted says nothing about it, and is left out; so is one that spends
+    the attack's own number of queries (it has a setting `queries`) on answers of another kind.
+    """
     target, prior = inversion.parents["target"], inversion.parents["prior"]
     assert isinstance(target, Run) and isinstance(prior, Run)
     asked = inversion.spec["attack"]["settings"]
     found = []
     for name in floors() if names is None else names:
+        access = registry.card("attacks", name)["access"]
+        if invert.ACCESS[access] > invert.ACCESS[inversion.spec["access"]]:
+            continue
         settings = {"images": asked["images"]}
         if name == "prior_search" and "pool" in asked:
             settings["pool"] = asked["pool"]
-        if name == "random_search":
-            if inversion.spec["access"] != "black_box":
+        if "queries" in registry.defaults("attacks", name):
+            if access != inversion.spec["access"]:
                 continue
             settings["queries"] = queries(inversion)
         if name == "public_search":

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from shell import GAN, SMALL, Outcome, command, sets, world
+from worlds import World
 
 from mibench.experiments import planning
 from mibench.plugins import registry
@@ -47,6 +48,9 @@ def test_several_attacks_at_once_share_their_floors(trained: Path) -> None:
 
 
 def test_all_is_every_attack_and_no_floor() -> None:
+    assert set(planning.choose_methods("all", "quick", {})) - set(planning.choose_methods("all", "paper", {})) == {
+        "cma_es"  # there is no paper
+    }
     chosen = planning.choose_methods("all,ppa+eot", "quick", {})
     cards = registry.cards("attacks")
     assert set(chosen) == {name for name in cards if cards[name]["role"] == "attack"} | {"ppa+eot"}
@@ -59,7 +63,17 @@ def test_a_black_box_attack_is_matched_by_as_many_random_queries(trained: Path) 
         matched = floors["random_search"]["spec"]["attack"]["settings"]  # type: ignore[index]
         attack = registry.configure("attacks", method, "quick").plugin
         assert matched["queries"] == asks and matched["images"] == attack.images
-    assert "random_search" not in {run["name"] for run in planned("attack", "--method", "ppa")}
+    assert not {"random_search", "label_search"} & {run["name"] for run in planned("attack", "--method", "ppa")}
+
+
+def test_a_label_only_attack_stands_on_what_labels_alone_give(trained: Path) -> None:
+    """Scores are more than it is granted, so that no floor with scores is its floor."""
+    runs = {run["name"]: run for run in planned("attack", "--method", "brep") if run["kind"] == "inversions"}
+    assert set(runs) == {"brep", "prior_sample", "label_search"}
+    brep = registry.configure("attacks", "brep", "quick").plugin
+    cost = brep.cost(World(3).prior)
+    matched = runs["label_search"]["spec"]["attack"]["settings"]  # type: ignore[index]
+    assert matched["queries"] == cost.queries + cost.shared_queries and matched["images"] == brep.images
 
 
 @pytest.mark.parametrize(

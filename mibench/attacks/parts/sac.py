@@ -188,9 +188,7 @@ class Agents:
         return self._sample(state, noise.normal(*shape))
 
     @staticmethod
-    def _value(
-        critic: Networks, state: Float[Tensor, "k b s"], action: Float[Tensor, "k b a"]
-    ) -> Float[Tensor, "k b"]:
+    def _value(critic: Networks, state: Float[Tensor, "k b s"], action: Float[Tensor, "k b a"]) -> Float[Tensor, "k b"]:
         return critic(torch.cat([state, action], dim=2))[:, :, 0]
 
     @torch.no_grad()
