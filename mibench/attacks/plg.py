@@ -49,7 +49,8 @@ class PLG(Attack):
         objective: The identity loss: max_margin (the paper's), cross_entropy, poincare or nll.
         mirror: Mirror half of the views (faces yes, digits no).
 
-    Source: section 3.4 of the paper; values of the authors' code.
+    Source: section 3.4 of the paper; values of the authors' code (commit 3cf8735 of
+    https://github.com/LetheSec/PLG-MI-Attack).
     """
 
     images: int = 5
@@ -88,7 +89,7 @@ class PLG(Attack):
 
     def _invert(self, oracle: Oracle, prior: Prior, y: Int64[Tensor, " n"], steps: int, noise: Noise) -> Tensor:
         point = Point(prior.sample(noise.of("start")))
-        optimizer = torch.optim.Adam(point.parameters(), lr=self.lr)
+        optimizer = torch.optim.Adam(point.parameters(), lr=self.lr, eps=60e-8)  # a sum here, a mean over 60 there
         term = on_logits(IDENTITY[self.objective])
 
         def loss(z: Tensor, drawn: Noise) -> Tensor:
