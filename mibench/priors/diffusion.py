@@ -109,7 +109,7 @@ class DiffusionPrior(Prior):
     ) -> Iterator[Images]:
         """DDIM from x_start: yields the prediction of the clean image at each step; the last one is the sample.
 
-        x_s = sqrt(abar_s) x0 + sqrt(1 - abar_s - sigma^2) eps + sigma n, with eps from x0 (clipped where `clip` says so),
+        x_s = sqrt(abar_s) x0 + sqrt(1 - abar_s - sigma^2) eps + sigma n, with eps from x0 (clipped where `clip`),
         sigma = eta sqrt((1 - abar_s) / (1 - abar_t)) sqrt(1 - abar_t / abar_s), and s the next of `timesteps`.
 
         Args:
