@@ -54,18 +54,20 @@ def random_resized_crop(
     scale: tuple[float, float],
     ratio: tuple[float, float] = (1.0, 1.0),
     mirror: float = 0.0,
+    degrees: float = 0.0,
 ) -> Float[Tensor, "n c h w"]:
-    """RandomResizedCrop back to the same size and a mirror image with probability `mirror`, in one resampling.
+    """RandomResizedCrop back to the same size, a mirror image with probability `mirror`, a turn, in one resampling.
 
-    Area fraction ~ U(scale), aspect ratio log-uniform in `ratio`, position uniform.
+    Area fraction ~ U(scale), aspect ratio log-uniform in `ratio`, position uniform, angle ~ U(-degrees, degrees).
     Differs: torchvision draws whole-pixel boxes; these are continuous. A box that would stick out is cut to the image.
     """
-    u = noise.uniform(5)
+    u = noise.uniform(6)
     area = scale[0] + (scale[1] - scale[0]) * u[:, 0]
     stretch = torch.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * u[:, 1])
     height = (area / stretch).sqrt().clamp(max=1.0)
     width = (area * stretch).sqrt().clamp(max=1.0)
-    return crop(x, height, width, u[:, 2], u[:, 3], (u[:, 4] < mirror).to(x.dtype))
+    angle = math.radians(degrees) * (2.0 * u[:, 5] - 1.0) if degrees else None
+    return crop(x, height, width, u[:, 2], u[:, 3], (u[:, 4] < mirror).to(x.dtype), angle)
 
 
 def flip(x: Float[Tensor, "n c h w"], noise: Noise, probability: float = 0.5) -> Float[Tensor, "n c h w"]:
