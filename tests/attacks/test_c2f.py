@@ -17,7 +17,7 @@ SMALL = {"embedding_epochs": 1, "people": 30, "map_epochs": 1, "width": 16, "ste
 
 
 def test_what_the_map_reads() -> None:
-    """attacks.md section 7: log p + 50, shifted up to 0 where it is below, over its length; only the top M."""
+    """log p + 50, shifted up to 0 where it is below, over its length; only the top M."""
     p = torch.tensor([[0.7, 0.2, 0.1, 0.0]])
     whole = torch.cat([p[0, :3].log() + 50 + 950, torch.zeros(1)])
     torch.testing.assert_close(vector(p)[0], whole / whole.norm())
