@@ -23,7 +23,7 @@ CARD = {
     "access": "label_only",
     "prior": "dcgan",
     "role": "floor",
-    "cost": [992, 0, 1008],
+    "cost": [480, 0, 1520],
 }
 
 PRESETS = {"quick": {"images": 2}}
@@ -38,10 +38,10 @@ def hits_first(hit: Bool[Tensor, "k n"], count: int) -> Int64[Tensor, "k count"]
 class LabelSearch(Attack):
     """argmax_z [T(G(z)) = y] + sum_v [T(v(G(z))) = y] over samples z of the prior, from the target's labels T alone.
 
-    Half of the queries ask for labels of samples, of one pool for all identities, or of each identity's own where the
-    prior is told whom to draw. The other half shows the first `candidates` of them with the label y through random
-    views v (see `augment.view`): the nearer to the class's boundary, the more often a small change crosses it. Equals
-    stay in the order in which they were drawn.
+    Three quarters of the queries ask for labels of samples, of one pool for all identities, or of each identity's own
+    where the prior is told whom to draw. The last quarter shows the first `candidates` of them with the label y through
+    random views v (see `augment.view`): the nearer to the class's boundary, the more often a small change crosses it.
+    Equals stay in the order in which they were drawn.
 
     Args:
         images: Reconstructions per identity: those with the most votes. One that no answer named y has failed.
@@ -52,7 +52,7 @@ class LabelSearch(Attack):
 
     images: int = 5
     queries: int = 2000
-    candidates: int = 16
+    candidates: int = 32
     mirror: bool = True
 
     def __post_init__(self) -> None:
@@ -64,8 +64,8 @@ class LabelSearch(Attack):
 
     def split(self, queries: int) -> tuple[int, int, int]:
         """How many samples are drawn, how many of them looked at again, and how often each."""
-        candidates = max(self.images, min(self.candidates, queries // 2))
-        looks = queries // 2 // candidates
+        candidates = max(self.images, min(self.candidates, queries // 4))
+        looks = queries // 4 // candidates
         return queries - looks * candidates, candidates, looks
 
     def cost(self, prior: Prior, public: int = 0) -> Cost:
