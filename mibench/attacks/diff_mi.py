@@ -36,6 +36,10 @@ CARD = {
     "prior": "ddpm",
     "role": "attack",
     "cost": [655, 650, None],
+    "partial": {
+        "quick": "its diffusion model is hardly more than a Gaussian for each person, of the public images that the "
+        "target picked, and is tuned on the target for one epoch"
+    },
 }
 
 # Fewer steps need a larger share of the target's gradient. The closing attack on the target is left out: see pgd_steps.

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from mibench.plugins import registry
 from mibench.report.collect import Scored
 
 __all__ = ["CLEAR", "Column", "Row", "Section", "caption", "columns", "marks", "protocols", "rows", "section", "title"]
@@ -261,6 +262,7 @@ def caption(group: pd.DataFrame) -> list[str]:
         *_doubts(group, first),
         f"Evaluation models, held-out accuracy: {judges}.",
         f"Attack settings: {_settings(runs)}. Target: {', '.join(sorted(set(runs['model'])))}.",
+        *_partial(runs),
     ]
     asked = runs[runs["prior_queries"] > 0].groupby("prior")[["prior_queries", "prior_gradients"]].max()
     if len(asked):
@@ -295,6 +297,13 @@ def _settings(runs: pd.DataFrame) -> str:
         for row in rows(runs[runs["role"] == "attack"])
     }
     return ", ".join(texts)
+
+
+def _partial(runs: pd.DataFrame) -> list[str]:
+    """A line for each preset that stands for its method only in part, see `registry.partial`."""
+    asked = dict.fromkeys((row["attack"], row["preset"]) for row in rows(runs[runs["role"] == "attack"]))
+    told = ((f"{attack} {preset}", registry.partial(attack, preset)) for attack, preset in asked)
+    return [f"{name} is not the whole method: {what}." for name, what in told if what]
 
 
 def section(group: pd.DataFrame, found: Iterable[Scored], brief: bool = False) -> Section:

@@ -121,6 +121,15 @@ def test_attacks_have_quick_and_what_has_a_paper_has_its_numbers(kind: str) -> N
         assert ("paper" in offered) == (card["role"] != "floor" and name not in UNPUBLISHED)
 
 
+def test_a_preset_that_is_not_the_whole_method_says_so() -> None:
+    assert "sphere" in registry.partial("brep", "quick") and "sphere" in registry.partial("brep+untrap", "quick")
+    assert not registry.partial("brep", "paper") and not registry.partial("ppa", "quick")
+    assert not registry.partial("a program that nobody registered", "quick")
+    for name, card in registry.cards("attacks").items():
+        for preset, what in card.get("partial", {}).items():
+            assert preset in registry.presets("attacks", name) and "\n" not in what and not what.endswith(".")
+
+
 def test_cards_load_without_torch() -> None:
     code = (
         "import sys\nfrom mibench.plugins import registry\n"
