@@ -82,7 +82,8 @@ class RLB(Attack):
     Differs: with alpha = 0 the images of s' and a are one and asked for once (the authors ask twice, so a third of
     their 120,000 queries is repetition); the extra rollout is played beside the episode, not after its update; learned
     rollouts may be kept too (the authors keep extra ones only); batches are drawn with replacement, from a memory that
-    never forgets (theirs holds more than is ever written).
+    never forgets (theirs holds more than is ever written); log pi is exact where theirs adds 1e-6 to 1 - a^2, and in
+    episodes of several steps the critic's target takes the temperature as it is, theirs as it was an update before.
     """
 
     images: int = 1

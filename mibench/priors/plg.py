@@ -94,7 +94,8 @@ class Plg(ConditionalTrainer):
         inversion: Weight of the target's margin.
         mirror_views: Mirror half of the fakes that the target is shown (faces yes, digits no).
 
-    Source: sections 3.2 and 3.3 of the paper; values of the authors' code.
+    Source: sections 3.2 and 3.3 of the paper; values of the authors' code (commit 3cf8735 of
+    https://github.com/LetheSec/PLG-MI-Attack).
     """
 
     target_access: ClassVar[Access | None] = Access.WHITE_BOX
