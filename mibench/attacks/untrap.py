@@ -40,7 +40,7 @@ CARD = {
     "wraps": "gradients",
 }
 
-PRESETS = {"paper": {}, "quick": {"images": 8, "steps": 10}}
+PRESETS = {"quick": {"images": 8, "steps": 10}}
 
 
 class Untrapped(Oracle):

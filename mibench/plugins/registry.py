@@ -21,7 +21,7 @@ from typing import Any
 from mibench.plugins.settings import resolve_settings, settings_of
 from mibench.runtime.errors import UserError, unknown
 
-__all__ = ["BASES", "Choice", "attacks", "cards", "configure", "defaults", "names", "wrappers"]
+__all__ = ["BASES", "Choice", "attacks", "cards", "configure", "defaults", "names", "partial", "wrappers"]
 
 BASES = {"attacks": "Attack", "defenses": "Defense", "priors": "PriorTrainer", "data": "Source"}
 """Kinds of plug-in and the base class in `mibench.core` of each one's dataclass."""
@@ -159,6 +159,17 @@ def cards(kind: str) -> dict[str, dict[str, Any]]:
 def attacks(role: str) -> list[str]:
     """The attacks of a role: attack, floor or wrapper; who says nothing is an attack."""
     return [name for name, one in cards("attacks").items() if one.get("role", "attack") == role]
+
+
+def partial(attack: str, preset: str) -> str:
+    """What an attack's preset leaves out of its method, in the words of the card's `partial`; empty if nothing.
+
+    A row made with such a preset says little about the method, and tables say so. An attack that is not registered (of
+    imported images) has nothing to say.
+    """
+    if attack.split("+")[0] not in names("attacks"):
+        return ""
+    return str(card("attacks", attack).get("partial", {}).get(preset, ""))
 
 
 def presets(kind: str, name: str) -> dict[str, dict[str, Any]]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from mibench.metrics import Unit, metric
+from mibench.plugins import registry
 from mibench.report.result import Result
 from mibench.report.tables import BEST, WORST, Section, columns, evaluators, kappas, measured, rows, title
 
@@ -41,6 +42,7 @@ def caption(group: pd.DataFrame) -> dict[str, list[str]]:
     lines |= _doubts(group, first)
     lines[f"Evaluation models, held-out accuracy: {_judges(group)}."] = []
     lines[f"Attack settings: {_settings(runs)}. Target: {', '.join(sorted(set(runs['model'])))}."] = []
+    lines |= {line: [] for line in _partial(runs)}
     learning = runs[runs["prior_queries"] > 0].groupby("prior")[["prior_queries", "prior_gradients"]].max()
     if len(learning):
         parts = [
@@ -53,6 +55,13 @@ def caption(group: pd.DataFrame) -> dict[str, list[str]]:
         note = "The people taken for someone else are the attacker's public people, so public_search scores 0."
         lines[note] = []
     return lines
+
+
+def _partial(runs: pd.DataFrame) -> list[str]:
+    """A line for each preset that stands for its method only in part, see `registry.partial`."""
+    settings = dict.fromkeys((row["attack"], row["preset"]) for row in rows(runs[runs["role"] == "attack"]))
+    told = ((f"{attack} {preset}", registry.partial(attack, preset)) for attack, preset in settings)
+    return [f"{name} is not the whole method: {what}." for name, what in told if what]
 
 
 def _headers(names: Iterable[str], at: str) -> list[str]:

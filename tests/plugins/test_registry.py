@@ -110,10 +110,25 @@ def test_presets_build_and_specs_are_json(kind: str, name: str) -> None:
             assert registry.configure(kind, name, settings=spec["settings"]).plugin == choice.plugin
 
 
+UNPUBLISHED = {"cma_es", "untrap"}
+"""Attacks of our own, though their cards cite what they are made of."""
+
+
 @pytest.mark.parametrize("kind", ["attacks"])
-def test_attacks_have_paper_and_quick(kind: str) -> None:
-    for name in registry.names(kind):
-        assert {"paper", "quick", "default"} <= set(registry.presets(kind, name))
+def test_attacks_have_quick_and_what_has_a_paper_has_its_numbers(kind: str) -> None:
+    for name, card in registry.cards(kind).items():
+        offered = set(registry.presets(kind, name))
+        assert {"quick", "default"} <= offered
+        assert ("paper" in offered) == (card["role"] != "floor" and name not in UNPUBLISHED)
+
+
+def test_a_preset_that_is_not_the_whole_method_says_so() -> None:
+    assert "sphere" in registry.partial("brep", "quick") and "sphere" in registry.partial("brep+untrap", "quick")
+    assert not registry.partial("brep", "paper") and not registry.partial("ppa", "quick")
+    assert not registry.partial("a program that nobody registered", "quick")
+    for name, card in registry.cards("attacks").items():
+        for preset, what in card.get("partial", {}).items():
+            assert preset in registry.presets("attacks", name) and "\n" not in what and not what.endswith(".")
 
 
 def test_reading_literals_alone_is_reading_the_whole_file(tmp_path: Path) -> None:

@@ -243,7 +243,7 @@ def again(recipe: PriorTrainer) -> tuple[Any, Loop, Callable[..., tuple[Tensor, 
 
 
 def test_one_step_of_plg_is_the_published_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = tiny("plg", critic_steps=1, steps=1, mirror=False, inversion=0.7)
+    recipe = tiny("plg", critic_steps=1, steps=1, mirror_views=False, inversion=0.7)
     on_critic, on_generator = moved(recipe, "plg", monkeypatch)
     prior, loop, fakes = again(recipe)
     assert isinstance(prior, PlgPrior)
