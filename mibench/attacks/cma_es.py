@@ -39,7 +39,7 @@ CARD = {
     "cost": [5000, 0, 0],
 }
 
-PRESETS = {"paper": {}, "quick": {"images": 2, "population": 16, "generations": 10}}
+PRESETS = {"quick": {"images": 2, "population": 16, "generations": 10}}
 
 SPREAD = 1000
 """Prior samples that tell the latent's mean and spread; they ask the target nothing."""

@@ -51,7 +51,7 @@ Evaluators = Annotated[
 Method = Annotated[
     str, typer.Option("--method", help="Attacks: ppa, ppa+eot, gmi,kedmi or all; see: mibench list attacks.")
 ]
-Preset = Annotated[str, typer.Option("--preset", help="Settings of the attack: quick, paper or legacy.")]
+Preset = Annotated[str, typer.Option("--preset", help="Settings of the attack: quick, paper, legacy; others it has.")]
 Targets = Annotated[
     list[str] | None, typer.Option("--target", help="Trained target (id or directory); all of the data set if absent.")
 ]

@@ -128,10 +128,13 @@ def defense_sets(sets: list[str] | None, defense: str, extra: list[str]) -> dict
 def choose_methods(text: str, preset: str, settings: dict[str, str]) -> list[str]:
     """`gmi,ppa+eot` or `all,ppa+eot`: the attacks (all but floors and wrappers); names and settings are checked.
 
+    `all` leaves out attacks that have no such preset: who is in no paper has no `paper`.
+
     Raises:
         UserError: For an unknown name or setting, or settings that are for one of several attacks.
     """
     every = [name for name, card in registry.cards("attacks").items() if card.get("role", "attack") == "attack"]
+    every = [name for name in every if preset in registry.presets("attacks", name)] or every
     named = [name.strip() for name in text.split(",")]
     chosen = list(dict.fromkeys(one for name in named for one in (every if name == "all" else [name])))
     if len(chosen) > 1 and settings:
@@ -199,10 +202,9 @@ def plan_attack(
 
 
 def prior_preset(name: str, preset: str) -> str:
-    """An attack's preset is its prior's too; a prior with nothing to train has only defaults, none has a legacy."""
-    if set(registry.presets("priors", name)) == {"default"}:
-        return "default"
-    return "paper" if preset == "legacy" else preset
+    """An attack's preset is its prior's too; where the prior has none of that name it is as published, if anything."""
+    offered = registry.presets("priors", name)
+    return next(one for one in (preset, "paper", "default") if one in offered)
 
 
 def floors() -> list[str]:

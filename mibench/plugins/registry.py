@@ -69,7 +69,7 @@ def _literals(path: Path) -> dict[str, Any]:
     found = {}
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         target = node.targets[0] if isinstance(node, ast.Assign) else None
-        if isinstance(target, ast.Name) and target.id in ("CARD", "PRESETS", "ARCHITECTURES"):
+        if isinstance(target, ast.Name) and target.id in ("CARD", "PRESETS", "AROUND", "ARCHITECTURES"):
             found[target.id] = ast.literal_eval(node.value)  # type: ignore[attr-defined]
     return found
 
@@ -135,13 +135,25 @@ def cards(kind: str) -> dict[str, dict[str, Any]]:
 
 
 def presets(kind: str, name: str) -> dict[str, dict[str, Any]]:
-    """The plug-in's PRESETS, read without importing it; always has 'default'."""
+    """The plug-in's PRESETS, read without importing it; always has 'default'.
+
+    A wrapper's are laid over those of the attack it stands around. What its authors changed around one attack is in its
+    AROUND: attack -> preset -> settings, the attack's own under `attack.setting`; a preset that the attack has not is
+    laid over its defaults.
+    """
     base, around = _parts(kind, name) if "+" in name else (name, [])
     found = {"default": {}, **_literals(_source(kind, base)).get("PRESETS", {})}
     for one in around:
-        for preset, settings in presets(kind, one).items():
+        own = _literals(_source(kind, one))
+        for preset, settings in own.get("PRESETS", {}).items():
             if preset in found:
                 found[preset] = found[preset] | {f"{one}.{field}": value for field, value in settings.items()}
+        for preset, settings in own.get("AROUND", {}).get(base, {}).items():
+            placed = {
+                field.removeprefix(f"{base}.") if field.startswith(f"{base}.") else f"{one}.{field}": value
+                for field, value in settings.items()
+            }
+            found[preset] = found.get(preset, {}) | placed
     return found
 
 

@@ -87,6 +87,10 @@ def test_what_cannot_work_is_one_line(words: tuple[str, ...], message: str, trai
 
 def test_a_preset_a_prior_does_not_offer_falls_back_to_the_papers() -> None:
     assert [planning.prior_preset("wgan_gp", preset) for preset in ("legacy", "quick")] == ["paper", "quick"]
+    assert planning.prior_preset("wgan_gp", "paper_celeba") == "paper"
     assert planning.prior_preset("dcgan", "quick") == "default"
+    assert "cma_es" in planning.choose_methods("all", "quick", {})
+    assert "cma_es" not in planning.choose_methods("all", "paper", {})
+    assert planning.choose_methods("all", "paper_celeba", {}) == ["if_gmi", "ppa"]
     with pytest.raises(UserError, match="preset of gmi 'gone'"):
         planning.choose_methods("gmi", "gone", {})

@@ -109,10 +109,23 @@ def test_presets_build_and_specs_are_json(kind: str, name: str) -> None:
             assert registry.configure(kind, name, settings=spec["settings"]).plugin == choice.plugin
 
 
-@pytest.mark.parametrize("kind", ["attacks"])
-def test_attacks_have_paper_and_quick(kind: str) -> None:
-    for name in registry.names(kind):
-        assert {"paper", "quick", "default"} <= set(registry.presets(kind, name))
+def test_attacks_have_quick_and_what_is_in_a_paper_has_paper() -> None:
+    """The floors are nobody's method, and CMA-ES's paper is about an optimiser."""
+    for name in registry.names("attacks"):
+        offered = set(registry.presets("attacks", name))
+        assert {"quick", "default"} <= offered
+        published = registry.card("attacks", name)["role"] != "floor" and name != "cma_es"
+        assert published == any(preset.startswith("paper") for preset in offered)
+
+
+def test_a_wrapper_says_what_its_authors_changed_around_one_attack() -> None:
+    """AROUND lies over both; what the attack calls its own is the attack's."""
+    around = registry.presets("attacks", "gmi+align")
+    assert around["paper_taa"]["realism"] == 0.0 and around["paper_taa"]["align.copies"] == 30
+    assert around["quick"] == registry.presets("attacks", "gmi")["quick"] | {"align.copies": 4, "realism": 0.0}
+    assert "paper_taa" not in registry.presets("attacks", "plg+align")
+    both = registry.configure("attacks", "gmi+align+eot", "paper_taa").plugin
+    assert (both.wrapped.mode, both.wrapped.wrapped.realism, both.copies) == ("transform", 0.0, 10)
 
 
 def test_cards_load_without_torch() -> None:
