@@ -23,7 +23,11 @@ from mibench import cli
 PACKAGE = Path(mibench.__file__).parent.parent
 SCRATCH = Path(tempfile.mkdtemp(prefix="mibench-tests-"))
 atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
-ENVIRONMENT = {"XDG_CACHE_HOME": str(SCRATCH / "cache"), "MIBENCH_WORKERS": "1", "PYTHONPATH": str(PACKAGE)}
+ENVIRONMENT = {
+    "XDG_CACHE_HOME": str(SCRATCH / "cache"),
+    "MIBENCH_WORKERS": "1",
+    "PYTHONPATH": f"{PACKAGE}:{Path(__file__).parent}",
+}
 
 
 def sets(**settings: object) -> list[str]:

@@ -120,7 +120,7 @@ def test_joint_steps_by_their_formula(radius: float) -> None:
         m, v = [torch.zeros_like(one) for one in moved], [torch.zeros_like(one) for one in moved]
         for t in range(1, steps + 1):
             leaves = [one.clone().requires_grad_() for one in moved]
-            x = prior.decode(leaves[0]) if stage == 0 else prior.resume(leaves[0], leaves[1], stage)
+            x = prior.decode(leaves[0]) if stage == 0 else prior.decode_from(leaves[0], leaves[1], stage)
             loss = poincare(world.target(x), y).sum()
             slopes = torch.autograd.grad(loss, leaves, allow_unused=True)
             for i, slope in enumerate(slopes):

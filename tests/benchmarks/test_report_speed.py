@@ -13,7 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent.parent / "report"))
 import test_report as built
 
 from mibench.core import Dataset

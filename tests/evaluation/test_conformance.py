@@ -47,6 +47,7 @@ from mibench.runs import Run
 from mibench.runtime import engine
 from mibench.runtime.errors import UserError
 from mibench.runtime.pictures import tile
+from mibench.runtime.progress import Silent
 from mibench.runtime.rng import Noise
 from mibench.stages import artifacts, score, train_target
 from mibench.stats import intervals as statistics
@@ -218,7 +219,7 @@ def test_trap_10_no_model_is_selected_on_the_test_set() -> None:
     split = colours(12)
     assert not {"heldout", "validation", "test"} & set(inspect.signature(fit).parameters)
     model = small_net(3)
-    fitted = fit(model, split, 3, Training(epochs=2, batch=4), CPU, 0, engine.Silent(), "toy")
+    fitted = fit(model, split, 3, Training(epochs=2, batch=4), CPU, 0, Silent(), "toy")
     assert [set(line) for line in fitted.log] == [{"epoch", "loss"}] * 2  # the last epoch is kept, whatever it is worth
     logits = torch.eye(3)[[0, 0, 0, 1, 2]]
     plain = train_target.accuracy(logits, Split(split.images[:5], torch.tensor([0, 0, 1, 1, 1])), 3)
@@ -310,7 +311,7 @@ def test_trap_18_a_target_is_left_as_it_is_while_a_prior_asks_it(tmp_path: Path)
     public = data().public
     prior = recipe.build(SHAPE, 4, public)
     assert recipe.target_access is not None
-    recipe.train(prior, public, Oracle(target, Access.WHITE_BOX, 4), TrainingContext(CPU, 0, engine.Silent(), "toy"))
+    recipe.train(prior, public, Oracle(target, Access.WHITE_BOX, 4), TrainingContext(CPU, 0, Silent(), "toy"))
     assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
     assert not any(part.training for part in target.modules()) and all(p.grad is None for p in target.parameters())
 

@@ -405,7 +405,7 @@ main()
 
 
 @pytest.mark.parametrize(
-    ("memory_limit", "words"),
+    ("limit", "words"),
     [
         (60_000, ["train-target", *SMALL, *sets(training__epochs=2)]),
         (20_000, ["train-prior", "--prior", "public", *SMALL]),

@@ -35,10 +35,12 @@ from mibench import runs
 from mibench.data import decode as decoding
 from mibench.experiments import sweep
 from mibench.plugins import registry
+from mibench.plugins.settings import settings_of
 from mibench.report import collect
 from mibench.runs import Library, Run, canonical
-from mibench.runtime import engine
+from mibench.runtime.checkpoints import read_checkpoint, write_checkpoint
 from mibench.runtime.errors import UserError
+from mibench.runtime.progress import Silent
 from mibench.stages import artifacts
 
 TIMES = int(os.environ.get("MIBENCH_FUZZ", "1"))
@@ -244,7 +246,7 @@ def texts(kind: str, name: str) -> st.SearchStrategy[dict[str, str]]:
     hints = {}
     for one, prefix in ((base, ""), *((one, f"{one}.") for one in around)):
         cls = registry.load(kind, one)
-        hints |= {prefix + field: typing.get_type_hints(cls)[field] for field in registry._settings(cls)}
+        hints |= {prefix + field: typing.get_type_hints(cls)[field] for field in settings_of(cls)}
     return st.fixed_dictionaries({}, optional={field: written(hint) for field, hint in hints.items()})
 
 
@@ -957,7 +959,7 @@ def test_pickles_in_the_place_of_checkpoints_are_named_and_never_executed(
     place, whole = partial["target"]
     for name, content in hostile(witness).items():
         path.write_bytes(content)
-        found = refused("pickles", lambda: engine.read_checkpoint(path, torch.device("cpu")))
+        found = refused("pickles", lambda: read_checkpoint(path, torch.device("cpu")))
         assert isinstance(found, UserError) and str(path) in str(found), name
         if name.startswith("zip-e"):
             assert resumed("target", place, whole, content).code == 2
@@ -987,9 +989,9 @@ def test_a_checkpoint_of_any_bytes_is_read_or_named(seed: int) -> None:
     rng = random.Random(seed)
     kept = torch.arange(4096.0)
     path = Path("/tmp") / f"mibench-fuzz-{os.getpid()}.pt"
-    engine.write_checkpoint(path, {"model": kept, "log": [1.0, "a"]})
+    write_checkpoint(path, {"model": kept, "log": [1.0, "a"]})
     path.write_bytes(damaged(path.read_bytes(), rng))
-    found = refused("checkpoints", lambda: engine.read_checkpoint(path, torch.device("cpu")))
+    found = refused("checkpoints", lambda: read_checkpoint(path, torch.device("cpu")))
     if isinstance(found, UserError):
         assert str(path) in str(found)
     else:
@@ -1002,7 +1004,7 @@ def test_a_checkpoint_of_any_bytes_is_read_or_named(seed: int) -> None:
 def test_a_checkpoint_that_is_no_dictionary(tmp_path: Path, value: Any) -> None:
     torch.save(value, tmp_path / "a.pt")
     with pytest.raises(UserError, match=r"a\.pt is damaged"):
-        engine.read_checkpoint(tmp_path / "a.pt", torch.device("cpu"))
+        read_checkpoint(tmp_path / "a.pt", torch.device("cpu"))
 
 
 # --- pictures -------------------------------------------------------------------------------------------------------
@@ -1048,7 +1050,7 @@ def read(name: str, contents: dict[str, bytes]) -> Any:
     for file, content in contents.items():
         (folder / file).write_bytes(content)
     try:
-        return refused(name, lambda: decoding.decode_all(sorted(folder.iterdir()), 16, True, engine.Silent()))
+        return refused(name, lambda: decoding.decode_all(sorted(folder.iterdir()), 16, True, Silent()))
     finally:
         shutil.rmtree(folder)
 

@@ -603,14 +603,14 @@ def test_force_loses_nothing_before_the_data_are_there(tmp_path: Path) -> None:
 
 FORKED = """
 import multiprocessing, os, signal
-from mibench import suite
-context, perform = multiprocessing.get_context, suite.perform
+from mibench.runs import executor
+context, perform = multiprocessing.get_context, executor.perform
 multiprocessing.get_context = lambda name: context("fork")
-def dying(run, engine, reporter):
+def dying(run, stage, engine, reporter):
     if run.kind == "{kind}":
         os.kill(os.getpid(), signal.{signal})
-    perform(run, engine, reporter)
-suite.perform = dying
+    perform(run, stage, engine, reporter)
+executor.perform = dying
 """
 
 

@@ -193,7 +193,8 @@ import resource, sys, threading
 from pathlib import Path
 import torch
 from mibench.data.folder import Folder
-from mibench.engine import Engine, Silent
+from mibench.runtime.engine import Engine
+from mibench.runtime.progress import Silent
 from mibench.stages.train_target import with_distractors
 from mibench.training import Training, fit, predict
 from worlds import SmallNet
@@ -374,10 +375,10 @@ class Rules(TorchDispatchMode):
 GPU = Engine(torch.device("cuda:0"), "fp32")
 
 
-@pytest.fixture(params=["memory_left", "none"])
+@pytest.fixture(params=["room", "none"])
 def gpu(request: pytest.FixtureRequest) -> Iterator[str]:
     """A device that checks where tensors lie and computes nothing, with room for the pixels or without."""
-    free = {"memory_left": 10**9, "none": 2 * 36 * 3 * 16 * 16}[request.param]
+    free = {"room": 10**9, "none": 2 * 36 * 3 * 16 * 16}[request.param]
     with (
         patch.object(torch.cuda, "mem_get_info", return_value=(free, 10**10)),
         patch.object(Tensor, "backward", lambda loss: None),  # autograd looks for the device itself
@@ -393,7 +394,7 @@ def stored(count: int = 36, size: int = 16) -> Split:
 
 def test_pixels_stay_on_the_host_where_they_would_take_half_of_the_free_memory(gpu: str) -> None:
     on = stored().on(GPU)
-    assert on.images.device.type == ("cuda" if gpu == "memory_left" else "cpu") and on.labels.device.type == "cuda"
+    assert on.images.device.type == ("cuda" if gpu == "room" else "cpu") and on.labels.device.type == "cuda"
     assert stored(35).on(GPU).images.device.type == "cuda"
     rows = torch.zeros(4, dtype=torch.int64, device="cuda:0")
     assert on.at(rows).device.type == "cuda"
@@ -415,7 +416,7 @@ def test_the_training_loop_sends_batches(gpu: str) -> None:
         GPU.device,
     ):
         fit(SmallNet(3), split, 3, Training(epochs=1, batch=12), GPU, 0, Silent(), "small")
-    assert sent == ["cuda" if gpu == "memory_left" else "cpu"] * 3
+    assert sent == ["cuda" if gpu == "room" else "cpu"] * 3
 
 
 def test_priors_and_attackers_send_what_they_look_at(gpu: str) -> None:
