@@ -1,14 +1,14 @@
 """Laws of the training loop: it learns, it resumes to the same bits, and the hooks see what they should."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from interruptions import Stop
 from torch import Tensor, nn
 from torch.nn import functional as F
 from worlds import colours, small_net
@@ -67,26 +67,6 @@ def test_what_happens_outside_does_not_matter() -> None:
         run(net)
         states.append(state(net))
     assert equal(*states)
-
-
-class Stop(Silent):
-    """Ctrl-C after so many steps."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-        self.seen = 0
-
-    @contextmanager
-    def task(self, label: str, total: int, unit: str) -> Iterator["Stop"]:
-        self.total = total
-        yield self
-
-    def advance(self, count: int = 1) -> None:
-        self.seen += count
-        if count == 1:
-            if self.left == 0:
-                raise KeyboardInterrupt
-            self.left -= 1
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
@@ -159,7 +139,7 @@ def test_loss_is_cross_entropy_and_takes_targets_off_the_simplex() -> None:
         torch.testing.assert_close(loss_of(Batch(x, dense, ones, 6), logits), closed)
         if alpha > 0:
             torch.testing.assert_close(closed, F.cross_entropy(logits, y, label_smoothing=alpha))
-    # Golden value of attacks.md section 0.3.
+    # By hand: -sum_k t_k log p_k.
     soft = torch.softmax(torch.tensor([[2.0, 1.0, 0.0, -1.0]]), 1)
     value = loss_of(Batch(x[:1], soft, ones[:1], 1), torch.tensor([[0.5, 0.0, -0.5, 1.0]]))
     assert float(value) == pytest.approx(1.476895, abs=1e-6)

@@ -4,6 +4,7 @@ References:
     | Model Inversion Attacks Through Target-Specific Conditional Diffusion Models (Li et al., 2024)
     | https://arxiv.org/abs/2407.11424
     | Diffusion Models as Plug-and-Play Priors (Graikos et al., NeurIPS 2022), the alternating search
+    | https://arxiv.org/abs/2206.09012
 """
 
 import math

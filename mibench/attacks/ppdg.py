@@ -5,7 +5,9 @@ References:
     | https://arxiv.org/abs/2410.02330
     | Exploiting Chain Rule and Bayes' Theorem to Compare Probability Distributions (Zheng and Zhou, NeurIPS 2021), the
       conditional transport
+    | https://arxiv.org/abs/2012.14100
     | A Kernel Two-Sample Test (Gretton et al., JMLR 2012), the MMD
+    | https://jmlr.org/papers/v13/gretton12a.html
 """
 
 import math

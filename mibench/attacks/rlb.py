@@ -4,6 +4,7 @@ References:
     | Reinforcement Learning-Based Black-Box Model Inversion Attacks (Han et al., CVPR 2023)
     | https://arxiv.org/abs/2304.04625
     | Soft Actor-Critic Algorithms and Applications (Haarnoja et al., 2018), the learner
+    | https://arxiv.org/abs/1812.05905
 """
 
 from dataclasses import dataclass, replace

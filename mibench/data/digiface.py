@@ -9,7 +9,9 @@ A prior trained on its public images is the realistic case.
 
 References:
     | DigiFace-1M: 1 million digital face images for face recognition (Bae et al., 2023), what the generator learnt from
+    | https://arxiv.org/abs/2210.02579
     | gan-face-generate 1.1.1 (Chien Liu, 2023, MIT), the generator
+    | https://pypi.org/project/gan-face-generate/1.1.1/
 """
 
 from dataclasses import asdict, dataclass

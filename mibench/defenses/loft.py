@@ -62,7 +62,7 @@ class LowRank(Defense):
         UserError: rank below 1, confidence_b below 0, stage2 outside [0, 1], or (from `surgery`) a model whose last
             layer is not linear or not wider than the rank.
 
-    Source: defenses.md section 13.
+    Source: https://arxiv.org/abs/2410.05814, its last version for the head, its first (CALoR) for the loss.
     Differs: the paper's b, the loss's factor (1 here) and stage 2's length were not found; its stage 2 is a fine-tuning
     with an optimiser of its own, here the same training goes on.
     """

@@ -48,7 +48,7 @@ class LabelSmoothing(Defense):
     Raises:
         UserError: alpha outside [0, 1].
 
-    Source: defenses.md section 4.
+    Source: section 7 of the first paper, https://arxiv.org/abs/1512.00567.
     """
 
     alpha: float = 0.1

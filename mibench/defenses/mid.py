@@ -131,7 +131,7 @@ class MutualInformation(Defense):
     Raises:
         UserError: beta below 0 or not finite, k below 1, or (from `surgery`) a model whose last layer is not linear.
 
-    Source: defenses.md section 6.
+    Source: the authors' code, https://github.com/Jiachen-T-Wang/mi-defense (commit 23dc853).
     Differs: the reference draws noise at inference too, from a stateful generator, and lets a white-box attacker meet
     it; that only masks gradients, which averaging undoes.
     """

@@ -50,7 +50,7 @@ class NegativeLabelSmoothing(Defense):
     Raises:
         UserError: alpha above 0, or not 0 <= begin <= full <= 1.
 
-    Source: defenses.md section 4.
+    Source: the authors' schedule, https://github.com/LukasStruppek/Plug-and-Play-Attacks (commit 3087a4f).
     Differs: the authors' epochs 50 and 75 are shares, so that short trainings reach alpha too; dense targets, because
     torch's own `label_smoothing` ignores or refuses a negative value.
     """

@@ -2,7 +2,9 @@
 
 References:
     | Random Erasing vs. Model Inversion: A Promising Defense or a False Hope? (Tran et al., TMLR 2025)
+    | https://arxiv.org/abs/2409.01062
     | Random Erasing Data Augmentation (Zhong et al., AAAI 2020)
+    | https://arxiv.org/abs/1708.04896
 """
 
 import math
@@ -61,8 +63,9 @@ class RandomErasing(Defense):
             the edges, so every pixel is erased equally often), centre (fixed), image (drawn once for each image and
             the same in every epoch: those pixels are never seen).
 
-    Source: paper.md section 1; the sampler is torchvision's: sides round(sqrt(a h w r)) and round(sqrt(a h w / r)),
-    both smaller than the image's, ten tries, else the image stays whole.
+    Source: the authors' code, https://github.com/ngoc-nguyen-0/MIDRE_TMLR (commit eb1aba1); the sampler is
+    torchvision's: sides round(sqrt(a h w r)) and round(sqrt(a h w / r)), both smaller than the image's, ten tries, else
+    the image stays whole.
     Differs: fills are pixels in [0, 1] (normalisation lies inside the model).
     """
 

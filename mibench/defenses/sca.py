@@ -7,6 +7,7 @@ References:
     | Improving Robustness to Model Inversion Attacks via Sparse Coding Architectures (Dibbo et al., ECCV 2024)
     | https://arxiv.org/abs/2403.14772
     | Sparse Coding via Thresholding and Local Competition in Neural Circuits (Rozell et al., 2008)
+    | https://doi.org/10.1162/neco.2008.03-07-486
 """
 
 import math
@@ -122,7 +123,8 @@ class SparseCoding(Defense):
         train: What becomes of the atoms: random (fixed as drawn, which is what the authors' scripts amount to, as they
             never call the update) or backprop.
 
-    Source: defenses.md section 11.
+    Source: the authors' code, https://github.com/SayantonDibbo/SCA (commit 7a33086), and the layers it uses,
+    https://github.com/lanl/lca-pytorch (commit 6811a53).
     Differs: a layer keeps the channels, kernel, stride and padding of the convolution it replaces, so that it fits any
     architecture, where the authors' own small CNN has 16 and 32 channels, kernels of 5 and stride 1; atoms compete by
     the exact D^T D also at the edges; weights are float32. Each layer standardises every image it sees, which removes

@@ -39,7 +39,8 @@ class WeakSkips(Defense):
     Args:
         keep: k, in (0, 1]. 1 is no defense; for 0 take rolss.
 
-    Source: defenses.md section 8; the paper's page calls k learnable, its code and this keep it fixed.
+    Source: the authors' code, https://github.com/Pillowkoh/RoLSS (commit 304b147);
+    the paper's page calls k learnable, its code and this keep it fixed.
     """
 
     keep: float = 0.2

@@ -15,9 +15,10 @@ both say the same, p_e what that would be if they answered independently. An ima
 rarely fools another; a likeness convinces both.
 
 References:
-    | pitfalls.md section 2, traps 12 and 15; attacks.md section 16
     | A Coefficient of Agreement for Nominal Scales (Cohen, 1960)
+    | https://doi.org/10.1177/001316446002000104
     | ISO/IEC 19795-1, false match rate: comparisons of different people that a threshold lets pass
+    | https://www.iso.org/standard/73515.html
 """
 
 import math

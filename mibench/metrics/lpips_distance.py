@@ -10,7 +10,9 @@ of its identity (the minimum): one recovered picture is a leak, however many oth
 
 References:
     | The Unreasonable Effectiveness of Deep Features as a Perceptual Metric (Zhang et al., 2018), version 0.1
+    | https://arxiv.org/abs/1801.03924
     | the package `lpips`: its calibrated weights w; the network's own weights come from torchvision
+    | https://github.com/richzhang/PerceptualSimilarity
 
 Differs:
     Images smaller than 64 pixels are first enlarged to 64 (bilinear): AlexNet has no output for them.

@@ -3,7 +3,7 @@
     robust_i(eps) = 1[ argmax f(x') = y_i for every x' found with |x' - x_i|_inf <= eps, 0 <= x' <= 1 ]
 
 A side effect to report beside a defense: small-eps robustness goes along with what an attack reconstructs, for
-defenses that do not merely suppress gradients (defenses.md §12).
+defenses that do not merely suppress gradients (as the paper of at_at reports).
 The attack is AutoAttack's own APGD (package pyautoattack): PGD from a random start whose step size adapts, on
 
     DLR = -(l_y - max_{k != y} l_k) / (l_(1) - l_(3)),   l_(j) the j-th largest logit,
@@ -16,7 +16,9 @@ Differs: two classes have no third logit; they are given one, which makes the de
 References:
     | Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks (Croce and
       Hein, 2020)
+    | https://arxiv.org/abs/2003.01690
     | Towards Deep Learning Models Resistant to Adversarial Attacks (Madry et al., 2018), PGD
+    | https://arxiv.org/abs/1706.06083
 """
 
 import logging

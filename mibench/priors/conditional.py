@@ -2,8 +2,11 @@
 
 References:
     | Spectral Normalization for Generative Adversarial Networks (Miyato et al., ICLR 2018), the residual networks
+    | https://arxiv.org/abs/1802.05957
     | cGANs with Projection Discriminator (Miyato and Koyama, ICLR 2018), the conditioning
+    | https://arxiv.org/abs/1802.05637
     | Pseudo Label-Guided Model Inversion Attack via Conditional Generative Adversarial Network (Yuan et al., AAAI 2023)
+    | https://arxiv.org/abs/2302.09814
 """
 
 import math

@@ -4,6 +4,7 @@ References:
     | Model Inversion Attacks Through Target-Specific Conditional Diffusion Models (Li et al., 2024)
     | https://arxiv.org/abs/2407.11424
     | Diffusion Models Beat GANs on Image Synthesis (Dhariwal and Nichol, NeurIPS 2021), the network
+    | https://arxiv.org/abs/2105.05233
 """
 
 import math

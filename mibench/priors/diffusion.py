@@ -4,8 +4,11 @@ Inside, images lie in [-1, 1] and noise levels are t = 0 ... 999; decode and eve
 
 References:
     | Denoising Diffusion Probabilistic Models (Ho, Jain and Abbeel, NeurIPS 2020), the schedule and the loss
+    | https://arxiv.org/abs/2006.11239
     | Denoising Diffusion Implicit Models (Song, Meng and Ermon, ICLR 2021), the sampler
+    | https://arxiv.org/abs/2010.02502
     | Classifier-Free Diffusion Guidance (Ho and Salimans, NeurIPS 2021 workshop)
+    | https://arxiv.org/abs/2207.12598
 """
 
 from abc import abstractmethod

@@ -4,6 +4,7 @@ References:
     | Knowledge-Enriched Distributional Model Inversion Attacks (Chen et al., ICCV 2021)
     | https://arxiv.org/abs/2010.04092
     | Improved Techniques for Training GANs (Salimans et al., NeurIPS 2016), the K+1 critic and minibatch discrimination
+    | https://arxiv.org/abs/1606.03498
 """
 
 from dataclasses import dataclass

@@ -4,6 +4,7 @@ References:
     | Pseudo Label-Guided Model Inversion Attack via Conditional Generative Adversarial Network (Yuan et al., AAAI 2023)
     | https://arxiv.org/abs/2302.09814
     | cGANs with Projection Discriminator (Miyato and Koyama, ICLR 2018)
+    | https://arxiv.org/abs/1802.05637
 """
 
 from dataclasses import dataclass

@@ -4,6 +4,7 @@ References:
     | Label-Only Model Inversion Attacks via Knowledge Transfer (Nguyen et al., NeurIPS 2023)
     | https://arxiv.org/abs/2310.19342
     | Conditional Image Synthesis with Auxiliary Classifier GANs (Odena, Olah and Shlens, ICML 2017)
+    | https://arxiv.org/abs/1610.09585
 """
 
 from dataclasses import dataclass

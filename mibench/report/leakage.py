@@ -8,8 +8,9 @@ luck gives is shown beside the one found.
 
 References:
     | Variabilità e mutabilità (Gini, 1912), the coefficient
+    | https://en.wikipedia.org/wiki/Gini_coefficient
     | The Jackknife, the Bootstrap and Other Resampling Plans (Efron, 1982)
-    | pitfalls.md §2 trap 15: identities, not images, are the units
+    | https://doi.org/10.1137/1.9781611970319
 """
 
 import math

@@ -9,8 +9,10 @@ such. Which attack is strongest is chosen by the same numbers that are shown, so
 a little worse than one under few.
 
 References:
-    | paper.md section 3, the trade-off Delta of the field
+    | On the Vulnerability of Skip Connections to Model Inversion Attacks (Koh et al., ECCV 2024), the trade-off Delta
+    | https://arxiv.org/abs/2409.01696
     | Multiobjective evolutionary algorithms: a comparative case study (Zitzler and Thiele, 1999), the hypervolume
+    | https://doi.org/10.1109/4235.797969
 """
 
 import math

@@ -20,13 +20,16 @@ above 98% only for about ten identities or about ten hits. No interval has zero 
 
 References:
     | What Teachers Should Know About the Bootstrap (Hesterberg, 2015), the expanded percentile interval
+    | https://arxiv.org/abs/1411.5279
     | Evaluating Confidence Interval Methods for Binomial Proportions in Clustered Surveys (Dean and Pagano,
       2015), effective n
+    | https://doi.org/10.1093/jssam/smv024
     | Adjusted Wald Confidence Interval for a Difference of Binomial Proportions Based on Paired Data (Bonett
       and Price, 2012)
+    | https://doi.org/10.3102/1076998611411915
     | The Use of Confidence or Fiducial Limits Illustrated in the Case of the Binomial (Clopper and Pearson,
       1934)
-    | pitfalls.md §2 trap 15: a spread over images or restarts is not an interval
+    | https://doi.org/10.1093/biomet/26.4.404
 """
 
 import math

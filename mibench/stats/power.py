@@ -14,7 +14,9 @@ its size says, and correction for many comparisons needs more again.
 
 References:
     | Statistical Power Analysis for the Behavioral Sciences (Cohen, 1988)
+    | https://doi.org/10.4324/9780203771587
     | Variance Components (Searle, Casella and McCulloch, 1992), the two-way random model without interaction
+    | https://doi.org/10.1002/9780470316856
 """
 
 import math

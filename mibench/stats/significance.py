@@ -12,10 +12,13 @@ against the difference); a test that takes images for independent rejects it 17%
 
 References:
     | The Design of Experiments (Fisher, 1935), the sign-flip test
+    | https://en.wikipedia.org/wiki/The_Design_of_Experiments
     | Permutation P-values Should Never Be Zero (Phipson and Smyth, 2010), the +1
+    | https://arxiv.org/abs/1603.05766
     | A Simple Sequentially Rejective Multiple Test Procedure (Holm, 1979)
+    | https://www.jstor.org/stable/4615733
     | Controlling the False Discovery Rate (Benjamini and Hochberg, 1995)
-    | pitfalls.md §2 trap 15: a spread over images or restarts is not an interval
+    | https://doi.org/10.1111/j.2517-6161.1995.tb02031.x
 
 Differs:
     Identities with more images weigh more, as in the difference that `paired_interval` shows: the sum of an identity's

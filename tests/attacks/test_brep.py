@@ -93,7 +93,7 @@ def test_it_walks_to_the_middle_of_a_ball_and_its_sphere_grows_to_the_balls(rule
 
 
 def test_one_iteration_by_hand() -> None:
-    """attacks.md section 4: d = mean((s - 1) / 2 u), z' = clamp(z + min(R / 3, 3) d), kept if inside."""
+    """d = mean((s - 1) / 2 u), z' = clamp(z + min(R / 3, 3) d), kept if inside."""
     labels = torch.tensor([0, 1])
     for rule, iterations in (("all", 8), ("legacy", 8), ("majority_75", 8)):
         pool = Noise(4, torch.arange(500)).of("brep-pool").normal(DIM).clamp(-1.5, 1.5)

@@ -1,28 +1,25 @@
 """Laws of every attack, on worlds so simple that failing there is a mistake."""
 
-import itertools
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from attacking import ROUNDING, accuracy, same, world_of
 from torch import Tensor
-from torch.nn import functional as F
 from worlds import ACCESS, ToldPrior, World, attack_on, quick, workspace
 
-from mibench.attacks.gmi import GMI
-from mibench.attacks.kedmi import KEDMI
 from mibench.core import Access, AttackContext, BudgetExhausted, Cost, Oracle, Reconstructions
 from mibench.plugins import registry
 from mibench.priors.public import PublicImages
 from mibench.runtime.engine import Engine
 from mibench.runtime.errors import UserError
-from mibench.runtime.rng import Noise
 
 NAMES = [name for name, card in registry.cards("attacks").items() if card["role"] != "wrapper"]
+
+
 SHORT: dict[str, dict[str, Any]] = {
     "if_gmi": {"steps": (4, 2, 2), "pool": 60},
     "mi_face": {"steps": 8},
@@ -46,14 +43,12 @@ SHORT: dict[str, dict[str, Any]] = {
 }
 """Enough steps to see a law, for tests that do not ask for success; an attack without an entry runs in full."""
 
+
 INSIDE: set[str] = {
     "if_gmi",  # its images come from optimised features
     "diff_mi",  # searches pixels; the prior's latents are its sampler's noise
 }
 """Attacks that search inside the prior or change it, so that their latents alone do not give the images."""
-
-ROUNDING = 1e-4
-"""Adam divides a gradient by its own size, so that where it is nearly 0 its rounding grows: 2e-5 of 2 was seen."""
 
 
 def short(world: World, name: str, labels: Tensor | None = None, **given: Any) -> Reconstructions:
@@ -62,17 +57,6 @@ def short(world: World, name: str, labels: Tensor | None = None, **given: Any) -
 
 def access_of(name: str) -> Access:
     return ACCESS[registry.card("attacks", name)["access"]]
-
-
-@cache
-def world_of(classes: int = 6) -> World:
-    """Shared by tests that only read it; every one of them checks nothing that another could have changed."""
-    return World(classes)
-
-
-def same(one: Reconstructions, other: Reconstructions) -> bool:
-    parts = ("images", "labels", "latents", "failed")
-    return all(torch.equal(getattr(one, part), getattr(other, part)) for part in parts)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -284,13 +268,6 @@ def test_a_finished_search_is_not_searched_again(name: str, tmp_path: Path) -> N
     assert sum(differentiated) == 0
 
 
-# --- success where there is no excuse
-
-
-def accuracy(world: World, found: Reconstructions) -> float:
-    return float((world.truth(found.images) == found.labels).float().mean())
-
-
 BAR: dict[str, float] = {}
 """Attack accuracy that must be reached in the toy world; 90% where nothing is said."""
 
@@ -320,136 +297,6 @@ def test_every_attack_succeeds_in_bf16_too(name: str) -> None:
     assert accuracy(world, found) >= BAR.get(name, 0.9)
 
 
-def test_prior_samples_stay_at_chance() -> None:
-    world = World(10)
-    found = attack_on(world, "prior_sample", images=100)
-    assert abs(accuracy(world, found) - 0.1) < 4 * (0.09 / 1000) ** 0.5
-    assert abs(float(found.latents.mean())) < 0.04 and float(found.latents.std()) == pytest.approx(1.0, abs=0.03)
-
-
-def test_searches_return_the_best_of_their_pool_best_first() -> None:
-    world = World(6)
-    public = world.public().images
-    with torch.no_grad():
-        scores = world.target(public.float() / 255).softmax(1)
-    found = attack_on(world, "public_search", images=3)
-    assert torch.equal(found.latents[:, 0].long().reshape(6, 3), scores.topk(3, dim=0).indices.T)
-    torch.testing.assert_close(found.images, public[found.latents[:, 0].long()].float() / 255)
-    larger = [attack_on(world, "prior_search", images=2, pool=pool) for pool in (10, 100, 1000)]
-    with torch.no_grad():
-        confidence = [world.target(one.images).softmax(1).gather(1, one.labels[:, None])[:, 0] for one in larger]
-    for few, many in itertools.pairwise(confidence):
-        assert (many >= few - 1e-6).all()  # a pool holds every smaller one
-    assert (confidence[2][0::2] >= confidence[2][1::2]).all()
-
-
-def test_the_floor_of_a_conditional_prior_searches_each_identitys_own_images() -> None:
-    world, labels = World(6), torch.tensor([4, 1])
-    prior = ToldPrior(world.prior)
-    floor = quick("prior_search", images=3, own_pool=40)
-    assert floor.cost(prior) == Cost(40, 0, 0)
-
-    def search(some: Tensor, budget: int | None = None, batch: int = 256) -> tuple[Reconstructions, Oracle]:
-        oracle = world.oracle(Access.BLACK_BOX, budget)
-        return floor(oracle, prior, some, 0, AttackContext(batch)), oracle
-
-    found, oracle = search(labels)
-    assert oracle.queries.tolist() == [0, 40, 0, 0, 40, 0] and oracle.shared_queries == 0
-    for place, label in enumerate(labels):
-        pool = prior.sample(Noise(0, label * 40 + torch.arange(40)).of("pool"))
-        with torch.no_grad():
-            p = world.target(prior.decode(pool, label.repeat(40))).softmax(1)[:, label]
-        own = slice(3 * place, 3 * place + 3)
-        torch.testing.assert_close(found.latents[own], pool[p.topk(3).indices])
-        assert torch.equal(search(label[None], batch=7)[0].latents, found.latents[own])
-    fewer, oracle = search(labels, budget=10)
-    assert int(oracle.queries.max()) == 10
-    pool = prior.sample(Noise(0, 4 * 40 + torch.arange(10)).of("pool"))  # a part of the larger budget's pool
-    assert (fewer.latents[:3, None] == pool).all(dim=2).any(dim=1).all()
-    with pytest.raises(BudgetExhausted):
-        search(labels, budget=2)
-
-
-def test_ppa_optimises_and_selects() -> None:
-    """Steps help over the pool's best; with as many candidates as images nothing is selected; best first."""
-    world = World(6)
-
-    def confidence(found: Reconstructions) -> Tensor:
-        with torch.no_grad():
-            return world.target(found.images).log_softmax(1).gather(1, found.labels[:, None])[:, 0]
-
-    none = attack_on(world, "ppa", pool=60, steps=0)
-    some = attack_on(world, "ppa", pool=60, steps=60)
-    assert (confidence(some) > confidence(none)).all() and confidence(some).mean() > 0.1 * confidence(none).mean()
-    pool = world.prior.sample(Noise(0, torch.arange(60)).of("pool"))
-    start = attack_on(world, "ppa", pool=60, steps=0, candidates=2, images=2).latents
-    assert (start[:, None] == pool).all(dim=2).any(dim=1).all()  # candidates start at members of the pool
-
-
-def test_every_objective_of_ppa_succeeds() -> None:
-    world = World(6)
-    for objective in ("poincare", "max_margin", "cross_entropy", "nll"):
-        assert accuracy(world, attack_on(world, "ppa", objective=objective, pool=200, steps=40)) >= 0.9
-
-
-# --- the published rules
-
-
-def test_gmi_takes_the_published_steps() -> None:
-    """attacks.md sections 0.3 and 1: v' = .9 v - lr g, z' = clamp(z - .9 v + 1.9 v'), g of (-D + 100 CE) / 100."""
-    world, y = world_of(), torch.tensor([0, 0, 1, 1, 2, 2])
-    labels, oracle = torch.arange(3), world_of().oracle()
-
-    def gmi(steps: int) -> Tensor:
-        return GMI(images=2, steps=steps)(oracle, world.prior, labels, 5, AttackContext()).latents
-
-    z, v = gmi(0), torch.zeros(6, world.prior.latent_dim)
-    assert z.abs().max() > 1.0  # the start is not clamped
-    for steps in (1, 2, 3):
-        point = z.clone().requires_grad_()
-        x = world.prior.decode(point)
-        loss = -world.prior.critic(x).sum() + 100.0 * F.cross_entropy(world.target(x), y, reduction="sum")
-        g = torch.autograd.grad(loss, point)[0] / 100
-        old, v = v, 0.9 * v - 0.02 * g
-        z = (z - 0.9 * old + 1.9 * v).clamp(-1.0, 1.0)
-        torch.testing.assert_close(gmi(steps), z, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("clip", [False, True])
-def test_kedmi_takes_the_published_steps(clip: bool) -> None:
-    """attacks.md section 2: Adam lr .02 on mu = 0, log_var = 1 for softplus(-lse D) + 100 CE, one draw a step."""
-    world = World(6, "kp1")
-    labels = torch.arange(3)
-    noise = Noise(5, labels).of("kedmi")
-    shape = (3, world.prior.latent_dim)
-    state = {"mu": [torch.zeros(shape), 0.0, 0.0], "log_var": [torch.ones(shape), 0.0, 0.0]}
-
-    def expected_draws(images: int) -> Tensor:
-        key = (labels * images)[:, None] + torch.arange(images)
-        eps = Noise(5, key.flatten()).of("kedmi-final").normal(world.prior.latent_dim)
-        wide = [state[name][0].repeat_interleave(images, 0) for name in ("mu", "log_var")]
-        z = wide[0] + torch.exp(0.5 * wide[1]) * eps
-        return z.clamp(-1, 1) if clip else z
-
-    for step in range(4):
-        attack = KEDMI(images=4, steps=step, clip_in_loop=clip)
-        found = attack(world.oracle(), world.prior, labels, 5, AttackContext())
-        torch.testing.assert_close(found.latents, expected_draws(4), rtol=0, atol=2e-4)
-        mu, log_var = (state[name][0].clone().requires_grad_() for name in ("mu", "log_var"))
-        z = mu + torch.exp(0.5 * log_var) * noise.of("step", step).normal(world.prior.latent_dim)
-        x = world.prior.decode(z.clamp(-1, 1) if clip else z)
-        kp1 = F.softplus(-world.prior.critic(x)).sum()
-        loss = kp1 + 100.0 * F.cross_entropy(world.target(x), labels, reduction="sum")
-        for name, g in zip(("mu", "log_var"), torch.autograd.grad(loss, (mu, log_var)), strict=True):
-            value, m, v = state[name]
-            m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
-            correct = (m / (1 - 0.9 ** (step + 1))) / ((v / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8)
-            state[name] = [value - 0.02 * correct, m, v]
-
-
-# --- what is refused
-
-
 @pytest.mark.parametrize("name", ["gmi", "kedmi"])
 def test_a_prior_without_a_critic_is_refused_in_one_line(name: str) -> None:
     world = World(4, "none")
@@ -473,39 +320,6 @@ def test_priors_of_the_wrong_kind_are_refused() -> None:
             quick(name).needs(world.prior)
     with pytest.raises(UserError, match="--prior public"):
         quick("public_search").needs(world.prior)
-
-
-@pytest.mark.parametrize(
-    ("name", "settings"),
-    [
-        ("gmi", {"images": 0}),
-        ("gmi", {"clip": 0.0}),
-        ("gmi", {"reference_batch": 0}),
-        ("kedmi", {"images": 0}),
-        ("ppa", {"images": 5}),
-        ("ppa", {"candidates": 3000}),
-        ("ppa", {"view_scale": (0.0, 1.0)}),
-        ("ppa", {"view_scale": (1.0, 0.9)}),
-        ("ppa", {"view_scale": (0.5, 1.1)}),
-        ("ppa", {"betas": (1.0, 0.9)}),
-        ("ppa", {"betas": (0.9,)}),
-        ("prior_search", {"images": 3000}),
-        ("prior_search", {"images": 0}),
-        ("public_search", {"images": 0}),
-        ("prior_sample", {"images": 0}),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused(name: str, settings: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=name) as caught:
-        quick(name, **settings)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_pool_of_public_images_that_is_too_small_is_refused() -> None:
-    world = World(4)
-    prior = PublicImages(world.public(3).images)
-    with pytest.raises(UserError, match="4 candidates are wanted from a pool of 3"):
-        quick("public_search", images=4)(world.oracle(Access.BLACK_BOX), prior, torch.arange(4), 0, AttackContext())
 
 
 def test_a_learning_rate_that_breaks_the_search_names_the_step() -> None:

@@ -30,7 +30,7 @@ def noise() -> Noise:
 
 
 def test_levels_fall_by_the_published_rule() -> None:
-    """attacks.md section 14.1 with S = 30; by hand at 15: (10 + 5 cos(45 / (10 pi))) / 30 * 800 + 200."""
+    """S = 30; by hand at 15: (10 + 5 cos(45 / (10 pi))) / 30 * 800 + 200."""
     assert level_at(0, 30) == pytest.approx(1000.0)
     assert level_at(15, 30) == pytest.approx((10 + 5 * math.cos(45 / (10 * math.pi))) / 30 * 800 + 200)
     assert level_at(15, 30) == pytest.approx(485.06, abs=0.2)

@@ -142,14 +142,14 @@ def test_stages_end_with_the_priors_blocks() -> None:
     prior = World(5).prior
     assert paper.cost(prior) == (50 * 90, 50 * 90, 10_000)
     prior.blocks = 7
-    assert paper.cost(prior) == (50 * 120, 50 * 120, 10_000)  # attacks.md section 12: [50, then 10 x 7]
+    assert paper.cost(prior) == (50 * 120, 50 * 120, 10_000)  # 50 steps, then 10 at each of 7 blocks
     prior.blocks = 1
     assert paper.cost(prior)[0] == 50 * 60
 
 
 @pytest.mark.parametrize("keep", [True, False])
 def test_the_authors_code_loses_what_was_painted_before(keep: bool) -> None:
-    """attacks.md section 12: resuming at block k drops the image so far."""
+    """Resuming at block k drops the image so far."""
     torch.manual_seed(3)
     split = Split(torch.zeros(4, 3, 16, 16, dtype=torch.uint8), torch.full((4,), -1))
     recipe = StyleGan2(latent_dim=6, style_dim=5, layers=2, width=2, most=8, psi=1.0)

@@ -52,7 +52,7 @@ def test_only_the_samples_are_asked_and_only_for_labels() -> None:
 
 
 def test_the_published_cost() -> None:
-    """attacks.md section 10: 500 labels for each of 1000 classes, none during the inversion."""
+    """500 labels for each of 1000 classes, none during the inversion."""
     attack = LOKT()
     assert attack.cost(World(3).prior) == Cost(0, 0, 500_000)
     assert attack.surrogates == ("densenet121", "densenet161", "densenet169")

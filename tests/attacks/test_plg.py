@@ -17,7 +17,7 @@ KEYS = torch.arange(6)
 
 
 def test_plg_takes_the_published_steps() -> None:
-    """attacks.md section 8: Adam lr .1 on the sum over two views of max_{k != y} l_k - l_y; nothing is clipped."""
+    """Adam lr .1 on the sum over two views of max_{k != y} l_k - l_y; nothing is clipped."""
     world, labels = World(5), torch.tensor([3, 0])
     prior, y = ToldPrior(world.prior), torch.tensor([3, 3, 0, 0])
     noise = Noise(5, torch.tensor([6, 7, 0, 1])).of("plg")
@@ -42,7 +42,7 @@ def test_plg_takes_the_published_steps() -> None:
 
 
 def test_the_published_cost() -> None:
-    """attacks.md section 18.10: 6,000 gradient images per class."""
+    """6,000 gradient images per class."""
     assert PLG().cost(World(3).prior) == Cost(6000, 6000, 0)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from interruptions import Stop
 from torch import Tensor, nn
 from torch.nn import functional as F
 from worlds import colours
@@ -193,24 +194,6 @@ def test_every_batch_is_answered_alike(name: str) -> None:
     together, _ = predict(served, images, resolve("cpu", "fp32"))
     apart, _ = predict(served, images, resolve("cpu", "fp32"), batch=3)
     torch.testing.assert_close(together.softmax(1), apart.softmax(1), atol=1e-4, rtol=0)
-
-
-class Stop(Silent):
-    """Ctrl-C after so many steps."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-
-    def task(self, label: str, total: int, unit: str) -> Any:
-        from contextlib import nullcontext
-
-        return nullcontext(self)
-
-    def advance(self, count: int = 1) -> None:
-        if count == 1:
-            self.left -= 1
-            if self.left < 0:
-                raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("name", NAMES)

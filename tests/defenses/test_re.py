@@ -76,7 +76,7 @@ def test_rectangles_are_distributed_like_torchvisions(low: float, high: float, r
 
 @pytest.mark.parametrize(("a_e", "area", "centre", "quarter"), [(0.4, 0.25, 0.77, 0.27), (0.8, 0.45, 0.90, 0.62)])
 def test_the_papers_statistics(a_e: float, area: float, centre: float, quarter: float) -> None:
-    """defenses.md section 2, at the paper's 224 pixels: mean area, how often centre and quarter points are erased."""
+    """At the paper's 224 pixels: mean area, how often centre and quarter points are erased."""
     n, side = 40_000, 224
     box = ours(RandomErasing(a_e=a_e), n, side)
 

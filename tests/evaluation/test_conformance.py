@@ -118,7 +118,7 @@ def target_run(root: Path, name: str = "cnn", seed: int = 0, kind: str = "target
     return Run(root, kind, f"toy-{name}", spec)
 
 
-# --- the 21 traps of pitfalls.md section 2 --------------------------------------------------------------------------
+# --- what other tools got wrong, 21 traps --------------------------------------------------------------------------
 
 
 def test_trap_01_fid_input_range() -> None:

@@ -1,5 +1,6 @@
 """Protocol cards: what changes them, what they group by, and what a report says of tables that are apart."""
 
+# ruff: noqa: F811 (fixtures are imported)
 import io
 import json
 from pathlib import Path
@@ -7,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from reported import HITS, bits, data, finish, noise, root, score, world  # noqa: F401 (fixtures)
 from rich.console import Console
-from test_report import HITS, bits, data, finish, noise, root, score, world  # noqa: F401 (fixtures)
 
 from mibench.core import Dataset
 from mibench.report import collect, protocol, terminal, write
@@ -37,7 +38,7 @@ def with_card(folder: Path, run: Run, card: dict[str, object]) -> Run:
     return finish(run, {"scores.json": report, "per_image.csv": table})
 
 
-def test_the_card_names_every_field_of_the_issue(root: Path, data: Dataset) -> None:  # noqa: F811
+def test_the_card_names_every_field_of_the_issue(root: Path, data: Dataset) -> None:
     target, inversion, judges = made(root)
     card = cards.card(data, target, inversion, judges, labels())
     assert card["split"] == {
@@ -59,7 +60,7 @@ def test_the_card_names_every_field_of_the_issue(root: Path, data: Dataset) -> N
     assert json.loads(json.dumps(card, allow_nan=False)) == card
 
 
-def test_whatever_differs_changes_the_hash_and_nothing_else_does(root: Path, data: Dataset) -> None:  # noqa: F811
+def test_whatever_differs_changes_the_hash_and_nothing_else_does(root: Path, data: Dataset) -> None:
     target, inversion, judges = made(root)
     first = cards.digest(cards.card(data, target, inversion, judges, labels()))
     again = cards.digest(cards.card(data, target, inversion, judges, labels().flip(0)))
@@ -77,14 +78,14 @@ def test_whatever_differs_changes_the_hash_and_nothing_else_does(root: Path, dat
     assert len({first, *map(cards.digest, others)}) == 6
 
 
-def test_imported_images_have_an_unknown_selection(root: Path, data: Dataset) -> None:  # noqa: F811
+def test_imported_images_have_an_unknown_selection(root: Path, data: Dataset) -> None:
     target, inversion, judges = made(root)
     theirs = Run(root, "inversions", "x", dict(inversion.spec), {"target": target})
     card = cards.card(data, target, theirs, judges, labels())
     assert card["selection"]["by"] == "another program, unknown" and card["budget"]["known"] is False
 
 
-def test_a_card_does_not_part_what_was_together(root: Path, data: Dataset) -> None:  # noqa: F811
+def test_a_card_does_not_part_what_was_together(root: Path, data: Dataset) -> None:
     """Scores with and without a card, of one protocol, stay in one table; the hash is in the row."""
     before = collect.rows(root)
     target, inversion, judges = made(root)
@@ -100,7 +101,7 @@ def test_a_card_does_not_part_what_was_together(root: Path, data: Dataset) -> No
     assert protocol.apart(collect.scored(root), after["protocol"]) == []
 
 
-def test_other_people_are_another_protocol_though_as_many(root: Path, data: Dataset) -> None:  # noqa: F811
+def test_other_people_are_another_protocol_though_as_many(root: Path, data: Dataset) -> None:
     """The mistake it must see: two attacks on two people each, but not on the same two."""
     target, _, judges = made(root)
     first = score(root, "ppa", target, judges, bits("110110"), data, identities=2)
@@ -116,7 +117,7 @@ def test_other_people_are_another_protocol_though_as_many(root: Path, data: Data
     assert "who was attacked (the first ones; here labels 2, 3)" in line
 
 
-def test_the_report_says_which_field_differs_and_no_other(root: Path, data: Dataset) -> None:  # noqa: F811
+def test_the_report_says_which_field_differs_and_no_other(root: Path, data: Dataset) -> None:
     target, _, judges = made(root)
     score(root, "ppa", target, judges, bits("110"), data, identities=1)
     score(root, "ppa", target, judges[::-1], bits("111111111111"), data)
@@ -139,7 +140,7 @@ def test_the_report_says_which_field_differs_and_no_other(root: Path, data: Data
     assert json.loads((folder / "tables.json").read_text())["apart"] == lines
 
 
-def test_one_protocol_has_nothing_to_explain(root: Path) -> None:  # noqa: F811
+def test_one_protocol_has_nothing_to_explain(root: Path) -> None:
     found = collect.scored(root)
     assert len(found) == len(HITS) and protocol.apart(found, collect.frame(found)["protocol"]) == []
 

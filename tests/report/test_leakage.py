@@ -1,5 +1,6 @@
 """Laws of per-person leakage: closed forms, coverage, who is named, and groups from groups.csv to the report."""
 
+# ruff: noqa: F811 (fixtures are imported)
 import hashlib
 import io
 import json
@@ -12,10 +13,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reported import CLASSES, bits, judge, noise, score, target  # noqa: F401 (noise is a fixture)
 from rich.console import Console
 from scipy.stats import betabinom
-from test_data import folder, tree
-from test_report import CLASSES, bits, judge, noise, score, target  # noqa: F401 (noise is a fixture)
+from worlds import folder, tree
 
 from mibench.core import Dataset
 from mibench.report import collect, leakage, write
@@ -81,7 +82,7 @@ def test_its_interval_leaves_out_one_person_at_a_time() -> None:
 
 
 @pytest.fixture
-def root(tmp_path: Path, noise: Dataset, monkeypatch: pytest.MonkeyPatch) -> Path:  # noqa: F811
+def root(tmp_path: Path, noise: Dataset, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two targets; the weaker attack of the first would name others."""
     monkeypatch.setattr(artifacts, "open_dataset", lambda inputs: noise)
     judges = [judge(tmp_path, name, noise) for name in ("resnet", "ir")]

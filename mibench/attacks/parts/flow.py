@@ -7,7 +7,9 @@ References:
     | Variational Model Inversion Attacks (Wang et al., NeurIPS 2021)
     | https://arxiv.org/abs/2201.10787
     | Glow: Generative Flow with Invertible 1x1 Convolutions (Kingma and Dhariwal, NeurIPS 2018), the step of a flow
+    | https://arxiv.org/abs/1807.03039
     | NICE: Non-linear Independent Components Estimation (Dinh, Krueger and Bengio, 2014), the additive coupling
+    | https://arxiv.org/abs/1410.8516
 """
 
 import math

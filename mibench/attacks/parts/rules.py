@@ -2,7 +2,9 @@
 
 References:
     | The Secret Revealer: Generative Model-Inversion Attacks Against Deep Neural Networks (Zhang et al., CVPR 2020)
+    | https://arxiv.org/abs/1911.07135
     | Knowledge-Enriched Distributional Model Inversion Attacks (Chen et al., ICCV 2021)
+    | https://arxiv.org/abs/2010.04092
 """
 
 from collections.abc import Callable

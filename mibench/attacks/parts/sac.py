@@ -132,7 +132,8 @@ class Agents:
         bootstrap: Whether an episode may go on after a transition. If not, t = r, there are no slow critics, and what
             came after (batch.after) is never looked at.
 
-    Source: values and the two variants from attacks.md section 5.
+    Source: the paper above; scalar and mean as in the authors' code of RLB-MI, https://github.com/HanGyojin/RLB-MI
+    (commit 3a113bd).
     """
 
     def __init__(

@@ -23,7 +23,7 @@ def momentum(point: Point, lr: float = 0.02) -> torch.optim.Optimizer:
 
 
 def test_three_steps_of_momentum_are_the_published_ones() -> None:
-    """attacks.md section 0.3: f = z^2 / 2 from z = 1, lr .02, momentum .9."""
+    """By hand: f = z^2 / 2 from z = 1, lr .02, momentum .9."""
     for steps, expected in enumerate((0.96200000, 0.90924400, 0.84452833), start=1):
         point = Point(torch.ones(3, 2))
         assert descend(point, half_square, momentum(point), steps, NOISE) == steps

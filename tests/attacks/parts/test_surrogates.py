@@ -54,7 +54,7 @@ def test_soft_cross_entropy_is_kl_plus_the_answers_entropy() -> None:
 
 
 def test_the_published_value() -> None:
-    """attacks.md section 0.3: logits [.5, 0, -.5, 1] against softmax([2, 1, 0, -1])."""
+    """By hand: logits [.5, 0, -.5, 1] against softmax([2, 1, 0, -1])."""
     found = soft_cross_entropy(torch.tensor([[0.5, 0.0, -0.5, 1.0]]), torch.tensor([[2.0, 1.0, 0.0, -1.0]]).softmax(1))
     assert float(found) == pytest.approx(1.476895, abs=1e-5)
 
