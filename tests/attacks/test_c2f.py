@@ -34,7 +34,7 @@ def test_what_the_map_reads() -> None:
 
 
 def test_a_certain_answer_has_small_scores_and_no_zeros() -> None:
-    """main_attack.py: |N(0, 1)| with 1e18 at y, over its length. The map reads 50 at y and 50 - 41.45 + log |n| else."""
+    """main_attack.py: |N(0, 1)| with 1e18 at y, over its length; read as 50 at y, 8.55 + log |n| else."""
     noise = Noise(3, torch.arange(2)).of("certain")
     y, n = torch.tensor([1, 4]), noise.normal(6).abs().double()
     raw = n.clone()
