@@ -53,6 +53,13 @@ def test_projection_agrees_with_bisection(rows: int, columns: int, radius: float
     assert torch.equal(found[norm <= radius], x[norm <= radius])
 
 
+def test_projection_of_a_row_worked_out_by_hand() -> None:
+    """utils/stylegan.py: |x| = 1.2, .8, .5, .3 less t = (1.2 + .8 + .5 - 1.5) / 3; a fourth would be below its own."""
+    x = torch.tensor([[0.5, -1.2, 0.3, 0.8]], dtype=torch.float64)
+    wanted = torch.tensor([[1 / 6, -13 / 15, 0.0, 7 / 15]], dtype=torch.float64)
+    torch.testing.assert_close(project_l1(x, 1.5), wanted, rtol=0, atol=1e-15)
+
+
 def test_projection_is_the_nearest_point() -> None:
     """<x - P(x), v - P(x)> <= 0 for every v in the ball, which holds for no other point."""
     generator = torch.Generator().manual_seed(0)
@@ -108,7 +115,7 @@ class Told(LinearPrior):
 
 @pytest.mark.parametrize("radius", [1e6, 0.05])
 def test_joint_steps_by_their_formula(radius: float) -> None:
-    """Adam of betas (.1, .1) with eps as in a batch of 5, anew at each stage, on z and h at once; both projected around the stage's start."""
+    """Adam of betas (.1, .1), eps as in a batch of 5, anew at each stage, on z and h; both projected around its start."""
     world = World(5)
     prior = Told(7, "none").eval()
     labels = torch.arange(5)
