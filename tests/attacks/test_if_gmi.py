@@ -115,7 +115,7 @@ class Told(LinearPrior):
 
 @pytest.mark.parametrize("radius", [1e6, 0.05])
 def test_joint_steps_by_their_formula(radius: float) -> None:
-    """Adam of betas (.1, .1), eps as in a batch of 5, anew at each stage, on z and h; both projected around its start."""
+    """Adam of betas (.1, .1), eps as in a batch of 5, anew at each stage; z and h are projected around its start."""
     world = World(5)
     prior = Told(7, "none").eval()
     labels = torch.arange(5)

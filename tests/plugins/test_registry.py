@@ -125,7 +125,7 @@ def test_a_wrapper_says_what_its_authors_changed_around_one_attack() -> None:
     assert around["quick"] == registry.presets("attacks", "gmi")["quick"] | {"align.copies": 4, "realism": 0.0}
     assert "paper_taa" not in registry.presets("attacks", "plg+align")
     both = registry.configure("attacks", "gmi+align+eot", "paper_taa").plugin
-    assert (both.wrapped.mode, both.wrapped.wrapped.realism, both.copies) == ("transform", 0.0, 10)
+    assert (both.wrapped.mode, both.wrapped.wrapped.realism, both.copies) == ("transform", 0.0, 30)
 
 
 def test_cards_load_without_torch() -> None:
