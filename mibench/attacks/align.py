@@ -72,6 +72,7 @@ AROUND = {
             "scale": (0.9, 1.0),
             "degrees": 3.0,
         },
+        "quick": {"lomma_gmi.realism": 0.0},
     },
     # theirs is LOMMA's loss; around GMI alone what they changed about it is the same
     "gmi": {
@@ -116,9 +117,13 @@ class Align(Wrapper):
         mirror: Mirror half of the transformed copies.
         select: Average scores as well; the paper averages gradients only.
 
-    Source: section 4 of the paper; values of the authors' code (50 copies).
+    Source: section 4 of the paper; values of the authors' code (50 copies; 30 transformed ones around GMI), and what
+    it changes about an attack: see AROUND.
     Differs: sigma is fixed, theirs is a share of the batch's brightest minus darkest pixel, so that it depends on which
-    images are searched together; each image has transforms of its own, theirs are drawn for a whole batch.
+    images are searched together; each image has transforms of its own, theirs are drawn for a whole batch. Around GMI
+    they stretch each batch of copies from its darkest to its brightest pixel onto [0, 1], because their StyleGAN's
+    output has no bounds; a prior's images are in [0, 1] already. Around KEDMI their Gaussian is wider by 5, one for all
+    images of an identity, and moves twice a step under PAA; the critic sees the copies. Here KEDMI stays as it is.
     """
 
     copies: int = 50

@@ -171,7 +171,8 @@ class PPDG(Wrapper):
         steps: Adam steps for the weights. The authors: 150 (PW and MMD), 25 (CT).
         lr: Their learning rate.
 
-    Source: sections 3 and 4 of the paper; values of the authors' code around PPA.
+    Source: sections 3 and 4 of the paper; values of the authors' code around PPA, which lets PPA search 500 latents
+    and return all 100 candidates in both rounds: see AROUND.
     Differs: d is a distance of pixels at four scales (theirs of VGG features, which need weights from the web), without
     the weak adversarial term; the copies are tuned in this way around every attack (around LOMMA and PLG the authors
     train the whole GAN on, on public images and kept ones). Images that an attack has decode without an identity (PPA's
