@@ -39,7 +39,7 @@ CARD = {
     "cost": None,
 }
 
-PRESETS = {"paper": {}, "quick": {"images": 8, "steps": 10}}
+PRESETS = {"quick": {"images": 8, "steps": 10}}
 
 
 class Untrapped(Oracle):
