@@ -73,7 +73,7 @@ def wrappers(name: str) -> list[str]:
     return name.split("+")[1:]
 
 
-_LITERAL = re.compile(r"^(?:CARD|PRESETS|ARCHITECTURES) *=.*?(?=^[^\s)\]}#]|\Z)", re.MULTILINE | re.DOTALL)
+_LITERAL = re.compile(r"^(?:CARD|PRESETS|AROUND|ARCHITECTURES) *=.*?(?=^[^\s)\]}#]|\Z)", re.MULTILINE | re.DOTALL)
 """From the name to the next line that begins a statement of its own."""
 
 
@@ -91,7 +91,7 @@ def _literals(path: Path) -> dict[str, Any]:
     literals = {}
     for node in nodes:
         target = node.targets[0] if isinstance(node, ast.Assign) else None
-        if isinstance(target, ast.Name) and target.id in ("CARD", "PRESETS", "ARCHITECTURES"):
+        if isinstance(target, ast.Name) and target.id in ("CARD", "PRESETS", "AROUND", "ARCHITECTURES"):
             literals[target.id] = ast.literal_eval(node.value)
     return literals
 
@@ -173,13 +173,25 @@ def partial(attack: str, preset: str) -> str:
 
 
 def presets(kind: str, name: str) -> dict[str, dict[str, Any]]:
-    """The plug-in's PRESETS, read without importing it; always has 'default'."""
+    """The plug-in's PRESETS, read without importing it; always has 'default'.
+
+    A wrapper's are laid over those of the attack it stands around. What its authors changed around one attack is in its
+    AROUND: attack -> preset -> settings, the attack's own under `attack.setting`; a preset that the attack has not is
+    laid over its defaults.
+    """
     base, around = _parts(kind, name) if "+" in name else (name, [])
     offered = {"default": {}, **_literals(_source(kind, base)).get("PRESETS", {})}
     for one in around:
-        for preset, settings in presets(kind, one).items():
+        own = _literals(_source(kind, one))
+        for preset, settings in own.get("PRESETS", {}).items():
             if preset in offered:
                 offered[preset] = offered[preset] | {f"{one}.{field}": value for field, value in settings.items()}
+        for preset, settings in own.get("AROUND", {}).get(base, {}).items():
+            placed = {
+                field.removeprefix(f"{base}.") if field.startswith(f"{base}.") else f"{one}.{field}": value
+                for field, value in settings.items()
+            }
+            offered[preset] = offered.get(preset, {}) | placed
     return offered
 
 

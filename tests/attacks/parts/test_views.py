@@ -157,8 +157,8 @@ def test_what_views_cost() -> None:
     assert viewed_cost(Cost(30, 10, 7), 4, True) == Cost(120, 40, 28)
     assert viewed_cost(Cost(30, 10, 7), 4, False) == Cost(20 + 40, 40, 7)
     prior = World(4).prior
-    assert EOT(PPA(), copies=10).cost(prior) == Cost(300_000, 100_000, 100_000)
-    assert Align(PPA()).cost(prior) == Cost(200 * 100 + 50 * 10_000, 500_000, 10_000)
+    assert EOT(PPA(), copies=10).cost(prior) == Cost(300_000, 100_000, 40_000)
+    assert Align(PPA()).cost(prior) == Cost(200 * 100 + 50 * 10_000, 500_000, 4000)
 
 
 def test_attacks_without_gradients_are_refused_in_one_line() -> None:
