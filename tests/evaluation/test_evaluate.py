@@ -109,10 +109,10 @@ def test_an_oracle_that_is_its_own_evaluation_model_has_no_gap_whatever_the_imag
     labels = torch.arange(60) % PRIVATE
     images = to_uint8(torch.rand(60, *SHAPE, generator=torch.Generator().manual_seed(5)).mean(dim=(2, 3), keepdim=True))
     images = images.expand(-1, -1, 4, 4).contiguous()
-    alone = Dataset(**(vars(data) | {"distractors": Split(data.train.images[:0], data.train.labels[:0])}))
-    own = EvaluationModel.of("self", network(PRIVATE), alone, CPU, "self")
-    score = evaluate(images, labels, network(PRIVATE), [own], alone, CPU)
+    own = EvaluationModel.of("self", network(PRIVATE), data, CPU, "self")
+    score = evaluate(images, labels, network(PRIVATE), [own], data, CPU)
     one = score.evaluators["self"]
+    assert own.facts.distractors == 0 and score.chance["open_top1@self"] == 1 / 3
     assert one.means["gap"].value == 0 and one.means["open_top1"] == score.target.top1 == one.means["closed_top1"]
     assert torch.equal(one.images["open_top1"], score.images["target_top1"]) and 0 < score.target.top1.value < 1
 
@@ -318,5 +318,7 @@ def test_what_cannot_be_evaluated_is_refused(data: Dataset, judges: list[Evaluat
     blind = Dataset(**(vars(data) | {"heldout": Split(images[:0], labels[:0])}))
     with pytest.raises(UserError, match="'colours' has no held-out images"):
         EvaluationModel.of("one", network(5), blind, CPU, "one")
+    with pytest.raises(UserError, match="evaluation model one knows 2 classes, 'colours' has 3 private people"):
+        EvaluationModel.of("one", network(2), data, CPU, "one")
     with pytest.raises(UserError, match="unknown architecture 'one'"):
         EvaluationModel.of("one", network(5), data, CPU)
