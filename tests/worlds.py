@@ -188,6 +188,13 @@ def attack_on(
     return quick(name, **settings)(oracle, world.prior_for(name), labels, seed, work or workspace(world))
 
 
+def public(size: int = 16, channels: int = 3, count: int = 24) -> Split:
+    """Images of noise, of nobody."""
+    generator = torch.Generator().manual_seed(5)
+    images = torch.randint(0, 256, (count, channels, size, size), generator=generator, dtype=torch.uint8)
+    return Split(images, torch.full((count,), -1))
+
+
 class SmallNet(nn.Module):
     """Convolution, batch norm, mean pooling, linear: enough to learn colours and stripes."""
 

@@ -32,7 +32,8 @@ CARD = {
     "prior": "wgan_gp",
     "role": "attack",
     "cost": [66_000, 0, 20_000],
-    "requires": ["gradients", "unconditional"],
+    "requires": ["unconditional"],
+    "partial": {"quick": "its sphere walks with a fiftieth of the paper's queries and seldom grows"},
 }
 
 PRESETS = {
@@ -90,7 +91,8 @@ class BREP(Attack):
     An identity the pool never shows starts from a sample of its own, stays there until a proposal happens to be inside,
     and costs the same; without an expansion its images are failures.
 
-    Source: section 4 of the paper; values of the authors' code.
+    Source: section 4 of the paper; values of the authors' code (commit 8a2e200 of
+    https://github.com/m-kahla/Label-Only-Model-Inversion-Attacks-via-Boundary-Repulsion).
     Differs: a fixed number of iterations (theirs ends 1,000 iterations after the last expansion and does not count
     rejected proposals, so it may never end); every identity is searched, not those that are found first.
     """

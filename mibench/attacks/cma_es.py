@@ -40,7 +40,7 @@ CARD = {
     "requires": ["gradients"],
 }
 
-PRESETS = {"paper": {}, "quick": {"images": 2, "population": 16, "generations": 10}}
+PRESETS = {"quick": {"images": 2, "population": 16, "generations": 10}}
 
 SPREAD = 1000
 """Prior samples that tell the latent's mean and spread; they ask the target nothing."""

@@ -33,7 +33,8 @@ CARD = {
     "wraps": "gradients",
 }
 
-PRESETS = {"paper": {"copies": 10}, "quick": {"copies": 4}}
+# randomization/robustml_attack.py of anishathalye/obfuscated-gradients at commit 9ef8b37: sample_size 30
+PRESETS = {"paper": {"copies": 30}, "quick": {"copies": 4}}
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,11 @@ class EOT(Wrapper):
         select: Average scores (a pool's, a final selection's) over the transform too, see `Viewed`. False asks for
             scores of whole images as the attack alone does.
 
-    Source: eq. 3 of the second paper; section 4.1.2 of the first (10 draws).
+    Source: the second paper's objective, E over t ~ T inside the loss; the first paper's use of it against randomness,
+    with 30 draws a step in its authors' code, https://github.com/anishathalye/obfuscated-gradients.
     """
 
-    copies: int = 10
+    copies: int = 30
     select: bool = True
 
     def __post_init__(self) -> None:

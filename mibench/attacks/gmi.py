@@ -80,8 +80,8 @@ class GMI(Attack):
         steps = oracle.affordable(self.steps, self.images)
 
         def loss(x: Tensor, y: Tensor, drawn: Noise) -> Tensor:
-            identity = oracle.loss(x, y, on_logits(cross_entropy), drawn)
-            return self.realism * realism(prior, x) + self.identity * identity
+            identity = self.identity * oracle.loss(x, y, on_logits(cross_entropy), drawn)
+            return identity + self.realism * realism(prior, x) if self.realism else identity
 
         def part(rows: slice) -> Tensor:
             return fit_points(

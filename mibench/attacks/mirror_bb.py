@@ -33,7 +33,7 @@ CARD = {
     "prior": "dcgan",
     "role": "attack",
     "cost": [99_900, 0, 100_000],
-    "requires": ["gradients", "unconditional"],
+    "requires": ["unconditional"],
 }
 
 PRESETS = {

@@ -24,7 +24,7 @@ __all__ = ["PLG"]
 CARD = {
     "summary": "latent descent in a conditional GAN under the target's margin on two views",
     "title": "Pseudo Label-Guided Model Inversion Attack via Conditional Generative Adversarial Network",
-    "authors": "Yuan, Chen, Zhang, Zhang and Yu",
+    "authors": "Yuan, Chen, Zhang, Zhang, Yu and Zhang",
     "venue": "AAAI",
     "year": 2023,
     "link": "https://arxiv.org/abs/2302.09814",
@@ -50,7 +50,8 @@ class PLG(Attack):
         objective: The identity loss: max_margin (the paper's), cross_entropy, poincare or nll.
         mirror: Mirror half of the views (faces yes, digits no).
 
-    Source: section 3.4 of the paper; values of the authors' code.
+    Source: section 3.4 of the paper; values of the authors' code (commit 3cf8735 of
+    https://github.com/LetheSec/PLG-MI-Attack).
     """
 
     images: int = 5
@@ -84,7 +85,7 @@ class PLG(Attack):
 
     def _invert(self, oracle: Oracle, prior: Prior, y: Int64[Tensor, " n"], steps: int, noise: Noise) -> Tensor:
         point = Point(prior.sample(noise.of("start")))
-        optimizer = torch.optim.Adam(point.parameters(), lr=self.lr)
+        optimizer = torch.optim.Adam(point.parameters(), lr=self.lr, eps=60e-8)  # a sum here, a mean over 60 there
         term = on_logits(IDENTITY[self.objective])
 
         def loss(z: Tensor, drawn: Noise) -> Tensor:

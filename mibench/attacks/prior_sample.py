@@ -26,7 +26,7 @@ CARD = {
     "role": "floor",
 }
 
-PRESETS = {"paper": {}, "quick": {"images": 2}}
+PRESETS = {"quick": {"images": 2}}
 
 
 @dataclass(frozen=True)

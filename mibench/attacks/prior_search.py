@@ -22,11 +22,11 @@ CARD = {
     "link": "",
     "access": "black_box",
     "prior": "dcgan",
-    "cost": [0, 0, 5000],
+    "cost": [0, 0, 2000],
     "role": "floor",
 }
 
-PRESETS = {"paper": {"pool": 5000}, "quick": {"images": 2}}
+PRESETS = {"quick": {"images": 2}}
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ CARD = {
     "cost": [1000, 0, 0],
 }
 
-PRESETS = {"paper": {}, "quick": {"images": 2}}
+PRESETS = {"quick": {"images": 2}}
 
 
 @dataclass(frozen=True)

@@ -66,11 +66,11 @@ class RLB(Attack):
         steps: Steps of an episode.
         alpha: How much of the state stays; 0 jumps to the action.
         weights: Of log p_y(s'), of log p_y(a) and of the log-margin in the reward.
-        hidden: Width of the two hidden layers of actor and critics.
+        hidden: Width of the two hidden layers of actor and critic.
         batch: Remembered transitions an update learns from; learning begins when there are more than that.
-        lr: Adam's learning rate for actor, critics and temperature.
+        lr: Adam's learning rate for actor, critic and temperature.
         gamma: Discount. The last step of an episode is final, so with one step nothing is discounted.
-        tau: Speed of the slow critics, which likewise only longer episodes have.
+        tau: Speed of the slow critic, which likewise only longer episodes have.
         episodes_per_update: Episodes played side by side under one policy before it learns again (the paper: 1).
         updates: Updates after them.
         extra: Play one more rollout with each episode that is scored and may be kept, but not learned from.
@@ -78,11 +78,13 @@ class RLB(Attack):
         log_prob: sum: the log-density of an action; mean: divided by d (the authors' code; the target entropy -d is
             then out of reach and the temperature only falls).
 
-    Source: sections 3 and 4 of the paper; values of the authors' code.
+    Source: sections 3 and 4 of the paper; values and the learner of the authors' code (commit 3a113bd of
+    https://github.com/HanGyojin/RLB-MI).
     Differs: with alpha = 0 the images of s' and a are one and asked for once (the authors ask twice, so a third of
     their 120,000 queries is repetition); the extra rollout is played beside the episode, not after its update; learned
     rollouts may be kept too (the authors keep extra ones only); batches are drawn with replacement, from a memory that
-    never forgets (theirs holds more than is ever written).
+    never forgets (theirs holds more than is ever written); log pi is exact where theirs adds 1e-6 to 1 - a^2, and in
+    episodes of several steps the critic's target takes the temperature as it is, theirs as it was an update before.
     """
 
     images: int = 1

@@ -1,4 +1,4 @@
-"""The informed attacker against trapdoors: learns what the triggers look like, and looks past them.
+"""The adaptive attacker against trapdoors: learns what the triggers look like, and looks past them.
 
 References:
     | Neural Cleanse: Identifying and Mitigating Backdoor Attacks in Neural Networks (Wang et al., IEEE S&P 2019), one
@@ -40,7 +40,7 @@ CARD = {
     "wraps": "gradients",
 }
 
-PRESETS = {"paper": {}, "quick": {"images": 8, "steps": 10}}
+PRESETS = {"quick": {"images": 8, "steps": 10}}
 
 
 class Untrapped(Oracle):

@@ -11,7 +11,7 @@ from mibench.runs import Run
 from mibench.runs.executor import pending
 from mibench.runtime import engine
 from mibench.runtime.terminal import Terminal
-from mibench.stages import execute
+from mibench.stages import execute, rehearse
 
 __all__ = ["conduct", "machine", "metrics_of"]
 
@@ -53,7 +53,9 @@ def conduct(
 
 def describe(runs: list[Run], force: bool, as_json: bool) -> None:
     """What would be done: the runs with all that they build on, parents first."""
-    todo = {run.label for run in pending(runs, force)}
+    left = pending(runs, force)
+    rehearse(left)
+    todo = {run.label for run in left}
     whole = {run.label: run for run in _with_ancestors(runs)}
     if as_json:
         shown = [{**run.description(), "done": label not in todo} for label, run in whole.items()]

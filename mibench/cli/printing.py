@@ -45,7 +45,7 @@ def print_training(runs: list["Run"]) -> None:
     Console().print(table)
 
 
-def print_cards(found: dict[str, dict[str, dict[str, Any]]]) -> None:
+def print_cards(kinds: dict[str, dict[str, dict[str, Any]]]) -> None:
     """Plug-ins by kind, from their cards."""
     shown = {
         "priors": ("critic", "venue", "year", "link"),
@@ -54,7 +54,7 @@ def print_cards(found: dict[str, dict[str, dict[str, Any]]]) -> None:
         "metrics": ("unit", "direction", "link"),
     }
     console = Console()
-    for one, cards in found.items():
+    for one, cards in kinds.items():
         if one == "attacks":
             print_attacks(cards)
             continue
@@ -122,16 +122,12 @@ def print_plan(runs: list["Run"], todo: set[str]) -> None:
         runs: Parents first.
         todo: Labels of those that are still to do.
     """
-    table = Table(box=None, pad_edge=False)
-    table.add_column("", no_wrap=True)
-    table.add_column("run", style="cyan", no_wrap=True)
-    table.add_column("on", no_wrap=True)
-    table.add_column("settings", no_wrap=True, overflow="ellipsis", style="dim")
-    for run in runs:
-        parents = " ".join(one.id for one in run.ancestors() if one.kind != "evaluators")
-        table.add_row("to do" if run.label in todo else "done", run.label, parents, settings_of(run))
     console = Console()
-    console.print(table)
+    width = max((len(run.label) for run in runs), default=0)
+    for run in runs:
+        state = "to do" if run.label in todo else "done"
+        shown = Text.assemble(f"{state:<6} ", (f"{run.label:<{width}}", "cyan"), (f"  {settings_of(run)}", "dim"))
+        console.print(shown, no_wrap=True, overflow="ellipsis")
     console.print(f"{len(runs)} runs, {len(todo)} to do; all settings with --json", style="dim")
 
 

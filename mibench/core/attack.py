@@ -168,5 +168,5 @@ class Wrapper(Attack):
         self.wrapped.require(self.seen(prior))
         if self._card().get("wraps") == "gradients" and self.wrapped.cost(prior).gradient_images == 0:
             name, inside = (type(one).__module__.rpartition(".")[2] for one in (self, self.wrapped))
-            why = f"{name} averages or follows gradients and the attack inside, {inside}, asks for none"
+            why = f"{name} needs the target's gradients and the attack inside, {inside}, asks for none"
             raise Lacks(why, "attacks", "gradients")

@@ -29,7 +29,7 @@ class Lacks(UserError):
         capability: What the other must offer.
     """
 
-    def __init__(self, text: str, kind: Literal["priors", "attacks"], capability: str) -> None:
+    def __init__(self, text: str, kind: Literal["priors", "attacks", "models"], capability: str) -> None:
         super().__init__(text)
         self.kind = kind
         self.capability = capability

@@ -48,7 +48,7 @@ class Prior(nn.Module, Capabilities, ABC):
 
     def _lacks(self, capability: str) -> Lacks:
         wanted = CAPABILITIES[capability]
-        return Lacks(f"the prior {type(self).__name__} is asked for what it is not: {wanted}", "priors", capability)
+        return Lacks(f"the prior {type(self).__name__} is not what is wanted of it: {wanted}", "priors", capability)
 
     def features_at(self, z: Float[Tensor, "n d"], block: int) -> Float[Tensor, "n f"]:
         """What flows into block `block` (1 ... blocks) when z is decoded, flattened."""

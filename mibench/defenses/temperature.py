@@ -35,6 +35,7 @@ CARD = {
 }
 
 PRESETS = {"paper": {"temperature": 20.0}}
+"""The largest of section VIII-A."""
 
 
 class Flattened(Shaper):

@@ -15,10 +15,11 @@ from mibench.core import Dataset, to_uint8
 from mibench.evaluation import protocol
 from mibench.evaluation.judgement import Answers, distances, place_of, verdicts
 from mibench.evaluation.likeness import agreement, yardstick
-from mibench.evaluation.model import EvaluationModel, accuracy, answers
+from mibench.evaluation.model import EvaluationModel, accuracy, answers, as_trained
 from mibench.evaluation.perceptual import perceptual
 from mibench.evaluation.protocol import Origin
-from mibench.evaluation.score import Judgement, Score, TargetAnswers
+from mibench.evaluation.records import Judgement, TargetAnswers
+from mibench.evaluation.score import Score
 from mibench.metrics.accuracy import top_k
 from mibench.metrics.false_positives import log_odds
 from mibench.models.base import Classifier
@@ -29,7 +30,7 @@ from mibench.runtime.progress import Reporter, Silent
 from mibench.stats.intervals import Interval, clustered_interval, paired_interval
 from mibench.training import predict
 
-__all__ = ["ASKED_TWICE", "ceiling", "evaluate", "judge"]
+__all__ = ["ASKED_TWICE", "ceiling", "evaluate", "evaluate_with"]
 
 ASKED_TWICE = 64
 """Images that the target is asked about twice, to see whether it answers alike."""
@@ -80,40 +81,36 @@ def evaluate(
         network: Classifier = engine.place(fold(target))  # type: ignore[assignment]
         said, hits, confidence = _ask_target(network, stored, labels, engine, target_label)
         if natural_accuracy is None:
-            natural_accuracy = accuracy(
-                predict(network, data.heldout.images, engine)[0], data.heldout.labels, len(data.classes)
-            )
+            logits, _ = predict(as_trained(target, engine), data.heldout.images, engine)
+            natural_accuracy = accuracy(logits, data.heldout.labels, len(data.classes))
         task.advance()
         judged, best = {}, {}
         for model in evaluators:
-            judged[model.name] = judge(model, stored, labels, hits, data, engine)
+            judged[model.name] = evaluate_with(model, stored, labels, hits, data, engine)
             best[model.name] = ceiling(model, labels, data, engine)
             task.advance()
         seen = perceptual(data, stored, labels, place_of(engine))
         task.advance()
     classes = len(data.classes)
     chance = {f"open_top1@{model.name}": 1 / (classes + model.facts.distractors) for model in evaluators}
+    hits_of = {name: one.images["open_top1"] for name, one in judged.items()}
     return Score(
-        len(stored),
-        len(labels.unique()),
-        classes,
-        natural_accuracy,
-        said,
-        judged,
-        {model.name: model.facts for model in evaluators},
-        best,
-        {"closed_top1": 1 / classes} | chance,
-        agreement(
-            {name: one.images["open_top1"] for name, one in judged.items()},
-            {model.name: model.family for model in evaluators},
-            labels,
-        ),
-        means(seen.images, labels),
-        seen.inception,
-        seen.unavailable,
-        hashlib.sha256(stored.contiguous().numpy().tobytes()).hexdigest(),
-        protocol.card(data, labels, [model.card for model in evaluators], origin or Origin()),
-        {"label": labels, "target_top1": hits, "target_confidence": confidence, **seen.images},
+        n=len(stored),
+        identities=len(labels.unique()),
+        classes=classes,
+        natural_accuracy=natural_accuracy,
+        target=said,
+        evaluators=judged,
+        facts={model.name: model.facts for model in evaluators},
+        ceiling=best,
+        chance={"closed_top1": 1 / classes} | chance,
+        agreement=agreement(hits_of, {model.name: model.family for model in evaluators}, labels),
+        perceptual=means(seen.images, labels),
+        inception=seen.inception,
+        unavailable=seen.unavailable,
+        pixels=hashlib.sha256(stored.contiguous().numpy().tobytes()).hexdigest(),
+        card=protocol.card(data, labels, [model.card for model in evaluators], origin or Origin()),
+        images={"label": labels, "target_top1": hits, "target_confidence": confidence, **seen.images},
     )
 
 
@@ -149,8 +146,8 @@ def _ask_target(
     confidence = scores.gather(1, labels[:, None])[:, 0]
     again = torch.softmax(predict(network, images[:ASKED_TWICE], engine)[0].cpu(), dim=1)
     difference = round(float((again - scores[:ASKED_TWICE]).abs().max()), 4)
-    means = clustered_interval(hits, labels), clustered_interval(confidence, labels)
-    return TargetAnswers(*means, passes=1, answer_difference=difference), hits, confidence
+    rates = clustered_interval(hits, labels), clustered_interval(confidence, labels)
+    return TargetAnswers(*rates, passes=1, answer_difference=difference), hits, confidence
 
 
 def means(columns: Mapping[str, Tensor], labels: Int64[Tensor, " n"]) -> dict[str, Interval]:
@@ -158,7 +155,7 @@ def means(columns: Mapping[str, Tensor], labels: Int64[Tensor, " n"]) -> dict[st
     return {name: clustered_interval(values, labels) for name, values in columns.items()}
 
 
-def judge(
+def evaluate_with(
     model: EvaluationModel,
     images: UInt8[Tensor, "n c h w"],
     labels: Int64[Tensor, " n"],
@@ -177,16 +174,14 @@ def judge(
         engine: Where the model runs.
     """
     logits, features = answers(model.label, model.network, images, engine)
-    found = Answers(logits.cpu(), features.cpu(), labels)
-    columns = verdicts(found, model.private, len(data.classes))
+    given = Answers(logits.cpu(), features.cpu(), labels)
+    columns = verdicts(given, model.private, len(data.classes))
     said = means(columns, labels)
     said["gap"] = paired_interval(target_hits, columns["open_top1"], labels)
-    columns["answer"] = found.logits.argmax(dim=1)
-    likeness = (
-        {}
-        if model.facts.calibration is None
-        else {"calibrated": log_odds(found.logits, labels) > model.facts.calibration.threshold}
-    )
+    columns["answer"] = given.logits.argmax(dim=1)
+    likeness = {}
+    if model.facts.calibration is not None:
+        likeness["calibrated"] = log_odds(given.logits, labels) > model.facts.calibration.threshold
     scale = yardstick(model.private, labels)
     if scale.distance is not None:
         likeness["times_real"] = columns["knn_heldout"].sqrt() / scale.distance

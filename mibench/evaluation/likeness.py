@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mibench.core import Dataset
 from mibench.evaluation.judgement import Answers, PrivateAnswers
-from mibench.evaluation.score import Agreement, Calibration, Impostors, Yardstick
+from mibench.evaluation.records import Agreement, Calibration, Impostors, Yardstick
 from mibench.metrics.agreement import kappa
 from mibench.metrics.false_positives import RATE, impostor_scores, threshold
 from mibench.metrics.knn import knn_distance, leave_one_out

@@ -6,213 +6,28 @@ metrics declare themselves (`mibench.metrics`), `name@model` in the table of ima
 
 import csv
 import io
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
 from mibench.evaluation import protocol
-from mibench.metrics import Field, Unavailable, Unit
-from mibench.metrics.prdc import PRDC, K
+from mibench.evaluation.records import (
+    Agreement,
+    Columns,
+    Distances,
+    EvaluatorFacts,
+    Judgement,
+    TargetAnswers,
+    interval_of,
+)
+from mibench.metrics import Unavailable, Unit
 from mibench.runtime.display import Shown
 from mibench.runtime.errors import UserError
 from mibench.stats.intervals import Interval
 
-__all__ = [
-    "FIELDS",
-    "Agreement",
-    "Calibration",
-    "Columns",
-    "Distances",
-    "EvaluatorFacts",
-    "Impostors",
-    "Judgement",
-    "Score",
-    "TargetAnswers",
-    "Yardstick",
-]
-
-Columns = Mapping[str, Tensor]
-"""Values of each image by the name of their metric."""
-
-
-def interval_of(found: Mapping[str, Any]) -> Interval:
-    """The inverse of `Interval.as_json`."""
-    value, low, high = (math.nan if found[key] is None else found[key] for key in ("value", "low", "high"))
-    return Interval(value, low, high, found["n"], found["clusters"])
-
-
-class Distances(NamedTuple):
-    """Two sets of images in one network's features; null, never 0, where there are too few images."""
-
-    fid: float | None
-    kid: float | None
-    kid_error: float | None
-    prdc: PRDC | None
-    n: int
-    n_real: int
-
-    def to_json(self) -> dict[str, Any]:
-        """By the metrics' names; the four of `prdc` together with their k."""
-        return self._asdict() | {"prdc": self.prdc and self.prdc._asdict() | {"k": K}}
-
-    @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> "Distances":
-        """The inverse of `to_json`; scores that were made before `prdc` have none."""
-        known = found.get("prdc")
-        prdc = PRDC(**{key: known[key] for key in PRDC._fields}) if known else None
-        return cls(found["fid"], found["kid"], found["kid_error"], prdc, found["n"], found["n_real"])
-
-
-class Impostors(NamedTuple):
-    """Real images of others that claimed to be private people: the threshold they ask for, the share that passes."""
-
-    images: int
-    pairs: int
-    threshold: float
-    passing: float
-
-
-class Calibration(NamedTuple):
-    """The threshold of calibrated success: at most `rate` of any kind of impostors pass.
-
-    `strangers_are` is 'public', or 'distractors' where the data are too few to keep these apart; None without any.
-    """
-
-    threshold: float
-    rate: float
-    impostors: Mapping[str, Impostors]
-    strangers_are: str | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Kinds of impostors by name, beside the threshold that counts."""
-        shown: dict[str, Any] = {
-            name: {"images": one.images, "pairs": one.pairs, "threshold": one.threshold, "pass": one.passing}
-            for name, one in self.impostors.items()
-        }
-        shown |= {"rate": self.rate, "threshold": self.threshold}
-        return shown | ({} if self.strangers_are is None else {"strangers_are": self.strangers_are})
-
-    @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> "Calibration":
-        """The inverse of `to_json`."""
-        impostors = {
-            name: Impostors(one["images"], one["pairs"], one["threshold"], one["pass"])
-            for name, one in found.items()
-            if isinstance(one, Mapping)
-        }
-        return cls(found["threshold"], found["rate"], impostors, found.get("strangers_are"))
-
-
-class Yardstick(NamedTuple):
-    """Mean L2 distance of a real photograph of an attacked person to the nearest held-out one; None where it is 0.
-
-    `source` says from which images: heldout, or train where nobody has two held-out ones.
-    """
-
-    distance: float | None
-    source: str
-
-
-@dataclass(frozen=True)
-class EvaluatorFacts:
-    """What is known of an evaluation model before it sees a reconstruction.
-
-    Args:
-        heldout_accuracy: On unseen private images, among the private people.
-        heldout_accuracy_open: The same, other people included.
-        distractors: How many people it knows besides the private ones.
-        distractors_are_public: Whether these are the attacker's public people.
-        knn_real_to_real: Mean squared L2 distance of a private training image to the nearest other one of its person.
-        calibration: Its threshold; None in scores that were made before there was one.
-    """
-
-    heldout_accuracy: Interval
-    heldout_accuracy_open: Interval
-    distractors: int
-    distractors_are_public: bool
-    knn_real_to_real: float | None
-    calibration: Calibration | None
-
-    def to_json(self) -> dict[str, Any]:
-        """By field."""
-        return {
-            "heldout_accuracy": self.heldout_accuracy.as_json(),
-            "heldout_accuracy_open": self.heldout_accuracy_open.as_json(),
-            "distractors": self.distractors,
-            "distractors_are_public": self.distractors_are_public,
-            "knn_real_to_real": self.knn_real_to_real,
-        } | ({} if self.calibration is None else {"calibration": self.calibration.to_json()})
-
-    @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> "EvaluatorFacts":
-        """The inverse of `to_json`."""
-        return cls(
-            interval_of(found["heldout_accuracy"]),
-            interval_of(found["heldout_accuracy_open"]),
-            found["distractors"],
-            found["distractors_are_public"],
-            found["knn_real_to_real"],
-            Calibration.from_json(found["calibration"]) if "calibration" in found else None,
-        )
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What one evaluation model says of a set of images.
-
-    Args:
-        means: Means over the images with their intervals, by metric.
-        distances: All images together, beside the private images of the attacked people.
-        yardstick: What `times_real` is in units of; None for real images.
-        images: Values of each image by metric, and `answer`: the class that the model names.
-    """
-
-    means: Mapping[str, Interval]
-    distances: Distances
-    yardstick: Yardstick | None = None
-    images: Columns = field(default_factory=dict, repr=False, compare=False)
-
-    def to_json(self) -> dict[str, Any]:
-        """Means by metric, then the distances, then the yardstick."""
-        shown = {name: mean.as_json() for name, mean in self.means.items()} | self.distances.to_json()
-        if self.yardstick is not None:
-            shown["yardstick"] = {"distance": self.yardstick.distance, "from": self.yardstick.source}
-        return shown
-
-    @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> "Judgement":
-        """The inverse of `to_json`, without the values of each image; other keys are left alone."""
-        means = {
-            name: interval_of(value)
-            for name, value in found.items()
-            if isinstance(value, Mapping) and "clusters" in value and not name.startswith("heldout_accuracy")
-        }
-        known = found.get("yardstick")
-        yardstick = None if known is None else Yardstick(known["distance"], known["from"])
-        return cls(means, Distances.from_json(found), yardstick)
-
-
-class Agreement(NamedTuple):
-    """Of two evaluation models: the share of images that both name as the person, and Cohen's kappa of their hits."""
-
-    both: Interval
-    kappa: float | None
-
-
-class TargetAnswers(NamedTuple):
-    """What the target itself says of the reconstructions.
-
-    `answer_difference` is the largest difference between its scores of one image in two passes: 0 unless it answers at
-    random. None in scores that were made before it was taken.
-    """
-
-    top1: Interval
-    confidence: Interval
-    passes: int = 1
-    answer_difference: float | None = None
+__all__ = ["Score"]
 
 
 @dataclass(frozen=True)
@@ -317,22 +132,22 @@ class Score(Shown):
         }
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> "Score":
+    def from_json(cls, saved: Mapping[str, Any]) -> "Score":
         """The inverse of `to_json`, without the values of each image; evaluation models in the card's order.
 
         Raises:
             KeyError, TypeError: If it is no score.
         """
-        card = found.get("card", {})
-        order = [one["model"] for one in card.get("evaluators", [])] or sorted(found["evaluators"])
-        judged, target = {name: found["evaluators"][name] for name in order}, found["target"]
-        sets = dict(found["perceptual"])
+        card = saved.get("card", {})
+        order = [one["model"] for one in card.get("evaluators", [])] or sorted(saved["evaluators"])
+        judged, target = {name: saved["evaluators"][name] for name in order}, saved["target"]
+        sets = dict(saved["perceptual"])
         inception = sets.pop("inception", None)
         return cls(
-            found["n"],
-            found["identities"],
-            found["classes"],
-            interval_of(found["natural_accuracy"]),
+            saved["n"],
+            saved["identities"],
+            saved["classes"],
+            interval_of(saved["natural_accuracy"]),
             TargetAnswers(
                 interval_of(target["top1"]),
                 interval_of(target["confidence"]),
@@ -341,16 +156,16 @@ class Score(Shown):
             ),
             {name: Judgement.from_json(one) for name, one in judged.items()},
             {name: EvaluatorFacts.from_json(one) for name, one in judged.items()},
-            {name: Judgement.from_json(found["ceiling"][name]) for name in order},
-            found["chance"],
+            {name: Judgement.from_json(saved["ceiling"][name]) for name in order},
+            saved["chance"],
             {
                 name: Agreement(interval_of(one["both"]), one["kappa"])
-                for name, one in found.get("agreement", {}).items()
+                for name, one in saved.get("agreement", {}).items()
             },
             {name: interval_of(one) for name, one in sets.items()},
             None if inception is None else Distances.from_json(inception),
-            tuple(Unavailable(**one) for one in found["unavailable"]),
-            found.get("pixels", ""),
+            tuple(Unavailable(**one) for one in saved["unavailable"]),
+            saved.get("pixels", ""),
             card,
         )
 
@@ -381,28 +196,3 @@ class Score(Shown):
             cells = [int(value) if isinstance(value, bool) else f"{value:.6g}" for value in row]
             writer.writerow([classes[int(row[0])], *cells])
         return text.getvalue()
-
-
-FIELDS = (
-    Field("identity", Unit.TEXT, "name of the person that the image claims to show", "the data set"),
-    Field("label", Unit.COUNT, "number of that person: its place among the target's classes", "the data set"),
-)
-"""Columns of per_image.csv that are no metric's; `answer@model` is described by `fields`."""
-
-
-def fields(evaluators: Sequence[str]) -> list[Field]:
-    """What scores.json and per_image.csv hold besides metrics, for `mibench.metrics.dictionary`.
-
-    Args:
-        evaluators: Names of the evaluation models.
-    """
-    answers = [
-        Field(
-            f"answer@{name}",
-            Unit.COUNT,
-            f"the class that {name} names; from the number of classes on, another person",
-            name,
-        )
-        for name in evaluators
-    ]
-    return [*FIELDS, *answers]

@@ -102,7 +102,7 @@ class Attacker:
 
     def __post_init__(self) -> None:
         card, asks = registry.card("attacks", self.attack.name), self.prior.plugin.target_access
-        if card["role"] == "attack" and asks is not None and asks > ACCESS[card["access"]]:
+        if card.get("role", "attack") == "attack" and asks is not None and asks > ACCESS[card["access"]]:
             raise UserError(
                 f"{self.attack.name} is granted {card['access']} access; the prior '{self.prior.name}' learns from "
                 f"more of the target ({asks.name.lower()}): choose another with --prior, or leave it out for "

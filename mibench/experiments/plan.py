@@ -170,9 +170,9 @@ class Planner:
                     yield from self._attacks(target, attacker)
 
     def _attacks(self, target: Run, attacker: Attacker) -> Iterator[Run]:
-        budget, card = self.experiment.budget, registry.card("attacks", attacker.attack.name)
+        budget = self.experiment.budget
         main = self._inversion(target, attacker, budget)
-        if card["role"] != "floor":
+        if attacker.attack.name not in registry.attacks("floor"):
             yield from self._floors(target, attacker, main)
         if self.experiment.adaptive and (others := adaptive_attacks(attacker.attack, target.spec["defenses"])):
             most = budget or self._queries(target, attacker)
@@ -197,13 +197,20 @@ class Planner:
 
     def _floors(self, target: Run, attacker: Attacker, main: Run) -> Iterator[Run]:
         """The floors an attack's numbers stand on: the same target and number of images, and the same prior unless the
-        floor's own offers what the attack's cannot."""
+        floor's own offers what the attack's cannot.
+
+        A floor that asks for more than the attack is granted says nothing about it, and is left out; so is one that
+        spends the attack's own number of queries (it has a setting `queries`) on answers of another kind.
+        """
         asked = main.spec["attack"]["settings"]
         for name in self.experiment.floors:
+            access = registry.card("attacks", name)["access"]
+            if invert.ACCESS[access] > invert.ACCESS[main.spec["access"]]:
+                continue
             known = registry.defaults("attacks", name)
             settings: dict[str, Any] = {key: asked[key] for key in ("images", "pool") if key in asked and key in known}
-            if "queries" in known:  # it matches what a black-box attack asks
-                if main.spec["access"] != "black_box":
+            if "queries" in known:
+                if access != main.spec["access"]:
                     continue
                 settings["queries"] = self._queries(target, attacker)
             floor = registry.configure("attacks", name, "default", settings)

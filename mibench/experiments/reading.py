@@ -121,15 +121,16 @@ def read_evaluators(names: str | None, settings: Mapping[str, Any]) -> Evaluator
 def read_attackers(
     method: str, preset: str, settings: Mapping[str, Any], prior: str | None, prior_settings: Mapping[str, Any]
 ) -> tuple[Attacker, ...]:
-    """`gmi,ppa+eot` or `all,ppa+eot`: the attacks (all but floors and wrappers), each with its prior.
+    """`gmi,ppa+eot` or `all,ppa+eot`: the attacks (all with this preset, no floors or wrappers), each with its prior.
 
     Raises:
         UserError: For an unknown name or setting, settings that are for one of several attacks, or a prior that an
             attack cannot use.
     """
-    every = [name for name, card in registry.cards("attacks").items() if card["role"] == "attack"]
-    named = [name.strip() for name in method.split(",")]
-    chosen = list(dict.fromkeys(one for name in named for one in (every if name == "all" else [name])))
+    every = registry.attacks("attack")
+    every = [name for name in every if preset in registry.presets("attacks", name)] or every
+    listed = [name.strip() for name in method.split(",")]
+    chosen = list(dict.fromkeys(one for name in listed for one in (every if name == "all" else [name])))
     if len(chosen) > 1 and settings:
         raise UserError(f"--set {next(iter(settings))}=... is for one attack; --method names {len(chosen)}")
     attacks = [registry.configure("attacks", name, preset, dict(settings)) for name in chosen]
@@ -142,15 +143,14 @@ def read_attackers(
 
 
 def prior_preset(name: str, preset: str) -> str:
-    """An attack's preset is its prior's too; a prior with nothing to train has only defaults, none has a legacy."""
-    if set(registry.presets("priors", name)) == {"default"}:
-        return "default"
-    return "paper" if preset == "legacy" else preset
+    """An attack's preset is its prior's too; where the prior has none of that name it is as published, if anything."""
+    offered = registry.presets("priors", name)
+    return next(one for one in (preset, "paper", "default") if one in offered)
 
 
 def read_floors(names: Iterable[str] = ("all",)) -> tuple[str, ...]:
     """Floors by name, checked; `all` is every one."""
-    known = [name for name, card in registry.cards("attacks").items() if card["role"] == "floor"]
+    known = registry.attacks("floor")
     chosen = [one for name in names for one in (known if name == "all" else [name])]
     for name in chosen:
         if name not in known:

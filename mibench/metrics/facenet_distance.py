@@ -105,7 +105,7 @@ def facenet_distance(
     embeddings do.
 
     Raises:
-        UserError: images and references of different sizes (trap 4), a label without reference, images outside [0, 1].
+        UserError: images and references of different sizes, a label without reference, images outside [0, 1].
         ValueError: NaN or infinite pixels.
     """
     if images.shape[1:] != reference_images.shape[1:]:

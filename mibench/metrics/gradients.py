@@ -103,9 +103,9 @@ def gradient_norms(
         leaf = images.detach().clone().requires_grad_()
         (gradient,) = torch.autograd.grad(loss(logits_of(leaf), wanted).sum(), leaf)
         norms.append(gradient.float().flatten(1).norm(dim=1))
-    found = torch.cat(norms)
-    require_finite("gradients", "gradient norms", found)
-    return found
+    all_norms = torch.cat(norms)
+    require_finite("gradients", "gradient norms", all_norms)
+    return all_norms
 
 
 def summary(norms: Float[Tensor, " n"]) -> GradientNorm:

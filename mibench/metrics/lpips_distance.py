@@ -141,9 +141,8 @@ def lpips_distance(
     function around it that takes images as they are stored; labels lie where embeddings do, images may lie elsewhere.
 
     Raises:
-        UserError: images and references of different sizes (resize the references through the attack's
-            resolution,
-            trap 4), a label without reference, images outside [0, 1].
+        UserError: images and references of different sizes (resize the references through the attack's resolution,
+            so that sharp ones are not compared with enlarged images), a label without reference, images outside [0, 1].
         ValueError: NaN or infinite pixels.
     """
     if images.shape[1:] != reference_images.shape[1:]:

@@ -105,7 +105,7 @@ def correct_under_attack(
         most, least = logits.amax(dim=1, keepdim=True), logits.amin(dim=1, keepdim=True)
         return torch.cat([logits, most - 2.0 * (most - least).detach()], dim=1)
 
-    found = torch.zeros(len(eps), len(x), dtype=torch.bool, device=x.device)
+    stays = torch.zeros(len(eps), len(x), dtype=torch.bool, device=x.device)
     with torch.random.fork_rng():  # the attack seeds torch's global generator
         chunk = at_once(CHUNK, x.shape, x.device)
         for begin in range(0, len(x), chunk):
@@ -125,8 +125,8 @@ def correct_under_attack(
                 changed = images[left] + (changed - images[left]).clamp(-eps[place], eps[place])
                 with torch.no_grad():
                     stands[left] = top_k(logits_of(changed), labels[left])
-                found[place, rows] = stands
-    return found
+                stays[place, rows] = stands
+    return stays
 
 
 def adversarial_accuracy(

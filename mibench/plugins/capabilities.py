@@ -3,13 +3,19 @@
 Whoever is registered takes part, also through entry points: nothing here knows a plug-in by name.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Literal
 
 from mibench.core import Attack, Capabilities, Lacks
 from mibench.plugins import registry
 from mibench.runtime.errors import UserError
 
-__all__ = ["declared", "offering", "require"]
+__all__ = ["declared", "naming_others", "offering", "require", "require_of_architecture"]
+
+Kind = Literal["priors", "attacks", "models"]
+HOW = {"priors": "choose with --prior", "attacks": "wrap", "models": "choose with --model"}
 
 
 def declared(prior: str, blocks: int | None = None) -> Capabilities:
@@ -30,12 +36,29 @@ def declared(prior: str, blocks: int | None = None) -> Capabilities:
     return offer
 
 
-def offering(kind: Literal["priors", "attacks"], capability: str) -> list[str]:
-    """Every registered plug-in that offers this; of attacks, those that may use the target's gradients."""
+def offering(kind: Kind, capability: str) -> list[str]:
+    """Everybody who offers this: priors; attacks that may use the target's gradients; architectures of own families."""
     if kind == "priors":
         return [name for name in registry.names("priors") if capability in declared(name).offers()]
-    cards = registry.cards("attacks").items()
-    return [name for name, card in cards if card["role"] == "attack" and card["access"] == "white_box"]
+    if kind == "models":
+        families = registry.cards("models").values()
+        return [name for card in families if capability in card.get("offers", ()) for name in card["architectures"]]
+    return [name for name in registry.attacks("attack") if registry.card("attacks", name)["access"] == "white_box"]
+
+
+@contextmanager
+def naming_others() -> Iterator[None]:
+    """Whatever is refused inside for what it lacks is refused with the names of those who have it.
+
+    Raises:
+        UserError: In the place of `Lacks`.
+    """
+    try:
+        yield
+    except Lacks as error:
+        others = offering(error.kind, error.capability)
+        offers = f"{HOW[error.kind]} one that has: {', '.join(others)}" if others else "nothing installed has it"
+        raise UserError(f"{error}; {offers}") from None
 
 
 def require(attack: Attack, prior: Capabilities) -> None:
@@ -46,10 +69,34 @@ def require(attack: Attack, prior: Capabilities) -> None:
     Raises:
         UserError: What is missing, and who has it.
     """
-    try:
+    with naming_others():
         attack.require(prior)
-    except Lacks as error:
-        others = offering(error.kind, error.capability)
-        how = {"priors": "choose with --prior", "attacks": "wrap"}[error.kind]
-        offers = f"{how} one that has: {', '.join(others)}" if others else "no plug-in that is installed has it"
-        raise UserError(f"{error}; {offers}") from None
+
+
+WORDS = {
+    "skips": "skip connections that can be weakened",
+    "convolutions": "an architecture that begins with plain convolutions",
+}
+"""What a defense's card may require of a family of architectures."""
+
+
+def require_of_architecture(defense: str, family: str) -> None:
+    """Refuse a defense whose card requires what a family of architectures does not offer, or a package that is missing.
+
+    torchvision's families have no cards of their own: one that is written here too (resnet, vgg) offers what that card
+    says, the others what surgery will find.
+
+    Raises:
+        UserError: What is missing, and which architectures have it, or how to install it.
+    """
+    card = registry.card("defenses", defense)
+    for package, extra in card.get("packages", {}).items():
+        if find_spec(package) is None:
+            raise UserError(f"{defense} needs the package {package}; install it with: pip install 'mibench[{extra}]'")
+    if family not in registry.names("models"):
+        return
+    offers = registry.card("models", family).get("offers", ())
+    for word in card.get("requires", ()):
+        if word not in offers:
+            with naming_others():
+                raise Lacks(f"{defense} needs {WORDS[word]}; this architecture has none", "models", word)

@@ -229,7 +229,7 @@ class ConditionalTrainer(PriorTrainer):
         warm_up: Steps as the conditional decoder of a variational auto-encoder first; 0 in the papers. Differs: the
             presets below the papers' use it, because they cannot afford their steps.
         decay: Of the running average of the generator that is kept; 0 keeps the last weights (the papers).
-        mirror: Mirror images at random.
+        mirror: Mirror public images at random; the papers do not.
     """
 
     name: ClassVar[str]
@@ -243,7 +243,7 @@ class ConditionalTrainer(PriorTrainer):
     lr: float = 2e-4
     warm_up: int = 0
     decay: float = 0.0
-    mirror: bool = True
+    mirror: bool = False
 
     def __post_init__(self) -> None:
         if min(self.latent_dim, self.width, self.steps, self.critic_steps) < 1 or self.batch < 2:

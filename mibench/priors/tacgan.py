@@ -78,7 +78,8 @@ class Tacgan(ConditionalTrainer):
         alpha: Weight of the class terms.
         silent: Steps at the start without them.
 
-    Source: section 4.1 of the paper; values of the authors' code for CelebA.
+    Source: section 4.1 of the paper; values of the authors' code for CelebA (commit b751417 of
+    https://github.com/ngoc-nguyen-0/LOKT_neurips2023).
     Differs: the warm-up, where there is one, asks the target for the labels of the public images.
     """
 
@@ -87,7 +88,6 @@ class Tacgan(ConditionalTrainer):
 
     steps: int = 20_000
     batch: int = 128
-    mirror: bool = False
     alpha: float = 1.5
     silent: int = 1000
 

@@ -75,7 +75,7 @@ class _Line:
 
     def flat(self) -> dict[str, Any]:
         """The row of differences.csv, but for what depends on the other rows."""
-        row, twin, found = self.row, self.twin, self.comparison.interval
+        row, twin, interval = self.row, self.twin, self.comparison.interval
         column = headline(row["evaluators"])
         each = self.comparison.by_person
         sd = math.nan if self.comparison.identical else power.spread(each)
@@ -87,16 +87,16 @@ class _Line:
             "attack_without": twin["attack_label"],
             "without": twin[column],
             "with": row[column],
-            "difference": found.value,
-            "difference_low": found.low,
-            "difference_high": found.high,
-            "n": found.n,
-            "identities": found.clusters,
+            "difference": interval.value,
+            "difference_low": interval.low,
+            "difference_high": interval.high,
+            "n": interval.n,
+            "identities": interval.clusters,
             "p": self.comparison.p,
             "p_adjusted": math.nan,
             "verdict": IDENTICAL if self.comparison.identical else "no clear difference",
-            "detectable": power.detectable(sd, found.clusters),
-            "identities_needed": power.identities_needed(sd, found.value),
+            "detectable": power.detectable(sd, interval.clusters),
+            "identities_needed": power.identities_needed(sd, interval.value),
             "seeds": 1,
             "seeds_needed": math.nan,
             "natural_accuracy_without": twin["natural_accuracy"],
@@ -117,9 +117,9 @@ def _corrected(lines: list[_Line]) -> pd.DataFrame:
     flat["p_adjusted"] = holm(flat["p"])
     clear = (flat["p_adjusted"] < CLEAR) & (flat["difference"] != 0)
     flat.loc[clear, "verdict"] = ["lower" if value < 0 else "higher" for value in flat.loc[clear, "difference"]]
-    several = [list(repeats[line.repeats].values()) for line in lines]
-    flat["seeds"] = [len(own) for own in several]
-    flat["seeds_needed"] = [_seeds_needed(own) for own in several]
+    needed = {key: _seeds_needed(list(own.values())) for key, own in repeats.items()}
+    flat["seeds"] = [len(repeats[line.repeats]) for line in lines]
+    flat["seeds_needed"] = [needed[line.repeats] for line in lines]
     return flat
 
 

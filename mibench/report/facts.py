@@ -79,7 +79,9 @@ def facts(result: Result) -> Facts:
         selects,
         scores.get("pixels"),
         saved,
-        scores["target"].get("answer_difference", scores["target"].get("wobble")),  # as older scores call it
+        scores["target"].get(
+            "answer_difference", scores["target"].get("answer_difference", scores["target"].get("wobble"))
+        ),  # as older scores call it
         scores["target"].get("passes", 1),
     )
 

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mibench.core import Access
 from mibench.report.curves import Curve, curves, pareto
@@ -17,24 +17,39 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
 INK, GREY, RULE = "#1b1f24", "#6b7280", "#e5e7eb"
 
+FEW = 3
+"""So many defenses are named beside their marks; more are numbered."""
+
+
+class Style(NamedTuple):
+    """How one defense is drawn; its number in the legend, empty where its marks are named instead."""
+
+    colour: str
+    marker: str
+    number: str
+
 
 def draw(points: list[Point], title: str) -> Any:
     """One panel for each access that was measured; the undefended target is a star, the Pareto front a stair.
 
-    Bars are 95% intervals, clustered by identity. Lines join the strengths of one defense in their order; the number
-    beside a mark is the defense's in the legend.
+    Bars are 95% intervals, clustered by identity. Lines join the strengths of one defense in their order. Beside a mark
+    stands the defense with its strength, or, where there are many, its number in the legend.
     """
     from matplotlib.figure import Figure
 
     shown = [access for access in Access.strongest_first() if any(access in point.attacks for point in points)]
     names = list(dict.fromkeys(curve.defense for access in shown for curve in curves(points, access)))
     style = {
-        name: (COLOURS[place % len(COLOURS)], MARKERS[(place + place // len(COLOURS)) % len(MARKERS)], str(place + 1))
+        name: Style(
+            COLOURS[place % len(COLOURS)],
+            MARKERS[(place + place // len(COLOURS)) % len(MARKERS)],
+            str(place + 1) if len(names) > FEW else "",
+        )
         for place, name in enumerate(names)
     }
     width = 5.2 * max(len(shown), 1) + 0.6
     entries = max(1, int(width / 2.2))
-    below = 0.75 + 0.19 * math.ceil((len(names) + 3) / entries)
+    below = 0.65 + 0.19 * math.ceil((len(names) + 3) / entries)
     height = 5.2 + below
     figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
     panels = figure.subplots(1, max(len(shown), 1), squeeze=False, sharex=True)[0]
@@ -44,7 +59,7 @@ def draw(points: list[Point], title: str) -> Any:
         _panel(panel, points, access, style, handles)
     panels[0].set_ylabel("attack accuracy, % (lower is more private)", color=INK)
     figure.suptitle(title, x=0.15 / width, y=1 - 0.15 / height, ha="left", fontsize=11, color=INK, fontweight="bold")
-    numbers = {name: f"{place}  {name}" for place, name in enumerate(names, start=1)}
+    numbers = {name: f"{own.number}  {name}".strip() for name, own in style.items()}
     first = sorted(handles, key=lambda name: names.index(name) if name in names else -1)
     figure.legend(
         [handles[name] for name in first],
@@ -60,9 +75,7 @@ def draw(points: list[Point], title: str) -> Any:
     return figure
 
 
-def _panel(
-    panel: Any, points: list[Point], access: Access, style: dict[str, tuple[str, str, str]], handles: dict[str, Any]
-) -> None:
+def _panel(panel: Any, points: list[Point], access: Access, style: dict[str, Style], handles: dict[str, Any]) -> None:
     for curve in curves(points, access):
         _line(panel, curve, style[curve.defense], handles)
     for one in points:
@@ -101,8 +114,8 @@ def _focus(panel: Any, points: list[Point], access: Access) -> None:
     ):
         low = min(min(one.value, one.low) if not math.isnan(one.low) else one.value for one in values)
         high = max(max(one.value, one.high) if not math.isnan(one.high) else one.value for one in values)
-        room = 0.04 * max(high - low, 0.05)
-        limit(100 * (low - room), 100 * (high + room))
+        margin = 0.04 * max(high - low, 0.05)
+        limit(100 * (low - margin), 100 * (high + margin))
     beyond = [
         f"{one.label}: {100 * one.natural.value:.0f} natural, {100 * one.attacks[access].rate.value:.0f} attack"
         for one in known
@@ -114,19 +127,22 @@ def _focus(panel: Any, points: list[Point], access: Access) -> None:
         )
 
 
-def _line(panel: Any, curve: Curve, style: tuple[str, str, str], handles: dict[str, Any]) -> None:
-    colour, marker, number = style
-    own = [one for one in curve.points if one.defended]
-    ordered = sorted(own, key=lambda one: (math.isnan(one.strength), one.strength))
-    places = [curve.place(one) for one in ordered]
+def _line(panel: Any, curve: Curve, style: Style, handles: dict[str, Any]) -> None:
+    own = [point for point in curve.points if point.defended]
+    ordered = sorted(own, key=lambda point: (math.isnan(point.strength), point.strength))
+    places = [curve.place(point) for point in ordered]
     if len(places) > 1:
         across, up = zip(*places, strict=True)
-        panel.plot([100 * v for v in across], [100 * v for v in up], color=colour, lw=1.1, alpha=0.65, zorder=2)
-    for one in ordered:
-        handles[curve.defense] = _mark(panel, one, curve.access, colour, marker, 5.5)
-        x, y = curve.place(one)
+        panel.plot([100 * v for v in across], [100 * v for v in up], color=style.colour, lw=1.1, alpha=0.65, zorder=2)
+    for point, (x, y) in zip(ordered, places, strict=True):
+        handles[curve.defense] = _mark(panel, point, curve.access, style.colour, style.marker, 5.5)
         panel.annotate(
-            number, (100 * x, 100 * y), xytext=(3.5, 2.5), textcoords="offset points", fontsize=6.5, color=colour
+            style.number or point.label,
+            (100 * x, 100 * y),
+            xytext=(3.5, 2.5),
+            textcoords="offset points",
+            fontsize=6.5 if style.number else 7.5,
+            color=style.colour,
         )
 
 

@@ -73,7 +73,7 @@ def to_markdown(
         return text.replace("|", "\\|").replace("_", "\\_").replace("<", "&lt;")
 
     lines = []
-    for title, rows, columns, notes in sections:
+    for title, rows, columns, notes, _ in sections:
         lines += [f"## {escape(title)}", ""]
         lines.append(f"| {' | '.join(escape(column.header) for column in columns)} |")
         lines.append(f"|{'|'.join(':---' if column.left else '---:' for column in columns)}|")
@@ -93,7 +93,7 @@ def escape_latex(text: str) -> str:
 def to_latex(sections: Iterable[Section]) -> str:
     r"""One `table` with a `tabular` each, for \input into an article; needs no package."""
     lines = [r"% Made by mibench report. \input this file; it needs no package."]
-    for title, rows, columns, notes in sections:
+    for title, rows, columns, notes, _ in sections:
         lines += ["", r"\begin{table}", r"\centering\scriptsize\setlength{\tabcolsep}{3pt}"]
         lines.append(rf"\begin{{tabular}}{{{''.join('l' if column.left else 'r' for column in columns)}}}")
         for part in ("top", "bottom"):
@@ -134,13 +134,13 @@ def write(folder: Path, content: Content, errors: Sequence[str]) -> list[Path]:
     sections = [*content.sections(), *content.people()]
     checked = [finding.line for finding in content.findings]
     parts = {name if name != "tables" else "rows": records(frame) for name, frame in content.frames.items()}
-    said = {"apart": content.apart, "checks": checked, "warnings": errors}
+    lines = {"apart": content.apart, "checks": checked, "warnings": errors}
     texts = {f"{name}.csv": to_csv(frame) for name, frame in content.frames.items()}
     texts |= {
         "dictionary.csv": to_csv(dictionary.describe(content.frames)),
         "tables.md": to_markdown(sections, checked, content.apart, errors),
         "tables.tex": to_latex(sections),
-        "tables.json": to_json(said | parts),
+        "tables.json": to_json(lines | parts),
     }
     paths = []
     for name, text in texts.items():

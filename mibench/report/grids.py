@@ -80,9 +80,9 @@ def verdict(row: pd.Series, evaluator: str, classes: Sequence[str]) -> Verdict:
     otherwise the answer was 'other': another private person or someone else.
     """
     hit = bool(row[f"open_top1@{evaluator}"])
-    said = row.get(f"answer@{evaluator}")
-    if said is not None and int(said) != int(row["label"]):
-        answer = classes[int(said)] if int(said) < len(classes) else "someone else"
+    named = row.get(f"answer@{evaluator}")
+    if named is not None and int(named) != int(row["label"]):
+        answer = classes[int(named)] if int(named) < len(classes) else "someone else"
     elif hit:
         answer = classes[int(row["label"])]
     else:
@@ -222,8 +222,8 @@ def draw(
             pen.words(middle(place), y + high + 8, [mark, (f"target {100 * verdict.confidence:.0f}%", INK)], wide)
             mark = (f"{YES} ", GOOD) if verdict.evaluator else (f"{NO} ", BAD)
             # A hit needs no name: it is the row's.
-            said = evaluator if verdict.evaluator else verdict.answer
-            pen.words(middle(place), y + high + 8 + LINE - 2, [mark, (said, INK if verdict.evaluator else GREY)], wide)
+            below = evaluator if verdict.evaluator else verdict.answer
+            pen.words(middle(place), y + high + 8 + LINE - 2, [mark, (below, INK if verdict.evaluator else GREY)], wide)
     for line, text in enumerate(legend):
         pen.canvas.text((MARGIN, top + step * len(names) + line * LINE), text, fill=GREY, font=pen.plain)
     return sheet

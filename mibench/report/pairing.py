@@ -24,7 +24,7 @@ from mibench.report.naming import card
 from mibench.report.result import Result
 from mibench.runs import canonical
 from mibench.stats.intervals import Interval
-from mibench.stats.pairing import Hits, Pairs, joined, pair
+from mibench.stats.pairing import Hits, Pairs, combined, pair
 from mibench.stats.significance import adjusted
 
 __all__ = ["IDENTICAL", "Attacked", "Comparison", "compare", "holm", "identical", "seedless"]
@@ -50,7 +50,7 @@ class Attacked:
     @classmethod
     def of(cls, attack: str, results: Sequence[Result]) -> "Attacked":
         """What some scores say together."""
-        return cls(attack, joined([result.hits for result in results]), tuple(results))
+        return cls(attack, combined([result.hits for result in results]), tuple(results))
 
     @property
     def rate(self) -> Interval:

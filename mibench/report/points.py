@@ -23,7 +23,7 @@ from mibench.report.result import Result
 from mibench.runs import Run
 from mibench.stages import artifacts
 from mibench.stats.intervals import Interval
-from mibench.stats.pairing import Hits, joined
+from mibench.stats.pairing import Hits, combined
 
 __all__ = ["Point", "points", "undefended"]
 
@@ -150,7 +150,7 @@ def _heldout(targets: Sequence[Run]) -> Hits | None:
             return None
         tensors, _ = artifacts.read_tensors(path, "held-out verdicts")
         parts.append(Hits(tensors["labels"], tensors["hits"].bool()))
-    return joined(parts)
+    return combined(parts)
 
 
 def undefended(point: Point, among: Iterable[Point]) -> Point | None:

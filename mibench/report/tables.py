@@ -3,7 +3,7 @@
 One declaration of the columns serves the terminal, Markdown and LaTeX. Rates are percentages.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -41,17 +41,32 @@ class Column:
 
     @property
     def header(self) -> str:
-        """Both lines in one."""
-        return f"{self.top} {self.bottom}".strip().replace("-\n", "-")
+        """Both lines in one: `KNN held-out`, `hypervolume`."""
+        bottom = self.bottom.replace("\n", "")
+        return f"{self.top.removesuffix('-')}{bottom}" if self.top.endswith("-") else f"{self.top} {bottom}".strip()
 
 
 class Section(NamedTuple):
-    """One table of the report."""
+    """One table of the report.
+
+    Args:
+        title: What it shows.
+        rows: Of a frame.
+        columns: In their order.
+        notes: What its numbers mean, a line each.
+        about: A note -> headers of the columns it explains; it says nothing to whom none of them is shown.
+    """
 
     title: str
     rows: pd.DataFrame
     columns: list[Column]
     notes: list[str]
+    about: Mapping[str, Sequence[str]] = {}
+
+    def notes_on(self, headers: Iterable[str]) -> list[str]:
+        """The notes for a table that shows these columns only."""
+        shown = set(headers)
+        return [note for note in self.notes if note not in self.about or not shown.isdisjoint(self.about[note])]
 
 
 def queries(row: "Row") -> float | None:

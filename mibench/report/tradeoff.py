@@ -63,13 +63,13 @@ def _against(point: Point, twin: Point | None, access: Access) -> dict[str, Any]
     """The strongest attack of one access, and what it differs by from the twin's."""
     key, attacked = access.key, point.attacks.get(access)
     rival = twin.attacks.get(access) if twin is not None else None
-    found = compare(attacked, rival) if attacked is not None and rival is not None else None
+    comparison = compare(attacked, rival) if attacked is not None and rival is not None else None
     line: dict[str, Any] = {f"{key}_attack": attacked.attack if attacked else ""}
     line |= bounds(key, attacked.rate if attacked else None)
-    line |= bounds(f"{key}_difference", found.interval if found else None)
+    line |= bounds(f"{key}_difference", comparison.interval if comparison else None)
     return line | {
-        f"{key}_identical": found is not None and found.identical,
-        f"{key}_p": found.p if found else math.nan,
+        f"{key}_identical": comparison is not None and comparison.identical,
+        f"{key}_p": comparison.p if comparison else math.nan,
         f"{key}_p_adjusted": math.nan,
         f"{key}_delta": delta(twin, point, access) if twin is not None and attacked and rival else math.nan,
     }
@@ -93,6 +93,8 @@ def _side_effects(point: Point, none: Point | None) -> dict[str, Any]:
         if "ece" in effects:
             ece = effects["ece"]
             flat["ece"].append(ece["value"] if isinstance(ece, Mapping) else ece)
+        if "ood" in effects:
+            flat["ood_auroc"].append(effects["ood"]["auroc"])
         for report in metrics.get("defense_reports", []):
             for key, value in report.items():
                 flat[key].append(value)

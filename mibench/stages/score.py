@@ -14,7 +14,7 @@ from mibench.evaluation.judgement import Answers, PrivateAnswers
 from mibench.evaluation.likeness import calibrate
 from mibench.evaluation.model import EvaluationModel
 from mibench.evaluation.protocol import Origin
-from mibench.evaluation.score import EvaluatorFacts
+from mibench.evaluation.records import EvaluatorFacts
 from mibench.models.base import Classifier
 from mibench.models.fold import fold
 from mibench.runs import PROTOCOL, Run, clock, provenance
@@ -93,12 +93,12 @@ def _prepared(run: Run, network: Classifier, tensors: dict[str, Any], data: Data
         for part in ("train", "heldout")
     )
     facts = EvaluatorFacts(
-        Interval(**metrics["natural_accuracy"]),
-        Interval(**metrics["open_set_accuracy"]),
-        metrics["distractors"],
-        metrics["distractors_are_public"],
-        metrics["knn_real_to_real"],
-        calibrate(placed, data, heldout, engine),
+        heldout_accuracy=Interval(**metrics["natural_accuracy"]),
+        heldout_accuracy_open=Interval(**metrics["open_set_accuracy"]),
+        distractors=metrics["distractors"],
+        distractors_are_public=metrics["distractors_are_public"],
+        knn_real_to_real=metrics["knn_real_to_real"],
+        calibration=calibrate(placed, data, heldout, engine),
     )
     private = PrivateAnswers(train, heldout)
     return EvaluationModel(name, placed, models.family(name), private, facts, run.label, run.id, run.spec["seed"])

@@ -46,6 +46,7 @@ from mibench.stats.inputs import require_finite
 
 __all__ = [
     "Interval",
+    "by_cluster",
     "cluster_sums",
     "clustered_interval",
     "difference_of_rates",
@@ -71,13 +72,20 @@ class Interval(NamedTuple):
         return {key: None if value != value else value for key, value in self._asdict().items()}
 
 
+def by_cluster(
+    clusters: Int64[Tensor, " n"], values: Float64[Tensor, " n"], weights: Float64[Tensor, " n"]
+) -> tuple[Float64[Tensor, " c"], Float64[Tensor, " c"]]:
+    """Sums of values and of weights over each cluster, in the order of the clusters' numbers."""
+    names, index = clusters.unique(return_inverse=True)
+    zero = values.new_zeros(len(names))
+    return zero.index_add(0, index, values), zero.index_add(0, index, weights)
+
+
 def cluster_sums(
     values: Float64[Tensor, " n"], clusters: Int64[Tensor, " n"]
 ) -> tuple[Float64[Tensor, " c"], Float64[Tensor, " c"]]:
     """Sum of values and number of images of each cluster."""
-    names, index = clusters.unique(return_inverse=True)
-    zero = values.new_zeros(len(names))
-    return zero.index_add(0, index, values), zero.index_add(0, index, torch.ones_like(values))
+    return by_cluster(clusters, values, torch.ones_like(values))
 
 
 def _check(values: Tensor, clusters: Tensor, confidence: float, resamples: int) -> None:

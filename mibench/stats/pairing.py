@@ -19,10 +19,10 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from mibench.stats.intervals import Interval, cluster_sums, difference_of_rates, proportion, rate
+from mibench.stats.intervals import Interval, by_cluster, difference_of_rates, proportion, rate
 from mibench.stats.significance import sign_flips
 
-__all__ = ["Hits", "Pairs", "between", "joined", "pair"]
+__all__ = ["Hits", "Pairs", "between", "combined", "pair"]
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,22 @@ class Hits:
     @cached_property
     def cells(self) -> tuple[Int64[Tensor, "c 2"], Float64[Tensor, " c"], Float64[Tensor, " c"]]:
         """(seed, person) of each cell in rising order, its hits and its images."""
-        seeds = torch.zeros_like(self.people) if self.seeds is None else self.seeds
-        names, index = torch.stack([seeds, self.people], dim=1).unique(dim=0, return_inverse=True)
+        if self.seeds is None or bool((self.seeds == self.seeds[0]).all()):
+            people, index = self.people.unique(return_inverse=True)
+            names = torch.stack(
+                [torch.full_like(people, 0 if self.seeds is None else int(self.seeds[0])), people], dim=1
+            )
+        else:
+            names, index = torch.stack([self.seeds, self.people], dim=1).unique(dim=0, return_inverse=True)
         zero = torch.zeros(len(names), dtype=torch.float64)
         ones = torch.ones(len(index), dtype=torch.float64)
         return names, zero.index_add(0, index, self.hits.double()), zero.index_add(0, index, ones)
 
 
-def joined(parts: list[Hits]) -> Hits:
+def combined(parts: list[Hits]) -> Hits:
     """Hits of several targets, most often one for each training seed, as one."""
+    if len(parts) == 1:
+        return parts[0]
     seeds = [torch.zeros_like(part.people) if part.seeds is None else part.seeds for part in parts]
     people, hits = ([getattr(part, name) for part in parts] for name in ("people", "hits"))
     return Hits(torch.cat(people), torch.cat(hits), torch.cat(seeds))
@@ -79,9 +86,7 @@ class Pairs:
 
     @cached_property
     def _by_person(self) -> tuple[Float64[Tensor, " p"], Float64[Tensor, " p"]]:
-        sums, _ = cluster_sums(self.differences, self.people)
-        weights, _ = cluster_sums(self.weights, self.people)
-        return sums, weights
+        return by_cluster(self.people, self.differences, self.weights)
 
     @cached_property
     def interval(self) -> Interval:
@@ -117,9 +122,7 @@ def between(one: Hits, other: Hits, share: float) -> Interval | None:
     shared = _shared(one, other)
     if shared is None:
         return None
-    sums, _ = cluster_sums((1 - share) * shared.a + share * shared.b, shared.people)
-    weights, _ = cluster_sums(shared.weights, shared.people)
-    return rate(sums, weights)
+    return rate(*by_cluster(shared.people, (1 - share) * shared.a + share * shared.b, shared.weights))
 
 
 class _Shared(NamedTuple):
@@ -134,6 +137,8 @@ class _Shared(NamedTuple):
 
 def _shared(one: Hits, other: Hits) -> _Shared | None:
     (names, a, a_images), (others, b, b_images) = one.cells, other.cells
+    if torch.equal(names, others):
+        return _comparable(names, a, a_images, b, b_images)
     # Cells are sorted on both sides, so numbering them all together keeps both in rising order.
     _, numbers = torch.cat([names, others]).unique(dim=0, return_inverse=True)
     mine, theirs = numbers.split([len(names), len(others)])
@@ -141,8 +146,12 @@ def _shared(one: Hits, other: Hits) -> _Shared | None:
     if not bool(known.any()):
         return None
     there = torch.searchsorted(theirs, mine[known])
-    a, a_images, b, b_images = a[known], a_images[known], b[there], b_images[there]
-    seeds, people = names[known].T.contiguous()
+    return _comparable(names[known], a[known], a_images[known], b[there], b_images[there])
+
+
+def _comparable(names: Tensor, a: Tensor, a_images: Tensor, b: Tensor, b_images: Tensor) -> _Shared:
+    """Hits where both made equally many images everywhere, else shares of hits."""
+    seeds, people = names.T.contiguous()
     if torch.equal(a_images, b_images):
         return _Shared(people, seeds, a, b, a_images)
     return _Shared(people, seeds, a / a_images, b / b_images, torch.ones_like(a))

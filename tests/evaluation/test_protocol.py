@@ -12,10 +12,11 @@ from reported import HITS, bits, data, finish, noise, root, score, world  # noqa
 from rich.console import Console
 
 from mibench.core import Dataset
+from mibench.evaluation import protocol as cards
 from mibench.report import frame, load, protocol, terminal, write
 from mibench.report.content import Content
 from mibench.runs import Run, find
-from mibench.stages import protocol as cards
+from mibench.stages.score import origin
 
 
 def made(folder: Path) -> tuple[Run, Run, list[Run]]:
@@ -30,6 +31,12 @@ def labels(count: int = 4, images: int = 3) -> torch.Tensor:
     return torch.arange(count).repeat_interleave(images)
 
 
+def card_of(data: Dataset, inversion: Run, judges: list[Run], whom: torch.Tensor) -> dict[str, object]:
+    """The card that scoring this inversion would write."""
+    models = [{"model": run.spec["model"], "run": run.id, "seed": run.spec["seed"]} for run in judges]
+    return cards.card(data, whom, models, origin(inversion))
+
+
 def with_card(folder: Path, run: Run, card: dict[str, object]) -> Run:
     """The same score again, as it is written today."""
     report = run.read("scores.json") | {"card": card, "card_hash": cards.digest(card)}
@@ -39,12 +46,12 @@ def with_card(folder: Path, run: Run, card: dict[str, object]) -> Run:
 
 
 def test_the_card_names_every_field_of_the_issue(root: Path, data: Dataset) -> None:
-    target, inversion, judges = made(root)
-    card = cards.card(data, target, inversion, judges, labels())
+    _, inversion, judges = made(root)
+    card = card_of(data, inversion, judges, labels())
     assert card["split"] == {
         "attacked": None,
         "classes": 4,
-        "dataset": target.spec["dataset"],
+        "dataset": inversion.target.spec["dataset"],
         "identities": 4,
         "fingerprint": data.fingerprint(),
     }
@@ -61,36 +68,34 @@ def test_the_card_names_every_field_of_the_issue(root: Path, data: Dataset) -> N
 
 
 def test_whatever_differs_changes_the_hash_and_nothing_else_does(root: Path, data: Dataset) -> None:
-    target, inversion, judges = made(root)
-    first = cards.digest(cards.card(data, target, inversion, judges, labels()))
-    again = cards.digest(cards.card(data, target, inversion, judges, labels().flip(0)))
+    _, inversion, judges = made(root)
+    first = cards.digest(card_of(data, inversion, judges, labels()))
+    again = cards.digest(card_of(data, inversion, judges, labels().flip(0)))
     assert first == again  # the order of images is no part of it
     spec = dict(inversion.spec)
     others = [
-        cards.card(data, target, inversion, judges[::-1], labels()),
-        cards.card(data, target, inversion, judges, labels(3)),
-        cards.card(data, target, inversion, judges, labels(images=2)),
-        cards.card(data, target, inversion, judges, labels()[3:]),
-        cards.card(
-            data, target, Run(root, "inversions", "gmi", spec | {"budget": 7}, inversion.parents), judges, labels()
-        ),
+        card_of(data, inversion, judges[::-1], labels()),
+        card_of(data, inversion, judges, labels(3)),
+        card_of(data, inversion, judges, labels(images=2)),
+        card_of(data, inversion, judges, labels()[3:]),
+        card_of(data, Run(root, "inversions", "gmi", spec | {"budget": 7}, inversion.parents), judges, labels()),
     ]
     assert len({first, *map(cards.digest, others)}) == 6
 
 
 def test_imported_images_have_an_unknown_selection(root: Path, data: Dataset) -> None:
-    target, inversion, judges = made(root)
-    theirs = Run(root, "inversions", "x", dict(inversion.spec), {"target": target})
-    card = cards.card(data, target, theirs, judges, labels())
+    _, inversion, judges = made(root)
+    theirs = Run(root, "inversions", "x", dict(inversion.spec), {"target": inversion.target})
+    card = card_of(data, theirs, judges, labels())
     assert card["selection"]["by"] == "another program, unknown" and card["budget"]["known"] is False
 
 
 def test_a_card_does_not_part_what_was_together(root: Path, data: Dataset) -> None:
     """Scores with and without a card, of one protocol, stay in one table; the hash is in the row."""
     before = frame.scores(load.results(root))
-    target, inversion, judges = made(root)
+    _, inversion, judges = made(root)
     run = find(root, before[before["inversion"] == inversion.id]["score"].iloc[0])
-    card = cards.card(data, target, inversion, judges, labels())
+    card = card_of(data, inversion, judges, labels())
     with_card(root, run, card)
     after = frame.scores(load.results(root))
     assert after["protocol"].nunique() == 1 and set(after["protocol"]) == set(before["protocol"])
@@ -109,7 +114,7 @@ def test_other_people_are_another_protocol_though_as_many(root: Path, data: Data
     inversion = other.parents["inversion"]
     assert isinstance(inversion, Run)
     assert len({one.protocol for one in load.results(root) if one.scores["identities"] == 2}) == 1
-    with_card(root, other, cards.card(data, target, inversion, judges, torch.tensor([2, 2, 3, 3])))
+    with_card(root, other, card_of(data, inversion, judges, torch.tensor([2, 2, 3, 3])))
     found = [one for one in load.results(root) if one.scores["identities"] == 2]
     assert len({one.protocol for one in found}) == 2
     order = [one.protocol for one in sorted(found, key=lambda one: one.run.id != first.id)]

@@ -177,12 +177,12 @@ def test_the_figure_shows_every_point_where_it_is() -> None:
     front = next(line for line in white.lines if line.get_drawstyle() == "steps-pre")
     assert np.allclose(np.array(front.get_data()), [[70, 80, 90], [10, 60, 80]])
     assert not [line for line in black.lines if line.get_drawstyle() == "steps-pre"]  # one point is no front
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
-        "no defense",
-        "Pareto front",
-        "1  re",
-        "2  mid",
-    ]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["no defense", "Pareto front", "re", "mid"]
+    assert {text.get_text() for text in white.texts} >= {"re s=0.2", "re s=0.8", "mid s=0.1"}
+    many = [point(f"d{place}", 0.8 - place / 50, 0.1, white_box=0.5) for place in range(figures.FEW)]
+    crowded = figures.draw([*ALL, *many], "toy")
+    assert [text.get_text() for text in crowded.legends[0].get_texts()][2:4] == ["1  re", "2  mid"]
+    assert {text.get_text() for text in crowded.axes[0].texts} >= {"1", "2", "5"}
 
 
 # --- in the trade-off -----------------------------------------------------------------------------------------------

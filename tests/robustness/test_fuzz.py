@@ -33,12 +33,14 @@ from shell import GAN, JUDGES, SMALL, Outcome, command, full_disk, results, sets
 
 from mibench import runs
 from mibench.data import decode as decoding
-from mibench.experiments import sweep
+from mibench.experiments import suites
 from mibench.plugins import registry
+from mibench.plugins.settings import settings_of
 from mibench.report import frame, load
 from mibench.runs import Library, Run, canonical
-from mibench.runtime import engine
+from mibench.runtime.checkpoints import read_checkpoint, write_checkpoint
 from mibench.runtime.errors import UserError
+from mibench.runtime.progress import Silent
 from mibench.stages import artifacts
 
 TIMES = int(os.environ.get("MIBENCH_FUZZ", "1"))
@@ -244,7 +246,7 @@ def texts(kind: str, name: str) -> st.SearchStrategy[dict[str, str]]:
     hints = {}
     for one, prefix in ((base, ""), *((one, f"{one}.") for one in around)):
         cls = registry.load(kind, one)
-        hints |= {prefix + field: typing.get_type_hints(cls)[field] for field in registry._settings(cls)}
+        hints |= {prefix + field: typing.get_type_hints(cls)[field] for field in settings_of(cls)}
     return st.fixed_dictionaries({}, optional={field: written(hint) for field, hint in hints.items()})
 
 
@@ -349,7 +351,7 @@ OPTIONS = {
     "invert": ["--method", "--preset", "--target", "--prior", "--identities", "--budget", "--dataset"],
     "attack": ["--method", "--preset", "--target", "--prior", "--identities", "--evaluators"],
     "score": ["--inversion", "--images", "--target", "--name", "--evaluators"],
-    "sweep": ["--defense", "--method", "--strengths", "--model", "--seeds", "--preset"],
+    "sweep": ["--defense", "--method", "--strengths", "--model", "--seeds", "--seed", "--preset"],
 }
 
 
@@ -363,7 +365,7 @@ def safe(text: str) -> str:
 def test_commands_take_or_refuse_any_words(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(list(OPTIONS)))
     chosen = data.draw(st.lists(st.sampled_from(OPTIONS[name]), unique=True, max_size=3))
-    words = [name, "--dry-run", "--results", "/nonexistent"]
+    words = [name, "--dry-run", "--json", "--results", "/nonexistent"]
     for option in chosen:
         words += [option, safe(data.draw(WORDS))]
     for one in data.draw(st.lists(SETS, max_size=2)):
@@ -394,7 +396,7 @@ betas = [0.5, 0.9]
 [[sweep]]
 identities = 2
 [[sweep]]
-informed = false
+adaptive = false
 """
 VALUES = st.recursive(
     st.none()
@@ -425,7 +427,7 @@ def toml(value: Any) -> str:
 
 def suite(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    done = law("toml", "run", str(path), "--dry-run", "--results", "/nonexistent")
+    done = law("toml", "run", str(path), "--dry-run", "--json", "--results", "/nonexistent")
     if done.code == 0:
         json.loads(done.out)
 
@@ -433,7 +435,7 @@ def suite(path: Path, content: bytes) -> None:
 @examples(60)
 @given(st.data())
 def test_suites_of_any_values(data: st.DataObject) -> None:
-    fields = [*typing.get_type_hints(sweep.Sweep), "sweep", "colour"]
+    fields = [*suites.FIELDS, "sweep", "colour"]
     found = data.draw(st.dictionaries(st.sampled_from(fields), VALUES, min_size=1, max_size=3))
     lines = [f"{key} = {toml(value)}" for key, value in found.items()]
     rest = [line for line in SUITE.partition("[settings")[0].splitlines() if line.split(" ")[0] not in found]
@@ -958,7 +960,7 @@ def test_pickles_in_the_place_of_checkpoints_are_named_and_never_executed(
     place, whole = partial["target"]
     for name, content in hostile(witness).items():
         path.write_bytes(content)
-        found = refused("pickles", lambda: engine.read_checkpoint(path, torch.device("cpu")))
+        found = refused("pickles", lambda: read_checkpoint(path, torch.device("cpu")))
         assert isinstance(found, UserError) and str(path) in str(found), name
         if name.startswith("zip-e"):
             assert resumed("target", place, whole, content).code == 2
@@ -988,9 +990,9 @@ def test_a_checkpoint_of_any_bytes_is_read_or_named(seed: int) -> None:
     rng = random.Random(seed)
     kept = torch.arange(4096.0)
     path = Path("/tmp") / f"mibench-fuzz-{os.getpid()}.pt"
-    engine.write_checkpoint(path, {"model": kept, "log": [1.0, "a"]})
+    write_checkpoint(path, {"model": kept, "log": [1.0, "a"]})
     path.write_bytes(damaged(path.read_bytes(), rng))
-    found = refused("checkpoints", lambda: engine.read_checkpoint(path, torch.device("cpu")))
+    found = refused("checkpoints", lambda: read_checkpoint(path, torch.device("cpu")))
     if isinstance(found, UserError):
         assert str(path) in str(found)
     else:
@@ -1003,7 +1005,7 @@ def test_a_checkpoint_of_any_bytes_is_read_or_named(seed: int) -> None:
 def test_a_checkpoint_that_is_no_dictionary(tmp_path: Path, value: Any) -> None:
     torch.save(value, tmp_path / "a.pt")
     with pytest.raises(UserError, match=r"a\.pt is damaged"):
-        engine.read_checkpoint(tmp_path / "a.pt", torch.device("cpu"))
+        read_checkpoint(tmp_path / "a.pt", torch.device("cpu"))
 
 
 # --- pictures -------------------------------------------------------------------------------------------------------
@@ -1049,7 +1051,7 @@ def read(name: str, contents: dict[str, bytes]) -> Any:
     for file, content in contents.items():
         (folder / file).write_bytes(content)
     try:
-        return refused(name, lambda: decoding.decode_all(sorted(folder.iterdir()), 16, True, engine.Silent()))
+        return refused(name, lambda: decoding.decode_all(sorted(folder.iterdir()), 16, True, Silent()))
     finally:
         shutil.rmtree(folder)
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mibench.stats.intervals import paired_interval, proportion
-from mibench.stats.pairing import Hits, between, joined, pair
+from mibench.stats.pairing import Hits, between, combined, pair
 from mibench.stats.significance import least_p, paired_test
 
 
@@ -78,7 +78,7 @@ def test_seeds_apart_and_together_are_the_same_difference(two: tuple[Hits, Hits]
             for own in (side.seeds == seed for seed in side.seeds.unique())
         ]
 
-    whole, again = pair(*two), pair(*(joined(parts(side)) for side in two))
+    whole, again = pair(*two), pair(*(combined(parts(side)) for side in two))
     assert whole is not None and again is not None and whole.interval == again.interval and whole.p == again.p
 
 

@@ -57,7 +57,8 @@ class Lomma(Attack):
         student_lr: SGD's learning rate; momentum .9, weight decay 1e-4, halved every 20 epochs.
         student_batch: Images a step.
 
-    Source: section 4 of the paper; values of the authors' code.
+    Source: section 4 of the paper; values of the authors' code (commit ed4b6b8 of
+    https://github.com/sutd-visual-computing-group/Re-thinking_MI).
     Differs: mu is the mean over all public images (theirs over 5,050); torchvision's students see
     images resized to 224 pixels.
     """
