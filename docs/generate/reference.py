@@ -54,7 +54,7 @@ def _option(given: Any) -> str:
     words = f"`{given.name.upper()}`" if argument else ", ".join(f"`{word}`" for word in given.opts)
     if not argument and given.secondary_opts:
         words += f", `{given.secondary_opts[0]}`"
-    default = "" if given.default in (None, False) or callable(given.default) else f"`{given.default}`"
+    default = "" if given.default is None or given.default is False or callable(given.default) else f"`{given.default}`"
     if given.required:
         default = "required"
     return f"| {words} | {default} | {cell(getattr(given, 'help', '') or '')} |"

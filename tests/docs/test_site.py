@@ -35,6 +35,8 @@ def test_every_method_has_a_page_with_its_settings_and_source(kind: str, name: s
     assert f"({name}.md)" in methods.index(kind)
     if card.get("authors"):
         assert f"]({card['link']})" in page and "```bibtex" in page
+    prose_only = re.sub(r"\]\([^)]*\)", "", page)
+    assert not re.findall(r"[\w/]+\.md\b", prose_only), "cite what a reader can open"
     if kind in registry.BASES:
         from mibench.plugins.settings import settings_of
 
