@@ -202,8 +202,8 @@ class Planner:
         for name in self.experiment.floors:
             known = registry.defaults("attacks", name)
             settings: dict[str, Any] = {key: asked[key] for key in ("images", "pool") if key in asked and key in known}
-            if "queries" in known:  # it matches what a black-box attack asks
-                if main.spec["access"] != "black_box":
+            if "queries" in known:  # it matches what an attack of its own access asks
+                if main.spec["access"] != registry.card("attacks", name)["access"]:
                     continue
                 settings["queries"] = self._queries(target, attacker)
             floor = registry.configure("attacks", name, "default", settings)

@@ -121,13 +121,14 @@ def read_evaluators(names: str | None, settings: Mapping[str, Any]) -> Evaluator
 def read_attackers(
     method: str, preset: str, settings: Mapping[str, Any], prior: str | None, prior_settings: Mapping[str, Any]
 ) -> tuple[Attacker, ...]:
-    """`gmi,ppa+eot` or `all,ppa+eot`: the attacks (all but floors and wrappers), each with its prior.
+    """`gmi,ppa+eot` or `all,ppa+eot`: the attacks (all that have this preset, no floors or wrappers) with their priors.
 
     Raises:
         UserError: For an unknown name or setting, settings that are for one of several attacks, or a prior that an
             attack cannot use.
     """
-    every = registry.attacks("attack")
+    named = registry.attacks("attack")
+    every = [name for name in named if preset in registry.presets("attacks", name)] or named
     listed = [name.strip() for name in method.split(",")]
     chosen = list(dict.fromkeys(one for name in listed for one in (every if name == "all" else [name])))
     if len(chosen) > 1 and settings:
@@ -142,10 +143,9 @@ def read_attackers(
 
 
 def prior_preset(name: str, preset: str) -> str:
-    """An attack's preset is its prior's too; a prior with nothing to train has only defaults, none has a legacy."""
-    if set(registry.presets("priors", name)) == {"default"}:
-        return "default"
-    return "paper" if preset == "legacy" else preset
+    """An attack's preset is its prior's too; where the prior has none of that name it is as published, if anything."""
+    offered = registry.presets("priors", name)
+    return next(one for one in (preset, "paper", "default") if one in offered)
 
 
 def read_floors(names: Iterable[str] = ("all",)) -> tuple[str, ...]:

@@ -73,7 +73,10 @@ def wrappers(name: str) -> list[str]:
     return name.split("+")[1:]
 
 
-_LITERAL = re.compile(r"^(?:CARD|PRESETS|ARCHITECTURES) *=.*?(?=^[^\s)\]}#]|\Z)", re.MULTILINE | re.DOTALL)
+LITERALS = ("CARD", "PRESETS", "ARCHITECTURES")
+"""What is read of a plug-in without importing it."""
+
+_LITERAL = re.compile(rf"^(?:{'|'.join(LITERALS)}) *=.*?(?=^[^\s)\]}}#]|\Z)", re.MULTILINE | re.DOTALL)
 """From the name to the next line that begins a statement of its own."""
 
 
@@ -91,7 +94,7 @@ def _literals(path: Path) -> dict[str, Any]:
     literals = {}
     for node in nodes:
         target = node.targets[0] if isinstance(node, ast.Assign) else None
-        if isinstance(target, ast.Name) and target.id in ("CARD", "PRESETS", "ARCHITECTURES"):
+        if isinstance(target, ast.Name) and target.id in LITERALS:
             literals[target.id] = ast.literal_eval(node.value)
     return literals
 
