@@ -93,7 +93,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         workspace = AttackContext(batch, folder, public, transform)
         found: Reconstructions | None
         try:
-            with engine.autocast():
+            with engine.autocast(), capabilities.naming_others():
                 found = attack(oracle, prior, labels, run.spec["seed"], workspace)  # type: ignore[arg-type]
         except BudgetExhausted:
             found = None
