@@ -44,7 +44,7 @@ CARD = {
 
 PRESETS = {
     "paper": {},  # main_attack.py and utils/train_inv.py
-    # Chosen on other people (digiface, data.seed 7). A z that is moved far from its start is no face: low lr, few steps.
+    # Chosen on other people: digiface with data.seed 7.
     "quick": {
         "images": 2,
         "embedding": "cnn",
