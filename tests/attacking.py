@@ -11,10 +11,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from worlds import World, quick, workspace
 
+from mibench.attacks.align import Align
+from mibench.attacks.eot import EOT
 from mibench.attacks.gmi import GMI
 from mibench.attacks.kedmi import KEDMI
 from mibench.attacks.parts.lomma import Lomma
 from mibench.attacks.ppa import PPA
+from mibench.attacks.ppdg import PPDG
+from mibench.attacks.untrap import Untrap
 from mibench.core import Attack, AttackContext, Oracle, Prior, Reconstructions, to_float
 from mibench.defenses.re import RandomErasing
 from mibench.models.base import Classifier
@@ -28,6 +32,33 @@ PPA_SHORT = PPA(images=2, candidates=3, pool=24, steps=5, lr=0.03, betas=(0.9, 0
 
 
 KEDMI_SHORT = KEDMI(images=2, steps=8, lr=0.05, log_var=-2.0)
+
+
+PPDG_SHORT: dict[str, Any] = {
+    "candidates": 4,
+    "keep": 2,
+    "views": 3,
+    "pivot_steps": 6,
+    "pivot_lr": 0.1,
+    "steps": 3,
+    "lr": 1e-3,
+}
+
+
+COMPOSED: dict[str, Attack] = {
+    "gmi+eot": EOT(GMI_SHORT, copies=3),
+    "gmi+align": Align(GMI_SHORT, copies=3),
+    "ppa+eot": EOT(PPA_SHORT, copies=3),
+    "ppa+eot+align": Align(EOT(PPA_SHORT, copies=2), copies=2, mode="transform", select=True),
+    "ppa+ppdg": PPDG(PPA_SHORT, **PPDG_SHORT),
+    "gmi+untrap": Untrap(GMI_SHORT, images=4, steps=3),
+    "ppa+untrap+eot": EOT(Untrap(PPA_SHORT, images=3, steps=2), copies=2),
+    "kedmi+ppdg+eot": EOT(PPDG(KEDMI_SHORT, **PPDG_SHORT), copies=2),
+}
+
+
+PLANNED = ["gmi+eot", "ppa+eot+align", "ppa+ppdg", "ppa+untrap+eot"]
+"""One of each kind, for the laws that take many runs."""
 
 
 ERASE = RandomErasing(a_e=0.4, fill="zero").transform

@@ -297,10 +297,9 @@ def test_two_steps_are_the_published_losses(monkeypatch: pytest.MonkeyPatch) -> 
             torch.testing.assert_close(found, one, rtol=2e-3, atol=2e-5)
 
 
-@pytest.mark.parametrize("cut", [1, 2, 3])
-def test_a_resumed_training_ends_with_the_same_bits(cut: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_training_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = StyleGan2(**(SETTINGS | {"warm_up": 4, "decay": 0.5, "mirror": True}))
-    prior, log = assert_resumes(lambda told: trained(recipe, public(), told), cut, tmp_path, monkeypatch)
+    prior, log = assert_resumes(lambda told: trained(recipe, public(), told), (1, 2, 3), tmp_path, monkeypatch)
     assert len(log) == 4 and prior.generator.centre.abs().sum() > 0
 
 

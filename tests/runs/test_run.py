@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shell import full_disk
 
 import mibench
 from mibench.runs import KINDS, Run, clock, find, finished, provenance
@@ -290,15 +291,10 @@ def test_a_results_folder_that_is_a_file(tmp_path: Path) -> None:
 
 def test_a_full_disk_says_so_and_keeps_what_is_done(tmp_path: Path) -> None:
     run = run_of(tmp_path)
-
-    def full(scratch: Path) -> None:
-        scratch.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     wanted = r"No space left on device.*run the same command again"
-    with pytest.raises(UserError, match=wanted) as caught, run.locked(), run.writing() as folder:
+    with full_disk(1), pytest.raises(UserError, match=wanted) as caught, run.locked(), run.writing() as folder:
         write_json(folder / "checkpoint-1.pt", [1])
-        write_atomic(folder / "model.bin", full)
+        write_json(folder / "model.bin", [2])
     assert str(run.work) in str(caught.value) and not run.done
     assert [path.name for path in run.work.iterdir()] == ["checkpoint-1.pt"]
     work(run)

@@ -1,12 +1,13 @@
 """Laws of oracles seen through views, and of the wrappers that look through them."""
 
+import itertools
 from typing import Any
 
 import pytest
 import torch
-from attacking import ERASE, GMI_SHORT, KEDMI_SHORT, PPA_SHORT, run, same
+from attacking import COMPOSED, ERASE, GMI_SHORT, KEDMI_SHORT, PPA_SHORT, erased, run, same
 from torch import Tensor, nn
-from worlds import World, workspace
+from worlds import World, attack_on, workspace
 
 from mibench.attacks.align import Align
 from mibench.attacks.eot import EOT
@@ -187,3 +188,27 @@ def test_settings_that_make_no_sense_are_refused(wrapper: type, settings: dict[s
     with pytest.raises(UserError, match=wrapper.__name__.lower()) as caught:
         wrapper(GMI_SHORT, **settings)
     assert "\n" not in str(caught.value)
+
+
+def test_composed_by_name_they_are_the_same_attack() -> None:
+    world = World(4)
+    settings = {"steps": 5, "images": 2, "eot.copies": 3, "align.copies": 2, "align.sigma": 0.1}
+    found = attack_on(world, "gmi+eot+align", **settings)
+    by_hand = Align(EOT(GMI(images=2, steps=5, lr=0.5, realism=0.0), copies=3), copies=2, sigma=0.1)
+    assert same(found, run(by_hand, world, work=workspace(world)))
+
+
+@pytest.mark.parametrize("name", ["ppa+eot", "gmi+eot", "ppa+align", "ppa+ppdg", "ppa+untrap"])
+def test_composed_attacks_succeed_where_they_must(name: str) -> None:
+    world = World(6)
+    settings: dict[str, Any] = {"pool": 200, "steps": 30} if name.startswith("ppa") else {}
+    found = attack_on(world, name, work=erased(world), **settings)
+    assert float((world.truth(found.images) == found.labels).float().mean()) >= 0.9
+
+
+def test_the_examples_do_differ() -> None:
+    """Guards the laws above: no two composed attacks are accidentally the same search."""
+    world = World(4)
+    found = {name: run(attack, world).latents for name, attack in COMPOSED.items()}
+    for one, other in itertools.combinations(found, 2):
+        assert not torch.equal(found[one], found[other]), (one, other)

@@ -4,14 +4,14 @@ import pytest
 import torch
 from defending import mean_is
 
-from mibench.defenses.parts.boxes import hanging
+from mibench.defenses.parts.boxes import clipped_boxes
 from mibench.runtime.rng import Noise
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 5, 8, 15, 16])
 def test_hanging_boxes_are_what_counting_over_all_centres_says(size: int) -> None:
     """Of 16 pixels a side of s loses (s / 2)^2 over the 16 centres if even, (s^2 - 1) / 4 if odd."""
-    box = hanging(Noise(1, torch.arange(8000)), torch.full((8000, 2), size), 16, 16)
+    box = clipped_boxes(Noise(1, torch.arange(8000)), torch.full((8000, 2), size), 16, 16)
     rows, columns = box.any(2), box.any(1)
     lost = size**2 / 4 if size % 2 == 0 else (size**2 - 1) / 4
     mean_is(rows.sum(1).double(), size - lost / 16)
