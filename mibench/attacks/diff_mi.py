@@ -38,7 +38,7 @@ CARD = {
     "cost": [655, 650, None],
     "partial": {
         "quick": "its diffusion model is hardly more than a Gaussian for each person, of the public images that the "
-        "target picked, and is tuned on the target for one epoch"
+        "target picked, and is not tuned on the target, the paper's main step"
     },
 }
 
