@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from mibench import models
 from mibench.defenses.sca import SparseCoding, SparseLayer
 from mibench.models.base import Classifier, Prepare
+from mibench.plugins import capabilities
 from mibench.runtime.errors import UserError
 
 
