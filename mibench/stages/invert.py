@@ -8,7 +8,6 @@ from torch import Tensor
 
 from mibench.core import Access, Attack, AttackContext, BudgetExhausted, Oracle, Reconstructions, to_uint8
 from mibench.models.fold import fold
-from mibench.models.winograd import winograd
 from mibench.plugins import registry
 from mibench.plugins.registry import Choice
 from mibench.runs import Run, clock, provenance
@@ -75,7 +74,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         raise UserError(f"--identities {count}: the target knows {len(data.classes)} identities")
     prior = engine.place(artifacts.load_prior(source, data))
     attack.needs(prior)  # type: ignore[arg-type]
-    network = winograd(engine.place(fold(artifacts.load_classifier(target, data))), engine)  # type: ignore[arg-type]
+    network = engine.place(fold(artifacts.load_classifier(target, data)))  # type: ignore[arg-type]
     labels = torch.arange(count, device=engine.device)
     cost = attack.cost(prior, len(data.public))  # type: ignore[arg-type]
     total = cost.queries * count + cost.shared_queries
