@@ -11,7 +11,6 @@ from torch import Tensor
 
 from mibench.core import Access, Attack, AttackContext, BudgetExhausted, Oracle, Prior, Reconstructions, to_uint8
 from mibench.models.fold import fold
-from mibench.models.winograd import winograd
 from mibench.plugins import capabilities, registry
 from mibench.plugins.registry import Choice
 from mibench.runs import Run, clock, provenance
@@ -79,7 +78,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         raise UserError(f"--identities {count}: the target knows {len(data.classes)} identities")
     prior: Prior = engine.place(artifacts.load_prior(source, data))  # type: ignore[assignment]
     capabilities.require(attack, prior)
-    network = winograd(engine.place(fold(artifacts.load_classifier(target, data))), engine)
+    network = engine.place(fold(artifacts.load_classifier(target, data)))
     labels = torch.arange(count, device=engine.device)
     cost = attack.cost(prior, len(data.public))
     total = cost.queries * count + cost.shared_queries
