@@ -93,6 +93,8 @@ def _side_effects(point: Point, none: Point | None) -> dict[str, Any]:
         if "ece" in effects:
             ece = effects["ece"]
             flat["ece"].append(ece["value"] if isinstance(ece, Mapping) else ece)
+        if "ood" in effects:
+            flat["ood_auroc"].append(effects["ood"]["auroc"])
         for report in metrics.get("defense_reports", []):
             for key, value in report.items():
                 flat[key].append(value)
