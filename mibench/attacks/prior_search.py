@@ -22,7 +22,7 @@ CARD = {
     "link": "",
     "access": "black_box",
     "prior": "dcgan",
-    "cost": [0, 0, 5000],
+    "cost": [0, 0, 2000],
     "role": "floor",
 }
 
