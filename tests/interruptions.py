@@ -1,6 +1,6 @@
 """Ctrl-C at a chosen moment: while a target is asked, in the middle of a training, between two checkpoints."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -50,19 +50,21 @@ def session(checkpoint: Path | None = None, picture: Callable[[Prior], None] = l
 
 def assert_resumes(
     train: Callable[[TrainingContext], tuple[Prior, list[dict[str, float]]]],
-    cut: int,
+    cuts: Sequence[int],
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> tuple[Prior, list[dict[str, float]]]:
-    """Interrupted after the cut-th checkpoint, one every second step, a prior's training ends with the same bits."""
+    """Interrupted after any of these checkpoints, one every second step, a prior's training ends with the same bits."""
     run = Loop.run
     monkeypatch.setattr(Loop, "run", lambda self, phase, steps, step, every=2: run(self, phase, steps, step, 2))
     reference, log = train(session(folder / "whole"))
-    with pytest.raises(KeyboardInterrupt):
-        train(session(folder / "cut", Interruption(cut - 1)))
-    torch.rand(3)  # whatever this process drew meanwhile
-    prior, resumed = train(session(folder / "cut"))
-    for name, value in reference.state_dict().items():
-        assert torch.equal(value, prior.state_dict()[name]), name
-    assert resumed == log
-    return prior, log
+    for cut in cuts:
+        checkpoint = folder / f"cut {cut}"
+        with pytest.raises(KeyboardInterrupt):
+            train(session(checkpoint, Interruption(cut - 1)))
+        torch.rand(3)  # whatever this process drew meanwhile
+        prior, resumed = train(session(checkpoint))
+        for name, value in reference.state_dict().items():
+            assert torch.equal(value, prior.state_dict()[name]), (cut, name)
+        assert resumed == log, cut
+    return reference, log

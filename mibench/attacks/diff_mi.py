@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mibench.attacks.parts.search import keys, piecewise
-from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions, augment
+from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions, augment
 from mibench.core.losses import cross_entropy, feature_distance, on_logits, top_k_margin
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
@@ -36,6 +36,7 @@ CARD = {
     "prior": "ddpm",
     "role": "attack",
     "cost": [655, 650, None],
+    "requires": ["diffusion"],
     "partial": {
         "quick": "its diffusion model is hardly more than a Gaussian for each person, of the public images that the "
         "target picked, and is not tuned on the target, the paper's main step"
@@ -138,12 +139,7 @@ class DiffMI(Attack):
                 f"diff_mi: memory must lie in [0, 1), renoise below 1000, got {self.memory} and {self.renoise}"
             )
 
-    def needs(self, prior: Prior) -> None:
-        """A diffusion model."""
-        if not isinstance(prior, Diffusion):
-            raise UserError("diff_mi needs a diffusion model as prior; use --prior ddpm")
-
-    def cost(self, prior: Prior, public: int = 0) -> Cost:
+    def cost(self, prior: Capabilities, public: int = 0) -> Cost:
         """Restarts x (steps x views + PGD and its last look), and the features of every public image once."""
         gradients = self.images * (self.steps * self.views + self.pgd_steps)
         looks = self.images if self.pgd_steps else 0
@@ -153,7 +149,7 @@ class DiffMI(Attack):
         self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: AttackContext
     ) -> Reconstructions:
         """Search, denoise, and where asked give the target the last word."""
-        self.needs(prior)
+        self.require(prior)
         model = cast(Diffusion, prior)
         centroids = work.once("diff_mi-centroids", oracle, lambda: self._centroids(oracle, model, work))
         y, key = keys(labels, self.images)

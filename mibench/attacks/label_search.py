@@ -7,7 +7,17 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from mibench.attacks.parts.search import chunks, piecewise, render
-from mibench.core import Attack, AttackContext, BudgetExhausted, Cost, Oracle, Prior, Reconstructions, augment
+from mibench.core import (
+    Attack,
+    AttackContext,
+    BudgetExhausted,
+    Capabilities,
+    Cost,
+    Oracle,
+    Prior,
+    Reconstructions,
+    augment,
+)
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
 
@@ -68,7 +78,7 @@ class LabelSearch(Attack):
         looks = queries // 4 // candidates
         return queries - looks * candidates, candidates, looks
 
-    def cost(self, prior: Prior, public: int = 0) -> Cost:
+    def cost(self, prior: Capabilities, public: int = 0) -> Cost:
         """All `queries`, those for the pool once for everybody."""
         draws, candidates, looks = self.split(self.queries)
         return Cost(candidates * looks, 0, draws)

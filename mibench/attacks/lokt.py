@@ -16,7 +16,18 @@ from torch.nn import functional as F
 from mibench.attacks.parts.latents import Point
 from mibench.attacks.parts.search import chunks, descend, keys, piecewise, render
 from mibench.attacks.parts.surrogates import Distillation, train_surrogates
-from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions, augment, to_float, to_uint8
+from mibench.core import (
+    Attack,
+    AttackContext,
+    Capabilities,
+    Cost,
+    Oracle,
+    Prior,
+    Reconstructions,
+    augment,
+    to_float,
+    to_uint8,
+)
 from mibench.core.losses import max_margin
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise, seed_of
@@ -34,6 +45,7 @@ CARD = {
     "prior": "tacgan",
     "role": "attack",
     "cost": [0, 0, 500000],
+    "requires": ["conditional"],
 }
 
 PRESETS = {
@@ -99,12 +111,7 @@ class LOKT(Attack):
                 "architecture"
             )
 
-    def needs(self, prior: Prior) -> None:
-        """A generator that is told whom to draw."""
-        if not prior.conditional:
-            raise UserError("lokt needs a prior that is told whom to draw; use --prior tacgan or --prior plg")
-
-    def cost(self, prior: Prior, public: int = 0) -> Cost:
+    def cost(self, prior: Capabilities, public: int = 0) -> Cost:
         """One label for each sample, for all identities together; the inversion asks nothing."""
         return Cost(0, 0, self.samples)
 

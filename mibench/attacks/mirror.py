@@ -17,7 +17,7 @@ from mibench.attacks.parts.evolution import log_odds
 from mibench.attacks.parts.latents import Point
 from mibench.attacks.parts.pspace import PSpace, searched
 from mibench.attacks.parts.search import best_of_pool, chunks, descend, keys, piecewise, pool_scores, render
-from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions, augment
+from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions, augment
 from mibench.core.losses import cross_entropy, on_logits
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
@@ -35,6 +35,7 @@ CARD = {
     "prior": "dcgan",
     "role": "attack",
     "cost": [160_008, 160_000, 100_000],
+    "requires": ["unconditional"],
 }
 
 PRESETS = {"paper": {}, "quick": {"images": 2, "pool": 2000, "candidates": 2, "steps": 35}}
@@ -132,16 +133,7 @@ class Mirror(Attack):
         if self.pool < 2:
             raise UserError("mirror: the box needs a pool of at least 2")
 
-    def needs(self, prior: Prior) -> None:
-        """A generator that gradients flow through and that draws any identity from one pool."""
-        if not prior.differentiable or prior.conditional:
-            raise UserError(
-                "mirror scores one pool for all identities and needs an unconditional generator; "
-                "use --prior dcgan, wgan_gp or kedmi"
-            )
-        searched(prior, self.space)
-
-    def cost(self, prior: Prior, public: int = 0) -> Cost:
+    def cost(self, prior: Capabilities, public: int = 0) -> Cost:
         """candidates x (steps with gradient + one look to pick), and the pool once for everybody."""
         gradients = self.candidates * self.steps
         look = self.candidates if self.candidates > self.images else 0

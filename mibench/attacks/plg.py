@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mibench.attacks.parts.latents import Point
 from mibench.attacks.parts.search import descend, keys, piecewise, render
-from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions, augment
+from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions, augment
 from mibench.core.losses import IDENTITY, on_logits
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
@@ -32,6 +32,7 @@ CARD = {
     "prior": "plg",
     "role": "attack",
     "cost": [6000, 6000, 0],
+    "requires": ["conditional"],
 }
 
 PRESETS = {"paper": {}, "quick": {"images": 2, "steps": 60}}
@@ -64,12 +65,7 @@ class PLG(Attack):
         if self.images < 1 or self.views < 1:
             raise UserError("plg: images and views must be at least 1")
 
-    def needs(self, prior: Prior) -> None:
-        """A generator that is told whom to draw."""
-        if not prior.conditional:
-            raise UserError("plg needs a prior that is told whom to draw; use --prior plg or --prior tacgan")
-
-    def cost(self, prior: Prior, public: int = 0) -> Cost:
+    def cost(self, prior: Capabilities, public: int = 0) -> Cost:
         """One gradient image per restart, step and view."""
         asked = self.images * self.steps * self.views
         return Cost(asked, asked, 0)

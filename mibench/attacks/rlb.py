@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from mibench.attacks.parts.asking import ask_many
+from mibench.attacks.parts.queries import query_many
 from mibench.attacks.parts.sac import Agents, Replay, Transitions
 from mibench.attacks.parts.search import keys, piecewise, render
-from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions
+from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions
 from mibench.core.losses import margin_reward
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
@@ -35,6 +35,7 @@ CARD = {
     "prior": "wgan_gp",
     "role": "attack",
     "cost": [80_000, 0, 0],
+    "requires": ["gradients"],
 }
 
 PRESETS = {
@@ -115,12 +116,7 @@ class RLB(Attack):
                 f"rlb: alpha must lie in [0, 1), gamma and tau in [0, 1], got {self.alpha}, {self.gamma}, {self.tau}"
             )
 
-    def needs(self, prior: Prior) -> None:
-        """A generator."""
-        if not prior.differentiable:
-            raise UserError("rlb needs a generator; use --prior wgan_gp or --prior dcgan")
-
-    def cost(self, prior: Prior, public: int = 0) -> Cost:
+    def cost(self, prior: Capabilities, public: int = 0) -> Cost:
         """One query per step (two where alpha > 0 makes s' and a differ), one per extra rollout."""
         return Cost(self.episodes // self.episodes_per_update * self._round(), 0, 0)
 
@@ -179,7 +175,7 @@ class RLB(Attack):
                 asked = after if last else after[:, :n]
                 if self.alpha > 0:
                     asked = torch.cat([asked, action[:, :n]], dim=1)
-                p = ask_many(oracle.probs, prior, asked.transpose(0, 1), y, work).transpose(0, 1)
+                p = query_many(oracle.probs, prior, asked.transpose(0, 1), y, work).transpose(0, 1)
                 at_action = p[:, -n:] if self.alpha > 0 else None
                 gained = margin_reward(p[:, :n], y[:, None].expand(-1, n), self.weights, at_action)
                 next_state = after[:, :n] if self.steps > 1 else after[:, :n, :0]

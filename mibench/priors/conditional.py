@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from mibench.core import Oracle, Prior, PriorTrainer, Split, TrainingContext, augment
+from mibench.core import Lacks, Oracle, Prior, PriorTrainer, Split, TrainingContext, augment
 from mibench.priors.gan import Loop, average, average_of, levels
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
@@ -175,12 +175,11 @@ class ConditionalPrior(Prior):
         """G(z, y).
 
         Raises:
-            UserError: If it is not told whom to draw.
+            Lacks: If it is not told whom to draw.
         """
         if y is None:
-            raise UserError(
-                f"the prior {type(self).__name__} draws a given identity and was told none; use an attack that names "
-                "identities, such as --method plg, or an unconditional prior such as --prior wgan_gp"
+            raise Lacks(
+                f"the prior {type(self).__name__} draws a given identity and was told none", "priors", "unconditional"
             )
         return self.generator(z, y)
 

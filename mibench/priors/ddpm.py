@@ -33,6 +33,8 @@ CARD = {
     "year": 2024,
     "link": "https://arxiv.org/abs/2407.11424",
     "critic": "none",
+    "conditional": True,
+    "diffusion": True,
 }
 
 # The eigenfaces make faces before the first step of training, and carry most of what this preset knows; 250 steps of

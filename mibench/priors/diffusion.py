@@ -56,6 +56,7 @@ class DiffusionPrior(Prior):
     """
 
     conditional = True
+    diffusion = True
     clip: bool = True
     """Whether the sampler clips its predictions of the clean image to [-1, 1]."""
 

@@ -32,6 +32,7 @@ CARD = {
     "year": 2023,
     "link": "https://arxiv.org/abs/2302.09814",
     "critic": "none",
+    "conditional": True,
 }
 
 # After a warm-up the judge knows nothing yet: a short, careful game sharpens, the published rates destroy.

@@ -29,6 +29,7 @@ CARD = {
     "year": 2023,
     "link": "https://arxiv.org/abs/2310.19342",
     "critic": "none",
+    "conditional": True,
 }
 
 # After a warm-up the judge knows nothing yet: a short, careful game sharpens, the published weights and rates destroy.

@@ -11,6 +11,7 @@ from worlds import SHAPE, GaussianDiffusion, World, attack_on, quick, workspace
 
 from mibench.attacks.diff_mi import DiffMI, level_at, view
 from mibench.core import Cost, Oracle, Reconstructions, augment
+from mibench.plugins import capabilities
 from mibench.priors.diffusion import signal
 from mibench.priors.public import PublicImages
 from mibench.runtime.errors import UserError
@@ -230,10 +231,10 @@ def test_success_does_not_come_from_the_prior() -> None:
 def test_a_prior_without_diffusion_is_refused_in_one_line() -> None:
     world = World(4)
     for prior in (world.prior, PublicImages(world.public().images)):
-        with pytest.raises(UserError, match=r"diff_mi needs a diffusion model.*--prior ddpm") as caught:
-            quick("diff_mi").needs(prior)
+        with pytest.raises(UserError, match=r"diff_mi needs a diffusion model.*--prior.* ddpm") as caught:
+            capabilities.require(quick("diff_mi"), prior)
         assert "\n" not in str(caught.value)
-    quick("diff_mi").needs(world.diffusion())
+    capabilities.require(quick("diff_mi"), world.diffusion())
 
 
 @pytest.mark.parametrize(

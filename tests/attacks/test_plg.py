@@ -10,6 +10,7 @@ from worlds import ToldPrior, World, attack_on, quick
 
 from mibench.attacks.plg import PLG
 from mibench.core import AttackContext, Cost, augment
+from mibench.plugins import capabilities
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
 
@@ -56,10 +57,10 @@ def test_every_objective_succeeds(objective: str) -> None:
 
 def test_an_unconditional_prior_is_refused_in_one_line() -> None:
     for name in ("plg", "lokt"):
-        with pytest.raises(UserError, match=f"{name} needs a prior that is told whom to draw.*--prior plg") as caught:
-            quick(name).needs(World(3).prior)
+        with pytest.raises(UserError, match=f"{name} needs a prior that is told whom to draw.*--prior.* plg") as caught:
+            capabilities.require(quick(name), World(3).prior)
         assert "\n" not in str(caught.value)
-        quick(name).needs(ToldPrior(World(3).prior))
+        capabilities.require(quick(name), ToldPrior(World(3).prior))
 
 
 @pytest.mark.parametrize("setting", [{"images": 0}, {"views": 0}])

@@ -13,7 +13,7 @@ from mibench.attacks.parts.sac import Agents, Networks, Replay, Transitions, tan
 from mibench.attacks.rlb import RLB
 from mibench.core import Access, Cost, Oracle
 from mibench.core.losses import margin_reward
-from mibench.plugins import registry
+from mibench.plugins import capabilities, registry
 from mibench.priors.public import PublicImages
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
@@ -371,4 +371,4 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any]) -> No
 
 def test_a_prior_without_latents_to_move_is_refused() -> None:
     with pytest.raises(UserError, match="rlb needs a generator"):
-        quick("rlb").needs(PublicImages(World(2).public().images))
+        capabilities.require(quick("rlb"), PublicImages(World(2).public().images))

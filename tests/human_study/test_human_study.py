@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from reported import CLASSES, data, noise, root, world  # noqa: F401 (fixtures)
-from shell import command
+from shell import command, full_disk
 
 from mibench.core import Dataset
 from mibench.human_study import exchange
@@ -314,14 +314,9 @@ def test_what_is_no_answer_is_refused(server: Server, questions: list[Question],
     assert status == 400 and "error" in json.loads(told) and Answers(inversion).read() == {}
 
 
-def test_a_full_disk_is_told_to_the_page(
-    server: Server, questions: list[Question], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("mibench.human_study.answers.write_json", full)
-    status, _, told = request(server, "POST", f"/{server.token}/answer", {"id": questions[0].id, "answer": "same"})
+def test_a_full_disk_is_told_to_the_page(server: Server, questions: list[Question]) -> None:
+    with full_disk(0):
+        status, _, told = request(server, "POST", f"/{server.token}/answer", {"id": questions[0].id, "answer": "same"})
     assert status == 500 and "No space left" in json.loads(told)["error"]
 
 

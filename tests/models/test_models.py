@@ -46,6 +46,17 @@ def relative(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max() / b.abs().max())
 
 
+def test_ir3_is_ir_with_three_units_in_the_last_stage() -> None:
+    small, deep = make("ir"), make("ir3")
+    shapes = [{key: value.shape for key, value in net.state_dict().items()} for net in (small, deep)]
+    added = {key for key in shapes[1] if key.startswith(("trunk.stage4.1.", "trunk.stage4.2."))}
+    assert shapes[0] == {key: shape for key, shape in shapes[1].items() if key not in added} and added
+    assert len(deep.trunk.stage4) == 3 and len(small.trunk.stage4) == 1
+    identities = [unit for unit in deep.trunk.stage4 if isinstance(unit.shortcut, nn.Identity)]
+    assert len(identities) == 2, "and two of their skip connections are no projections"
+    assert family("ir3") == family("ir"), "so that `ir` does not judge it"
+
+
 # --- every classifier -------------------------------------------------------------------------------------------------
 
 

@@ -166,11 +166,10 @@ def test_identities_are_uniform() -> None:
 
 @pytest.mark.parametrize("size", [16, 32])
 @pytest.mark.parametrize("kind", ["plg", "tacgan"])
-@pytest.mark.parametrize("cut", [1, 2, 3])
 def test_a_resumed_training_ends_with_the_same_bits_and_counts(
-    kind: str, size: int, cut: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Interrupted after the cut-th checkpoint: in the warm-up, between the phases, in the game itself."""
+    """Interrupted in the warm-up, between the phases, in the game itself."""
     recipe = tiny(kind, warm_up=4, steps=4, decay=0.5, upsampling="nearest")
     asked: list[Oracle] = []
 
@@ -178,9 +177,9 @@ def test_a_resumed_training_ends_with_the_same_bits_and_counts(
         asked.append(oracle(kind))
         return trained(recipe, public(size), told, asked[-1])
 
-    _, log = assert_resumes(train, cut, tmp_path, monkeypatch)
-    whole, _, again = ((one.shared_queries, one.shared_gradients) for one in asked)
-    assert len(log) == 4 and again == whole
+    _, log = assert_resumes(train, (1, 2, 3), tmp_path, monkeypatch)
+    whole, *later = ((one.shared_queries, one.shared_gradients) for one in asked)
+    assert len(log) == 4 and later[1::2] == [whole] * 3  # each second one was resumed
 
 
 @pytest.mark.parametrize("warm_up", [0, 1])

@@ -99,11 +99,6 @@ class Lomma(Attack):
         """Whether the target must be shown the public images."""
         return self.logit_loss or (self.augmented and len(self.students) > 0)
 
-    def needs(self, prior: Prior) -> None:
-        """A generator with a critic."""
-        if prior.critic_kind == "none":
-            raise UserError(f"{self.called} needs a prior with a critic; use --prior wgan_gp or --prior kedmi")
-
     def study(self, oracle: Oracle, seed: int, work: AttackContext) -> Study | None:
         """Show the target the public images once, then teach the students; None where neither is used."""
         if not self.asks:
