@@ -49,6 +49,7 @@ CARD = {
         "tl": "dp_sgd replaces the batch norms that tl keeps as public images have trained them",
         "trap": "each image would bring further rows into the batch, and the triggers learn from images without noise",
     },
+    "packages": {"opacus": "dp"},
 }
 
 PRESETS = {"paper": {"noise": 0.01, "clip": 1.0}}

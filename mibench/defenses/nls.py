@@ -64,7 +64,7 @@ class NegativeLabelSmoothing(Defense):
 
     def __post_init__(self) -> None:
         if not (self.alpha <= 0 and math.isfinite(self.alpha)):
-            raise UserError(f"nls: alpha must be at most 0, got {self.alpha}; positive smoothing is --defense ls")
+            raise UserError(f"nls: alpha must be at most 0, got {self.alpha}: negative smoothing, 0 is none")
         if not 0 <= self.begin <= self.full <= 1:
             raise UserError(f"nls: shares must satisfy 0 <= begin <= full <= 1, got {self.begin} and {self.full}")
 

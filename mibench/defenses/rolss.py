@@ -29,6 +29,7 @@ CARD = {
         "ssf": "rolss removes the skip connections that ssf weakens",
         "tts": "rolss removes from the start the skip connections that tts removes later",
     },
+    "requires": ["skips"],
 }
 
 PRESETS = {"paper": {"stages": 1}}

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from mibench.core import Defense
+from mibench.core import Defense, Lacks
 from mibench.models.base import Classifier
 from mibench.runtime.errors import UserError
 
@@ -39,6 +39,7 @@ CARD = {
     "grid": [0.1, 0.5, 1.0],
     "adaptive": {},
     "conflicts": {"tl": "sca replaces the first layers, which tl keeps as public images have trained them"},
+    "requires": ["convolutions"],
 }
 
 PRESETS = {"paper": {"layers": 2, "lam": 1.5, "iterations": 500, "tau": 100.0}}
@@ -179,10 +180,12 @@ class SparseCoding(Defense):
             model.trunk.set_submodule(path, layer)
         return model
 
-    def _refusal(self, why: str) -> UserError:
-        return UserError(
+    def _refusal(self, why: str) -> Lacks:
+        return Lacks(
             f"sca: with layers={self.layers} the architecture must begin with so many plain convolutions, each reading "
-            f"the one before, but {why}; choose cnn, resnet, ir or vgg16_bn64, or layers=1"
+            f"the one before, but {why}; ask for fewer layers",
+            "models",
+            "convolutions",
         )
 
 

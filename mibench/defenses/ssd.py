@@ -33,6 +33,7 @@ CARD = {
     "link": "https://openreview.net/forum?id=p0DjhjPXl3",
     "strength": "eps",
     "grid": [0.2, 0.5, 1.0],
+    "unseen_by": ["white_box"],
     "adaptive": {},
 }
 

@@ -26,6 +26,7 @@ CARD = {
     "grid": [0.8, 0.6, 0.2],
     "adaptive": {},
     "conflicts": {"tts": "tts removes the skip connections that ssf weakens"},
+    "requires": ["skips"],
 }
 
 PRESETS = {"paper": {"keep": 0.2}, "legacy": {"keep": 0.6}}

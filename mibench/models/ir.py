@@ -30,6 +30,7 @@ CARD = {
     "year": 2019,
     "link": "https://arxiv.org/abs/1801.07698",
     "family": "ir",
+    "offers": ["convolutions", "skips"],
 }
 ARCHITECTURES = ("ir", "ir3", "facenet64", "ir152", "facenet112")
 

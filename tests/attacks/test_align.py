@@ -1,4 +1,6 @@
-"""Alignment: its noise, its batch, steadier gradients."""
+"""Alignment: its noise, its batch, steadier gradients, the published configurations."""
+
+from typing import Any
 
 import pytest
 import torch
@@ -9,8 +11,9 @@ from worlds import World
 from mibench.attacks.align import Align
 from mibench.attacks.eot import EOT
 from mibench.attacks.parts.views import Viewed
-from mibench.core import Access, Oracle, augment
+from mibench.core import Access, Cost, Oracle, augment
 from mibench.core.losses import nll, on_logits
+from mibench.plugins import registry
 from mibench.runtime.rng import Noise
 
 
@@ -75,3 +78,25 @@ def test_an_alignment_that_does_not_select_stays_within_a_budget() -> None:
         oracle = world.oracle(budget=budget)
         run(attack, world, oracle=oracle)
         assert budget * 0.6 < int(oracle.queries.max()) + oracle.shared_queries <= budget
+
+
+def test_the_published_configurations() -> None:
+    """FaceScrub_ResNet18_SG1024.yaml; gmi_stylegan-celeba_vgg16-celeba.yaml with prior_loss 0 and gmi_optimize_taa's 30
+    copies; ked_dcgan-celeba_vgg16-celeba.yaml: 100 steps under PAA, 200 under TAA."""
+
+    def built(name: str, preset: str) -> Any:
+        return registry.configure("attacks", name, preset).plugin
+
+    prior = World(4).prior
+    for preset in ("paper", "paper_taa"):
+        assert built("ppa+align", preset).cost(prior) == Cost(100 * 70 * 50, 100 * 70 * 50, 2 * 2000)
+    for name in ("gmi+align", "lomma_gmi+align"):
+        noisy, turned = built(name, "paper"), built(name, "paper_taa")
+        assert (noisy.mode, noisy.copies, noisy.sigma) == ("noise", 50, 0.003)
+        assert (turned.mode, turned.copies, turned.scale, turned.degrees) == ("transform", 30, (0.9, 1.0), 3.0)
+        for one in (noisy.wrapped, turned.wrapped):
+            assert (one.realism, one.steps, one.images, one.lr, one.reference_batch) == (0.0, 100, 100, 0.02, 20)
+        assert built(name, "quick").wrapped.realism == 0.0
+    noisy, turned = built("lomma_kedmi+align", "paper"), built("lomma_kedmi+align", "paper_taa")
+    assert (noisy.sigma, noisy.wrapped.steps, turned.mode, turned.wrapped.steps) == (0.05, 100, "transform", 200)
+    assert noisy.wrapped.realism == turned.wrapped.realism == 1.0

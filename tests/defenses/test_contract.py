@@ -14,7 +14,7 @@ from worlds import colours
 
 from mibench import models
 from mibench.core import Defense, Split
-from mibench.experiments.planning import choose_defenses
+from mibench.experiments.reading import read_stack
 from mibench.models.base import Classifier
 from mibench.plugins import registry
 from mibench.runtime.engine import resolve
@@ -237,7 +237,7 @@ def test_weights_and_memory_survive_a_file(name: str, tmp_path: Path) -> None:
 def test_it_composes_with_random_erasing(name: str) -> None:
     settings = {name: {key: str(value) for key, value in SHORT.get(name, {}).items()}}
     for order in (f"re+{name}", f"{name}+re"):
-        chosen = choose_defenses(order, settings)
+        chosen = read_stack(order, settings)
         both = train(architecture(name), *(choice.plugin for choice in chosen))
         assert finite(both)
         nothing = replace(plugin("re"), p=0.0)
