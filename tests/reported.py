@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mibench.core import Dataset, Split
-from mibench.report import collect
+from mibench.report.rows import RATES
 from mibench.runs import Run
 from mibench.stages import artifacts
 from mibench.stats.intervals import clustered_interval
@@ -179,7 +179,7 @@ def score(
     for place, run in enumerate(judges):
         name = run.spec["model"]
         # A second evaluation model disagrees with the first about everything.
-        verdicts = {key: hit if place == 0 else ~hit for key in collect.RATES if "top" in key}
+        verdicts = {key: hit if place == 0 else ~hit for key in RATES if "top" in key}
         verdicts |= {key: torch.rand(len(hit), generator=draw) * 30 for key in ("knn_train", "knn_heldout")}
         columns |= {f"{key}@{name}": values for key, values in verdicts.items()}
         sets = {"fid": 10.5 + sum(hits), "kid": 0.1, "kid_error": 0.01, "n": len(hit), "n_real": 8}
@@ -198,7 +198,7 @@ def score(
         real = torch.ones(len(labels), dtype=torch.bool)
         report["ceiling"][name] = {
             key: summary(real if "top" in key else torch.ones(len(labels)), labels)
-            for key in collect.RATES
+            for key in RATES
             if key != "knn_heldout"
         } | sets
     text = io.StringIO()

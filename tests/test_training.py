@@ -264,6 +264,97 @@ def test_defenses_are_applied_in_their_order() -> None:
             torch.testing.assert_close(y, expected(x))
 
 
+def test_before_sees_images_that_no_augmentation_has_touched() -> None:
+    seen: list[tuple[Tensor, Noise]] = []
+
+    @dataclass(frozen=True)
+    class Blank(Defense):
+        def before(self, x: Tensor, noise: Noise) -> Tensor:
+            seen.append((x.clone(), noise))
+            return torch.zeros_like(x)
+
+    spy, data = Spy(), colours()
+    run(small_net(), defenses=[Blank(), spy])
+    for (x, noise), (shown, _) in zip(seen, spy.calls["transform"], strict=True):
+        assert torch.equal(x, data.images[noise.keys].float() / 255)
+        assert torch.equal(shown, torch.zeros_like(shown)), "and the augmentation comes after it"
+
+
+def test_an_exposure_leaves_out_other_images_in_each_epoch_and_makes_fewer_steps() -> None:
+    @dataclass(frozen=True)
+    class Half(Defense):
+        def exposure(self) -> float:
+            return 0.5
+
+    spy, data = Spy(), colours(48)
+    recipe = replace(RECIPE, epochs=6, batch=8)
+    run(small_net(), recipe, data, defenses=[Half(), spy])
+    keys = [noise.keys for _, noise in spy.calls["transform"]]
+    assert len(keys) == 6 * 3, "3 of 6 batches an epoch"
+    epochs = [torch.cat(keys[3 * epoch : 3 * epoch + 3]) for epoch in range(6)]
+    assert all(len(epoch.unique()) == 24 for epoch in epochs)
+    assert len({tuple(epoch.sort().values.tolist()) for epoch in epochs}) == 6
+    whole = Spy()
+    run(small_net(), recipe, data, defenses=[whole])
+    order = [noise.keys for _, noise in whole.calls["transform"]]
+    assert all(torch.equal(a, b) for a, b in zip(keys[:3], order[:3], strict=True)), "the first of the same order"
+    assert Schedule(48, 6, 6, 0, 0.5).steps == 18 and Schedule(48, 6, 6, 0, 0.01).shown == 1
+
+
+def test_rows_are_made_once_from_the_public_images_and_stand_behind_the_own() -> None:
+    data, public = colours(), Split(colours(6, seed=9).images, torch.full((6,), -1))
+    made: list[Split] = []
+
+    @dataclass(frozen=True)
+    class Guests(Defense):
+        def rows(self, train: Split, public: Split, memory: nn.Module, noise: Noise) -> Split:
+            made.append(train)
+            assert torch.equal(noise.keys, torch.arange(len(train)))
+            return Split(torch.cat([train.images, public.images]), torch.cat([train.labels, torch.zeros(6).long()]))
+
+    spy, last = Spy(), Spy()
+    run(small_net(), replace(RECIPE, augment=False), data, defenses=[Guests(), spy, Guests(), last], public=public)
+    assert [len(one) for one in made] == [36, 42], "each defense sees the rows of those before it"
+    keys = torch.cat([noise.keys for _, noise in spy.calls["transform"]])
+    assert torch.equal(keys.bincount(), torch.full((48,), 4)), "each row once in each of 4 epochs"
+    for (x, noise), (batch, _, _) in zip(spy.calls["transform"], spy.calls["batch"], strict=True):
+        guests = noise.keys >= 36
+        assert torch.equal(x[guests], public.images[(noise.keys[guests] - 36) % 6].float() / 255)
+        assert torch.equal(x[~guests], data.images[noise.keys[~guests]].float() / 255)
+        assert (batch.t[guests, 0] == 1).all()
+    states = []
+    for defenses in ([], [Spy()]):
+        net = small_net()
+        run(net, data=data, defenses=defenses, public=public)
+        states.append(state(net))
+    assert equal(*states), "public images alone change no bit"
+
+
+def test_a_second_pass_has_statistics_of_its_own_and_taps_see_both() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    @dataclass(frozen=True)
+    class Twice(Defense):
+        def batch(self, batch: Batch, step: Step) -> Batch:
+            with torch.no_grad():
+                step.model(batch.x[:2])  # no output of the step
+            x, t, w = torch.cat([batch.x, 1 - batch.x]), torch.cat([batch.t, batch.t]), torch.cat([batch.w, batch.w])
+            return Batch(x, t, w, batch.clean, (batch.clean,))
+
+    @dataclass(frozen=True)
+    class Look(Defense):
+        def taps(self, model: nn.Module) -> Sequence[nn.Module]:
+            return (model.head,)
+
+        def penalty(self, batch: Batch, logits: Tensor, taps: Sequence[Tensor], step: Step) -> Tensor | None:
+            seen.append((len(batch.x), len(logits), len(taps[0])))
+            assert torch.equal(taps[0], logits)
+            return None
+
+    run(small_net(), replace(RECIPE, epochs=1), defenses=[Twice(), Look()])
+    assert seen and all(rows == given == tapped for rows, given, tapped in seen)
+
+
 def test_the_gradient_is_that_of_loss_plus_penalties() -> None:
     """One plain step by hand: w - lr (d loss / d w), without augmentation."""
     data, recipe = colours(9), Training(1, 9, 0.1, 0.0, "sgd", "constant", augment=False)

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from mibench.attacks.parts.views import Viewed, viewed_cost
-from mibench.core import AttackContext, Cost, Oracle, Prior, Reconstructions, Wrapper, augment
+from mibench.core import AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions, Wrapper, augment
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise, seed_of
 
@@ -34,6 +34,7 @@ CARD = {
     "prior": None,
     "role": "wrapper",
     "cost": None,
+    "wraps": "gradients",
 }
 
 PRESETS = {"paper": {}, "quick": {"copies": 4}}
@@ -144,13 +145,7 @@ class Align(Wrapper):
                 f"{self.ratio}"
             )
 
-    def needs(self, prior: Prior) -> None:
-        """An attack that uses gradients."""
-        super().needs(prior)
-        if self.cost(prior).gradient_images == 0:
-            raise UserError("align averages gradients and the attack inside asks for none; wrap ppa, gmi or kedmi")
-
-    def cost(self, prior: Prior, public: int = 0) -> Cost:
+    def cost(self, prior: Capabilities, public: int = 0) -> Cost:
         """The attack's, its gradient images (and with `select` all others) times copies."""
         return viewed_cost(self.wrapped.cost(prior, public), self.copies, self.select)
 

@@ -22,7 +22,7 @@ from mibench.attacks.parts.pspace import searched
 from mibench.attacks.parts.score_map import certain, fit, network, vector
 from mibench.attacks.parts.search import adam, descend, keys, piecewise, render
 from mibench.attacks.parts.surrogates import Distillation, train_surrogates
-from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions, Split, augment
+from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions, Split, augment
 from mibench.models.base import Classifier
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
@@ -40,6 +40,7 @@ CARD = {
     "prior": "dcgan",
     "role": "attack",
     "cost": [16_038, 0, None],
+    "requires": ["gradients"],
 }
 
 PRESETS = {
@@ -186,13 +187,7 @@ class C2f(Attack):
         if self.people < 2:
             raise UserError(f"c2f: people must be at least 2, got {self.people}")
 
-    def needs(self, prior: Prior) -> None:
-        """A generator that gradients flow through."""
-        if not prior.differentiable:
-            raise UserError("c2f needs a generator; use --prior dcgan, wgan_gp or kedmi")
-        searched(prior, self.space)
-
-    def cost(self, prior: Prior, public: int = 0) -> Cost:
+    def cost(self, prior: Capabilities, public: int = 0) -> Cost:
         """Starts, blends and all children; and the public images once for everybody."""
         return Cost(self.starts + self.population - self.kept + self.population * self.generations, 0, public)
 

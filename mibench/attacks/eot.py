@@ -13,7 +13,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from mibench.attacks.parts.views import Viewed, viewed_cost
-from mibench.core import AttackContext, Cost, Oracle, Prior, Reconstructions, Wrapper
+from mibench.core import AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions, Wrapper
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import seed_of
 
@@ -30,6 +30,7 @@ CARD = {
     "prior": None,
     "role": "wrapper",
     "cost": None,
+    "wraps": "gradients",
 }
 
 # randomization/robustml_attack.py of anishathalye/obfuscated-gradients at commit 9ef8b37: sample_size 30
@@ -61,13 +62,7 @@ class EOT(Wrapper):
         if self.copies < 1:
             raise UserError(f"eot: copies must be at least 1, got {self.copies}")
 
-    def needs(self, prior: Prior) -> None:
-        """An attack that uses gradients."""
-        super().needs(prior)
-        if self.cost(prior).gradient_images == 0:
-            raise UserError("eot averages gradients and the attack inside asks for none; wrap ppa, gmi or kedmi")
-
-    def cost(self, prior: Prior, public: int = 0) -> Cost:
+    def cost(self, prior: Capabilities, public: int = 0) -> Cost:
         """The attack's, times copies."""
         return viewed_cost(self.wrapped.cost(prior, public), self.copies, self.select)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from mibench.attacks.parts.balls import Inside
 from mibench.attacks.parts.pspace import searched
 from mibench.attacks.parts.search import adam, best_of_pool, descend, keys, piecewise, pool_scores
-from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions, augment
+from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions, augment
 from mibench.core.losses import IDENTITY, on_logits
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
@@ -35,6 +35,7 @@ CARD = {
     "prior": "dcgan",
     "cost": [4500, 4500, 4000],
     "role": "attack",
+    "requires": ["blocks"],
 }
 
 # The authors' configurations, files of configs in final-solution/IF-GMI at commit e792ef1.
@@ -126,16 +127,10 @@ class IFGMI(Attack):
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"if_gmi: betas must lie in [0, 1), got {self.betas}")
 
-    def needs(self, prior: Prior) -> None:
-        """A generator that can be entered."""
-        inner = searched(prior, self.space)
-        if not prior.differentiable or inner.blocks < 1 or not isinstance(inner, Staged):
-            raise UserError("if_gmi needs a generator it can enter; use --prior dcgan or --prior stylegan2")
-
-    def _stages(self, prior: Prior) -> tuple[int, ...]:
+    def _stages(self, prior: Capabilities) -> tuple[int, ...]:
         return self.steps[: 1 + prior.blocks]
 
-    def cost(self, prior: Prior, public: int = 0) -> Cost:
+    def cost(self, prior: Capabilities, public: int = 0) -> Cost:
         """One gradient image per reconstruction and step of every stage, and the pool once for everybody."""
         gradients = self.images * sum(self._stages(prior))
         return Cost(gradients, gradients, self.pool * (2 if self.mirror else 1))
@@ -144,7 +139,7 @@ class IFGMI(Attack):
         self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: AttackContext
     ) -> Reconstructions:
         """Search the pool, then stage after stage."""
-        self.needs(prior)
+        self.require(prior)
         prior = searched(prior, self.space)
         pool = prior.sample(Noise(seed, torch.arange(self.pool, device=labels.device)).of("pool"))
         scores = work.once("if_gmi-pool", oracle, lambda: pool_scores(oracle, prior, pool, self.mirror, work))

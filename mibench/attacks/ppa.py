@@ -24,7 +24,7 @@ from mibench.attacks.parts.search import (
     render,
     robust_confidence,
 )
-from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions, augment
+from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions, augment
 from mibench.core.losses import IDENTITY, on_logits
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
@@ -42,6 +42,7 @@ CARD = {
     "prior": "dcgan",
     "cost": [30000, 10000, 4000],
     "role": "attack",
+    "requires": ["gradients", "unconditional"],
 }
 
 # The authors' configurations, files of configs/attacking in LukasStruppek/Plug-and-Play-Attacks at commit 3087a4f.
@@ -107,15 +108,7 @@ class PPA(Attack):
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"ppa: betas must lie in [0, 1), got {self.betas}")
 
-    def needs(self, prior: Prior) -> None:
-        """A generator that gradients flow through."""
-        if not prior.differentiable:
-            raise UserError("ppa needs a generator; use --prior dcgan, wgan_gp or kedmi")
-        if prior.conditional:
-            raise UserError("ppa scores one pool for all identities; use an unconditional prior: dcgan, wgan_gp, kedmi")
-        searched(prior, self.space)
-
-    def cost(self, prior: Prior, public: int = 0) -> Cost:
+    def cost(self, prior: Capabilities, public: int = 0) -> Cost:
         """candidates x (steps with gradient + selection views), and the pool once for everybody."""
         gradients = self.candidates * self.steps
         views = self.candidates * self.selection_views if self.candidates > self.images else 0

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from mibench.attacks.parts.search import keys, robust_confidence
 from mibench.attacks.parts.views import Allowance
-from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions, Wrapper
+from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions, Wrapper
 from mibench.priors.tuned import Tuned, Weights
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
@@ -41,6 +41,7 @@ CARD = {
     "prior": None,
     "role": "wrapper",
     "cost": None,
+    "requires": ["gradients"],
 }
 
 PRESETS = {
@@ -203,24 +204,29 @@ class PPDG(Wrapper):
         if self.keep < 2 and self.loss != "pointwise":
             raise UserError(f"ppdg: the loss {self.loss} compares sets; keep at least 2 reconstructions")
 
-    def needs(self, prior: Prior) -> None:
-        """What the attack inside needs, of a prior whose generator can be tuned."""
-        super().needs(prior)
-        if not prior.differentiable:
-            raise UserError("ppdg tunes a generator; use --prior dcgan, wgan_gp or kedmi")
-        self.wide.needs(Tuned(prior, {}))  # which, for one, cannot be entered at a block
+    def seen(self, prior: Capabilities) -> Capabilities:
+        """A prior whose copies are tuned (`Tuned`) has one latent space and cannot be entered."""
+        tuned = Capabilities()
+        tuned.critic_kind, tuned.differentiable = prior.critic_kind, prior.differentiable
+        tuned.conditional, tuned.spaces = prior.conditional, prior.spaces[:1]
+        return tuned
+
+    def require(self, prior: Capabilities) -> None:
+        """Also of the rounds that ask for `candidates` images."""
+        super().require(prior)
+        self.wide.require(self.seen(prior))
 
     @property
     def wide(self) -> Attack:
         """The attack with `candidates` images, which all rounds but the last run."""
         return _with_images(self.wrapped, self.candidates)
 
-    def cost(self, prior: Prior, public: int = 0) -> Cost:
+    def cost(self, prior: Capabilities, public: int = 0) -> Cost:
         """All rounds and the ranking between them."""
         found = self._costs(prior, public)
         return Cost(*(sum(counts) for counts in zip(*found, strict=True)))
 
-    def _costs(self, prior: Prior, public: int) -> list[Cost]:
+    def _costs(self, prior: Capabilities, public: int) -> list[Cost]:
         """Of each round; all but the last with the ranking of what they found."""
         wide = self.wide.cost(prior, public)
         ranked = Cost(wide.queries + self.candidates * self._views, wide.gradient_images, wide.shared_queries)

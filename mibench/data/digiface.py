@@ -23,7 +23,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from mibench.assets import dcgan
-from mibench.core import Dataset, Source, Split, to_uint8
+from mibench.core import Dataset, Shape, Source, Split, to_uint8
 from mibench.data.cache import cached, hash_of
 from mibench.data.fields import fraction, whole
 from mibench.runtime.pixels import empty
@@ -97,6 +97,10 @@ class Digiface(Source):
         fraction("spread", self.spread)
         whole("image_size", self.image_size, 8, 64)
         whole("seed", self.seed, 0)
+
+    def shape(self) -> Shape:
+        """As the fields say."""
+        return Shape(self.identities, (3, self.image_size, self.image_size), self.public_images)
 
     def load(self, reporter: Reporter | None = None) -> Dataset:
         """Draw all images, or read them from the cache: the first time takes about 3 ms an image on one core."""

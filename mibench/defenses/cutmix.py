@@ -29,6 +29,7 @@ CARD = {
 }
 
 PRESETS = {"paper": {"p": 1.0}}
+"""ImageNet."""
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ CARD = {
 }
 
 PRESETS = {"paper": {"side": 0.5}}
+"""CIFAR-10: 16 of 32 pixels."""
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ CARD = {
 }
 
 PRESETS = {"paper": {"alpha": 0.1}}
+"""ImageNet, section 7 of the paper."""
 
 
 def smoothed(t: Float[Tensor, "b k"], alpha: float) -> Float[Tensor, "b k"]:
@@ -55,7 +56,7 @@ class LabelSmoothing(Defense):
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
-            raise UserError(f"ls: alpha must lie in [0, 1], got {self.alpha}; negative smoothing is --defense nls")
+            raise UserError(f"ls: alpha must lie in [0, 1], got {self.alpha}; 0 smooths nothing")
 
     def batch(self, batch: Batch, step: Step) -> Batch:
         """Smooth the targets of all rows."""

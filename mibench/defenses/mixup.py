@@ -34,6 +34,7 @@ CARD = {
 }
 
 PRESETS = {"paper": {"alpha": 0.2}}
+"""ImageNet."""
 
 
 def symmetric_beta(alpha: float, noise: Noise) -> Float64[Tensor, " n"]:

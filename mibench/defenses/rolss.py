@@ -29,9 +29,11 @@ CARD = {
         "ssf": "rolss removes the skip connections that ssf weakens",
         "tts": "rolss removes from the start the skip connections that tts removes later",
     },
+    "requires": ["skips"],
 }
 
 PRESETS = {"paper": {"stages": 1}}
+"""The last stage, as in the released configurations."""
 
 
 @dataclass(frozen=True)

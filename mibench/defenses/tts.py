@@ -25,6 +25,7 @@ CARD = {
     "strength": "warm",
     "grid": [0.5, 0.2, 0.05],
     "adaptive": {},
+    "requires": ["skips"],
 }
 
 PRESETS = {"paper": {"warm": 0.05}}

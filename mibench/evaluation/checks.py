@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from mibench.core.access import Access
 from mibench.stats.intervals import Interval
 
 __all__ = ["CHECKS", "Evidence", "Facts", "Finding", "Judge", "check", "check_facts", "explanation"]
@@ -30,9 +31,6 @@ FEW = 2048
 SHAKY = 0.01
 """How much the scores of one image may differ between two passes of a target that is not random."""
 
-RANK = {"label_only": 1, "black_box": 2, "white_box": 3}
-WORDS = {"label_only": "label-only", "black_box": "black-box", "white_box": "white-box"}
-
 
 @dataclass(frozen=True)
 class Evidence:
@@ -46,8 +44,8 @@ class Evidence:
     """
 
     label: str
-    best: Mapping[str, tuple[str, Interval]]
-    gaps: Mapping[tuple[str, str], Interval]
+    best: Mapping[Access, tuple[str, Interval]]
+    gaps: Mapping[tuple[Access, Access], Interval]
     side_effects: tuple[Mapping[str, Any], ...] = ()
 
 
@@ -81,7 +79,7 @@ class Facts:
         selects: Who chose the images that are kept: nobody, the target, or an evaluation model.
         scored: Digest of the pixels that were scored.
         saved: Digest of the pixels that are on disk.
-        wobble: Largest difference between the target's scores of one image in two passes.
+        answer_difference: Largest difference between the target's scores of one image in two passes.
         passes: How many passes its scores are averaged over.
     """
 
@@ -98,7 +96,7 @@ class Facts:
     selects: str = "target"
     scored: str | None = None
     saved: str | None = None
-    wobble: float | None = None
+    answer_difference: float | None = None
     passes: int = 1
 
 
@@ -125,11 +123,11 @@ def weaker_access_wins(one: Evidence) -> str | None:
     a reason of their own: masked gradients, a saturated softmax, too few steps. Believe the weaker access's number.
     """
     for (weak, strong), gap in one.gaps.items():
-        if RANK[weak] < RANK[strong] and gap.low > 0:
+        if weak < strong and gap.low > 0:
             better, worse = one.best[weak], one.best[strong]
             return (
-                f"{WORDS[weak]} {better[0]} reaches {100 * better[1].value:.1f}%, {WORDS[strong]} {worse[0]} only "
-                f"{100 * worse[1].value:.1f}% (paired difference {100 * gap.value:+.1f} [{100 * gap.low:+.0f},"
+                f"{weak.adjective} {better[0]} reaches {100 * better[1].value:.1f}%, {strong.adjective} {worse[0]} "
+                f"only {100 * worse[1].value:.1f}% (paired difference {100 * gap.value:+.1f} [{100 * gap.low:+.0f},"
                 f"{100 * gap.high:+.0f}]): its gradients may be masked"
             )
     return None
@@ -253,8 +251,8 @@ def random_target_scored_once(one: Facts) -> str | None:
 
     Its accuracy is then one draw, and one-sample gradients look like privacy. Average several passes, attack with eot.
     """
-    if one.wobble is not None and one.wobble > SHAKY and one.passes < 2:
-        return f"two passes of the target differ by up to {one.wobble:.2f}, and it was scored in one"
+    if one.answer_difference is not None and one.answer_difference > SHAKY and one.passes < 2:
+        return f"two passes of the target differ by up to {one.answer_difference:.2f}, and it was scored in one"
     return None
 
 

@@ -1,24 +1,24 @@
-"""One metric a file: pure functions of tensors. A module with a `CARD` is a metric; the others are what
-metrics share.
+"""One metric a file: pure functions of tensors, a `CARD` that says what to cite, and `METRICS`, what the numbers are.
 
-Importing this package is cheap: no torch.
+The other modules are what metrics share. Importing this package is cheap: no torch.
 """
 
-from dataclasses import dataclass
+from mibench.metrics.declaration import Direction, Field, Metric, Need, Per, Unavailable, Unit
+from mibench.metrics.glossary import Column, Entry, declared, dictionary, listing, metric, parse
 
-__all__ = ["Unavailable"]
-
-
-@dataclass(frozen=True)
-class Unavailable:
-    """A metric that cannot be computed here, returned in its network's place.
-
-    Args:
-        name: The metric.
-        why: What is missing.
-        how: What the user can do about it.
-    """
-
-    name: str
-    why: str
-    how: str
+__all__ = [
+    "Column",
+    "Direction",
+    "Entry",
+    "Field",
+    "Metric",
+    "Need",
+    "Per",
+    "Unavailable",
+    "Unit",
+    "declared",
+    "dictionary",
+    "listing",
+    "metric",
+    "parse",
+]

@@ -18,9 +18,10 @@ Differs:
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from mibench.metrics.declaration import Direction, Metric, Need, Per, Unit
 from mibench.stats.inputs import require_finite
 
-__all__ = ["CARD", "closed_set", "top_k"]
+__all__ = ["CARD", "METRICS", "closed_set", "top_k"]
 
 CARD = {
     "summary": "share of reconstructions that the evaluation model takes for the attacked identity",
@@ -28,10 +29,95 @@ CARD = {
     "authors": "Zhang, Jia, Pei, Wang, Li and Song",
     "venue": "CVPR",
     "year": 2020,
-    "range": "[0, 1]",
-    "better": "higher leaks more",
     "link": "https://arxiv.org/abs/1911.07135",
 }
+
+METRICS = (
+    Metric(
+        "open_top1",
+        ("open-set", "{model}"),
+        Unit.SHARE,
+        Direction.HIGHER,
+        "whether the evaluation model, which can also answer 'someone else', takes the image for the person",
+        "[0, 1]",
+        needs=(Need.EVALUATOR,),
+    ),
+    Metric(
+        "open_top5",
+        ("open-set 5", "{model}"),
+        Unit.SHARE,
+        Direction.HIGHER,
+        "whether the person is among the five likeliest answers of the evaluation model, other people included",
+        "[0, 1]",
+        needs=(Need.EVALUATOR,),
+    ),
+    Metric(
+        "closed_top1",
+        ("closed", "{model}"),
+        Unit.SHARE,
+        Direction.HIGHER,
+        "whether the evaluation model, asked among the private identities alone, takes the image for the person",
+        "[0, 1]",
+        needs=(Need.EVALUATOR,),
+    ),
+    Metric(
+        "closed_top5",
+        ("closed 5", "{model}"),
+        Unit.SHARE,
+        Direction.HIGHER,
+        "whether the person is among the five likeliest answers of the evaluation model among the private identities",
+        "[0, 1]",
+        needs=(Need.EVALUATOR,),
+    ),
+    Metric(
+        "target_top1",
+        ("target", "itself"),
+        Unit.SHARE,
+        Direction.NEITHER,
+        "whether the attacked target itself takes the image for the person: what the attack aimed at, no likeness",
+        "[0, 1]",
+        needs=(Need.TARGET,),
+    ),
+    Metric(
+        "target_confidence",
+        ("target's", "confidence"),
+        Unit.SHARE,
+        Direction.NEITHER,
+        "the probability that the attacked target itself gives the person",
+        "[0, 1]",
+        needs=(Need.TARGET,),
+    ),
+    Metric(
+        "natural_accuracy",
+        ("natural", "accuracy"),
+        Unit.SHARE,
+        Direction.NEITHER,
+        "share of unseen private images that the target recognises: what it is worth to its owner",
+        "[0, 1]",
+        per=Per.NETWORK,
+        needs=(Need.TARGET, Need.HELDOUT),
+    ),
+    Metric(
+        "heldout_accuracy",
+        ("held-out", "{model}"),
+        Unit.SHARE,
+        Direction.NEITHER,
+        "share of unseen private images that the evaluation model recognises among the private identities",
+        "[0, 1]",
+        per=Per.NETWORK,
+        needs=(Need.EVALUATOR, Need.HELDOUT),
+    ),
+    Metric(
+        "heldout_accuracy_open",
+        ("held-out open", "{model}"),
+        Unit.SHARE,
+        Direction.NEITHER,
+        "share of unseen private images that the evaluation model recognises, other people included",
+        "[0, 1]",
+        per=Per.NETWORK,
+        needs=(Need.EVALUATOR, Need.HELDOUT),
+    ),
+)
 
 
 def top_k(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"], k: int = 1) -> Bool[Tensor, " n"]:

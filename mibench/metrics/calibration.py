@@ -15,9 +15,10 @@ from typing import NamedTuple
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from mibench.metrics.declaration import Direction, Metric, Need, Per, Unit
 from mibench.stats.inputs import require_finite
 
-__all__ = ["CARD", "Calibration", "calibration"]
+__all__ = ["CARD", "METRICS", "Calibration", "calibration"]
 
 CARD = {
     "summary": "mean distance of the target's confidence from its accuracy, over 15 bins of confidence",
@@ -25,10 +26,33 @@ CARD = {
     "authors": "Guo, Pleiss, Sun and Weinberger",
     "venue": "ICML",
     "year": 2017,
-    "range": "[0, 1]",
-    "better": "lower (a side effect, no leakage)",
     "link": "https://arxiv.org/abs/1706.04599",
 }
+
+METRICS = (
+    Metric(
+        "ece",
+        ("", "ECE"),
+        Unit.SHARE,
+        Direction.NEITHER,
+        "expected calibration error: mean distance of the target's confidence from its accuracy, over 15 bins",
+        "[0, 1], 0 is calibrated",
+        per=Per.NETWORK,
+        needs=(Need.TARGET, Need.HELDOUT),
+        interval=False,
+    ),
+    Metric(
+        "confidence",
+        ("mean", "confidence"),
+        Unit.SHARE,
+        Direction.NEITHER,
+        "mean largest score of the target on unseen private images",
+        "[0, 1]",
+        per=Per.NETWORK,
+        needs=(Need.TARGET, Need.HELDOUT),
+        interval=False,
+    ),
+)
 
 
 class Calibration(NamedTuple):

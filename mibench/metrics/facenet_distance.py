@@ -23,10 +23,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mibench.metrics import Unavailable, inputs, weights
+from mibench.metrics.declaration import Direction, Metric, Need, Unit
 from mibench.metrics.knn import knn_distance
 from mibench.runtime.errors import UserError
 
-__all__ = ["CARD", "WEIGHTS", "FaceNet", "facenet_distance", "load"]
+__all__ = ["CARD", "METRICS", "WEIGHTS", "FaceNet", "facenet_distance", "load"]
 
 CARD = {
     "summary": "squared L2 distance to the nearest private image of the same person, in FaceNet embeddings",
@@ -34,10 +35,20 @@ CARD = {
     "authors": "Schroff, Kalenichenko and Philbin",
     "venue": "CVPR",
     "year": 2015,
-    "range": "[0, 4]",
-    "better": "lower leaks more",
     "link": "https://arxiv.org/abs/1503.03832",
 }
+
+METRICS = (
+    Metric(
+        "facenet",
+        ("", "facenet"),
+        Unit.SQUARED_L2,
+        Direction.LOWER,
+        "squared L2 distance to the nearest private training image of the person, in FaceNet's unit vectors",
+        "[0, 4]",
+        needs=(Need.WEIGHTS, Need.TRAIN),
+    ),
+)
 
 WEIGHTS = weights.WeightFile(
     names=("20180402-114759-vggface2.pt",),
@@ -94,7 +105,7 @@ def facenet_distance(
     embeddings do.
 
     Raises:
-        UserError: images and references of different sizes (trap 4), a label without reference, images outside [0, 1].
+        UserError: images and references of different sizes, a label without reference, images outside [0, 1].
         ValueError: NaN or infinite pixels.
     """
     if images.shape[1:] != reference_images.shape[1:]:

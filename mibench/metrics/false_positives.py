@@ -10,26 +10,52 @@ s is the log-odds of the claimed person y among all classes, 'someone else' incl
 every person. Success is strict: never more than 1% of the impostors pass, whatever ties there are; with fewer than
 100 of them, none.
 
-Agreement is Cohen's kappa of two evaluation models' hits: (p_o - p_e) / (1 - p_e), p_o the share of images on which
-both say the same, p_e what that would be if they answered independently. An image that fools one family of networks
-rarely fools another; a likeness convinces both.
-
 References:
-    | A Coefficient of Agreement for Nominal Scales (Cohen, 1960)
-    | https://doi.org/10.1177/001316446002000104
-    | ISO/IEC 19795-1, false match rate: comparisons of different people that a threshold lets pass
+    | ISO/IEC 19795-1:2021, false match rate: comparisons of different people that a threshold lets pass
     | https://www.iso.org/standard/73515.html
 """
 
 import math
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from mibench.metrics.declaration import Direction, Metric, Need, Per, Unit
 from mibench.stats.inputs import require_finite
 
-__all__ = ["RATE", "impostor_scores", "kappa", "log_odds", "threshold"]
+__all__ = ["CARD", "METRICS", "RATE", "impostor_scores", "log_odds", "threshold"]
+
+CARD = {
+    "summary": "is a hit a likeness: success above what 1% of real images of other people reach, and the target's lead",
+    "title": "Information technology: Biometric performance testing and reporting, Part 1: Principles and framework",
+    "authors": "ISO",
+    "venue": "ISO/IEC 19795-1",
+    "year": 2021,
+    "link": "https://www.iso.org/standard/73515.html",
+}
+
+METRICS = (
+    Metric(
+        "calibrated",
+        ("calib-", "rated"),
+        Unit.SHARE,
+        Direction.HIGHER,
+        "whether the evaluation model believes in the person more surely than in 99% of real images of others",
+        "[0, 1]",
+        needs=(Need.EVALUATOR, Need.HELDOUT, Need.STRANGERS),
+    ),
+    Metric(
+        "gap",
+        ("target", "minus"),
+        Unit.POINTS,
+        Direction.NEITHER,
+        "how far the target's own hits exceed the evaluation model's: what fools the target alone",
+        "[-1, 1]",
+        per=Per.SET,
+        needs=(Need.TARGET, Need.EVALUATOR),
+    ),
+)
 
 RATE = 0.01
 """The share of impostors that may pass."""
@@ -94,17 +120,3 @@ def threshold(impostors: Float64[Tensor, " m"], rate: float = RATE) -> float:
     require_finite("calibrated success", "impostor scores", impostors)
     passing = math.floor(rate * len(impostors) + 1e-9)
     return float(impostors.sort(descending=True).values[passing])
-
-
-def kappa(one: Bool[Tensor, " n"], other: Bool[Tensor, " n"]) -> float:
-    """Cohen's kappa of two judges' verdicts, at most 1; 0 is chance. NaN where both say one thing of all images.
-
-    Raises:
-        ValueError: Unequal numbers of verdicts, or none.
-    """
-    if len(one) != len(other) or len(one) == 0:
-        raise ValueError(f"kappa: {len(one)} and {len(other)} verdicts; give both judges the same images")
-    a, b = float(one.double().mean()), float(other.double().mean())
-    observed = float((one == other).double().mean())
-    expected = a * b + (1 - a) * (1 - b)
-    return math.nan if expected == 1 else (observed - expected) / (1 - expected)

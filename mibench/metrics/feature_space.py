@@ -31,12 +31,15 @@ from jaxtyping import Bool, Float, Float64, Int64
 from scipy.spatial import ConvexHull, QhullError
 from torch import Tensor
 
+from mibench.metrics.declaration import Direction, Metric, Need, Per, Unit
 from mibench.metrics.knn import knn_distance
 from mibench.runtime.errors import UserError
 from mibench.stats.inputs import require_finite
 from mibench.stats.intervals import Interval, proportion
 
 __all__ = [
+    "CARD",
+    "METRICS",
     "Projection",
     "area",
     "clip",
@@ -50,6 +53,128 @@ __all__ = [
     "projection",
     "share",
 ]
+
+CARD = {
+    "summary": "where reconstructions lie in a classifier's features: among private images or their erased versions",
+    "title": "A Kernel Two-Sample Test",
+    "authors": "Gretton, Borgwardt, Rasch, Schölkopf and Smola",
+    "venue": "JMLR",
+    "year": 2012,
+    "link": "https://jmlr.org/papers/v13/gretton12a.html",
+}
+
+METRICS = (
+    Metric(
+        "frechet_private",
+        ("Fréchet", "private"),
+        Unit.DISTANCE,
+        Direction.LOWER,
+        "Fréchet distance to the private images, in the target's features",
+        "[0, inf)",
+        per=Per.SET,
+        needs=(Need.TARGET, Need.TRAIN),
+        interval=False,
+    ),
+    Metric(
+        "frechet_erased",
+        ("Fréchet", "erased"),
+        Unit.DISTANCE,
+        Direction.NEITHER,
+        "Fréchet distance to the erased private images, in the target's features",
+        "[0, inf)",
+        per=Per.SET,
+        needs=(Need.TARGET, Need.TRAIN),
+        interval=False,
+    ),
+    Metric(
+        "mmd_private",
+        ("MMD²", "private"),
+        Unit.DISTANCE,
+        Direction.LOWER,
+        "squared maximum mean discrepancy to the private images, in the target's features",
+        "[-2, 2]",
+        per=Per.SET,
+        needs=(Need.TARGET, Need.TRAIN),
+        interval=False,
+    ),
+    Metric(
+        "mmd_erased",
+        ("MMD²", "erased"),
+        Unit.DISTANCE,
+        Direction.NEITHER,
+        "squared maximum mean discrepancy to the erased private images, in the target's features",
+        "[-2, 2]",
+        per=Per.SET,
+        needs=(Need.TARGET, Need.TRAIN),
+        interval=False,
+    ),
+    Metric(
+        "nearest_is_erased",
+        ("nearest", "is erased"),
+        Unit.SHARE,
+        Direction.LOWER,
+        "share of images whose nearest neighbour of the same person is an erased image, not a private one",
+        "[0, 1]",
+        per=Per.IMAGE,
+        needs=(Need.TARGET, Need.TRAIN),
+        interval=True,
+    ),
+    Metric(
+        "inside_private",
+        ("inside", "private"),
+        Unit.SHARE,
+        Direction.HIGHER,
+        "share of images inside the hull of the person's private images, in the plane that separates the people",
+        "[0, 1]",
+        per=Per.IMAGE,
+        needs=(Need.TARGET, Need.TRAIN),
+        interval=True,
+    ),
+    Metric(
+        "inside_erased",
+        ("inside", "erased"),
+        Unit.SHARE,
+        Direction.NEITHER,
+        "share of images inside the hull of the person's erased images, in the plane that separates the people",
+        "[0, 1]",
+        per=Per.IMAGE,
+        needs=(Need.TARGET, Need.TRAIN),
+        interval=True,
+    ),
+    Metric(
+        "overlap_private",
+        ("own hull", "in private"),
+        Unit.SHARE,
+        Direction.HIGHER,
+        "share of the images' own hull that lies in the hull of the person's private images",
+        "[0, 1]",
+        per=Per.IMAGE,
+        needs=(Need.TARGET, Need.TRAIN),
+        interval=True,
+    ),
+    Metric(
+        "overlap_erased",
+        ("own hull", "in erased"),
+        Unit.SHARE,
+        Direction.NEITHER,
+        "share of the images' own hull that lies in the hull of the person's erased images",
+        "[0, 1]",
+        per=Per.IMAGE,
+        needs=(Need.TARGET, Need.TRAIN),
+        interval=True,
+    ),
+    Metric(
+        "class_margin",
+        ("class", "margin"),
+        Unit.DISTANCE,
+        Direction.NEITHER,
+        "how much nearer a private image is to its own class mean than to the next, in the target's features",
+        "(-inf, inf)",
+        per=Per.NETWORK,
+        needs=(Need.TARGET, Need.TRAIN),
+        interval=True,
+    ),
+)
 
 _CHUNK = 1 << 22
 """Kernel values held at once."""

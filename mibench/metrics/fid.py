@@ -24,9 +24,10 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from mibench.metrics.declaration import Direction, Metric, Need, Per, Unit
 from mibench.stats.inputs import require_finite
 
-__all__ = ["CARD", "Statistics", "frechet_distance", "statistics"]
+__all__ = ["CARD", "METRICS", "Statistics", "frechet_distance", "statistics"]
 
 CARD = {
     "summary": "Fréchet distance between private and reconstructed images, as Gaussians of features",
@@ -34,10 +35,22 @@ CARD = {
     "authors": "Heusel, Ramsauer, Unterthiner, Nessler and Hochreiter",
     "venue": "NeurIPS",
     "year": 2017,
-    "range": "[0, inf)",
-    "better": "lower leaks more",
     "link": "https://arxiv.org/abs/1706.08500",
 }
+
+METRICS = (
+    Metric(
+        "fid",
+        ("fid", "{model}"),
+        Unit.DISTANCE,
+        Direction.LOWER,
+        "Fréchet distance to the private images, in Inception's features, or those of the model after the @",
+        "[0, inf)",
+        per=Per.SET,
+        needs=(Need.FEATURES, Need.TRAIN),
+        interval=False,
+    ),
+)
 
 
 class Statistics(NamedTuple):

@@ -21,11 +21,12 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from mibench.metrics.declaration import Direction, Metric, Need, Per, Unit
 from mibench.runtime.engine import at_once
 from mibench.runtime.rng import Noise
 from mibench.stats.inputs import require_finite
 
-__all__ = ["CARD", "GradientNorm", "gradient_norms", "others", "summary"]
+__all__ = ["CARD", "METRICS", "GradientNorm", "gradient_norms", "others", "summary"]
 
 CARD = {
     "summary": "norm of the loss's gradient in the pixels, for another class: what an attacker starts from",
@@ -33,10 +34,33 @@ CARD = {
     "authors": "Athalye, Carlini and Wagner",
     "venue": "ICML",
     "year": 2018,
-    "range": "[0, inf)",
-    "better": "neither: near 0 hides leakage, it does not stop it",
     "link": "https://arxiv.org/abs/1802.00420",
 }
+
+METRICS = (
+    Metric(
+        "gradient_norm",
+        ("gradient", "norm"),
+        Unit.NUMBER,
+        Direction.NEITHER,
+        "median norm of another class's loss gradient in the pixels: near 0 hides leakage, it does not stop it",
+        "[0, inf)",
+        per=Per.NETWORK,
+        needs=(Need.TARGET, Need.HELDOUT),
+        interval=False,
+    ),
+    Metric(
+        "vanishing",
+        ("gradient", "vanishes"),
+        Unit.SHARE,
+        Direction.NEITHER,
+        "share of unseen private images at which that gradient is lost in float32 (norm below 1e-8)",
+        "[0, 1]",
+        per=Per.NETWORK,
+        needs=(Need.TARGET, Need.HELDOUT),
+        interval=False,
+    ),
+)
 
 CHUNK = 50
 VANISHING = 1e-8
@@ -79,9 +103,9 @@ def gradient_norms(
         leaf = images.detach().clone().requires_grad_()
         (gradient,) = torch.autograd.grad(loss(logits_of(leaf), wanted).sum(), leaf)
         norms.append(gradient.float().flatten(1).norm(dim=1))
-    found = torch.cat(norms)
-    require_finite("gradients", "gradient norms", found)
-    return found
+    all_norms = torch.cat(norms)
+    require_finite("gradients", "gradient norms", all_norms)
+    return all_norms
 
 
 def summary(norms: Float[Tensor, " n"]) -> GradientNorm:

@@ -23,9 +23,10 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from mibench.metrics.declaration import Direction, Metric, Need, Per, Unit
 from mibench.stats.inputs import require_finite
 
-__all__ = ["CARD", "KernelDistance", "kernel_distance"]
+__all__ = ["CARD", "METRICS", "KernelDistance", "kernel_distance"]
 
 CARD = {
     "summary": "squared kernel discrepancy between private and reconstructed images in Inception features",
@@ -33,10 +34,33 @@ CARD = {
     "authors": "Binkowski, Sutherland, Arbel and Gretton",
     "venue": "ICLR",
     "year": 2018,
-    "range": "(-inf, inf), 0 for equal distributions",
-    "better": "lower leaks more",
     "link": "https://arxiv.org/abs/1801.01401",
 }
+
+METRICS = (
+    Metric(
+        "kid",
+        ("kid", "{model}"),
+        Unit.DISTANCE,
+        Direction.LOWER,
+        "squared kernel discrepancy to the private images, in Inception's features, or those of the model after the @",
+        "(-inf, inf), 0 for equal distributions",
+        per=Per.SET,
+        needs=(Need.FEATURES, Need.TRAIN),
+        interval=False,
+    ),
+    Metric(
+        "kid_error",
+        ("kid", "error"),
+        Unit.DISTANCE,
+        Direction.NEITHER,
+        "standard error of kid, by the jackknife",
+        "[0, inf)",
+        per=Per.SET,
+        needs=(Need.FEATURES, Need.TRAIN),
+        interval=False,
+    ),
+)
 
 _CHUNK = 1 << 22
 """Kernel values held at once."""

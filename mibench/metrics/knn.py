@@ -21,10 +21,11 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from mibench.metrics.declaration import Direction, Metric, Need, Per, Unit
 from mibench.runtime.errors import UserError
 from mibench.stats.inputs import require_finite
 
-__all__ = ["CARD", "knn_distance", "leave_one_out"]
+__all__ = ["CARD", "METRICS", "knn_distance", "leave_one_out"]
 
 CARD = {
     "summary": "squared L2 distance to the nearest private image of the same identity, in features",
@@ -32,10 +33,49 @@ CARD = {
     "authors": "Nguyen, Chandrasegaran, Abdollahzadeh and Cheung",
     "venue": "CVPR",
     "year": 2023,
-    "range": "[0, inf)",
-    "better": "lower leaks more",
     "link": "https://arxiv.org/abs/2304.01669",
 }
+
+METRICS = (
+    Metric(
+        "knn_train",
+        ("KNN", "train"),
+        Unit.SQUARED_L2,
+        Direction.LOWER,
+        "squared L2 distance to the nearest private training image of the person, in the evaluation model's features",
+        "[0, inf)",
+        needs=(Need.EVALUATOR, Need.TRAIN),
+    ),
+    Metric(
+        "knn_heldout",
+        ("KNN", "held-\nout"),
+        Unit.SQUARED_L2,
+        Direction.LOWER,
+        "squared L2 distance to the nearest held-out image of the person, in the evaluation model's features",
+        "[0, inf)",
+        needs=(Need.EVALUATOR, Need.HELDOUT),
+    ),
+    Metric(
+        "times_real",
+        ("times", "real"),
+        Unit.RATIO,
+        Direction.LOWER,
+        "L2 distance to the nearest held-out image of the person, in units of another real photograph's mean distance",
+        "[0, inf), 1 is as near as another photograph",
+        needs=(Need.EVALUATOR, Need.HELDOUT),
+    ),
+    Metric(
+        "knn_real_to_real",
+        ("KNN", "real"),
+        Unit.SQUARED_L2,
+        Direction.NEITHER,
+        "mean squared L2 distance of a private training image to the nearest other one of its person: the yardstick",
+        "[0, inf)",
+        per=Per.NETWORK,
+        needs=(Need.EVALUATOR, Need.TRAIN),
+        interval=False,
+    ),
+)
 
 _CHUNK = 1 << 22
 """Numbers in one chunk of differences: 32 MiB each in float64."""

@@ -29,10 +29,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mibench.metrics import Unavailable, inputs, weights
+from mibench.metrics.declaration import Direction, Metric, Need, Unit
 from mibench.metrics.knn import knn_distance
 from mibench.runtime.errors import UserError, unknown
 
-__all__ = ["CARD", "WEIGHTS", "Lpips", "load", "lpips_distance"]
+__all__ = ["CARD", "METRICS", "WEIGHTS", "Lpips", "load", "lpips_distance"]
 
 CARD = {
     "summary": "perceptual distance (LPIPS) to the nearest private image of the same identity",
@@ -40,10 +41,20 @@ CARD = {
     "authors": "Zhang, Isola, Efros, Shechtman and Wang",
     "venue": "CVPR",
     "year": 2018,
-    "range": "[0, inf), about 1 for unrelated images",
-    "better": "lower leaks more",
     "link": "https://arxiv.org/abs/1801.03924",
 }
+
+METRICS = (
+    Metric(
+        "lpips",
+        ("", "lpips"),
+        Unit.DISTANCE,
+        Direction.LOWER,
+        "perceptual distance (LPIPS) to the nearest private training image of the person",
+        "[0, inf), about 1 for unrelated images",
+        needs=(Need.WEIGHTS, Need.TRAIN),
+    ),
+)
 
 WEIGHTS = {
     net: weights.WeightFile((name,), f"https://download.pytorch.org/models/{name}", sha256)
@@ -130,9 +141,8 @@ def lpips_distance(
     function around it that takes images as they are stored; labels lie where embeddings do, images may lie elsewhere.
 
     Raises:
-        UserError: images and references of different sizes (resize the references through the attack's
-            resolution,
-            trap 4), a label without reference, images outside [0, 1].
+        UserError: images and references of different sizes (resize the references through the attack's resolution,
+            so that sharp ones are not compared with enlarged images), a label without reference, images outside [0, 1].
         ValueError: NaN or infinite pixels.
     """
     if images.shape[1:] != reference_images.shape[1:]:

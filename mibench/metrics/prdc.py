@@ -30,10 +30,11 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from mibench.metrics.declaration import Direction, Metric, Need, Per, Unit
 from mibench.runtime.errors import UserError
 from mibench.stats.inputs import require_finite
 
-__all__ = ["CARD", "PRDC", "K", "Manifold", "manifold", "prdc"]
+__all__ = ["CARD", "METRICS", "PRDC", "K", "Manifold", "manifold", "prdc"]
 
 CARD = {
     "summary": "precision, recall, density and coverage of reconstructions among private images, in features",
@@ -41,10 +42,55 @@ CARD = {
     "authors": "Naeem, Oh, Uh, Choi and Yoo",
     "venue": "ICML",
     "year": 2020,
-    "range": "[0, 1], density [0, inf)",
-    "better": "higher leaks more",
     "link": "https://arxiv.org/abs/2002.09797",
 }
+
+METRICS = (
+    Metric(
+        "precision",
+        ("preci-", "sion"),
+        Unit.SHARE,
+        Direction.HIGHER,
+        "share of reconstructions that lie among private images, in features",
+        "[0, 1]",
+        per=Per.SET,
+        needs=(Need.FEATURES, Need.TRAIN),
+        interval=False,
+    ),
+    Metric(
+        "recall",
+        ("", "recall"),
+        Unit.SHARE,
+        Direction.HIGHER,
+        "share of private images that lie among reconstructions, in features",
+        "[0, 1]",
+        per=Per.SET,
+        needs=(Need.FEATURES, Need.TRAIN),
+        interval=False,
+    ),
+    Metric(
+        "density",
+        ("", "density"),
+        Unit.NUMBER,
+        Direction.HIGHER,
+        "how many private images' balls a reconstruction lies in, over k: precision without its jumps",
+        "[0, inf)",
+        per=Per.SET,
+        needs=(Need.FEATURES, Need.TRAIN),
+        interval=False,
+    ),
+    Metric(
+        "coverage",
+        ("cover-", "age"),
+        Unit.SHARE,
+        Direction.HIGHER,
+        "share of private images that have a reconstruction nearer than their k-th nearest other private image",
+        "[0, 1]",
+        per=Per.SET,
+        needs=(Need.FEATURES, Need.TRAIN),
+        interval=False,
+    ),
+)
 
 K = 5
 """Neighbours, where nothing else is said."""

@@ -29,11 +29,12 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from mibench.metrics.accuracy import top_k
+from mibench.metrics.declaration import Direction, Metric, Need, Per, Unit
 from mibench.runtime.engine import at_once
 from mibench.runtime.rng import seed_of
 from mibench.stats.intervals import Interval, proportion
 
-__all__ = ["CARD", "adversarial_accuracy", "correct_under_attack", "spread"]
+__all__ = ["CARD", "METRICS", "adversarial_accuracy", "correct_under_attack", "spread"]
 
 CARD = {
     "summary": "share of private images that no change of at most eps a pixel makes the target misclassify",
@@ -41,10 +42,21 @@ CARD = {
     "authors": "Croce and Hein",
     "venue": "ICML",
     "year": 2020,
-    "range": "[0, 1]",
-    "better": "higher leaks more",
     "link": "https://arxiv.org/abs/2003.01690",
 }
+
+METRICS = (
+    Metric(
+        "adversarial_accuracy",
+        ("PGD", "ε {model}"),
+        Unit.SHARE,
+        Direction.HIGHER,
+        "share of unseen private images that no change of at most ε a pixel makes the target misclassify",
+        "[0, 1]",
+        per=Per.NETWORK,
+        needs=(Need.TARGET, Need.HELDOUT),
+    ),
+)
 
 _LOG = logging.getLogger(__name__)
 _LOG.addHandler(logging.NullHandler())  # a network without any gradient is for `metrics.gradients` to report
@@ -93,7 +105,7 @@ def correct_under_attack(
         most, least = logits.amax(dim=1, keepdim=True), logits.amin(dim=1, keepdim=True)
         return torch.cat([logits, most - 2.0 * (most - least).detach()], dim=1)
 
-    found = torch.zeros(len(eps), len(x), dtype=torch.bool, device=x.device)
+    stays = torch.zeros(len(eps), len(x), dtype=torch.bool, device=x.device)
     with torch.random.fork_rng():  # the attack seeds torch's global generator
         chunk = at_once(CHUNK, x.shape, x.device)
         for begin in range(0, len(x), chunk):
@@ -113,8 +125,8 @@ def correct_under_attack(
                 changed = images[left] + (changed - images[left]).clamp(-eps[place], eps[place])
                 with torch.no_grad():
                     stands[left] = top_k(logits_of(changed), labels[left])
-                found[place, rows] = stands
-    return found
+                stays[place, rows] = stands
+    return stays
 
 
 def adversarial_accuracy(

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mibench.metrics import Unavailable
+from mibench.metrics.declaration import Unavailable
 from mibench.runtime.errors import UserError
 
 __all__ = ["WeightFile", "fill", "locate", "read"]

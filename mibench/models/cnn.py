@@ -23,6 +23,7 @@ CARD = {
     "year": 1998,
     "link": "https://doi.org/10.1109/5.726791",
     "family": "cnn",
+    "offers": ["convolutions"],
 }
 ARCHITECTURES = ("cnn",)
 

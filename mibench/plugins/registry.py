@@ -4,14 +4,19 @@ A plug-in is a module with a literal `CARD` (read without importing it, so that 
 optional literal `PRESETS`, and one frozen dataclass whose fields are its settings. Other packages add plug-ins through
 the entry points `mibench.attacks`, `mibench.defenses`, `mibench.priors` and `mibench.data`.
 
+A card also declares what fits together (`plugins.capabilities`): a prior what it offers (`critic`, `conditional`,
+`differentiable`, `diffusion`, `spaces`, `enterable`), an attack what it `requires` of a prior or, in a wrapper, of the
+attack that it `wraps`, a family of architectures what it `offers` and a defense what it `requires` of one.
+
 An attack may be wrapped: `ppa+eot` is the wrapper `eot` around `ppa`, and `eot.copies` one of its settings.
 """
 
 import ast
 import importlib
 import inspect
+import re
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +25,7 @@ from typing import Any
 from mibench.plugins.settings import resolve_settings, settings_of
 from mibench.runtime.errors import UserError, unknown
 
-__all__ = ["BASES", "Choice", "cards", "configure", "defaults", "names", "wrappers"]
+__all__ = ["BASES", "Choice", "attacks", "cards", "configure", "defaults", "names", "partial", "wrappers"]
 
 BASES = {"attacks": "Attack", "defenses": "Defense", "priors": "PriorTrainer", "data": "Source"}
 """Kinds of plug-in and the base class in `mibench.core` of each one's dataclass."""
@@ -45,7 +50,16 @@ class Choice:
     plugin: Any
 
     def spec(self) -> dict[str, Any]:
-        """What decides the result, as JSON values."""
+        """What decides the result, as JSON values; a folder of pictures is read for it once."""
+        return self._spec
+
+    @cached_property
+    def shape(self) -> Any:
+        """Of a data set: how many people and images there are (`mibench.core.Shape`), counted once."""
+        return self.plugin.shape()
+
+    @cached_property
+    def _spec(self) -> dict[str, Any]:
         settings = self.plugin.identity() if self.kind == "data" else _flat(self.plugin, wrappers(self.name))
         return {"name": self.name, "settings": settings}
 
@@ -63,15 +77,30 @@ def wrappers(name: str) -> list[str]:
     return name.split("+")[1:]
 
 
+LITERALS = ("CARD", "PRESETS", "AROUND", "ARCHITECTURES")
+"""What is read of a plug-in without importing it."""
+
+_LITERAL = re.compile(rf"^(?:{'|'.join(LITERALS)}) *=.*?(?=^[^\s)\]}}#]|\Z)", re.MULTILINE | re.DOTALL)
+"""From the name to the next line that begins a statement of its own."""
+
+
 @cache
 def _literals(path: Path) -> dict[str, Any]:
-    """The module's top-level literal assignments, without running it."""
-    found = {}
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    """The module's top-level literal assignments, without running it.
+
+    Only these are parsed, which takes a quarter of the time of the whole file; where that fails, all of it.
+    """
+    source = path.read_text(encoding="utf-8")
+    try:
+        nodes = [node for part in _LITERAL.findall(source) for node in ast.parse(part).body]
+    except SyntaxError:
+        nodes = ast.parse(source).body
+    literals = {}
+    for node in nodes:
         target = node.targets[0] if isinstance(node, ast.Assign) else None
-        if isinstance(target, ast.Name) and target.id in ("CARD", "PRESETS", "AROUND", "ARCHITECTURES"):
-            found[target.id] = ast.literal_eval(node.value)  # type: ignore[attr-defined]
-    return found
+        if isinstance(target, ast.Name) and target.id in LITERALS:
+            literals[target.id] = ast.literal_eval(node.value)
+    return literals
 
 
 @cache
@@ -108,9 +137,9 @@ def _parts(kind: str, name: str) -> tuple[str, list[str]]:
     if kind != "attacks":
         return name, []
     base, *around = name.split("+")
-    offered = [one for one in names(kind) if _literals(_source(kind, one))["CARD"].get("role") == "wrapper"]
+    offered = attacks("wrapper")
     if base in offered:
-        raise UserError(f"{base} wraps another attack: --method ppa+{base}")
+        raise UserError(f"{base} wraps another attack: --method ATTACK+{base}")
     for one in around:
         if one not in offered:
             raise UserError(f"--method {name}: after a + stands a wrapper, one of {', '.join(offered)}; got '{one}'")
@@ -124,14 +153,30 @@ def card(kind: str, name: str) -> dict[str, Any]:
     if "+" in name and kind == "attacks":
         base, around = _parts(kind, name)
         return card(kind, base) | {"wrappers": around, "cost": None}
-    found = _literals(_source(kind, name))
-    offered = {"architectures": found["ARCHITECTURES"]} if "ARCHITECTURES" in found else {}
-    return dict(found["CARD"]) | offered
+    literals = _literals(_source(kind, name))
+    offered = {"architectures": literals["ARCHITECTURES"]} if "ARCHITECTURES" in literals else {}
+    return dict(literals["CARD"]) | offered
 
 
 def cards(kind: str) -> dict[str, dict[str, Any]]:
     """All cards of a kind."""
     return {name: card(kind, name) for name in names(kind)}
+
+
+def attacks(role: str) -> list[str]:
+    """The attacks of a role: attack, floor or wrapper; who says nothing is an attack."""
+    return [name for name, one in cards("attacks").items() if one.get("role", "attack") == role]
+
+
+def partial(attack: str, preset: str) -> str:
+    """What an attack's preset leaves out of its method, in the words of the card's `partial`; empty if nothing.
+
+    A row made with such a preset says little about the method, and tables say so. An attack that is not registered (of
+    imported images) has nothing to say.
+    """
+    if attack.split("+")[0] not in names("attacks"):
+        return ""
+    return str(card("attacks", attack).get("partial", {}).get(preset, ""))
 
 
 def presets(kind: str, name: str) -> dict[str, dict[str, Any]]:
@@ -142,28 +187,28 @@ def presets(kind: str, name: str) -> dict[str, dict[str, Any]]:
     laid over its defaults.
     """
     base, around = _parts(kind, name) if "+" in name else (name, [])
-    found = {"default": {}, **_literals(_source(kind, base)).get("PRESETS", {})}
+    offered = {"default": {}, **_literals(_source(kind, base)).get("PRESETS", {})}
     for one in around:
         own = _literals(_source(kind, one))
         for preset, settings in own.get("PRESETS", {}).items():
-            if preset in found:
-                found[preset] = found[preset] | {f"{one}.{field}": value for field, value in settings.items()}
+            if preset in offered:
+                offered[preset] = offered[preset] | {f"{one}.{field}": value for field, value in settings.items()}
         for preset, settings in own.get("AROUND", {}).get(base, {}).items():
             placed = {
                 field.removeprefix(f"{base}.") if field.startswith(f"{base}.") else f"{one}.{field}": value
                 for field, value in settings.items()
             }
-            found[preset] = found.get(preset, {}) | placed
-    return found
+            offered[preset] = offered.get(preset, {}) | placed
+    return offered
 
 
 def defaults(kind: str, name: str) -> dict[str, Any]:
     """Every setting with its default, a wrapped attack's wrappers included."""
     base, around = _parts(kind, name)
-    found = {key: item.default for key, item in settings_of(load(kind, base)).items()}
+    values = {key: item.default for key, item in settings_of(load(kind, base)).items()}
     for one in around:
-        found |= {f"{one}.{key}": item.default for key, item in settings_of(load(kind, one)).items()}
-    return found
+        values |= {f"{one}.{key}": item.default for key, item in settings_of(load(kind, one)).items()}
+    return values
 
 
 def load(kind: str, name: str) -> type:
@@ -171,14 +216,14 @@ def load(kind: str, name: str) -> type:
     _source(kind, name)
     module = importlib.import_module(_modules(kind)[name])
     base = getattr(importlib.import_module("mibench.core"), BASES[kind])
-    found = [
+    classes = [
         value
         for value in vars(module).values()
         if inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__
     ]
-    if len(found) != 1:
-        raise UserError(f"{module.__name__} must define exactly one {BASES[kind]}; it defines {len(found)}")
-    return found[0]
+    if len(classes) != 1:
+        raise UserError(f"{module.__name__} must define exactly one {BASES[kind]}; it defines {len(classes)}")
+    return classes[0]
 
 
 def configure(kind: str, name: str, preset: str = "default", settings: dict[str, Any] | None = None) -> Choice:

@@ -78,6 +78,45 @@ class Run:
             parents.extend(run if isinstance(run, list) else [run])
         return parents
 
+    # What a run builds on, by its role. Only `prior` may be absent: another program's images have none.
+
+    @property
+    def target(self) -> "Run":
+        """What an inversion attacks, or a prior learns from."""
+        return self._one("target")
+
+    @property
+    def inversion(self) -> "Run":
+        """What a score judges."""
+        return self._one("inversion")
+
+    @property
+    def backbone(self) -> "Run":
+        """What a target starts from."""
+        return self._one("backbone")
+
+    @property
+    def prior(self) -> "Run | None":
+        """Where an inversion's images come from; None where another program made them."""
+        return self._one("prior") if "prior" in self.parents else None
+
+    @property
+    def evaluators(self) -> list["Run"]:
+        """The evaluation models of a score, the headline first."""
+        known = self.parents.get("evaluators")
+        if known is None:
+            parents = ", ".join(self.parents) or "none"
+            raise UserError(f"{self.label} has no evaluation models; its parents are: {parents}")
+        return known if isinstance(known, list) else [known]
+
+    def _one(self, role: str) -> "Run":
+        known = self.parents.get(role)
+        if known is None:
+            raise UserError(f"{self.label} has no {role}; its parents are: {', '.join(self.parents) or 'none'}")
+        if isinstance(known, list):
+            raise UserError(f"{self.path} names several runs as its {role}; delete it and run it again")
+        return known
+
     @property
     def label(self) -> str:
         """`kind/name-id8`."""

@@ -15,8 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mibench import models
-from mibench.core import Dataset, Defense, Prior, Source
+from mibench.core import Dataset, Defense, Prior
+from mibench.models.base import Classifier
 from mibench.plugins import registry
+from mibench.plugins.registry import Choice
 from mibench.runs import Run, canonical, unchanged
 from mibench.runtime import pixels
 from mibench.runtime.errors import UserError
@@ -84,9 +86,9 @@ def read_tensors(path: Path, role: str) -> tuple[dict[str, Tensor], dict[str, An
         UserError: If the file is missing, truncated, or something else (says what it is), or has changed since its run
             was finished.
     """
-    found = _claimed(path, role)
+    content = _claimed(path, role)
     unchanged(path)
-    return found
+    return content
 
 
 def _claimed(path: Path, role: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -105,9 +107,9 @@ def _claimed(path: Path, role: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, header
 
 
-def dataset_spec(source: Source, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def dataset_spec(data: Choice) -> tuple[dict[str, Any], dict[str, Any]]:
     """What goes into a run's specification and into its inputs."""
-    return {"name": name, "settings": source.identity()}, {"name": name, "settings": asdict(source)}
+    return data.spec(), {"name": data.name, "settings": asdict(data.plugin)}
 
 
 _opened: dict[str, Dataset] = {}
@@ -117,10 +119,10 @@ def open_dataset(inputs: Mapping[str, Any], reporter: Reporter | None = None) ->
     """The data set a run was asked for; the last few stay in memory."""
     key = canonical(dict(inputs))
     if key not in _opened:
-        found = registry.configure("data", inputs["name"], settings=inputs["settings"]).plugin.load(reporter)
+        data = registry.configure("data", inputs["name"], settings=inputs["settings"]).plugin.load(reporter)
         while len(_opened) >= 3:
             _opened.pop(next(iter(_opened)))
-        _opened[key] = found
+        _opened[key] = data
     return _opened[key]
 
 
@@ -130,13 +132,13 @@ def dataset(run: Run) -> Dataset:
     Raises:
         UserError: If the data are not what the model was trained on.
     """
-    found = open_dataset(run.inputs["dataset"])
+    data = open_dataset(run.inputs["dataset"])
     trained_on = run.read("metrics.json")["dataset_fingerprint"]
-    if found.fingerprint() != trained_on:
+    if data.fingerprint() != trained_on:
         raise UserError(
-            f"the images of '{found.name}' are not those that {run.label} was trained on; train again, or restore them"
+            f"the images of '{data.name}' are not those that {run.label} was trained on; train again, or restore them"
         )
-    return found
+    return data
 
 
 def defenses(run: Run) -> list[Defense]:
@@ -147,27 +149,25 @@ def defenses(run: Run) -> list[Defense]:
     ]
 
 
-def classifier(run: Run, classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+def classifier(run: Run, classes: int, image_shape: tuple[int, int, int]) -> Classifier:
     """The untrained network a run asks for, initialised from its seed, after the defenses' surgery."""
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(run.spec["seed"], "init"))
         imagenet = run.spec["pretrained"] is True
-        model: nn.Module = models.build(run.spec["model"], classes, image_shape, pretrained=imagenet)
+        model = models.build(run.spec["model"], classes, image_shape, pretrained=imagenet)
         if "backbone" in run.parents:
             _start_from(model, run)
         for defense in defenses(run):
-            model = defense.surgery(model)
+            model = defense.surgery(model)  # type: ignore[assignment]  # a classifier again
     return model
 
 
-def _start_from(model: nn.Module, run: Run) -> None:
+def _start_from(model: Classifier, run: Run) -> None:
     """Give a new network the trunk that public images have trained; its head is its own."""
-    parent = run.parents["backbone"]
-    assert isinstance(parent, Run)
-    path = parent.path / "model.safetensors"
+    path = run.backbone.path / "model.safetensors"
     tensors, _ = _claimed(path, "backbone")
     trunk = {name.removeprefix("trunk."): value for name, value in tensors.items() if name.startswith("trunk.")}
-    _fill(model.trunk, trunk, path, run.spec["model"])  # type: ignore[arg-type]
+    _fill(model.trunk, trunk, path, run.spec["model"])
 
 
 def write_memories(path: Path, memories: list[nn.Module]) -> None:
@@ -198,7 +198,7 @@ def fill_memories(path: Path, memories: list[nn.Module]) -> None:
         _fill(memory, own, path, f"of defense {place + 1}")
 
 
-def load_classifier(run: Run, data: Dataset) -> nn.Module:
+def load_classifier(run: Run, data: Dataset) -> Classifier:
     """The trained, deployed network of a run, frozen and in eval mode, checked against the data's class names.
 
     Raises:
@@ -217,7 +217,7 @@ def load_classifier(run: Run, data: Dataset) -> nn.Module:
     _fill(model, tensors, path, run.spec["model"])
     memories = load_memories(run, len(data.classes), data.image_shape)
     for defense, memory in zip(defenses(run), memories, strict=True):
-        model = defense.deploy(model, memory)
+        model = defense.deploy(model, memory)  # type: ignore[assignment]  # a classifier again
     return model.requires_grad_(False).eval()
 
 
@@ -225,12 +225,12 @@ def load_prior(run: Run, data: Dataset) -> Prior:
     """The trained prior of a run, frozen and in eval mode."""
     path = run.path / "prior.safetensors"
     tensors, header = _claimed(path, "prior")
-    asked = run.spec["prior"]["name"]
-    if header.get("prior") != asked:
-        raise UserError(f"{path} should hold the prior {asked}; it is: {header.get('prior')}")
-    recipe = registry.configure("priors", asked, settings=run.spec["prior"]["settings"]).plugin
+    name = run.spec["prior"]["name"]
+    if header.get("prior") != name:
+        raise UserError(f"{path} should hold the prior {name}; it is: {header.get('prior')}")
+    recipe = registry.configure("priors", name, settings=run.spec["prior"]["settings"]).plugin
     prior: Prior = recipe.build(data.image_shape, len(data.classes), data.public)
-    _fill(prior, tensors, path, asked)
+    _fill(prior, tensors, path, name)
     return prior.requires_grad_(False).eval()
 
 

@@ -1,15 +1,27 @@
 """Run an attack against a target through the oracle and keep the reconstructions as uint8 images."""
 
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
-from mibench.core import Access, Attack, AttackContext, BudgetExhausted, Oracle, Reconstructions, to_uint8
+from mibench.core import (
+    Access,
+    Attack,
+    AttackContext,
+    BudgetExhausted,
+    Defense,
+    Oracle,
+    Prior,
+    Reconstructions,
+    to_uint8,
+)
 from mibench.models.fold import fold
-from mibench.models.winograd import winograd
-from mibench.plugins import registry
+from mibench.plugins import capabilities, registry
 from mibench.plugins.registry import Choice
 from mibench.runs import Run, clock, provenance
 from mibench.runtime.engine import Engine, at_once, describe
@@ -20,7 +32,7 @@ from mibench.runtime.progress import Reporter
 from mibench.runtime.rng import Noise
 from mibench.stages import artifacts
 
-__all__ = ["ACCESS", "plan", "work"]
+__all__ = ["ACCESS", "plan", "shown_by", "work"]
 
 ACCESS = {
     "none": Access.LABEL_ONLY,
@@ -61,11 +73,24 @@ def plan(
     )
 
 
+def shown_by(defenses: Sequence[Defense]) -> Callable[[Tensor, Noise], Tensor]:
+    """What defenses do to the training images, without the base augmentation between `before` and `transform`."""
+
+    def transform(x: Tensor, noise: Noise) -> Tensor:
+        for hook in ("before", "transform"):
+            for place, defense in enumerate(defenses):
+                x = getattr(defense, hook)(x, noise.of(place))
+        return x
+
+    return transform
+
+
 def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     """Invert, quantise, write."""
     started = clock()
-    target, source = run.parents["target"], run.parents["prior"]
-    assert isinstance(target, Run) and isinstance(source, Run)
+    target, source = run.target, run.prior
+    if source is None:
+        raise UserError(f"{run.label} has no prior; its images were made by another program")
     data = artifacts.dataset(target)
     attack: Attack = registry.configure(
         "attacks", run.spec["attack"]["name"], settings=run.spec["attack"]["settings"]
@@ -73,58 +98,49 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     count = run.spec["identities"] or len(data.classes)
     if not 1 <= count <= len(data.classes):
         raise UserError(f"--identities {count}: the target knows {len(data.classes)} identities")
-    prior = engine.place(artifacts.load_prior(source, data))
-    attack.needs(prior)  # type: ignore[arg-type]
-    network = winograd(engine.place(fold(artifacts.load_classifier(target, data))), engine)  # type: ignore[arg-type]
+    prior: Prior = engine.place(artifacts.load_prior(source, data))  # type: ignore[assignment]
+    capabilities.require(attack, prior)
+    network = engine.place(fold(artifacts.load_classifier(target, data)))
     labels = torch.arange(count, device=engine.device)
-    cost = attack.cost(prior, len(data.public))  # type: ignore[arg-type]
+    cost = attack.cost(prior, len(data.public))
     total = cost.queries * count + cost.shared_queries
     with run.writing() as folder, reporter.task(f"{run.name} on {target.name}", total, "images") as task:
         oracle = Oracle(network, ACCESS[run.spec["access"]], len(data.classes), run.spec["budget"], tick=task.advance)
-        stack = artifacts.defenses(target)
-
-        def transform(x: Tensor, noise: Noise) -> Tensor:
-            for place, defense in enumerate(stack):
-                x = defense.transform(x, noise.of(place))
-            return x
-
-        public = data.public.on(engine)
         batch = at_once(BATCH[engine.device.type], data.image_shape, engine.device)
-        workspace = AttackContext(batch, folder, public, transform)
-        found: Reconstructions | None
-        try:
-            with engine.autocast():
-                found = attack(oracle, prior, labels, run.spec["seed"], workspace)  # type: ignore[arg-type]
-        except BudgetExhausted:
-            found = None
-        if found is None or (run.spec["budget"] is not None and cost.queries and oracle.queries.max() == 0):
+        workspace = AttackContext(batch, folder, data.public.on(engine), shown_by(artifacts.defenses(target)))
+        made: Reconstructions | None = None
+        with suppress(BudgetExhausted), engine.autocast(), capabilities.naming_others():
+            made = attack(oracle, prior, labels, run.spec["seed"], workspace)
+        if made is None or (run.spec["budget"] is not None and cost.queries and oracle.queries.max() == 0):
             raise UserError(
                 f"a budget of {run.spec['budget']} queries per identity is too small for one step of {run.name}; it "
                 f"asks for {cost.shared_queries} shared and {cost.queries} own queries when nothing stops it"
             )
-        stored = to_uint8(found.images).cpu()
-        artifacts.write_tensors(
-            folder / "images.safetensors",
-            {
-                "failed": found.failed,
-                "gradient_images": oracle.gradient_images,
-                "images": stored,
-                "labels": found.labels,
-                "latents": found.latents,
-                "queries": oracle.queries,
-            },
-            {"role": "reconstructions", "attack": run.name, "dataset": data.name, "classes_count": count},
-        )
-        asked = oracle.queries[labels.cpu()].double()
-        metrics: dict[str, Any] = {
-            "gradient_images_per_identity": float(oracle.gradient_images[labels.cpu()].double().mean()),
-            "identities": count,
-            "images": len(stored),
-            "queries_per_identity": float(asked.mean()),
-            "shared_gradients": oracle.shared_gradients,
-            "shared_queries": oracle.shared_queries,
-            "unoptimised_images": int(found.failed.sum()),
+        stored = to_uint8(made.images).cpu()
+        tensors = {
+            "failed": made.failed,
+            "gradient_images": oracle.gradient_images,
+            "images": stored,
+            "labels": made.labels,
+            "latents": made.latents,
+            "queries": oracle.queries,
         }
-        write_json(folder / "metrics.json", metrics)
+        header = {"role": "reconstructions", "attack": run.name, "dataset": data.name, "classes_count": count}
+        artifacts.write_tensors(folder / "images.safetensors", tensors, header)
+        write_json(folder / "metrics.json", measured(made, oracle, labels))
         tile(stored[: 8 * 8], folder / "grid.png", columns=8)
         run.finish(provenance(started, describe(engine)))
+
+
+def measured(made: Reconstructions, oracle: Oracle, labels: Int64[Tensor, " c"]) -> dict[str, Any]:
+    """What an inversion cost, per attacked identity and shared by all."""
+    attacked = labels.cpu()
+    return {
+        "gradient_images_per_identity": float(oracle.gradient_images[attacked].double().mean()),
+        "identities": len(attacked),
+        "images": len(made.images),
+        "queries_per_identity": float(oracle.queries[attacked].double().mean()),
+        "shared_gradients": oracle.shared_gradients,
+        "shared_queries": oracle.shared_queries,
+        "unoptimised_images": int(made.failed.sum()),
+    }

@@ -32,7 +32,7 @@ def plan(root: Path, data: Choice, prior: Choice, target: Run | None, seed: int,
     wants = prior.plugin.target_access is not None
     if wants and target is None:
         raise UserError(f"the prior '{prior.name}' learns from a target's answers; name one with --target RUN")
-    spec, inputs = artifacts.dataset_spec(data.plugin, data.name)
+    spec, inputs = artifacts.dataset_spec(data)
     parents: dict[str, Run | list[Run]] = {"target": target} if wants and target is not None else {}
     return Run(
         root,
@@ -47,15 +47,13 @@ def plan(root: Path, data: Choice, prior: Choice, target: Run | None, seed: int,
 def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     """Build, train, write the weights and a grid of samples (also while training)."""
     started = clock()
-    asked = run.spec["prior"]
-    recipe = registry.configure("priors", asked["name"], settings=asked["settings"]).plugin
-    target = run.parents.get("target")
-    if isinstance(target, Run):
-        data = artifacts.dataset(target)
-        network = engine.place(fold(artifacts.load_classifier(target, data)))  # type: ignore[arg-type]
+    choice = run.spec["prior"]
+    recipe = registry.configure("priors", choice["name"], settings=choice["settings"]).plugin
+    data, oracle = artifacts.open_dataset(run.inputs["dataset"]), None
+    if "target" in run.parents:
+        data = artifacts.dataset(run.target)
+        network = engine.place(fold(artifacts.load_classifier(run.target, data)))
         oracle = Oracle(network, recipe.target_access, len(data.classes))
-    else:
-        data, oracle = artifacts.open_dataset(run.inputs["dataset"]), None
     with run.writing() as folder:
         with torch.random.fork_rng():
             torch.manual_seed(seed_of(run.spec["seed"], "init"))
@@ -77,7 +75,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
             log = recipe.train(prior, data.public, oracle, session)
         prior.requires_grad_(False).eval()
         picture(prior)
-        header = {"role": "prior", "prior": asked["name"], "dataset": data.name}
+        header = {"role": "prior", "prior": choice["name"], "dataset": data.name}
         artifacts.write_tensors(folder / "prior.safetensors", prior.state_dict(), header)
         metrics: dict[str, Any] = {
             "critic": prior.critic_kind,

@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from mibench import models
 from mibench.core import Dataset, Defense, Split
-from mibench.core.losses import IDENTITY
-from mibench.metrics import gradients
+from mibench.evaluation.model import accuracy, private_answers, real_to_real
+from mibench.evaluation.side_effects import side_effects
 from mibench.metrics.accuracy import closed_set, top_k
-from mibench.metrics.calibration import calibration
-from mibench.metrics.knn import leave_one_out
-from mibench.metrics.robustness import adversarial_accuracy, spread
-from mibench.models.served import Served
+from mibench.metrics.ood import detection
+from mibench.models.base import Classifier
+from mibench.plugins import capabilities
 from mibench.plugins.registry import Choice
 from mibench.plugins.settings import resolve_settings
 from mibench.runs import Run, canonical, clock, provenance
@@ -29,9 +27,7 @@ from mibench.runtime.errors import UserError
 from mibench.runtime.files import write_json
 from mibench.runtime.pixels import concatenate
 from mibench.runtime.progress import Reporter
-from mibench.runtime.rng import Noise
 from mibench.stages import artifacts, train_backbone
-from mibench.stats.intervals import proportion
 from mibench.training import Training, fit, predict
 
 __all__ = [
@@ -41,6 +37,7 @@ __all__ = [
     "evaluator_families",
     "plan",
     "plan_evaluator",
+    "rehearse_surgery",
     "require_other_family",
     "work",
 ]
@@ -95,7 +92,7 @@ def plan(
             architecture or does not start from such a network.
     """
     models.family(architecture)
-    spec, inputs = artifacts.dataset_spec(data.plugin, data.name)
+    spec, inputs = artifacts.dataset_spec(data)
     real = [choice for choice in defenses if choice.name != "none"]
     require_compatible(architecture, real, pretrained)
     backbone = train_backbone.plan(root, data, architecture, precision) if pretrained == "public" else None
@@ -118,10 +115,10 @@ def plan(
 
 
 def require_compatible(architecture: str, defenses: list[Choice], pretrained: str) -> None:
-    """Refuse a defense that cannot change this architecture, before anything is trained.
+    """Refuse a defense that this architecture cannot take, as far as cards tell; see also `rehearse_surgery`.
 
     Raises:
-        UserError: What the architecture lacks, or what it should start from.
+        UserError: What the architecture or the machine lacks, or what the network should start from.
     """
     for choice in defenses:
         if choice.plugin.start == "public" and pretrained == "none":
@@ -129,11 +126,22 @@ def require_compatible(architecture: str, defenses: list[Choice], pretrained: st
                 f"{choice.name} protects what public images have not taught the network already, so it must start "
                 "from such a network: --pretrained public, or imagenet for torchvision's architectures"
             )
-    if any(type(choice.plugin).surgery is not Defense.surgery for choice in defenses):
-        with torch.device("meta"):  # sizes only, no weights
-            model = models.build(architecture, 10, (3, 64, 64))
-            for choice in defenses:
-                model = choice.plugin.surgery(model)
+        capabilities.require_of_architecture(choice.name, models.family(architecture))
+
+
+def rehearse_surgery(run: Run) -> None:
+    """Let a target's defenses change a network without weights, so that settings which do not fit it are told before
+    anything is trained.
+
+    Raises:
+        UserError: What the architecture lacks.
+    """
+    stack = artifacts.defenses(run)
+    if any(type(defense).surgery is not Defense.surgery for defense in stack):
+        with capabilities.naming_others(), torch.device("meta"):  # sizes only
+            model = models.build(run.spec["model"], 10, (3, 64, 64))
+            for defense in stack:
+                model = defense.surgery(model)  # type: ignore[assignment]
 
 
 def evaluator_families(architecture: str) -> list[str]:
@@ -160,7 +168,7 @@ def plan_evaluator(
 ) -> Run:
     """The run that trains an evaluation model."""
     models.family(architecture)
-    spec, inputs = artifacts.dataset_spec(data.plugin, data.name)
+    spec, inputs = artifacts.dataset_spec(data)
     return Run(
         root,
         "evaluators",
@@ -191,73 +199,56 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     started = clock()
     evaluator = run.kind == "evaluators"
     data = artifacts.open_dataset(run.inputs["dataset"])
-    split = with_distractors(data) if evaluator else data.train
-    classes = len(data.classes) + (data.distractor_count if evaluator else 0)
     if len(data.heldout) == 0:
         raise UserError(f"data set '{data.name}' has no held-out images; natural accuracy cannot be measured")
-    defenses = artifacts.defenses(run)
+    split = with_distractors(data) if evaluator else data.train
+    classes = len(data.classes) + (data.distractor_count if evaluator else 0)
     chosen = resolve_settings(Training, "training", dict(run.spec["training"])).for_images(len(split))
+    role = "evaluation model" if evaluator else "target model"
     with run.writing() as folder:
+        checkpoint = folder / "checkpoint.pt"
+        resumed, before = checkpoint.exists(), time.process_time()
         model = artifacts.classifier(run, classes, data.image_shape)
+        defenses = artifacts.defenses(run)
         label = f"train {'evaluation model' if evaluator else 'target'} {run.name}"
-        resumed, before = (folder / "checkpoint.pt").exists(), time.process_time()
+        seed = run.spec["seed"]
         fitted = fit(
             model,
             split,
             classes,
             chosen,
             engine,
-            run.spec["seed"],
+            seed,
             reporter,
             label,
             defenses,
             data.flip,
-            checkpoint=folder / "checkpoint.pt",
+            checkpoint=checkpoint,
+            public=None if evaluator else data.public,
         )
         # Unknown after a killed process, which took part of it with it.
         trained = None if resumed else round(time.process_time() - before, 2)
         state = {name: value.clone() for name, value in model.state_dict().items()}
         artifacts.write_memories(folder / "memories.safetensors", fitted.memories)
         for defense, memory in zip(defenses, fitted.memories, strict=True):
-            model = defense.deploy(model, memory)
-        model = engine.place(model)
-        logits, features = predict(model, data.heldout.images, engine)
-        metrics: dict[str, Any] = {
+            model = defense.deploy(model, memory)  # type: ignore[assignment]  # a classifier again
+        engine.place(model)
+        metrics = {
             "classes": len(data.classes),
             "dataset_fingerprint": data.fingerprint(),
-            "natural_accuracy": accuracy(logits, data.heldout, len(data.classes)),
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "training": asdict(chosen),
         }
-        if not evaluator:  # image by image, so that the accuracies of two targets can be compared in pairs
-            hits = top_k(closed_set(logits, classes), data.heldout.labels.to(logits.device), 1)
-            kept = {"hits": hits.to(torch.uint8), "labels": data.heldout.labels}
-            artifacts.write_tensors(folder / "heldout.safetensors", kept, {"role": "held-out verdicts"})
         if evaluator:
-            metrics |= {
-                "distractors": data.distractor_count,
-                "distractors_are_public": data.distractors_are_public,
-                "open_set_accuracy": accuracy(logits, data.heldout, classes),
-            }
-            train_logits, train_features = predict(model, data.train.images, engine)
-            artifacts.write_tensors(
-                folder / "features.safetensors",
-                {
-                    "heldout_features": features,
-                    "heldout_logits": logits,
-                    "heldout_labels": data.heldout.labels,
-                    "train_features": train_features,
-                    "train_logits": train_logits,
-                    "train_labels": data.train.labels,
-                },
-                {"role": "private features"},
-            )
-            metrics["knn_real_to_real"] = real_to_real(train_features, data.train.labels)
+            metrics |= measure_evaluator(model, data, engine, folder)
         else:
-            metrics["side_effects"] = side_effects(model, logits, data.heldout.on(engine))
-            metrics["defense_reports"] = fitted.reports
+            metrics |= measure_target(model, data, engine, folder)
+            metrics["defense_reports"] = [
+                report | defense.report(memory, data, lambda images: predict(model, images, engine)[0])
+                for defense, memory, report in zip(defenses, fitted.memories, fitted.reports, strict=True)
+            ]
         header = {
-            "role": "evaluation model" if evaluator else "target model",
+            "role": role,
             "architecture": run.spec["model"],
             "classes": list(data.classes),
             "classes_count": len(data.classes),
@@ -270,53 +261,34 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         run.finish(provenance(started, describe(engine)) | {"training_cpu_seconds": trained})
 
 
-PROBED = 200
-"""How many held-out images the attacks of `side_effects` try."""
+def measure_target(model: Classifier, data: Dataset, engine: Engine, folder: Path) -> dict[str, Any]:
+    """A target's natural accuracy and what its defenses change besides; heldout.safetensors keeps each image's verdict,
+    so that the accuracies of two targets can be compared in pairs."""
+    classes = len(data.classes)
+    logits, _ = predict(model, data.heldout.images, engine)
+    hits = top_k(closed_set(logits, classes), data.heldout.labels.to(logits.device), 1)
+    kept = {"hits": hits.to(torch.uint8), "labels": data.heldout.labels}
+    artifacts.write_tensors(folder / "heldout.safetensors", kept, {"role": "held-out verdicts"})
+    effects = side_effects(model, logits, data.heldout.on(engine))
+    if len(data.public):
+        strangers, _ = predict(model, data.public.images, engine)
+        effects["ood"] = detection(logits.softmax(1), strangers.softmax(1))._asdict()
+    return {"natural_accuracy": accuracy(logits, data.heldout.labels, classes)._asdict(), "side_effects": effects}
 
 
-def side_effects(model: nn.Module, logits: torch.Tensor, heldout: Split) -> dict[str, Any]:
-    """What a defense changes besides natural accuracy: robustness, calibration, the gradients an attacker sees.
-
-    Scores are what is served; gradients are those of the network itself, which a white-box attacker holds, in float32.
-
-    Args:
-        model: Deployed, in eval mode, on the device of the labels.
-        logits: Of the held-out images, as served.
-        heldout: Private images that the model has not seen.
-    """
-    # A shaper's scores are judged before a softmax makes them sum to 1.
-    scores = logits.exp() if isinstance(model, Served) else logits.softmax(dim=1)
-    confidence = calibration(logits.softmax(dim=1), heldout.labels)
-    place = spread(heldout.labels, PROBED)
-    x, y = heldout.at(place), heldout.labels[place]
-    other = gradients.others(y, logits.shape[1], Noise(0, place).of("other class"))
-
-    def white_box(images: torch.Tensor) -> torch.Tensor:
-        return model.head(model.features(images)).float()  # type: ignore[operator]
-
-    robust = adversarial_accuracy(white_box, x, y)
-    norms = {
-        name: gradients.gradient_norms(white_box, x, other, IDENTITY[name]) for name in ("cross_entropy", "max_margin")
+def measure_evaluator(model: Classifier, data: Dataset, engine: Engine, folder: Path) -> dict[str, Any]:
+    """An evaluation model's accuracy; features.safetensors keeps what it answers to the private images."""
+    train, heldout = private_answers(model, data, engine)
+    kept = {
+        f"{part}_{name}": values
+        for part, answers in (("heldout", heldout), ("train", train))
+        for name, values in answers._asdict().items()
     }
+    artifacts.write_tensors(folder / "features.safetensors", kept, {"role": "private features"})
     return {
-        "adversarial_accuracy": {str(eps): found._asdict() for eps, found in robust.items()},
-        "confidence": confidence.confidence,
-        "ece": confidence.ece,
-        "gradient_norm": {name: gradients.summary(found)._asdict() for name, found in norms.items()},
-        "served_sum_error": float((scores.double().sum(dim=1) - 1.0).abs().max()),
+        "distractors": data.distractor_count,
+        "distractors_are_public": data.distractors_are_public,
+        "knn_real_to_real": real_to_real(train.features, train.labels),
+        "natural_accuracy": accuracy(heldout.logits, heldout.labels, len(data.classes))._asdict(),
+        "open_set_accuracy": accuracy(heldout.logits, heldout.labels, heldout.logits.shape[1])._asdict(),
     }
-
-
-def real_to_real(features: torch.Tensor, labels: torch.Tensor) -> float | None:
-    """Mean squared distance of a private image to the nearest other one of its person; null if nobody has two."""
-    several = torch.bincount(labels)[labels] > 1
-    if not several.any():
-        return None
-    labels = labels[several].to(features.device)
-    return float(leave_one_out(features[several.to(features.device)], labels).mean())
-
-
-def accuracy(logits: torch.Tensor, split: Split, classes: int) -> dict[str, float]:
-    """Top-1 on a split among the first `classes` logits, with its 95% interval clustered by identity."""
-    labels = split.labels.to(logits.device)
-    return proportion(top_k(closed_set(logits, classes), labels, 1), labels)._asdict()

@@ -11,6 +11,7 @@ from mibench.attacks.parts.evolution import log_odds
 from mibench.attacks.parts.score_map import certain, network, vector
 from mibench.attacks.parts.surrogates import build_surrogates, restore
 from mibench.core import Access, AttackContext, Split
+from mibench.plugins import capabilities
 from mibench.priors.public import PublicImages
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
@@ -188,7 +189,7 @@ def test_the_map_learns_the_embedding_from_the_targets_scores() -> None:
 def test_what_is_refused() -> None:
     world = World(4)
     with pytest.raises(UserError, match="c2f needs a generator"):
-        quick("c2f").needs(PublicImages(world.public().images))
+        capabilities.require(quick("c2f"), PublicImages(world.public().images))
     with pytest.raises(UserError, match="learns from public images"):
         quick("c2f", **SMALL)(world.oracle(), world.prior, torch.arange(2), 0, AttackContext())
     for wrong in ({"images": 11}, {"kept": 17}, {"population": 9}):

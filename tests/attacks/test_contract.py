@@ -14,7 +14,7 @@ from torch import Tensor
 from worlds import ACCESS, ToldPrior, World, attack_on, quick, workspace
 
 from mibench.core import Access, AttackContext, BudgetExhausted, Cost, Oracle, Reconstructions
-from mibench.plugins import registry
+from mibench.plugins import capabilities, registry
 from mibench.priors.public import PublicImages
 from mibench.runtime.engine import Engine
 from mibench.runtime.errors import UserError
@@ -41,6 +41,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "rlb": {"episodes": 40, "hidden": 8, "batch": 16},
     "brep": {"init_pool": 60, "iterations": 5, "points": 4, "radius": 0.5},
     "random_search": {"queries": 40},
+    "label_search": {"queries": 40, "candidates": 4},
     "mirror": {"steps": 12, "pool": 60, "candidates": 3},
     "mirror_bb": {"pool": 60, "population": 8, "generations": 4},
     "cma_es": {"population": 8, "generations": 4},
@@ -157,8 +158,6 @@ def test_the_published_costs(name: str) -> None:
     preset = "paper" if "paper" in registry.presets("attacks", name) else "default"
     cost = registry.configure("attacks", name, preset).plugin.cost(world.prior_for(name), public)
     shown = registry.card("attacks", name)["cost"]
-    if name == "public_search":
-        public = len(world.public())
     assert tuple(public if part is None else part for part in shown) == cost
 
 
@@ -331,24 +330,24 @@ def test_a_prior_without_a_critic_is_refused_in_one_line(name: str) -> None:
     world = World(4, "none")
     for prior in (world.prior, PublicImages(world.public().images)):
         with pytest.raises(UserError, match=f"{name} needs a prior with a critic") as caught:
-            quick(name).needs(prior)
+            capabilities.require(quick(name), prior)
         assert "--prior" in str(caught.value) and "\n" not in str(caught.value)
     for critic in ("wgan", "kp1"):
-        quick(name).needs(World(4, critic).prior)  # type: ignore[arg-type]
+        capabilities.require(quick(name), World(4, critic).prior)  # type: ignore[arg-type]
 
 
 def test_priors_of_the_wrong_kind_are_refused() -> None:
     world = world_of()
     with pytest.raises(UserError, match="ppa needs a generator"):
-        quick("ppa").needs(PublicImages(world.public().images))
+        capabilities.require(quick("ppa"), PublicImages(world.public().images))
     for name in ("ppa", "mirror", "mirror_bb", "brep", "if_gmi"):
-        with pytest.raises(UserError, match=f"{name} .*--prior dcgan|{name} .*unconditional"):
-            quick(name).needs(ToldPrior(world.prior))
+        with pytest.raises(UserError, match=f"{name} .*--prior.* dcgan"):
+            capabilities.require(quick(name), ToldPrior(world.prior))
     for name in ("plg", "lokt"):
-        with pytest.raises(UserError, match="told whom to draw; use --prior"):
-            quick(name).needs(world.prior)
-    with pytest.raises(UserError, match="--prior public"):
-        quick("public_search").needs(world.prior)
+        with pytest.raises(UserError, match="told whom to draw; choose with --prior"):
+            capabilities.require(quick(name), world.prior)
+    with pytest.raises(UserError, match="--prior one that has: public"):
+        capabilities.require(quick("public_search"), world.prior)
 
 
 def test_a_learning_rate_that_breaks_the_search_names_the_step() -> None:

@@ -15,7 +15,7 @@ from mibench.attacks.parts.balls import project_l1
 from mibench.attacks.ppa import PPA
 from mibench.core import Access, AttackContext, Oracle, Prior, Split
 from mibench.core.losses import poincare
-from mibench.plugins import registry
+from mibench.plugins import capabilities, registry
 from mibench.priors.pixels import PixelPrior
 from mibench.priors.public import PublicImages
 from mibench.priors.stylegan2 import StyleGan2
@@ -217,8 +217,8 @@ def test_a_latent_that_the_later_blocks_do_not_hear_stays() -> None:
 
 @pytest.mark.parametrize("prior", [PixelPrior(SHAPE), PublicImages(torch.zeros(3, *SHAPE, dtype=torch.uint8))])
 def test_priors_that_cannot_be_entered_are_refused(prior: Prior) -> None:
-    with pytest.raises(UserError, match="if_gmi needs a generator it can enter; use --prior dcgan"):
-        IFGMI().needs(prior)
+    with pytest.raises(UserError, match=r"if_gmi needs a generator it can enter between its blocks; .* dcgan"):
+        capabilities.require(IFGMI(), prior)
 
 
 @pytest.mark.parametrize(

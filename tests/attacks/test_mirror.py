@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from worlds import World, attack_on, quick
 
-from mibench.attacks.mirror import Mirror, overlapping, ramp
+from mibench.attacks.mirror import Mirror, _RampedAdam, overlapping, ramp
 from mibench.attacks.parts.evolution import log_odds
 from mibench.attacks.parts.pspace import PSpace, searched
 from mibench.core import AttackContext
@@ -23,6 +23,20 @@ def test_the_schedule() -> None:
     for t, wanted in golden.items():
         assert ramp(t) == pytest.approx(wanted, abs=1e-12)
     assert ramp(0.95) == pytest.approx(0.5 - 0.5 * math.cos(math.pi * 0.2))
+
+
+def test_the_last_step_stands_still_and_the_first_does_not() -> None:
+    """Rates of 20 steps by the authors' adjust_lr, epochs 1 ... 20."""
+    point = torch.zeros(1, 2).requires_grad_()
+    optimizer = _RampedAdam(point, 0.25, 20, PSpace(1.0, torch.zeros(2), torch.full((2,), 100.0)))
+    rates = []
+    for _ in range(20):
+        point.grad = torch.ones_like(point)
+        optimizer.step()
+        rates.append(optimizer.param_groups[0]["lr"] / 0.25)
+    golden = [1.0] * 15 + [0.904508, 0.654508, 0.345492, 0.095492, 0.0]
+    assert rates == pytest.approx(golden, abs=1e-6)
+    assert torch.allclose(point, torch.full((1, 2), -0.25 * sum(golden)), atol=1e-4)  # Adam moves by its rate
 
 
 @pytest.mark.parametrize("kind", ["z", "w"])
@@ -55,8 +69,8 @@ def test_adam_takes_the_published_steps_inside_the_box(kind: str) -> None:
         better = values.detach() < lowest
         best, lowest = torch.where(better[:, None], z, best), torch.where(better, values.detach(), lowest)
         m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
-        corrected = (m / (1 - 0.9 ** (step + 1))) / ((v / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8)
-        z = (z - 0.25 * ramp(step / steps) * corrected).clamp(low, high)
+        corrected = (m / (1 - 0.9 ** (step + 1))) / ((v / (1 - 0.999 ** (step + 1))).sqrt() + 8e-8)
+        z = (z - 0.25 * ramp((step + 1) / steps) * corrected).clamp(low, high)
     order = lowest.reshape(3, 2).argsort(dim=1, stable=True) + 2 * torch.arange(3)[:, None]
     torch.testing.assert_close(found.latents, best[order.flatten()], rtol=0, atol=1e-5)
 

@@ -9,6 +9,7 @@ from worlds import World, attack_on, quick
 from mibench.attacks.mirror_bb import MirrorBlackBox, first_parents_share, parents
 from mibench.attacks.parts.evolution import log_odds
 from mibench.core import Access, AttackContext
+from mibench.plugins import capabilities
 from mibench.priors.public import PublicImages
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
@@ -93,10 +94,10 @@ def test_priors_that_cannot_serve_all_identities_are_refused(name: str) -> None:
     conditional = World(4).prior
     conditional.conditional = True
     for prior in (PublicImages(world.public().images), conditional):
-        with pytest.raises(UserError, match=f"{name} scores one pool .* --prior dcgan"):
-            quick(name).needs(prior)
+        with pytest.raises(UserError, match=f"{name} needs an unconditional generator.* dcgan"):
+            capabilities.require(quick(name), prior)
     with pytest.raises(UserError, match="has no w space"):
-        quick(name, space="w").needs(world.prior)
+        capabilities.require(quick(name, space="w"), world.prior)
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:

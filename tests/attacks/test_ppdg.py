@@ -16,7 +16,7 @@ from mibench.attacks.parts.views import Allowance
 from mibench.attacks.ppa import PPA
 from mibench.attacks.ppdg import DISTANCES, PPDG, conditional_transport, features, mmd, pivot_rate, pointwise
 from mibench.core import Cost, Oracle, Prior, Reconstructions
-from mibench.plugins import registry
+from mibench.plugins import capabilities, registry
 from mibench.priors.public import PublicImages
 from mibench.priors.tuned import Tuned
 from mibench.runtime.errors import UserError
@@ -319,10 +319,10 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any]) -> No
 def test_priors_and_attacks_that_cannot_be_tuned_are_refused() -> None:
     world = World(4, "none")
     public: Prior = PublicImages(world.public().images)
-    with pytest.raises(UserError, match="ppa needs a generator"):
-        SHORT.needs(public)
+    with pytest.raises(UserError, match="ppdg needs a generator"):
+        capabilities.require(SHORT, public)
     with pytest.raises(UserError, match="gmi needs a prior with a critic"):
-        replace(SHORT, attack=GMI(images=2)).needs(world.prior)
+        capabilities.require(replace(SHORT, attack=GMI(images=2)), world.prior)
     with pytest.raises(UserError, match="1 <= images <= candidates <= pool"):
-        replace(SHORT, candidates=30).needs(world.prior)
-    SHORT.needs(world.prior)
+        capabilities.require(replace(SHORT, candidates=30), world.prior)
+    capabilities.require(SHORT, world.prior)

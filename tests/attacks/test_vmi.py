@@ -12,7 +12,7 @@ from worlds import LinearPrior, World, attack_on, workspace
 from mibench.attacks.parts.flow import Flow, FullGaussian
 from mibench.attacks.vmi import VMI
 from mibench.core import AttackContext, Prior
-from mibench.plugins import registry
+from mibench.plugins import capabilities, registry
 from mibench.runtime.engine import Engine
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
@@ -211,8 +211,8 @@ def test_in_w_the_distribution_starts_as_the_priors_own_w() -> None:
 def test_what_makes_no_sense_is_refused() -> None:
     world = World(4)
     with pytest.raises(UserError, match="no w space"):
-        VMI(space="w").needs(world.prior)
-    VMI().needs(world.prior)
+        capabilities.require(VMI(space="w"), world.prior)
+    capabilities.require(VMI(), world.prior)
     for setting in ({"images": 0}, {"samples": 0}, {"flow_steps": 0}, {"flow_hidden": 0}, {"scale": 0.0}):
         with pytest.raises(UserError, match="vmi: "):
             registry.configure("attacks", "vmi", settings=setting)

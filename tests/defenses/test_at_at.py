@@ -1,17 +1,22 @@
 """Anti-adversarial training: the rows it adds."""
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
-from defending import assert_refused, batch_of, preset, step_of
+from defending import ENGINE, assert_refused, batch_of, preset, step_of
 from torch import Tensor
 from torch.nn import functional as F
 from worlds import colours, small_net
 
-from mibench.core import to_float
+from mibench.core import Batch, Defense, Step, to_float
 from mibench.defenses.at_at import AntiAdversarialTraining, other_classes
+from mibench.runtime.engine import resolve
+from mibench.runtime.errors import UserError
+from mibench.runtime.progress import Silent
 from mibench.runtime.rng import Noise
+from mibench.training import Training, fit
 
 
 def test_the_added_rows_of_at_at() -> None:
@@ -30,6 +35,60 @@ def test_the_added_rows_of_at_at() -> None:
         return net.eval()(images).softmax(1).gather(1, y[:, None])[:, 0]
 
     assert (p(out.x[12:]) > p(given.x)).all()
+
+
+def test_two_passes_take_their_statistics_apart() -> None:
+    """The authors call the network once on the images and once on the crafted ones: running means move twice."""
+    split = colours(24)
+    recipe = Training(1, 24, 1e-9, 0.0, "sgd", "constant", augment=False)
+    seen: list[Tensor] = []
+
+    @dataclass(frozen=True)
+    class Watch(Defense):
+        def batch(self, batch: Batch, step: Step) -> Batch:
+            seen[:] = batch.x.tensor_split(batch.passes)
+            return batch
+
+    net, hand = small_net(), small_net()
+    fit(net, split, 3, recipe, ENGINE, 5, Silent(), "toy", [AntiAdversarialTraining(eps=0.2), Watch()])
+    assert [len(part) for part in seen] == [24, 24]
+    hand.train()
+    for part in seen:
+        hand(part)
+    torch.testing.assert_close(net.norm.running_mean, hand.norm.running_mean)
+    torch.testing.assert_close(net.norm.running_var, hand.norm.running_var)
+    assert int(net.norm.num_batches_tracked) == 2
+    joint = small_net()
+    joint.train()
+    joint(torch.cat(seen))
+    assert not torch.allclose(net.norm.running_var, joint.norm.running_var, rtol=1e-3)
+
+
+def test_patterns_that_bf16_rounds_away_are_refused() -> None:
+    step = step_of(small_net(), 6)
+    half = replace(step, engine=resolve("cpu", "bf16"))
+    paper = preset("at_at")
+    paper.epoch(step)
+    AntiAdversarialTraining().epoch(half)
+    with pytest.raises(UserError, match="--precision fp32") as caught:
+        paper.epoch(half)
+    assert "\n" not in str(caught.value)
+
+
+def test_obeyed_is_the_share_that_is_taken_for_what_it_was_pushed_to() -> None:
+    split, net = colours(30), small_net()
+    step = step_of(net, 30, epoch=3)
+    defense = AntiAdversarialTraining(eps=1.0, step=0.1, iterations=30)
+    with torch.no_grad():
+        net.head.weight.mul_(20)
+    assert defense.finish(step, split)["obeyed"] > 0.9, "all of the image may change"
+    assert defense.finish(step, split) == defense.finish(step, split)
+    with torch.no_grad():
+        net.head.weight.zero_()
+        net.head.bias.copy_(torch.tensor([1.0, 0.0, 0.0]))
+    noise = step.noise.rows(torch.arange(30))
+    pushed = other_classes(split.labels, 3, noise.of("class"))
+    assert defense.finish(step, split)["obeyed"] == pytest.approx(float((pushed == 0).float().mean()))
 
 
 def test_other_classes_are_even_and_never_the_own() -> None:

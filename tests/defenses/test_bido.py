@@ -59,6 +59,19 @@ def test_hsic_of_a_layer_with_itself_is_its_rank() -> None:
     assert 0 < float(hsic(full, full)) < 63
 
 
+def test_the_papers_penalty_is_the_authors_in_numbers() -> None:
+    """Golden: hsic_objective and coco_objective of BiDO/hsic.py (sigma 5, linear labels): .05 X - .5 Y and X - 50 Y."""
+    m = 16
+    x = (torch.sin(torch.arange(m * 12.0)) * 0.4 + 0.5).reshape(m, 3, 2, 2)
+    z = (torch.cos(1.7 * torch.arange(m * 7.0)) * 2).reshape(m, 7)
+    batch = Batch(x, F.one_hot(torch.arange(m) % 4).float(), torch.ones(m), m)
+    for name, golden in (("paper", -0.22335), ("coco", -2.24016)):
+        found = preset("bido", name).penalty(batch, torch.zeros(m, 4), [z], at_epoch())
+        assert float(found) == pytest.approx(golden, rel=4e-3), name  # they invert in float32
+    scaled = BilateralDependency(0.05 * (m - 1), 10.0).penalty(batch, torch.zeros(m, 4), [z], at_epoch())
+    torch.testing.assert_close(scaled, preset("bido").penalty(batch, torch.zeros(m, 4), [z], at_epoch()))
+
+
 @pytest.mark.parametrize("measure", ["hsic", "coco"])
 def test_dependence_does_not_know_the_order_of_the_batch(measure: str) -> None:
     x, z = drawn(20, 12), drawn(20, 7, seed=1)

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 from defending import assert_refused, at_epoch, cnn, drawn, labels, pixels, preset, trained, weighted_rows
+from torch.nn import functional as F
 
-from mibench.core import Defense
+from mibench.core import Batch, Defense
 from mibench.defenses.loft import LowRank, adapted
 from mibench.runtime.errors import UserError
 from mibench.training import loss_of
@@ -15,13 +16,19 @@ from mibench.training import loss_of
 
 @pytest.mark.parametrize("tanh", [False, True])
 def test_the_head_is_of_low_rank_and_bounded(tanh: bool) -> None:
+    """logits = up(tanh(down(BN(h)))), the authors' `NeckWrapper`: the batch norm has the features' width."""
     defense = LowRank(rank=2, tanh=tanh)
     model = cnn(defense).eval()
     h = 50 * drawn(30, 128)
     with torch.no_grad():
+        model.head.norm.running_mean.copy_(drawn(128, seed=1))
+        model.head.norm.running_var.copy_(drawn(128, seed=2).square() + 0.1)
+        torch.testing.assert_close(
+            model.head.norm(h), (h - drawn(128, seed=1)) / (drawn(128, seed=2).square() + 0.1 + 1e-5).sqrt()
+        )
         logits = model.head(h)
         singular = torch.linalg.svdvals(logits - model.head.up.bias)
-        hidden = model.head.down(h)
+        hidden = model.head.down(model.head.norm(h))
         wanted = model.head.up(hidden.tanh() if tanh else hidden)
         bound = model.head.up.weight.abs().sum(1) + model.head.up.bias.abs()
     torch.testing.assert_close(logits, wanted)
@@ -53,7 +60,7 @@ def test_stage_2_replaces_the_cross_entropy_of_every_row() -> None:
         False
     ] * 2
     total = loss_of(batch, logits) + defense.penalty(batch, logits, [], at_epoch(6, 8))
-    wanted = (batch.w * adapted(batch.t, logits, 3.0)).sum() / 6
+    wanted = 0.25 * (batch.w * adapted(batch.t, logits, 3.0)).sum() / 6
     torch.testing.assert_close(total, wanted)
     found, expected = (torch.autograd.grad(loss, logits, retain_graph=True)[0] for loss in (total, wanted))
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
@@ -79,8 +86,21 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     assert_refused("loft", settings, next(iter(settings)))
 
 
+def test_the_authors_loss_in_numbers() -> None:
+    """Golden, the authors' `InverseFocalLoss(8)` in float64 on these logits: -.25 p^8 (-ln p), meaned."""
+    logits = torch.sin(torch.arange(20.0, dtype=torch.float64)).reshape(5, 4) * 4
+    y = torch.tensor([2, 3, 0, 2, 3])
+    batch = Batch(torch.zeros(5, 1, 1, 1), F.one_hot(y, 4).double().float(), torch.ones(5), 5)
+    defense = LowRank(confidence_b=8.0, stage2=1.0)
+    found = loss_of(batch, logits.float()) + defense.penalty(batch, logits.float(), [], at_epoch(0, 1))
+    p = logits.softmax(1).gather(1, y[:, None])[:, 0]
+    assert float(found) == pytest.approx(-0.0069687430, rel=1e-4)
+    assert float(found) == pytest.approx(float((0.25 * p**8 * p.log()).mean()), rel=1e-4)
+
+
 def test_the_papers_settings() -> None:
-    assert preset("loft") == LowRank(30, True, 0.0)
+    assert preset("loft") == LowRank(50, True, 0.0)
+    assert preset("loft", "calor") == LowRank(40, True, 8.0, 0.25, 0.05)
 
 
 def test_a_rank_above_the_features_is_refused() -> None:

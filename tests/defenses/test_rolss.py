@@ -18,6 +18,7 @@ from mibench.runtime.errors import UserError
     [
         ("resnet", 1, 1, "trunk.stage3."),
         ("ir", 1, 1, "trunk.stage4."),
+        ("ir3", 1, 3, "trunk.stage4."),
         ("facenet64", 1, 3, "trunk.stage4."),
         ("ir152", 2, 39, "trunk.stage"),
         ("resnet18", 1, 2, "trunk.layer4."),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from defending import assert_refused, build, meta, train
+from defending import assert_refused, build, meta, preset, train
 from sklearn.linear_model import Lasso
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from mibench import models
 from mibench.defenses.sca import SparseCoding, SparseLayer
 from mibench.models.base import Classifier, Prepare
+from mibench.plugins import capabilities
 from mibench.runtime.errors import UserError
 
 
@@ -25,18 +26,20 @@ def layer_of(
 
 
 def dictionary(layer: SparseLayer, shape: tuple[int, ...]) -> Tensor:
-    """The matrix whose columns are the atoms at their places: what `code -> image` is, spelled out."""
+    """The matrix whose columns are the atoms at their places: what `code -> padded image` is, spelled out."""
+    channels, height, width = shape
+    down, across = layer.padding
+    padded = (channels, height + 2 * down, width + 2 * across)
     with torch.no_grad():
-
-        def analyse(s: Tensor) -> Tensor:
-            return F.conv2d(s, layer.atoms(), None, layer.stride, layer.padding).flatten(1)
-
-        return analyse(torch.eye(math.prod(shape)).view(-1, *shape))  # rows: pixels
+        return F.conv2d(torch.eye(math.prod(padded)).view(-1, *padded), layer.atoms(), None, layer.stride).flatten(1)
 
 
-def standard(x: Tensor) -> Tensor:
+def standard(x: Tensor, layer: SparseLayer | None = None) -> Tensor:
+    """Mean 0 and variance 1, with the layer's zeros around it."""
     flat = x.flatten(1)
-    return (flat - flat.mean(1, keepdim=True)) / (flat.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
+    s = (flat - flat.mean(1, keepdim=True)) / (flat.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
+    down, across = layer.padding if layer else (0, 0)
+    return F.pad(s.view_as(x), (across, across, down, down)).flatten(1)
 
 
 @pytest.mark.parametrize(("kernel", "stride", "side"), [(5, 2, 8), (3, 1, 6), (3, 2, 9), (7, 4, 12)])
@@ -45,7 +48,7 @@ def test_a_long_run_ends_at_the_lasso(kernel: int, stride: int, side: int) -> No
     x = torch.rand(2, 3, side, side)
     with torch.no_grad():
         code = layer(x).flatten(1)
-    d, s = dictionary(layer, (3, side, side)), standard(x)
+    d, s = dictionary(layer, (3, side, side)), standard(x, layer)
     # The conditions of optimality: the rest correlates by lam with the atoms in use, by no more with any other.
     correlation = (s - code @ d.T) @ d
     used = code > 1e-4
@@ -72,11 +75,34 @@ def test_one_atom_is_soft_thresholding_by_hand() -> None:
     torch.testing.assert_close(code, torch.stack([F.relu(s - 0.25), F.relu(-s - 0.25)]), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("stride", "golden"), [(1, [8.8449, 2.6238, 2.8000, 3.6365]), (2, [3.0263, 1.1867, 2.1437, 2.4074])]
+)
+def test_codes_are_the_authors_librarys(stride: int, golden: list[float]) -> None:
+    """Golden: each atom's summed code by lca-pytorch's LCAConv2D (lambda .5, tau 10, 51 iterations, of which the last
+    changes nothing that it returns). It divides by the unbiased deviation."""
+    layer = layer_of(3, 4, 3, stride, lam=0.5, iterations=50, tau=10.0)
+    layer.weight.data = torch.sin(1.3 * torch.arange(108.0) ** 1.1).reshape(4, 3, 3, 3)
+    x = torch.cos(0.7 * torch.arange(108.0) ** 1.2).reshape(1, 3, 6, 6) * 0.5 + 0.5
+    s = F.pad((x - x.mean()) / x.std(), (1, 1, 1, 1))
+    u = torch.zeros(1, 4, 6 // stride, 6 // stride)
+    code = F.relu(layer._advance(u, s, layer.atoms(), 50) - layer.lam)
+    torch.testing.assert_close(code.sum(dim=(0, 2, 3)), torch.tensor(golden), atol=2e-4, rtol=0)
+    torch.testing.assert_close(layer(x), code, atol=0.02, rtol=0)
+
+
+def test_the_defaults_are_two_layers_and_five_time_constants() -> None:
+    """The authors' lca2 networks: 500 iterations at the library's tau of 100."""
+    ours, theirs = SparseCoding(), preset("sca")
+    assert ours.layers == theirs.layers == 2
+    assert ours.iterations / ours.tau == theirs.iterations / theirs.tau == 5
+
+
 def test_the_first_steps_by_hand() -> None:
     """u1 = b / tau; u2 = u1 + (b - u1 - (G - I) a1) / tau, a1 = max(u1 - lam, 0)."""
     x = torch.rand(1, 3, 8, 8)
     one, two = layer_of(iterations=1, tau=2.0, lam=0.1), layer_of(iterations=2, tau=2.0, lam=0.1)
-    d, s = dictionary(one, (3, 8, 8)), standard(x)
+    d, s = dictionary(one, (3, 8, 8)), standard(x, one)
     b = s @ d
     u1 = b / 2
     a1 = F.relu(u1 - 0.1)
@@ -122,7 +148,7 @@ def test_recomputing_changes_no_gradient(iterations: int) -> None:
     """Against the same steps kept whole, for the image and for the atoms."""
     layer = layer_of(iterations=iterations, tau=3.0, lam=0.1, learn=True)
     x = torch.rand(2, 3, 8, 8, requires_grad=True)
-    s = F.layer_norm(x, x.shape[1:])
+    s = F.pad(F.layer_norm(x, x.shape[1:]), (2, 2, 2, 2))
     u = torch.zeros(2, 16, 4, 4)
     plain = F.relu(layer._advance(u, s, layer.atoms(), iterations) - 0.1)
     expected = torch.autograd.grad(plain.square().sum(), [x, layer.weight])
@@ -187,7 +213,7 @@ def test_half_precision_outside_changes_no_code() -> None:
 
 @pytest.mark.parametrize(("name", "count"), [("mobilenet_v3_small", 2), ("vit_b_16", 2), ("convnext_tiny", 2)])
 def test_sca_is_refused_where_no_plain_convolutions_begin(name: str, count: int) -> None:
-    with pytest.raises(UserError, match=r"sca: with layers=2 .*cnn, resnet, ir"):
+    with pytest.raises(UserError, match=r"sca: with layers=2 .*--model.* cnn, .*resnet"), capabilities.naming_others():
         SparseCoding(layers=count).surgery(meta(name))
     assert any(isinstance(layer, SparseLayer) for layer in SparseCoding(layers=1).surgery(meta(name)).modules())
 

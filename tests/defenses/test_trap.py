@@ -13,7 +13,7 @@ from mibench import models
 from mibench.core import Defense, to_float
 from mibench.defenses.at_at import AntiAdversarialTraining
 from mibench.defenses.pgd_at import AdversarialTraining
-from mibench.defenses.trap import TrapMID, Traps, balanced_classes
+from mibench.defenses.trap import TrapMID, Traps, balanced_classes, turned
 from mibench.runtime.progress import Silent
 from mibench.runtime.rng import Noise
 from mibench.training import Training, fit
@@ -53,7 +53,7 @@ def test_the_injection_is_a_blend() -> None:
 def test_the_rows_of_trap_weigh_what_they_should() -> None:
     """(1 - beta) for an image, beta for its trapped copy, n together; the trigger is the one after its step."""
     net, x, y = small_net(), to_float(colours(10, 16).images), colours(10, 16).labels
-    defense = TrapMID(alpha=0.1, beta=0.3)
+    defense = TrapMID(alpha=0.1, beta=0.3, turn=False)
     traps = memory_of(defense, 3, (3, 16, 16))
     step = step_of(net, 10, traps)
     out = defense.batch(batch_of(x, y), step)
@@ -75,7 +75,7 @@ def test_one_step_of_the_triggers_by_hand() -> None:
     net, x = linear_net(3), inner_images(7)
     torch.manual_seed(8)
     value = torch.randn(48)
-    defense = TrapMID(alpha=0.5, beta=0.2, step=0.125, lr=0.0)
+    defense = TrapMID(alpha=0.5, beta=0.2, step=0.125, lr=0.0, turn=False)
     traps = memory_of(defense, 3, (3, 16, 16))
     traps.triggers = torch.rand(3, 3, 4, 4)
     traps.discriminator = nn.Sequential(nn.Flatten(), nn.Linear(48, 1, bias=False))
@@ -105,15 +105,15 @@ def test_a_trigger_that_no_image_of_the_batch_carries_stays() -> None:
 
 
 def test_the_discriminators_step_is_torchs_sgd_on_binary_cross_entropy() -> None:
+    """As in the authors' engine.py: one mean over the joint batch (twice ours before), and the target's SGD."""
     traps, ours = (memory_of(TrapMID(), 3, (3, 16, 16)) for _ in range(2))
     theirs = traps.discriminator
-    optimizer = torch.optim.SGD(theirs.parameters(), lr=0.05, momentum=0.9)
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
     for number in range(3):
         x, fake = torch.rand(2, 5, 3, 16, 16, generator=torch.Generator().manual_seed(number))
         ours.discriminate(x, fake, 0.05)
         logits = theirs(torch.cat([x, fake]))[:, 0]
-        loss = F.binary_cross_entropy_with_logits(logits[:5], torch.ones(5))
-        loss = loss + F.binary_cross_entropy_with_logits(logits[5:], torch.zeros(5))
+        loss = F.binary_cross_entropy_with_logits(logits, torch.cat([torch.ones(5), torch.zeros(5)]))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -121,12 +121,14 @@ def test_the_discriminators_step_is_torchs_sgd_on_binary_cross_entropy() -> None
         torch.testing.assert_close(mine, other, atol=1e-6, rtol=1e-5)
 
 
-def trapped(epochs: int) -> tuple[float, float]:
+def trapped(epochs: int, turn: bool = False) -> tuple[float, float]:
     """(trap success, natural accuracy) on the training images after so many epochs."""
     torch.manual_seed(0)
     net, split = models.build("cnn", 3, (3, 16, 16)), colours(60, 16)
     recipe = Training(epochs=epochs, batch=20, lr=0.01, augment=False)
-    report = fit(net, split, 3, recipe, ENGINE, 5, Silent(), "toy", [TrapMID(alpha=0.1, beta=0.5)]).reports[0]
+    report = fit(net, split, 3, recipe, ENGINE, 5, Silent(), "toy", [TrapMID(alpha=0.1, beta=0.5, turn=turn)]).reports[
+        0
+    ]
     return report["trap_success"], float((net(to_float(split.images)).argmax(1) == split.labels).float().mean())
 
 
@@ -134,6 +136,46 @@ def test_traps_catch_more_the_longer_they_are_trained() -> None:
     early, late = trapped(1), trapped(15)
     assert late[0] > 0.9 and early[0] < 0.7, (early, late)
     assert late[1] > 0.9, "and images without a trigger are still told apart"
+
+
+def test_views_are_the_authors_each_with_a_coin_of_its_own() -> None:
+    """aug_list of engine.py: crop of area .8-1, mirror, turn by up to 30 degrees, each with probability 1/2."""
+    n, side = 4000, 33
+    line = torch.linspace(-1, 1, side)
+    x = torch.stack([line.expand(side, side), line[:, None].expand(side, side)])  # a pixel's own place
+    seen = turned(x.expand(n, 2, side, side), Noise(3, torch.arange(n)))
+    middle = side // 2
+    step = 2 / (side - 1)
+    across, down = ((seen[:, :, middle, middle + 1] - seen[:, :, middle, middle - 1]) / (2 * step)).unbind(1)
+    angle = torch.rad2deg(torch.atan2(down, across.abs()))
+    scale = torch.hypot(across, down)
+    within = 4.5 * (0.25 / n) ** 0.5
+    assert abs(float((across < 0).float().mean()) - 0.5) < within
+    turning, cropped = angle.abs() > 1e-3, (scale - 1).abs() > 1e-4
+    assert abs(float(turning.float().mean()) - 0.5) < within and angle.abs().max() < 30.1
+    assert angle.max() > 29 and angle.min() < -29
+    assert abs(float(cropped.float().mean()) - 0.5) < within
+    assert scale.max() < 1 + 1e-4 and 0.8 - 1e-3 < scale.square().min() < 0.805
+    both = (turning & cropped & (across < 0)).float().mean()
+    assert abs(float(both) - 0.125) < 4.5 * (0.125 * 0.875 / n) ** 0.5
+    assert torch.equal(turned(x.expand(3, 2, side, side), Noise(3, torch.arange(3))), seen[:3])
+
+
+def test_the_network_sees_images_and_traps_turned_after_the_trigger_came_in() -> None:
+    net, x, y = small_net(), to_float(colours(10, 16).images), colours(10, 16).labels
+    defense = TrapMID(alpha=0.5)
+    traps = memory_of(defense, 3, (3, 16, 16))
+    step = step_of(net, 10, traps)
+    out = defense.batch(batch_of(x, y), step)
+    wanted = balanced_classes(step.noise.of("class"), 3)
+    torch.testing.assert_close(out.x[:10], turned(x, step.noise.of("clean view")))
+    torch.testing.assert_close(out.x[10:], turned(traps.inject(x, wanted, 0.5), step.noise.of("trapped view")))
+    assert not torch.equal(out.x[:10], x)
+
+
+def test_turned_traps_still_catch() -> None:
+    caught, natural = trapped(25, turn=True)
+    assert caught > 0.8 and natural > 0.8, (caught, natural)
 
 
 def test_trap_success_by_hand() -> None:
@@ -181,4 +223,4 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
 
 
 def test_the_papers_settings() -> None:
-    assert preset("trap") == TrapMID(0.02, 0.2, 0.01) == TrapMID()
+    assert preset("trap") == TrapMID(0.02, 0.2, 0.01, 0.01, True) == TrapMID()

@@ -10,13 +10,12 @@ from worlds import colours
 
 from mibench.core import Split
 from mibench.core.losses import cross_entropy, max_margin
+from mibench.evaluation.side_effects import side_effects
 from mibench.metrics import calibration, gradients, robustness
 from mibench.metrics.calibration import Calibration
 from mibench.models.base import Classifier, Prepare
 from mibench.models.served import Served, Shaper
-from mibench.plugins import registry
 from mibench.runtime.rng import Noise
-from mibench.stages.train_target import side_effects
 
 SHAPE = (3, 4, 4)
 EPS = (0.04, 0.02, 0.005)
@@ -35,13 +34,6 @@ def linear(classes: int, scale: float = 1.0, seed: int = 0) -> Classifier:
 def inner_images(count: int, seed: int = 0) -> Tensor:
     """So far from 0 and 1 that no attack is stopped there."""
     return 0.1 + 0.8 * torch.rand(count, *SHAPE, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.mark.parametrize("name", ["robustness", "calibration", "gradients"])
-def test_each_has_a_card(name: str) -> None:
-    card = registry.card("metrics", name)
-    assert set(card) == {"summary", "title", "authors", "venue", "year", "range", "better", "link"}
-    assert all(isinstance(value, int if key == "year" else str) and value for key, value in card.items())
 
 
 # --- robustness -----------------------------------------------------------------------------------------------------

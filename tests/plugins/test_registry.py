@@ -1,5 +1,6 @@
 """Laws of the registry: cards are literals, names and settings are checked, errors name what would be right."""
 
+import ast
 import inspect
 import json
 import math
@@ -126,6 +127,31 @@ def test_a_wrapper_says_what_its_authors_changed_around_one_attack() -> None:
     assert "paper_taa" not in registry.presets("attacks", "plg+align")
     both = registry.configure("attacks", "gmi+align+eot", "paper_taa").plugin
     assert (both.wrapped.mode, both.wrapped.wrapped.realism, both.copies) == ("transform", 0.0, 30)
+
+
+def test_a_preset_that_is_not_the_whole_method_says_so() -> None:
+    assert "sphere" in registry.partial("brep", "quick") and "sphere" in registry.partial("brep+untrap", "quick")
+    assert not registry.partial("brep", "paper") and not registry.partial("ppa", "quick")
+    assert not registry.partial("a program that nobody registered", "quick")
+    for name, card in registry.cards("attacks").items():
+        for preset, what in card.get("partial", {}).items():
+            assert preset in registry.presets("attacks", name) and "\n" not in what and not what.endswith(".")
+
+
+def test_reading_literals_alone_is_reading_the_whole_file(tmp_path: Path) -> None:
+    odd = tmp_path / "odd.py"
+    odd.write_text(
+        'CARD = {"summary": """a\nb}\nc""", "n": (1,\n2)}\n'
+        'PRESETS = {"a": {}}  # why\nARCHITECTURES = (\n    "x",\n)\nf()\n'
+    )
+    for path in [odd, *ROOT.rglob("*.py")]:
+        whole = {}
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            name = node.targets[0].id if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) else ""
+            if name in registry.LITERALS:
+                whole[name] = ast.literal_eval(node.value)  # type: ignore[attr-defined]
+        assert registry._literals(path) == whole, path
+    assert registry._literals(odd)["PRESETS"] == {"a": {}}
 
 
 def test_cards_load_without_torch() -> None:
@@ -324,7 +350,7 @@ def test_wrappers_stand_around_attacks_in_the_order_of_their_names() -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("eot", {}, "eot wraps another attack: --method ppa"),
+        ("eot", {}, "eot wraps another attack: --method ATTACK"),
         ("gmi+ppa", {}, "after a . stands a wrapper"),
         ("gmi+eot+eot", {}, "names a wrapper twice"),
         ("gmi+gone", {}, "got 'gone'"),

@@ -33,17 +33,24 @@ from rich.console import Console
 
 from mibench.core import Dataset
 from mibench.plugins import registry
-from mibench.report import collect, exports, grids, show, tables, terminal, write
+from mibench.report import files, frame, grids, load, naming, rows, show, tables, terminal, write
 from mibench.report.content import Content
 from mibench.report.differences import COLUMNS, differences, notes
+from mibench.report.format import probability
+from mibench.report.result import Result
 from mibench.runs import find
 from mibench.runtime.errors import UserError
 from mibench.stages import artifacts
 from mibench.stats.intervals import paired_interval
+from mibench.stats.pairing import Hits
 from mibench.stats.significance import adjusted, least_p, paired_test
 
 
-def drawn(found: list[collect.Scored], width: int) -> str:
+def rows_of(root: Path, errors: list[str] | None = None) -> pd.DataFrame:
+    return frame.scores(load.results(root, errors))
+
+
+def drawn(found: list[Result], width: int) -> str:
     console = Console(width=width, file=io.StringIO(), color_system=None)
     console.print(terminal.render(Content(found), console))
     return console.file.getvalue()  # type: ignore[attr-defined]
@@ -53,14 +60,14 @@ def drawn(found: list[collect.Scored], width: int) -> str:
 
 
 def test_every_number_is_the_scored_one(root: Path) -> None:
-    table = collect.rows(root)
+    table = rows_of(root)
     made = table[table["score"].notna()]
     assert len(made) == len(HITS)
     for _, row in made.iterrows():
         run = find(root, row["score"])
         scores = run.read("scores.json")
         for name in ("resnet", "ir"):
-            for key in collect.RATES:
+            for key in rows.RATES:
                 wanted = scores["evaluators"][name][key]
                 assert row[f"{key}@{name}"] == wanted["value"]
                 assert row[f"{key}_low@{name}"] == wanted["low"] and row[f"{key}_high@{name}"] == wanted["high"]
@@ -70,7 +77,7 @@ def test_every_number_is_the_scored_one(root: Path) -> None:
 
 
 def test_order_labels_and_reference_rows(root: Path) -> None:
-    table = collect.rows(root)
+    table = rows_of(root)
     assert list(zip(table["target_label"], table["attack_label"], strict=True)) == [
         ("", "chance"),
         ("none", "prior_search"),
@@ -90,8 +97,8 @@ def test_order_labels_and_reference_rows(root: Path) -> None:
 def test_defenses_stack_and_show_only_what_is_not_default() -> None:
     other = {"name": "unheard_of", "settings": {"strength": 2.0}}
     spec = {"defenses": [{"name": "re", "settings": RE | {"ratio": [0.5, 2.0]}}, other]}
-    assert collect.defense_label(spec) == "re a_e=0.4 ratio=0.5,2 + unheard_of strength=2"
-    assert collect.defense_label({"defenses": []}) == "none"
+    assert naming.defense_label(spec) == "re a_e=0.4 ratio=0.5,2 + unheard_of strength=2"
+    assert naming.defense_label({"defenses": []}) == "none"
 
 
 def test_equal_names_are_told_apart(root: Path, data: Dataset) -> None:
@@ -101,7 +108,7 @@ def test_equal_names_are_told_apart(root: Path, data: Dataset) -> None:
     score(root, "gmi", again, judges, bits("110000000000"), data, seed=3)
     quick = registry.presets("attacks", "gmi")["quick"]
     score(root, "gmi", again, judges, bits("111000000000"), data, settings=quick)
-    table = collect.rows(root)
+    table = rows_of(root)
     assert table["protocol"].nunique() == 1
     own = table[table["target"] == again.id]
     assert set(own["target_label"]) == {"none seed 5"}
@@ -122,7 +129,7 @@ def test_damaged_runs_are_named_and_left_out(root: Path, capsys: pytest.CaptureF
     (older / "run.json").write_text(json.dumps(card | {"protocol": 0}))
     (root / "scores" / ".ppa-00000000.partial").mkdir()
     warnings: list[str] = []
-    table = collect.rows(root, warnings)
+    table = rows_of(root, warnings)
     assert table["score"].notna().sum() == len(HITS) - 5
     assert len(warnings) == 5
     for path, line in zip((torn, lost, edited, orphan, older), warnings, strict=True):
@@ -142,25 +149,25 @@ def test_two_protocols_never_share_a_table(root: Path, data: Dataset) -> None:
     victim = find(root, next((root / "targets").glob("*-none-*")).name)
     score(root, "ppa", victim, judges, bits("110"), data, identities=1)  # fewer people
     score(root, "ppa", victim, judges[::-1], bits("111111111111"), data)  # another headline
-    table = collect.rows(root)
+    table = rows_of(root)
     assert table["protocol"].nunique() == 3
     assert [len(group) for group in tables.protocols(table)].count(3) == 2  # chance, one score, ceiling
-    text = drawn(collect.scored(root), 120)
+    text = drawn(load.results(root), 120)
     assert sum(line.strip().startswith("real held-out") and "=" not in line for line in text.splitlines()) == 3
     for group in tables.protocols(table):
         assert group["identities"].nunique() == group["evaluators"].nunique() == group["fingerprint"].nunique() == 1
-    markdown = exports.to_markdown(Content(collect.scored(root)).sections())
+    markdown = files.to_markdown(Content(load.results(root)).sections())
     assert markdown.count("| chance |") == 3 and markdown.count("## digiface: ") == 3
     assert "1 of 4 identities" in markdown
     # None of the three has a twin under another protocol.
-    assert set(differences(collect.scored(root), table)["identities"]) == {4}
+    assert set(differences(load.results(root), table)["identities"]) == {4}
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------
 
 
 def test_floors_take_no_part_in_best_and_worst(root: Path) -> None:
-    group = next(tables.protocols(collect.rows(root)))
+    group = next(tables.protocols(rows_of(root)))
     found = {(group["target_label"][i], group["attack_label"][i]): mark for i, mark in tables.marks(group).items()}
     assert group["open_top1@resnet"][1] == 1.0  # the floor is above every attack
     assert found == {
@@ -173,7 +180,7 @@ def test_floors_take_no_part_in_best_and_worst(root: Path) -> None:
 
 
 def test_floors_are_dim_and_attacks_are_not(root: Path) -> None:
-    found = collect.scored(root)
+    found = load.results(root)
     console = Console(width=120, file=io.StringIO(), force_terminal=True, color_system="standard")
     console.print(terminal.render(Content(found), console))
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
@@ -184,7 +191,7 @@ def test_floors_are_dim_and_attacks_are_not(root: Path) -> None:
 
 @pytest.mark.parametrize("width", [80, 100, 120, 200])
 def test_the_table_fits_and_drops_columns_in_order(root: Path, width: int) -> None:
-    found = collect.scored(root)
+    found = load.results(root)
     text = drawn(found, width)
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
@@ -194,8 +201,8 @@ def test_the_table_fits_and_drops_columns_in_order(root: Path, width: int) -> No
 
 
 def test_paired_difference_in_closed_form(root: Path) -> None:
-    found = collect.scored(root)
-    compared = differences(found, collect.frame(found))
+    found = load.results(root)
+    compared = differences(found, frame.scores(found))
     row = compared[(compared["defense"] == "re a_e=0.4") & (compared["attack"] == "gmi")].iloc[0]
     a, b = bits(HITS[0.4, "gmi"]), bits(HITS[None, "gmi"])
     assert row["difference"] == pytest.approx((2 - 6) / 12)
@@ -209,18 +216,17 @@ def test_paired_difference_in_closed_form(root: Path) -> None:
     assert compared[compared["judged_by"]]["attack"].tolist()[0] == "ppa"
 
 
-def crowd(found: list[collect.Scored], copies: int = 6) -> list[collect.Scored]:
+def crowd(found: list[Result], copies: int = 6) -> list[Result]:
     """The same hits of so many times as many people."""
     for one in found:
-        labels = torch.cat([one.hits.labels + 4 * place for place in range(copies)])
-        vars(one)["hits"] = collect.Hits(labels, one.hits.hits.repeat(copies))
-        vars(one).pop("by_identity", None)
+        people = torch.cat([one.hits.people + 4 * place for place in range(copies)])
+        vars(one)["hits"] = Hits(people, one.hits.hits.repeat(copies))
     return found
 
 
 def test_the_verdict_follows_the_p_value_corrected_over_the_rows(root: Path) -> None:
-    found = crowd(collect.scored(root))
-    compared = differences(found, collect.frame(found))
+    found = crowd(load.results(root))
+    compared = differences(found, frame.scores(found))
     assert compared["p_adjusted"].tolist() == adjusted(torch.tensor(compared["p"].to_numpy())).tolist()
     assert (compared["p_adjusted"] > compared["p"]).any() and (compared["verdict"] == "lower").sum() >= 3
     for _, row in compared.iterrows():
@@ -232,8 +238,8 @@ def test_the_verdict_follows_the_p_value_corrected_over_the_rows(root: Path) -> 
 
 
 def test_few_identities_are_told_that_nothing_can_be_clear(root: Path) -> None:
-    found = collect.scored(root)
-    table = collect.frame(found)
+    found = load.results(root)
+    table = frame.scores(found)
     compared = differences(found, table)
     said = notes(compared)
     assert len(compared) == 5 and least_p(4, 5) == 0.625
@@ -243,8 +249,8 @@ def test_few_identities_are_told_that_nothing_can_be_clear(root: Path) -> None:
 
 
 def test_power_tells_of_the_smallest_and_the_largest_claim(root: Path) -> None:
-    found = crowd(collect.scored(root))
-    compared = differences(found, collect.frame(found))
+    found = crowd(load.results(root))
+    compared = differences(found, frame.scores(found))
     claimed = compared[compared["verdict"] == "lower"].sort_values("difference")
     note = notes(compared)[-1]
     for end, word in ((claimed.iloc[0], "largest"), (claimed.iloc[-1], "smallest")):
@@ -265,8 +271,8 @@ def test_seeds_are_counted_where_there_are_several(root: Path, data: Dataset) ->
         (target(root, [{"name": "re", "settings": RE}], data, seed=5), "010000000100"),
     ):
         score(root, "ppa", victim, judges, bits(hits), data)
-    found = collect.scored(root)
-    compared = differences(found, collect.frame(found))
+    found = load.results(root)
+    compared = differences(found, frame.scores(found))
     own = compared[compared["defense"].str.startswith("re a_e=0.4") & (compared["attack"] == "ppa")]
     assert own["seeds"].tolist() == [2, 2] and own["seeds_needed"].nunique() == 1
     others = compared.drop(own.index)
@@ -275,7 +281,7 @@ def test_seeds_are_counted_where_there_are_several(root: Path, data: Dataset) ->
 
 
 def test_the_adjusted_p_is_shown_where_there_is_room(root: Path) -> None:
-    assert [tables.probability(p) for p in (0.0001, 0.0123, 0.5, 0.9999, 1.0, math.nan)] == [
+    assert [probability(p) for p in (0.0001, 0.0123, 0.5, 0.9999, 1.0, math.nan)] == [
         "<.001",
         ".012",
         ".500",
@@ -288,8 +294,8 @@ def test_the_adjusted_p_is_shown_where_there_is_room(root: Path) -> None:
 
 
 def test_pairs_follow_label_and_order_not_rows(root: Path) -> None:
-    found = collect.scored(root)
-    table = collect.frame(found)
+    found = load.results(root)
+    table = frame.scores(found)
     plain = differences(found, table)
     for one in found:
         if one.target.spec["defenses"]:  # people in another order, each one's images in theirs
@@ -298,7 +304,7 @@ def test_pairs_follow_label_and_order_not_rows(root: Path) -> None:
             path.write_text(
                 "\n".join([head, *(lines[place + 3 * person] for place in range(3) for person in (2, 0, 3, 1)), ""])
             )
-            del vars(one)["hits"], vars(one)["by_identity"]
+            del vars(one)["hits"]
     pd.testing.assert_frame_equal(plain, differences(found, table))
 
 
@@ -307,8 +313,8 @@ def test_strongest_against_strongest_when_they_differ(root: Path, data: Dataset)
     victim = target(root, [{"name": "re", "settings": RE | {"a_e": 0.6}}], data)
     score(root, "gmi", victim, judges, bits("110000000000"), data)
     score(root, "ppa", victim, judges, bits("100000000000"), data)
-    found = collect.scored(root)
-    compared = differences(found, collect.frame(found))
+    found = load.results(root)
+    compared = differences(found, frame.scores(found))
     last = compared[(compared["defense"] == "re a_e=0.6") & (compared["attack"] == "strongest")].iloc[0]
     assert (last["attack_with"], last["attack_without"]) == ("gmi", "ppa")
     assert last["difference"] == pytest.approx(2 / 12 - 11 / 12) and last["judged_by"]
@@ -345,12 +351,12 @@ def test_json_has_no_nan(root: Path) -> None:
 
     whole = json.loads((folder / "tables.json").read_text(), parse_constant=refuse)
     assert whole["rows"][0]["natural_accuracy"] is None
-    made = exports.records(pd.DataFrame({"a": [math.nan, 1.0], "b": [math.inf, 2.0], "c": ["x", None]}))
+    made = files.records(pd.DataFrame({"a": [math.nan, 1.0], "b": [math.inf, 2.0], "c": ["x", None]}))
     assert made == [{"a": None, "b": None, "c": "x"}, {"a": 1.0, "b": 2.0, "c": None}]
 
 
 def test_latex_is_escaped_and_whole(root: Path) -> None:
-    assert exports.escape_latex("a_b 5% R&D #1 $x {y} ~ ^ \\") == (
+    assert files.escape_latex("a_b 5% R&D #1 $x {y} ~ ^ \\") == (
         r"a\_b 5\% R\&D \#1 \$x \{y\} \textasciitilde{} \textasciicircum{} \textbackslash{}"
     )
     text = (write(root, Console(file=io.StringIO(), width=120)) / "tables.tex").read_text()
@@ -379,6 +385,14 @@ def test_markdown_says_how_to_get_what_is_missing(root: Path) -> None:
     assert {line.replace("\\|", "").count("|") for line in heads} == {14, 9, 7, 8}
 
 
+def test_a_row_that_is_not_the_whole_method_is_named(root: Path) -> None:
+    group = next(tables.protocols(collect.rows(root))).copy()
+    assert not any("whole method" in line for line in tables.caption(group))
+    group.loc[group["attack"] == "gmi", ["attack", "preset"]] = ["brep", "quick"]
+    told = [line for line in tables.caption(group) if "whole method" in line]
+    assert len(told) == 1 and told[0].startswith("brep quick is not the whole method: its sphere")
+
+
 def test_nothing_to_report_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="mibench demo"):
         write(tmp_path, Console(file=io.StringIO()))
@@ -397,7 +411,7 @@ def test_grid_holds_the_real_pixels(root: Path, data: Dataset) -> None:
     factor = round(grids.TILE / 8)
     side = 8 * factor
     assert high > 4 * side and wide > 8 * side
-    inversion = find(root, collect.rows(root)["inversion"].iloc[2])  # gmi, undefended: the first strip
+    inversion = find(root, rows_of(root)["inversion"].iloc[2])  # gmi, undefended: the first strip
     images, _ = artifacts.read_tensors(inversion.path / "images.safetensors", "reconstructions")
     top = grids.MARGIN + 40 + 2 * grids.LINE + 10
     step = side + 2 * grids.LINE + 20
@@ -440,7 +454,7 @@ def test_a_report_to_hand_on_names_nobody(root: Path, data: Dataset, shown: bool
 
 
 def test_the_nearest_heldout_image_is_of_the_same_person(root: Path, data: Dataset) -> None:
-    one = collect.scored(root)[0]
+    one = load.results(root)[0]
     features, _ = artifacts.read_tensors(one.evaluators[0].path / "features.safetensors", "private features")
     private, heldout = grids.real(one, data, [0, 3])
     for place, label in enumerate((0, 3)):
@@ -481,7 +495,7 @@ def test_a_missing_data_set_costs_the_picture_only(root: Path, monkeypatch: pyte
 
 
 def test_show_walks_from_a_score_to_the_data(root: Path) -> None:
-    run = find(root, collect.rows(root)["score"].iloc[-2])
+    run = find(root, rows_of(root)["score"].iloc[-2])
     console = Console(width=400, file=io.StringIO(), color_system=None)
     console.print(show.chain(run))
     text = console.file.getvalue()  # type: ignore[attr-defined]

@@ -424,3 +424,29 @@ def test_provenance_tells_who_and_how_long() -> None:
     assert 3.0 <= told["seconds"] < 30 and 2.0 <= told["cpu_seconds"] < 30 and told["device"] == "cpu"
     assert told["mibench"] == mibench.__version__ and told["command"]
     json.dumps(told, allow_nan=False)
+
+
+# --- what a run builds on -------------------------------------------------------------------------------------------
+
+
+def test_relations_lead_from_a_score_to_the_backbone(tmp_path: Path) -> None:
+    backbone = Run(tmp_path, "backbones", "b", {})
+    target = Run(tmp_path, "targets", "t", {}, {"backbone": backbone})
+    prior = Run(tmp_path, "priors", "p", {})
+    inversion = Run(tmp_path, "inversions", "i", {}, {"target": target, "prior": prior})
+    judges = [Run(tmp_path, "evaluators", name, {}) for name in ("one", "two")]
+    score = Run(tmp_path, "scores", "s", {}, {"inversion": inversion, "evaluators": judges})
+    assert score.inversion is inversion and score.evaluators == judges and inversion.prior is prior
+    assert score.inversion.target.backbone is backbone
+    assert Run(tmp_path, "inversions", "theirs", {}, {"target": target}).prior is None
+
+
+def test_a_relation_that_is_not_there_is_named(tmp_path: Path) -> None:
+    target = Run(tmp_path, "targets", "t", {})
+    with pytest.raises(UserError, match=rf"{target.label} has no backbone; its parents are: none"):
+        _ = target.backbone
+    with pytest.raises(UserError, match=rf"{target.label} has no evaluation models; its parents are: none"):
+        _ = target.evaluators
+    twice = Run(tmp_path, "inversions", "i", {}, {"target": [target, target]})
+    with pytest.raises(UserError, match="names several runs as its target; delete it and run it again"):
+        _ = twice.target

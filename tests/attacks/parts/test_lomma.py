@@ -12,7 +12,7 @@ from mibench.attacks.lomma_gmi import LommaGMI
 from mibench.attacks.lomma_kedmi import LommaKEDMI
 from mibench.attacks.parts.lomma import feature_distance
 from mibench.core import AttackContext, to_float
-from mibench.plugins import registry
+from mibench.plugins import capabilities, registry
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
 
@@ -67,7 +67,7 @@ def test_what_it_lacks_is_named() -> None:
     for name in ("lomma_gmi", "lomma_kedmi"):
         attack = registry.configure("attacks", name).plugin
         with pytest.raises(UserError, match=f"{name} needs a prior with a critic"):
-            attack.needs(World(4, "none").prior)
+            capabilities.require(attack, World(4, "none").prior)
         for setting in ({"images": 0}, {"student_batch": 1}, {"clip": 0.0}):
             with pytest.raises(UserError, match=name):
                 registry.configure("attacks", name, settings=setting)

@@ -118,6 +118,18 @@ def test_augmented_copies_weigh_half() -> None:
     torch.testing.assert_close(both.reshape(4, *SHAPE), (seen + seen.flip(3)) / 2)
 
 
+def test_images_and_their_copies_have_batch_statistics_of_their_own() -> None:
+    """Dark copies of bright images: one batch of both would be normalised by what neither has. Source: LOKT's code."""
+    images, answers = lesson_data(8)
+    student = build_surrogates(("cnn",), 4, SHAPE, 0)[0]
+    norm = next(part for part in student.modules() if isinstance(part, nn.BatchNorm2d))
+    seen: list[Tensor] = []
+    norm.register_forward_pre_hook(lambda part, given: seen.append(given[0].detach()))
+    distil(student, images, answers, Distillation(batch=8, epochs=1), 0, lambda x, noise: 0.1 * x)
+    plain, dark = seen
+    assert len(plain) == len(dark) == 8 and not torch.equal(plain, dark)
+
+
 def test_only_the_seed_decides() -> None:
     torch.manual_seed(1)
     first = taught()

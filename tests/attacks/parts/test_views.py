@@ -11,6 +11,7 @@ from worlds import World, attack_on, workspace
 
 from mibench.attacks.align import Align
 from mibench.attacks.eot import EOT
+from mibench.attacks.gmi import GMI
 from mibench.attacks.parts.views import Layer, Viewed, viewed_cost
 from mibench.attacks.ppa import PPA
 from mibench.attacks.prior_search import PriorSearch
@@ -18,6 +19,7 @@ from mibench.core import Access, Attack, BudgetExhausted, Cost, Oracle
 from mibench.core.losses import nll, on_logits
 from mibench.defenses.re import RandomErasing
 from mibench.models.base import Classifier, Prepare
+from mibench.plugins import capabilities
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
 
@@ -163,15 +165,15 @@ def test_what_views_cost() -> None:
 def test_attacks_without_gradients_are_refused_in_one_line() -> None:
     prior = World(4).prior
     for wrapper, name in ((EOT(PriorSearch()), "eot"), (Align(PriorSearch()), "align")):
-        with pytest.raises(UserError, match=f"{name} averages gradients") as caught:
-            wrapper.needs(prior)
+        with pytest.raises(UserError, match=f"{name} needs the target's gradients") as caught:
+            capabilities.require(wrapper, prior)
         assert "\n" not in str(caught.value)
     for wrapper in (EOT(PPA_SHORT), Align(PPA_SHORT)):
-        wrapper.needs(prior)
+        capabilities.require(wrapper, prior)
     critic_free = World(4, "none").prior
     for wrapper in (EOT(GMI_SHORT), Align(EOT(GMI_SHORT))):
         with pytest.raises(UserError, match="gmi needs a prior with a critic"):
-            wrapper.needs(critic_free)
+            capabilities.require(wrapper, critic_free)
 
 
 @pytest.mark.parametrize(

@@ -33,11 +33,11 @@ def test_changed_heads_fold_and_answer_an_attacker(defense: Defense, name: str) 
 
 
 def test_two_heads_and_two_smoothings_are_refused() -> None:
-    from mibench.experiments.planning import choose_defenses
+    from mibench.experiments.reading import read_stack
 
     for stack in ("mid+loft", "loft+mid", "ls+nls", "nls+ls"):
         with pytest.raises(UserError, match="cannot be combined"):
-            choose_defenses(stack, {})
+            read_stack(stack, {})
     for first, second in ((LowRank(), MutualInformation()), (MutualInformation(), LowRank())):
         with pytest.raises(UserError, match=r"linear last layer.*such as cnn"):
             cnn(first, second)

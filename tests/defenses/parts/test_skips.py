@@ -98,7 +98,7 @@ def test_a_block_without_a_body_is_worked_out_by_hand() -> None:
 @pytest.mark.parametrize("name", ["cnn", "vgg16_bn64", "densenet121", "vit_b_16", "mobilenet_v3_small"])
 @pytest.mark.parametrize("defense", SKIPS)
 def test_nets_without_such_skip_connections_are_refused(name: str, defense: Defense) -> None:
-    with pytest.raises(UserError, match=r"no skip connections.*resnet, ir"):
+    with pytest.raises(UserError, match="no skip connections that can be weakened"):
         defense.surgery(meta(name))
 
 

@@ -1,0 +1,203 @@
+"""Judge images with evaluation models the attack never saw: tensors in, a `Score` out; no files, no runs.
+
+Everything is computed from uint8 images, as they would be saved. One forward pass of each evaluation model yields
+logits and features for all of its metrics.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int64, UInt8
+from torch import Tensor
+
+from mibench.core import Dataset, to_uint8
+from mibench.evaluation import protocol
+from mibench.evaluation.judgement import Answers, distances, place_of, verdicts
+from mibench.evaluation.likeness import agreement, yardstick
+from mibench.evaluation.model import EvaluationModel, accuracy, answers, as_trained
+from mibench.evaluation.perceptual import perceptual
+from mibench.evaluation.protocol import Origin
+from mibench.evaluation.records import Judgement, TargetAnswers
+from mibench.evaluation.score import Score
+from mibench.metrics.accuracy import top_k
+from mibench.metrics.false_positives import log_odds
+from mibench.models.base import Classifier
+from mibench.models.fold import fold
+from mibench.runtime.engine import Engine, resolve
+from mibench.runtime.errors import UserError
+from mibench.runtime.progress import Reporter, Silent
+from mibench.stats.intervals import Interval, clustered_interval, paired_interval
+from mibench.training import predict
+
+__all__ = ["ASKED_TWICE", "ceiling", "evaluate", "evaluate_with"]
+
+ASKED_TWICE = 64
+"""Images that the target is asked about twice, to see whether it answers alike."""
+
+
+def evaluate(
+    images: UInt8[Tensor, "n c h w"] | Float[Tensor, "n c h w"],
+    labels: Int64[Tensor, " n"],
+    target: Classifier,
+    evaluators: Sequence[EvaluationModel],
+    data: Dataset,
+    engine: Engine | None = None,
+    *,
+    natural_accuracy: Interval | None = None,
+    origin: Origin | None = None,
+    target_label: str = "the target",
+    reporter: Reporter | None = None,
+    title: str = "evaluate",
+) -> Score:
+    """How much of the private people do these images show?
+
+    Args:
+        images: Reconstructions, as stored, or in [0, 1]: these are rounded to 8 bits first, as saving would.
+        labels: Whom each image claims to show: places in `data.classes`.
+        target: What was attacked; not changed.
+        evaluators: Evaluation models of other families than the target's, the headline first.
+        data: The target's data set: private images, held-out images of the same people, strangers.
+        engine: Where networks run; the fastest that is safe here if absent.
+        natural_accuracy: Of the target, where it is known; else it is measured on the held-out images.
+        origin: How the images came to be, for the protocol card.
+        target_label: What errors call the target.
+        reporter: Told of the progress.
+        title: What the progress is called.
+
+    Returns:
+        Means with 95% intervals clustered by identity, and the values of each image. The order of the images changes
+        nothing but the order of these.
+
+    Raises:
+        UserError: No evaluation model, or two of one name; images of another shape than the data's; labels that are
+            no class; a network that answers NaN or infinity.
+        ValueError: Not one label for each image, or no image.
+    """
+    engine = engine or resolve()
+    stored, labels = (images if images.dtype == torch.uint8 else to_uint8(images)).cpu(), labels.cpu()
+    _check(stored, labels, evaluators, data)
+    with (reporter or Silent()).task(title, len(evaluators) + 2, "models") as task:
+        network: Classifier = engine.place(fold(target))  # type: ignore[assignment]
+        said, hits, confidence = _ask_target(network, stored, labels, engine, target_label)
+        if natural_accuracy is None:
+            logits, _ = predict(as_trained(target, engine), data.heldout.images, engine)
+            natural_accuracy = accuracy(logits, data.heldout.labels, len(data.classes))
+        task.advance()
+        judged, best = {}, {}
+        for model in evaluators:
+            judged[model.name] = evaluate_with(model, stored, labels, hits, data, engine)
+            best[model.name] = ceiling(model, labels, data, engine)
+            task.advance()
+        seen = perceptual(data, stored, labels, place_of(engine))
+        task.advance()
+    classes = len(data.classes)
+    chance = {f"open_top1@{model.name}": 1 / (classes + model.facts.distractors) for model in evaluators}
+    hits_of = {name: one.images["open_top1"] for name, one in judged.items()}
+    return Score(
+        n=len(stored),
+        identities=len(labels.unique()),
+        classes=classes,
+        natural_accuracy=natural_accuracy,
+        target=said,
+        evaluators=judged,
+        facts={model.name: model.facts for model in evaluators},
+        ceiling=best,
+        chance={"closed_top1": 1 / classes} | chance,
+        agreement=agreement(hits_of, {model.name: model.family for model in evaluators}, labels),
+        perceptual=means(seen.images, labels),
+        inception=seen.inception,
+        unavailable=seen.unavailable,
+        pixels=hashlib.sha256(stored.contiguous().numpy().tobytes()).hexdigest(),
+        card=protocol.card(data, labels, [model.card for model in evaluators], origin or Origin()),
+        images={"label": labels, "target_top1": hits, "target_confidence": confidence, **seen.images},
+    )
+
+
+def _check(
+    images: UInt8[Tensor, "n c h w"], labels: Int64[Tensor, " m"], evaluators: Sequence[EvaluationModel], data: Dataset
+) -> None:
+    names = [model.name for model in evaluators]
+    if not names or len(set(names)) < len(names):
+        raise UserError(
+            f"evaluation models {', '.join(names) or '(none)'}: give at least one, and each a name of its own"
+        )
+    if len(images) != len(labels) or len(images) == 0:
+        raise ValueError(f"evaluate: {len(images)} images and {len(labels)} labels; give one label to each image")
+    if images.shape[1:] != data.image_shape:
+        raise UserError(
+            f"images to score are of shape {tuple(images.shape[1:])}, those of '{data.name}' of {data.image_shape}; "
+            "bring both to one size"
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= len(data.classes):
+        raise UserError(
+            f"labels go from {low} to {high}; allowed: 0 to {len(data.classes) - 1}, places in data.classes"
+        )
+
+
+def _ask_target(
+    network: Classifier, images: UInt8[Tensor, "n c h w"], labels: Int64[Tensor, " n"], engine: Engine, label: str
+) -> tuple[TargetAnswers, Bool[Tensor, " n"], Float[Tensor, " n"]]:
+    """What the target says of the images: its means, whether it names each person, and how surely."""
+    logits = answers(label, network, images, engine)[0].cpu()
+    scores = torch.softmax(logits, dim=1)
+    hits = top_k(logits, labels, 1)
+    confidence = scores.gather(1, labels[:, None])[:, 0]
+    again = torch.softmax(predict(network, images[:ASKED_TWICE], engine)[0].cpu(), dim=1)
+    difference = round(float((again - scores[:ASKED_TWICE]).abs().max()), 4)
+    rates = clustered_interval(hits, labels), clustered_interval(confidence, labels)
+    return TargetAnswers(*rates, passes=1, answer_difference=difference), hits, confidence
+
+
+def means(columns: Mapping[str, Tensor], labels: Int64[Tensor, " n"]) -> dict[str, Interval]:
+    """Each column's mean with its 95% interval clustered by identity."""
+    return {name: clustered_interval(values, labels) for name, values in columns.items()}
+
+
+def evaluate_with(
+    model: EvaluationModel,
+    images: UInt8[Tensor, "n c h w"],
+    labels: Int64[Tensor, " n"],
+    target_hits: Bool[Tensor, " n"],
+    data: Dataset,
+    engine: Engine,
+) -> Judgement:
+    """What one evaluation model says of the images: verdicts, calibrated success, distances to real images.
+
+    Args:
+        model: The evaluation model.
+        images: As stored.
+        labels: Whom they claim to show.
+        target_hits: Whether the target itself names the person: `gap` is the paired difference to open-set accuracy.
+        data: The target's data set.
+        engine: Where the model runs.
+    """
+    logits, features = answers(model.label, model.network, images, engine)
+    given = Answers(logits.cpu(), features.cpu(), labels)
+    columns = verdicts(given, model.private, len(data.classes))
+    said = means(columns, labels)
+    said["gap"] = paired_interval(target_hits, columns["open_top1"], labels)
+    columns["answer"] = given.logits.argmax(dim=1)
+    likeness = {}
+    if model.facts.calibration is not None:
+        likeness["calibrated"] = log_odds(given.logits, labels) > model.facts.calibration.threshold
+    scale = yardstick(model.private, labels)
+    if scale.distance is not None:
+        likeness["times_real"] = columns["knn_heldout"].sqrt() / scale.distance
+    place = place_of(engine)
+    real = model.reference(tuple(labels.unique().tolist()), place)
+    return Judgement(said | means(likeness, labels), distances(real, features.to(place)), scale, columns | likeness)
+
+
+def ceiling(model: EvaluationModel, labels: Int64[Tensor, " n"], data: Dataset, engine: Engine) -> Judgement:
+    """What an evaluation model says of real images of the same people that no model has seen, judged as if they were
+    reconstructions: what an attack that returns a photograph would reach."""
+    real = model.private.heldout.of(labels)
+    columns = verdicts(real, model.private, len(data.classes))
+    del columns["knn_heldout"]  # each would find itself
+    if model.facts.calibration is not None:
+        columns["calibrated"] = log_odds(real.logits, real.labels) > model.facts.calibration.threshold
+    place = place_of(engine)
+    private = model.reference(tuple(labels.unique().tolist()), place)
+    return Judgement(means(columns, real.labels), distances(private, real.features.to(place)), images=columns)

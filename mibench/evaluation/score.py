@@ -1,0 +1,198 @@
+"""What an evaluation finds, as a type: every mean with its interval, n and the values of each image.
+
+`to_json` and `per_image` give the files scores.json and per_image.csv; their keys and columns are the names under which
+metrics declare themselves (`mibench.metrics`), `name@model` in the table of images.
+"""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from mibench.evaluation import protocol
+from mibench.evaluation.records import (
+    Agreement,
+    Columns,
+    Distances,
+    EvaluatorFacts,
+    Judgement,
+    TargetAnswers,
+    interval_of,
+)
+from mibench.metrics import Unavailable, Unit
+from mibench.runtime.display import Shown
+from mibench.runtime.errors import UserError
+from mibench.stats.intervals import Interval
+
+__all__ = ["Score"]
+
+
+@dataclass(frozen=True)
+class Score(Shown):
+    """Everything that one evaluation found.
+
+    Args:
+        n: How many images.
+        identities: How many people they claim to show.
+        classes: How many people the target knows.
+        natural_accuracy: Of the target, on unseen private images.
+        target: What the target itself says.
+        evaluators: What each evaluation model says, the headline first.
+        facts: What is known of each evaluation model.
+        ceiling: What each says of real held-out images of the same people.
+        chance: What guessing gives, by column.
+        agreement: Of every two evaluation models of different families, `resnet+ir`.
+        perceptual: Means of metrics that judge with published networks.
+        inception: Distances in Inception's features; None without its weights.
+        unavailable: Metrics that could not be computed here.
+        pixels: sha256 of the pixels that were judged.
+        card: The protocol card.
+        images: Values of each image that belong to no evaluation model, `label` first.
+    """
+
+    n: int
+    identities: int
+    classes: int
+    natural_accuracy: Interval
+    target: TargetAnswers
+    evaluators: Mapping[str, Judgement]
+    facts: Mapping[str, EvaluatorFacts]
+    ceiling: Mapping[str, Judgement]
+    chance: Mapping[str, float]
+    agreement: Mapping[str, Agreement]
+    perceptual: Mapping[str, Interval]
+    inception: Distances | None
+    unavailable: tuple[Unavailable, ...]
+    pixels: str
+    card: Mapping[str, Any] = field(repr=False)
+    images: Columns = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def headline(self) -> Interval:
+        """Open-set attack accuracy by the first evaluation model."""
+        return next(iter(self.evaluators.values())).means["open_top1"]
+
+    def summary(self) -> dict[str, str]:
+        """What a terminal and a notebook show: rates in % with their intervals."""
+        show = Unit.SHARE.interval
+        shown = {
+            "images": f"{self.n} of {self.identities} identities",
+            "natural accuracy, %": show(*self.natural_accuracy[:3]),
+            "the target agrees, %": show(*self.target.top1[:3]),
+        }
+        for name, judged in self.evaluators.items():
+            shown[f"{name} agrees (open-set), %"] = show(*judged.means["open_top1"][:3])
+            shown[f"{name}, real held-out images, %"] = show(*self.ceiling[name].means["open_top1"][:3])
+        return shown
+
+    def mean(self, column: str) -> Interval:
+        """A mean with its interval by its column, such as `open_top1@resnet` or `lpips`.
+
+        Raises:
+            UserError: If this score has no such column.
+        """
+        name, _, at = column.partition("@")
+        if not at:
+            own = {"natural_accuracy": self.natural_accuracy, "target_top1": self.target.top1}
+            known = own | {"target_confidence": self.target.confidence, **self.perceptual}
+        else:
+            known = dict(self.evaluators[at].means) if at in self.evaluators else {}
+            known |= {"both": self.agreement[at].both} if at in self.agreement else {}
+        if name not in known:
+            columns = [*self.perceptual, *(f"{key}@{at}" for at, one in self.evaluators.items() for key in one.means)]
+            raise UserError(f"this score has no mean '{column}'; it has, among others: {', '.join(columns)}")
+        return known[name]
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of scores.json."""
+        perceptual: dict[str, Any] = {name: mean.as_json() for name, mean in self.perceptual.items()}
+        if self.inception is not None:
+            perceptual["inception"] = self.inception.to_json()
+        return {
+            "agreement": {
+                name: {"both": one.both.as_json(), "kappa": one.kappa} for name, one in self.agreement.items()
+            },
+            "card": dict(self.card),
+            "card_hash": protocol.digest(self.card),
+            "ceiling": {name: one.to_json() for name, one in self.ceiling.items()},
+            "chance": dict(self.chance),
+            "classes": self.classes,
+            "evaluators": {name: one.to_json() | self.facts[name].to_json() for name, one in self.evaluators.items()},
+            "identities": self.identities,
+            "n": self.n,
+            "natural_accuracy": self.natural_accuracy.as_json(),
+            "perceptual": perceptual,
+            "pixels": self.pixels,
+            "target": self.target._asdict()
+            | {"top1": self.target.top1.as_json(), "confidence": self.target.confidence.as_json()},
+            "unavailable": [vars(one) for one in self.unavailable],
+        }
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> "Score":
+        """The inverse of `to_json`, without the values of each image; evaluation models in the card's order.
+
+        Raises:
+            KeyError, TypeError: If it is no score.
+        """
+        card = saved.get("card", {})
+        order = [one["model"] for one in card.get("evaluators", [])] or sorted(saved["evaluators"])
+        judged, target = {name: saved["evaluators"][name] for name in order}, saved["target"]
+        sets = dict(saved["perceptual"])
+        inception = sets.pop("inception", None)
+        return cls(
+            saved["n"],
+            saved["identities"],
+            saved["classes"],
+            interval_of(saved["natural_accuracy"]),
+            TargetAnswers(
+                interval_of(target["top1"]),
+                interval_of(target["confidence"]),
+                target.get("passes", 1),
+                target.get("answer_difference", target.get("wobble")),  # what it was called before
+            ),
+            {name: Judgement.from_json(one) for name, one in judged.items()},
+            {name: EvaluatorFacts.from_json(one) for name, one in judged.items()},
+            {name: Judgement.from_json(saved["ceiling"][name]) for name in order},
+            saved["chance"],
+            {
+                name: Agreement(interval_of(one["both"]), one["kappa"])
+                for name, one in saved.get("agreement", {}).items()
+            },
+            {name: interval_of(one) for name, one in sets.items()},
+            None if inception is None else Distances.from_json(inception),
+            tuple(Unavailable(**one) for one in saved["unavailable"]),
+            saved.get("pixels", ""),
+            card,
+        )
+
+    def per_image(self) -> dict[str, Tensor]:
+        """Columns of per_image.csv: label, the target's answers, `name@model`, then the perceptual distances.
+
+        Raises:
+            UserError: If the score was read from a JSON file, which has no values of single images.
+        """
+        if not self.images:
+            raise UserError("this score was read from scores.json, without its images; read per_image.csv beside it")
+        own = {name: values for name, values in self.images.items() if name not in self.perceptual}
+        for model, judged in self.evaluators.items():
+            own |= {f"{name}@{model}": values for name, values in judged.images.items()}
+        return own | {name: self.images[name] for name in self.perceptual}
+
+    def per_image_csv(self, classes: Sequence[str]) -> str:
+        """The content of per_image.csv: one line per image; hits as 0 and 1, numbers with 6 digits.
+
+        Args:
+            classes: Names of the identities, by label.
+        """
+        table = self.per_image()
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["identity", *table])
+        for row in zip(*(values.tolist() for values in table.values()), strict=True):
+            cells = [int(value) if isinstance(value, bool) else f"{value:.6g}" for value in row]
+            writer.writerow([classes[int(row[0])], *cells])
+        return text.getvalue()
