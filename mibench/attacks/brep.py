@@ -41,8 +41,8 @@ PRESETS = {
     "paper": {},
     "quick": {
         "images": 2,
-        "init_pool": 10_000,
-        "iterations": 80,
+        "init_pool": 5000,
+        "iterations": 120,
         "points": 16,
         "radius": 0.5,
         "expansion": 1.2,

@@ -33,7 +33,7 @@ from rich.console import Console
 
 from mibench.core import Dataset
 from mibench.plugins import registry
-from mibench.report import files, frame, grids, load, naming, rows, show, tables, terminal, write
+from mibench.report import captions, files, frame, grids, load, naming, rows, show, tables, terminal, write
 from mibench.report.content import Content
 from mibench.report.differences import COLUMNS, differences, notes
 from mibench.report.format import probability
@@ -386,10 +386,10 @@ def test_markdown_says_how_to_get_what_is_missing(root: Path) -> None:
 
 
 def test_a_row_that_is_not_the_whole_method_is_named(root: Path) -> None:
-    group = next(tables.protocols(collect.rows(root))).copy()
-    assert not any("whole method" in line for line in tables.caption(group))
+    group = next(tables.protocols(rows_of(root))).copy()
+    assert not any("whole method" in line for line in captions.caption(group))
     group.loc[group["attack"] == "gmi", ["attack", "preset"]] = ["diff_mi", "quick"]
-    told = [line for line in tables.caption(group) if "whole method" in line]
+    told = [line for line in captions.caption(group) if "whole method" in line]
     assert len(told) == 1 and told[0].startswith("diff_mi quick is not the whole method: its diffusion model")
 
 
