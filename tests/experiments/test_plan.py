@@ -102,6 +102,13 @@ def test_what_cannot_work_is_one_line(words: tuple[str, ...], message: str, trai
 def test_a_preset_a_prior_does_not_offer_falls_back_to_the_papers() -> None:
     assert [reading.prior_preset("wgan_gp", preset) for preset in ("legacy", "quick")] == ["paper", "quick"]
     assert reading.prior_preset("dcgan", "quick") == "default"
+    assert reading.prior_preset("wgan_gp", "paper_celeba") == "paper"
+
+    def everybody(preset: str) -> list[str]:
+        return [one.attack.name for one in reading.read_attackers("all", preset, {}, None, {})]
+
+    assert "cma_es" in everybody("quick") and "cma_es" not in everybody("paper")  # which is in no paper
+    assert everybody("paper_celeba") == ["if_gmi", "ppa"]
     with pytest.raises(UserError, match="preset of gmi 'gone'"):
         reading.read_attackers("gmi", "gone", {}, None, {})
 
