@@ -388,9 +388,9 @@ def test_markdown_says_how_to_get_what_is_missing(root: Path) -> None:
 def test_a_row_that_is_not_the_whole_method_is_named(root: Path) -> None:
     group = next(tables.protocols(rows_of(root))).copy()
     assert not any("whole method" in line for line in captions.caption(group))
-    group.loc[group["attack"] == "gmi", ["attack", "preset"]] = ["brep", "quick"]
+    group.loc[group["attack"] == "gmi", ["attack", "preset"]] = ["diff_mi", "quick"]
     told = [line for line in captions.caption(group) if "whole method" in line]
-    assert len(told) == 1 and told[0].startswith("brep quick is not the whole method: its sphere")
+    assert len(told) == 1 and told[0].startswith("diff_mi quick is not the whole method: its diffusion model")
 
 
 def test_nothing_to_report_says_what_to_run(tmp_path: Path) -> None:
