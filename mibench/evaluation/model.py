@@ -1,6 +1,7 @@
 """An evaluation model as evaluation needs it: its network, what it answers to the private images, and its threshold."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,10 +11,11 @@ from torch import Tensor
 from mibench import models
 from mibench.core import Dataset
 from mibench.evaluation.judgement import Answers, PrivateAnswers, Reference, reference
-from mibench.evaluation.likeness import calibrate
+from mibench.evaluation.likeness import calibrate, strangers
 from mibench.evaluation.score import EvaluatorFacts
 from mibench.metrics.accuracy import closed_set, top_k
 from mibench.metrics.knn import leave_one_out
+from mibench.metrics.prdc import K, Manifold, manifold
 from mibench.models.base import Classifier
 from mibench.models.fold import fold
 from mibench.runtime.engine import Engine
@@ -79,6 +81,7 @@ class EvaluationModel:
         network: Folded, on the engine's device; logits over the private people first, then over others.
         family: Of its architecture; not the target's.
         private: Its answers to the private images, on the CPU.
+        strangers: Its answers to images of strangers, labelled -1, on the CPU.
         facts: Its accuracy, what else it knows, its threshold.
         label: What errors call it.
         run: Id of the run that trained it; '' where it is none of mibench's.
@@ -89,6 +92,7 @@ class EvaluationModel:
     network: Classifier = field(repr=False)
     family: str
     private: PrivateAnswers = field(repr=False)
+    strangers: Answers = field(repr=False)
     facts: EvaluatorFacts
     label: str
     run: str = ""
@@ -146,6 +150,9 @@ class EvaluationModel:
         train, heldout = private
         stored = PrivateAnswers(Answers(*(part.cpu() for part in train)), Answers(*(part.cpu() for part in heldout)))
         placed: Classifier = engine.place(fold(network))  # type: ignore[assignment]
+        unknown = strangers(data)
+        shown = predict(placed, unknown.images, engine) if len(unknown) else (heldout.logits[:0], heldout.features[:0])
+        others = Answers(shown[0].cpu(), shown[1].cpu(), torch.full((len(unknown),), -1))
         classes = len(data.classes)
         facts = EvaluatorFacts(
             accuracy(heldout.logits, heldout.labels, classes),
@@ -153,9 +160,15 @@ class EvaluationModel:
             data.distractor_count,
             data.distractors_are_public,
             real_to_real(train.features, train.labels),
-            calibrate(placed, data, stored.heldout, engine),
+            calibrate(others.logits, data),
         )
-        return cls(name, placed, family, stored, facts, label, run, seed)
+        return cls(name, placed, family, stored, others, facts, label, run, seed)
+
+    @cached_property
+    def balls(self) -> tuple[Manifold, Int64[Tensor, " m"]]:
+        """The private training images with the radii of their balls, and who is in them."""
+        train = self.private.train
+        return manifold(train.features, min(K, len(train.features) - 1)), train.labels
 
     def reference(self, identities: tuple[int, ...], place: torch.device) -> Reference:
         """Its view of some people's private training images; kept, since attack after attack is compared with it."""

@@ -26,10 +26,12 @@ __all__ = [
     "Columns",
     "Distances",
     "EvaluatorFacts",
-    "Impostors",
+    "ImpostorClaims",
     "Judgement",
     "Score",
     "TargetAnswers",
+    "Verification",
+    "VerifierFacts",
     "Yardstick",
 ]
 
@@ -65,54 +67,97 @@ class Distances(NamedTuple):
         return cls(found["fid"], found["kid"], found["kid_error"], prdc, found["n"], found["n_real"])
 
 
-class Impostors(NamedTuple):
-    """Real images of others that claimed to be private people: the threshold they ask for, the share that passes."""
-
-    images: int
-    pairs: int
-    threshold: float
-    passing: float
-
-
 class Calibration(NamedTuple):
-    """The threshold of calibrated success: at most `rate` of any kind of impostors pass.
+    """The threshold of identification (`tpir`): at most `rate` of the images of strangers pass it.
 
-    `strangers_are` is 'public', or 'distractors' where the data are too few to keep these apart; None without any.
+    `strangers` is how many images were shown, `passing` the share that passes, `named` the share that the model names
+    as a private person without any threshold; `strangers_are` is 'public', or 'distractors' where the data are too few
+    to keep these apart.
     """
 
     threshold: float
     rate: float
-    impostors: Mapping[str, Impostors]
-    strangers_are: str | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Kinds of impostors by name, beside the threshold that counts."""
-        shown: dict[str, Any] = {
-            name: {"images": one.images, "pairs": one.pairs, "threshold": one.threshold, "pass": one.passing}
-            for name, one in self.impostors.items()
-        }
-        shown |= {"rate": self.rate, "threshold": self.threshold}
-        return shown | ({} if self.strangers_are is None else {"strangers_are": self.strangers_are})
-
-    @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> "Calibration":
-        """The inverse of `to_json`."""
-        impostors = {
-            name: Impostors(one["images"], one["pairs"], one["threshold"], one["pass"])
-            for name, one in found.items()
-            if isinstance(one, Mapping)
-        }
-        return cls(found["threshold"], found["rate"], impostors, found.get("strangers_are"))
+    strangers: int
+    passing: float
+    named: float
+    strangers_are: str
 
 
 class Yardstick(NamedTuple):
-    """Mean L2 distance of a real photograph of an attacked person to the nearest held-out one; None where it is 0.
+    """The scale of `closeness`: mean L2 distances to the nearest held-out image of an attacked person, of another real
+    photograph and of a stranger; None where there is no such scale.
 
-    `source` says from which images: heldout, or train where nobody has two held-out ones.
+    `source` says which photographs: heldout, or train where nobody has two held-out ones.
     """
 
-    distance: float | None
+    photograph: float | None
+    stranger: float | None
     source: str
+
+
+class ImpostorClaims(NamedTuple):
+    """Real images of others that claimed to be private people: how many, and the share that each threshold passes."""
+
+    images: int
+    claims: int
+    passing: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class VerifierFacts:
+    """What is known of a verifier before it sees a reconstruction.
+
+    Args:
+        people: How many it was trained on; none is private, public or a distractor.
+        thresholds: By metric: `verified` at a false-accept rate of 1%, `verified_strict` at .1%.
+        impostors: Claims of strangers and of other private people; each threshold is the higher one of the two kinds'.
+        genuine: By metric, the share of real held-out images that are accepted, each compared with the person's others.
+        auc: Area under the ROC curve, genuine against all impostor claims.
+        roc: (false-accept rate, share of genuine images accepted) at some rates.
+    """
+
+    people: int
+    thresholds: Mapping[str, float]
+    impostors: Mapping[str, ImpostorClaims]
+    genuine: Mapping[str, Interval]
+    auc: float
+    roc: tuple[tuple[float, float], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """By field."""
+        return {
+            "people": self.people,
+            "thresholds": dict(self.thresholds),
+            "impostors": {name: one._asdict() for name, one in self.impostors.items()},
+            "genuine": {name: one.as_json() for name, one in self.genuine.items()},
+            "auc": self.auc,
+            "roc": [list(point) for point in self.roc],
+        }
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> "VerifierFacts":
+        """The inverse of `to_json`."""
+        return cls(
+            found["people"],
+            found["thresholds"],
+            {name: ImpostorClaims(**one) for name, one in found["impostors"].items()},
+            {name: interval_of(one) for name, one in found["genuine"].items()},
+            found["auc"],
+            tuple((far, passing) for far, passing in found["roc"]),
+        )
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What one verifier says of a set of images.
+
+    Args:
+        means: Means over the images with their intervals: verified, verified_strict, similarity.
+        images: Values of each image by metric.
+    """
+
+    means: Mapping[str, Interval]
+    images: Columns = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -125,7 +170,7 @@ class EvaluatorFacts:
         distractors: How many people it knows besides the private ones.
         distractors_are_public: Whether these are the attacker's public people.
         knn_real_to_real: Mean squared L2 distance of a private training image to the nearest other one of its person.
-        calibration: Its threshold; None in scores that were made before there was one.
+        calibration: Its threshold of identification; None without images of strangers.
     """
 
     heldout_accuracy: Interval
@@ -143,7 +188,8 @@ class EvaluatorFacts:
             "distractors": self.distractors,
             "distractors_are_public": self.distractors_are_public,
             "knn_real_to_real": self.knn_real_to_real,
-        } | ({} if self.calibration is None else {"calibration": self.calibration.to_json()})
+            "calibration": self.calibration and self.calibration._asdict(),
+        }
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> "EvaluatorFacts":
@@ -154,7 +200,7 @@ class EvaluatorFacts:
             found["distractors"],
             found["distractors_are_public"],
             found["knn_real_to_real"],
-            Calibration.from_json(found["calibration"]) if "calibration" in found else None,
+            Calibration(**found["calibration"]) if found["calibration"] else None,
         )
 
 
@@ -165,7 +211,7 @@ class Judgement:
     Args:
         means: Means over the images with their intervals, by metric.
         distances: All images together, beside the private images of the attacked people.
-        yardstick: What `times_real` is in units of; None for real images.
+        yardstick: The scale of `closeness`; None for real images.
         images: Values of each image by metric, and `answer`: the class that the model names.
     """
 
@@ -178,7 +224,7 @@ class Judgement:
         """Means by metric, then the distances, then the yardstick."""
         shown = {name: mean.as_json() for name, mean in self.means.items()} | self.distances.to_json()
         if self.yardstick is not None:
-            shown["yardstick"] = {"distance": self.yardstick.distance, "from": self.yardstick.source}
+            shown["yardstick"] = self.yardstick._asdict()
         return shown
 
     @classmethod
@@ -190,15 +236,14 @@ class Judgement:
             if isinstance(value, Mapping) and "clusters" in value and not name.startswith("heldout_accuracy")
         }
         known = found.get("yardstick")
-        yardstick = None if known is None else Yardstick(known["distance"], known["from"])
+        yardstick = None if known is None else Yardstick(**known)
         return cls(means, Distances.from_json(found), yardstick)
 
 
 class Agreement(NamedTuple):
-    """Of two evaluation models: the share of images that both name as the person, and Cohen's kappa of their hits."""
+    """Of two evaluation models: the share of images that both name as the person."""
 
     both: Interval
-    kappa: float | None
 
 
 class TargetAnswers(NamedTuple):
@@ -229,6 +274,12 @@ class Score:
         ceiling: What each says of real held-out images of the same people.
         chance: What guessing gives, by column.
         agreement: Of every two evaluation models of different families, `resnet+ir`.
+        likeness: The headline: named by the first evaluation model, open-set, and let through by the gate.
+        likeness_ceiling: The same of real held-out images of the same people.
+        gate: What has to agree with the evaluation model: `verified@name`, or `own_ball@name` without a verifier.
+        verifiers: What each verifier says, the headline's first.
+        verifier_facts: What is known of each verifier.
+        both_verified: Accepted by the first two verifiers, of different families; None with fewer.
         perceptual: Means of metrics that judge with published networks.
         inception: Distances in Inception's features; None without its weights.
         unavailable: Metrics that could not be computed here.
@@ -247,6 +298,12 @@ class Score:
     ceiling: Mapping[str, Judgement]
     chance: Mapping[str, float]
     agreement: Mapping[str, Agreement]
+    likeness: Interval
+    likeness_ceiling: Interval
+    gate: str
+    verifiers: Mapping[str, Verification]
+    verifier_facts: Mapping[str, VerifierFacts]
+    both_verified: Interval | None
     perceptual: Mapping[str, Interval]
     inception: Distances | None
     unavailable: tuple[Unavailable, ...]
@@ -256,8 +313,8 @@ class Score:
 
     @property
     def headline(self) -> Interval:
-        """Open-set attack accuracy by the first evaluation model."""
-        return next(iter(self.evaluators.values())).means["open_top1"]
+        """The likeness: agreement of an evaluation model *and* an independent gate."""
+        return self.likeness
 
     def mean(self, column: str) -> Interval:
         """A mean with its interval by its column, such as `open_top1@resnet` or `lpips`.
@@ -268,9 +325,11 @@ class Score:
         name, _, at = column.partition("@")
         if not at:
             own = {"natural_accuracy": self.natural_accuracy, "target_top1": self.target.top1}
+            own |= {"likeness": self.likeness} | ({"both_verified": self.both_verified} if self.both_verified else {})
             known = own | {"target_confidence": self.target.confidence, **self.perceptual}
         else:
             known = dict(self.evaluators[at].means) if at in self.evaluators else {}
+            known |= self.verifiers[at].means if at in self.verifiers else {}
             known |= {"both": self.agreement[at].both} if at in self.agreement else {}
         if name not in known:
             columns = [*self.perceptual, *(f"{key}@{at}" for at, one in self.evaluators.items() for key in one.means)]
@@ -283,16 +342,23 @@ class Score:
         if self.inception is not None:
             perceptual["inception"] = self.inception.to_json()
         return {
-            "agreement": {
-                name: {"both": one.both.as_json(), "kappa": one.kappa} for name, one in self.agreement.items()
-            },
+            "agreement": {name: {"both": one.both.as_json()} for name, one in self.agreement.items()},
             "card": dict(self.card),
             "card_hash": protocol.digest(self.card),
             "ceiling": {name: one.to_json() for name, one in self.ceiling.items()},
             "chance": dict(self.chance),
             "classes": self.classes,
             "evaluators": {name: one.to_json() | self.facts[name].to_json() for name, one in self.evaluators.items()},
+            "gate": self.gate,
             "identities": self.identities,
+            "likeness": self.likeness.as_json(),
+            "likeness_ceiling": self.likeness_ceiling.as_json(),
+            "both_verified": self.both_verified and self.both_verified.as_json(),
+            "verifiers": {
+                name: {metric: mean.as_json() for metric, mean in one.means.items()}
+                | {"facts": self.verifier_facts[name].to_json()}
+                for name, one in self.verifiers.items()
+            },
             "n": self.n,
             "natural_accuracy": self.natural_accuracy.as_json(),
             "perceptual": perceptual,
@@ -314,6 +380,8 @@ class Score:
         judged, target = {name: found["evaluators"][name] for name in order}, found["target"]
         sets = dict(found["perceptual"])
         inception = sets.pop("inception", None)
+        verifiers = found["verifiers"]
+        checkers = [one["model"] for one in card.get("verifiers", [])] or sorted(verifiers)
         return cls(
             found["n"],
             found["identities"],
@@ -322,17 +390,23 @@ class Score:
             TargetAnswers(
                 interval_of(target["top1"]),
                 interval_of(target["confidence"]),
-                target.get("passes", 1),
-                target.get("answer_difference", target.get("wobble")),  # what it was called before
+                target["passes"],
+                target["answer_difference"],
             ),
             {name: Judgement.from_json(one) for name, one in judged.items()},
             {name: EvaluatorFacts.from_json(one) for name, one in judged.items()},
             {name: Judgement.from_json(found["ceiling"][name]) for name in order},
             found["chance"],
+            {name: Agreement(interval_of(one["both"])) for name, one in found.get("agreement", {}).items()},
+            interval_of(found["likeness"]),
+            interval_of(found["likeness_ceiling"]),
+            found["gate"],
             {
-                name: Agreement(interval_of(one["both"]), one["kappa"])
-                for name, one in found.get("agreement", {}).items()
+                name: Verification({key: interval_of(one) for key, one in verifiers[name].items() if key != "facts"})
+                for name in checkers
             },
+            {name: VerifierFacts.from_json(verifiers[name]["facts"]) for name in checkers},
+            interval_of(found["both_verified"]) if found["both_verified"] else None,
             {name: interval_of(one) for name, one in sets.items()},
             None if inception is None else Distances.from_json(inception),
             tuple(Unavailable(**one) for one in found["unavailable"]),
@@ -351,6 +425,8 @@ class Score:
         own = {name: values for name, values in self.images.items() if name not in self.perceptual}
         for model, judged in self.evaluators.items():
             own |= {f"{name}@{model}": values for name, values in judged.images.items()}
+        for model, verified in self.verifiers.items():
+            own |= {f"{name}@{model}": values for name, values in verified.images.items()}
         return own | {name: self.images[name] for name in self.perceptual}
 
     def per_image_csv(self, classes: Sequence[str]) -> str:

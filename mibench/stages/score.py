@@ -11,12 +11,9 @@ from mibench import models
 from mibench.core import Dataset
 from mibench.evaluation.evaluate import evaluate
 from mibench.evaluation.judgement import Answers, PrivateAnswers
-from mibench.evaluation.likeness import calibrate
 from mibench.evaluation.model import EvaluationModel
 from mibench.evaluation.protocol import Origin
-from mibench.evaluation.score import EvaluatorFacts
 from mibench.models.base import Classifier
-from mibench.models.fold import fold
 from mibench.runs import PROTOCOL, Run, clock, provenance
 from mibench.runtime.engine import Engine, describe
 from mibench.runtime.errors import UserError
@@ -86,22 +83,22 @@ def evaluation_model(run: Run, data: Dataset, engine: Engine) -> EvaluationModel
 
 
 def _prepared(run: Run, network: Classifier, tensors: dict[str, Any], data: Dataset, engine: Engine) -> EvaluationModel:
-    name, metrics = run.spec["model"], run.read("metrics.json")
-    placed: Classifier = engine.place(fold(network))  # type: ignore[assignment]
     train, heldout = (
         Answers(tensors[f"{part}_logits"], tensors[f"{part}_features"], tensors[f"{part}_labels"])
         for part in ("train", "heldout")
     )
-    facts = EvaluatorFacts(
-        Interval(**metrics["natural_accuracy"]),
-        Interval(**metrics["open_set_accuracy"]),
-        metrics["distractors"],
-        metrics["distractors_are_public"],
-        metrics["knn_real_to_real"],
-        calibrate(placed, data, heldout, engine),
+    name = run.spec["model"]
+    return EvaluationModel.from_answers(
+        name,
+        network,
+        PrivateAnswers(train, heldout),
+        data,
+        engine,
+        models.family(name),
+        run.label,
+        run.id,
+        run.spec["seed"],
     )
-    private = PrivateAnswers(train, heldout)
-    return EvaluationModel(name, placed, models.family(name), private, facts, run.label, run.id, run.spec["seed"])
 
 
 def work(run: Run, engine: Engine, reporter: Reporter) -> None:
