@@ -28,7 +28,7 @@ __all__ = ["KINDS", "PROTOCOL", "Run", "canonical", "clock", "provenance", "unch
 PROTOCOL = 1
 """Raised when the same specification would give other numbers, so that old results are not taken for new ones."""
 
-KINDS = ("backbones", "targets", "evaluators", "priors", "inversions", "scores")
+KINDS = ("backbones", "targets", "evaluators", "verifiers", "priors", "inversions", "scores")
 """A run builds only on runs of kinds before its own, so that no run builds on itself."""
 
 
@@ -106,6 +106,12 @@ class Run:
         known = self.parents.get("evaluators")
         if known is None:
             raise UserError(f"{self.label} has no evaluation models")
+        return known if isinstance(known, list) else [known]
+
+    @property
+    def verifiers(self) -> list["Run"]:
+        """The verifiers of a score, the headline's first; none where the data have too few people."""
+        known = self.parents.get("verifiers", [])
         return known if isinstance(known, list) else [known]
 
     def _one(self, role: str) -> "Run":
