@@ -88,7 +88,7 @@ class Digiface(Source):
     spread: float = 0.65
     image_size: int = 64
     seed: int = 0
-    bystanders: int = 200
+    bystanders: int = 300
 
     def __post_init__(self) -> None:
         whole("identities", self.identities, 2, 1_000_000)
