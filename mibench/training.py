@@ -1,8 +1,8 @@
 """The one supervised loop: targets and evaluation models, with the defenses' hooks."""
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -96,23 +96,36 @@ def loss_of(batch: Batch, logits: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
 
 
 class _Taps:
-    """Records the outputs of the modules that penalties want to see, for one forward pass at a time."""
+    """Records the outputs of the modules that penalties want to see, over the forward passes of one step."""
 
     def __init__(self, model: nn.Module, defenses: Sequence[Defense]) -> None:
         self.modules = [list(defense.taps(model)) for defense in defenses]
-        self.seen: dict[int, Tensor] = {}
+        self.seen: dict[int, list[Tensor]] = {}
+        self.recording = False
         self.handles = [
             module.register_forward_hook(self._hook(id(module))) for taps in self.modules for module in taps
         ]
 
     def _hook(self, key: int) -> Callable[[nn.Module, Any, Tensor], None]:
         def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            self.seen[key] = output
+            if self.recording:
+                self.seen[key].append(output)
 
         return keep
 
+    @contextmanager
+    def during(self) -> Iterator[None]:
+        """The step's own forward passes; what a defense's inner optimisation sends through the network is no output."""
+        self.seen = {id(module): [] for modules in self.modules for module in modules}
+        self.recording = True
+        try:
+            yield
+        finally:
+            self.recording = False
+
     def of(self, position: int) -> list[Tensor]:
-        return [self.seen[id(module)] for module in self.modules[position]]
+        outputs = [self.seen[id(module)] for module in self.modules[position]]
+        return [one[0] if len(one) == 1 else torch.cat(one) for one in outputs]
 
     def close(self) -> None:
         for handle in self.handles:
@@ -166,8 +179,9 @@ def _step_loss(
     batch = Batch(x, F.one_hot(y, classes).float(), torch.ones(len(y), device=x.device), len(y))
     for defense, step in zip(defenses, steps, strict=True):
         batch = defense.batch(batch, replace(step, noise=step.noise.of("batch")))
-    with engine.autocast():
-        logits = running(batch.x)
+    with engine.autocast(), taps.during():
+        parts = [running(part) for part in batch.x.tensor_split(batch.passes)]
+    logits = parts[0] if len(parts) == 1 else torch.cat(parts)
     loss = loss_of(batch, logits)
     for position, (defense, step) in enumerate(zip(defenses, steps, strict=True)):
         penalty = defense.penalty(batch, logits, taps.of(position), replace(step, noise=step.noise.of("penalty")))
@@ -198,24 +212,34 @@ def fit(
     defenses: Sequence[Defense] = (),
     mirror: bool = True,
     checkpoint: Path | None = None,
+    public: Split | None = None,
 ) -> Fitted:
     """Train `model` in place.
 
     All randomness is a function of (seed, epoch, image), so a run resumed from `checkpoint` ends with the same bits.
 
+    Args:
+        public: The attacker's images, for defenses that train on them; evaluation models get none.
+
     Raises:
-        UserError: If the loss stops being finite; names the step and the recipe.
+        UserError: If the loss stops being finite; names the step and the recipe. If a defense needs public images and
+            there are none.
     """
-    data = split.on(engine)
     running = model = engine.place(model)
     optimizer = recipe.optimizer_for(model)
-    channels, height, width = data.images.shape[1:]
+    channels, height, width = split.images.shape[1:]
     memories = empty_memories(defenses, classes, (channels, height, width), seed)
+    seeds = streams(seed, defenses)
+    strangers = Split(split.images[:0], split.labels[:0]) if public is None else public
+    for defense, memory, stream in zip(defenses, memories, seeds, strict=True):
+        split = defense.rows(split, strangers, memory, Noise(stream, torch.arange(len(split))).of("rows"))
     memories = [engine.place(memory) for memory in memories]
-    per_epoch = recipe.steps_per_epoch(len(data))
-    steps = recipe.epochs * per_epoch
+    data = split.on(engine)
+    share = math.prod((defense.exposure() for defense in defenses), start=1.0)
+    schedule = Schedule(len(data), recipe.steps_per_epoch(len(data)), recipe.epochs, seed, share)
+    per_epoch, steps = schedule.shown, schedule.steps
     for defense in defenses:
-        running, optimizer = defense.wrap(running, optimizer, Schedule(len(data), per_epoch, recipe.epochs, seed))
+        running, optimizer = defense.wrap(running, optimizer, schedule)
     poisson = any(defense.sampling == "poisson" for defense in defenses)
     log: list[dict[str, float]] = []
     if checkpoint is not None and checkpoint.exists():
@@ -226,7 +250,6 @@ def fit(
             memory.load_state_dict(kept)
         log = state["log"]
     taps = _Taps(model, defenses)
-    seeds = streams(seed, defenses)
 
     def at(epoch: int, index: Int64[Tensor, " b"]) -> list[Step]:
         return [
@@ -243,15 +266,19 @@ def fit(
                 defense.epoch(step)
             torch.manual_seed(seed_of(seed, "dropout", epoch))
             losses = torch.zeros(per_epoch, device=engine.device)
-            for number, chosen in enumerate(_batches(len(data), per_epoch, poisson, seed, epoch)):
+            batches = _batches(len(data), schedule.per_epoch, poisson, seed, epoch)[:per_epoch]
+            for number, chosen in enumerate(batches):
                 index = chosen.to(engine.device)
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.rate(epoch * per_epoch + number, steps)
                 x, y = engine.images(data.images[chosen.to(data.images.device)]), data.labels[index]
+                now = at(epoch, index)
+                for defense, step in zip(defenses, now, strict=True):
+                    x = defense.before(x, step.noise.of("before"))
                 if recipe.augment:
                     x = augment.base(x, Noise(seed_of(seed, "augment"), index).of(epoch), mirror)
                 optimizer.zero_grad(set_to_none=True)
-                loss = _step_loss(running, x, y, classes, defenses, at(epoch, index), taps, engine)
+                loss = _step_loss(running, x, y, classes, defenses, now, taps, engine)
                 loss.backward()
                 optimizer.step()
                 losses[number] = loss.detach()

@@ -1,14 +1,14 @@
 """Laws of the training loop: it learns, it resumes to the same bits, and the hooks see what they should."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from interruptions import Stop
 from torch import Tensor, nn
 from torch.nn import functional as F
 from worlds import colours, small_net
@@ -67,26 +67,6 @@ def test_what_happens_outside_does_not_matter() -> None:
         run(net)
         states.append(state(net))
     assert equal(*states)
-
-
-class Stop(Silent):
-    """Ctrl-C after so many steps."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-        self.seen = 0
-
-    @contextmanager
-    def task(self, label: str, total: int, unit: str) -> Iterator["Stop"]:
-        self.total = total
-        yield self
-
-    def advance(self, count: int = 1) -> None:
-        self.seen += count
-        if count == 1:
-            if self.left == 0:
-                raise KeyboardInterrupt
-            self.left -= 1
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
@@ -159,7 +139,7 @@ def test_loss_is_cross_entropy_and_takes_targets_off_the_simplex() -> None:
         torch.testing.assert_close(loss_of(Batch(x, dense, ones, 6), logits), closed)
         if alpha > 0:
             torch.testing.assert_close(closed, F.cross_entropy(logits, y, label_smoothing=alpha))
-    # Golden value of attacks.md section 0.3.
+    # By hand: -sum_k t_k log p_k.
     soft = torch.softmax(torch.tensor([[2.0, 1.0, 0.0, -1.0]]), 1)
     value = loss_of(Batch(x[:1], soft, ones[:1], 1), torch.tensor([[0.5, 0.0, -0.5, 1.0]]))
     assert float(value) == pytest.approx(1.476895, abs=1e-6)
@@ -282,6 +262,97 @@ def test_defenses_are_applied_in_their_order() -> None:
         run(small_net(), replace(RECIPE, epochs=1), defenses=[first, *order, last])
         for (x, _), (y, _) in zip(first.calls["transform"], last.calls["transform"], strict=True):
             torch.testing.assert_close(y, expected(x))
+
+
+def test_before_sees_images_that_no_augmentation_has_touched() -> None:
+    seen: list[tuple[Tensor, Noise]] = []
+
+    @dataclass(frozen=True)
+    class Blank(Defense):
+        def before(self, x: Tensor, noise: Noise) -> Tensor:
+            seen.append((x.clone(), noise))
+            return torch.zeros_like(x)
+
+    spy, data = Spy(), colours()
+    run(small_net(), defenses=[Blank(), spy])
+    for (x, noise), (shown, _) in zip(seen, spy.calls["transform"], strict=True):
+        assert torch.equal(x, data.images[noise.keys].float() / 255)
+        assert torch.equal(shown, torch.zeros_like(shown)), "and the augmentation comes after it"
+
+
+def test_an_exposure_leaves_out_other_images_in_each_epoch_and_makes_fewer_steps() -> None:
+    @dataclass(frozen=True)
+    class Half(Defense):
+        def exposure(self) -> float:
+            return 0.5
+
+    spy, data = Spy(), colours(48)
+    recipe = replace(RECIPE, epochs=6, batch=8)
+    run(small_net(), recipe, data, defenses=[Half(), spy])
+    keys = [noise.keys for _, noise in spy.calls["transform"]]
+    assert len(keys) == 6 * 3, "3 of 6 batches an epoch"
+    epochs = [torch.cat(keys[3 * epoch : 3 * epoch + 3]) for epoch in range(6)]
+    assert all(len(epoch.unique()) == 24 for epoch in epochs)
+    assert len({tuple(epoch.sort().values.tolist()) for epoch in epochs}) == 6
+    whole = Spy()
+    run(small_net(), recipe, data, defenses=[whole])
+    order = [noise.keys for _, noise in whole.calls["transform"]]
+    assert all(torch.equal(a, b) for a, b in zip(keys[:3], order[:3], strict=True)), "the first of the same order"
+    assert Schedule(48, 6, 6, 0, 0.5).steps == 18 and Schedule(48, 6, 6, 0, 0.01).shown == 1
+
+
+def test_rows_are_made_once_from_the_public_images_and_stand_behind_the_own() -> None:
+    data, public = colours(), Split(colours(6, seed=9).images, torch.full((6,), -1))
+    made: list[Split] = []
+
+    @dataclass(frozen=True)
+    class Guests(Defense):
+        def rows(self, train: Split, public: Split, memory: nn.Module, noise: Noise) -> Split:
+            made.append(train)
+            assert torch.equal(noise.keys, torch.arange(len(train)))
+            return Split(torch.cat([train.images, public.images]), torch.cat([train.labels, torch.zeros(6).long()]))
+
+    spy, last = Spy(), Spy()
+    run(small_net(), replace(RECIPE, augment=False), data, defenses=[Guests(), spy, Guests(), last], public=public)
+    assert [len(one) for one in made] == [36, 42], "each defense sees the rows of those before it"
+    keys = torch.cat([noise.keys for _, noise in spy.calls["transform"]])
+    assert torch.equal(keys.bincount(), torch.full((48,), 4)), "each row once in each of 4 epochs"
+    for (x, noise), (batch, _, _) in zip(spy.calls["transform"], spy.calls["batch"], strict=True):
+        guests = noise.keys >= 36
+        assert torch.equal(x[guests], public.images[(noise.keys[guests] - 36) % 6].float() / 255)
+        assert torch.equal(x[~guests], data.images[noise.keys[~guests]].float() / 255)
+        assert (batch.t[guests, 0] == 1).all()
+    states = []
+    for defenses in ([], [Spy()]):
+        net = small_net()
+        run(net, data=data, defenses=defenses, public=public)
+        states.append(state(net))
+    assert equal(*states), "public images alone change no bit"
+
+
+def test_a_second_pass_has_statistics_of_its_own_and_taps_see_both() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    @dataclass(frozen=True)
+    class Twice(Defense):
+        def batch(self, batch: Batch, step: Step) -> Batch:
+            with torch.no_grad():
+                step.model(batch.x[:2])  # no output of the step
+            x, t, w = torch.cat([batch.x, 1 - batch.x]), torch.cat([batch.t, batch.t]), torch.cat([batch.w, batch.w])
+            return Batch(x, t, w, batch.clean, (batch.clean,))
+
+    @dataclass(frozen=True)
+    class Look(Defense):
+        def taps(self, model: nn.Module) -> Sequence[nn.Module]:
+            return (model.head,)
+
+        def penalty(self, batch: Batch, logits: Tensor, taps: Sequence[Tensor], step: Step) -> Tensor | None:
+            seen.append((len(batch.x), len(logits), len(taps[0])))
+            assert torch.equal(taps[0], logits)
+            return None
+
+    run(small_net(), replace(RECIPE, epochs=1), defenses=[Twice(), Look()])
+    assert seen and all(rows == given == tapped for rows, given, tapped in seen)
 
 
 def test_the_gradient_is_that_of_loss_plus_penalties() -> None:

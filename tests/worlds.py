@@ -3,13 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mibench.core import Access, Attack, AttackContext, Oracle, Prior, Reconstructions, Split, to_uint8
+from mibench.data.folder import Folder
 from mibench.models.base import Classifier, Prepare
 from mibench.plugins import registry
 from mibench.priors.diffusion import DiffusionPrior
@@ -185,6 +188,13 @@ def attack_on(
     return quick(name, **settings)(oracle, world.prior_for(name), labels, seed, work or workspace(world))
 
 
+def public(size: int = 16, channels: int = 3, count: int = 24) -> Split:
+    """Images of noise, of nobody."""
+    generator = torch.Generator().manual_seed(5)
+    images = torch.randint(0, 256, (count, channels, size, size), generator=generator, dtype=torch.uint8)
+    return Split(images, torch.full((count,), -1))
+
+
 class SmallNet(nn.Module):
     """Convolution, batch norm, mean pooling, linear: enough to learn colours and stripes."""
 
@@ -217,3 +227,24 @@ def colours(count: int = 36, size: int = 12, seed: int = 0) -> Split:
     x = 0.4 * torch.rand(count, 3, size, size, generator=generator) + 0.2
     x[torch.arange(count), labels] += 0.3
     return Split(to_uint8(x), labels)
+
+
+def noise_image(seed: int, width: int = 20, height: int = 16) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def tree(root: Path, private: dict[str, int], public: dict[str, int] | int) -> Path:
+    """Random pictures: how many for each person; a number for a flat public/."""
+    folders = {f"private/{name}": count for name, count in private.items()}
+    folders |= {"public": public} if isinstance(public, int) else {f"public/{n}": c for n, c in public.items()}
+    seed = 0
+    for folder, count in folders.items():
+        (root / folder).mkdir(parents=True)
+        for number in range(count):
+            seed += 1
+            noise_image(seed).save(root / folder / f"{number:03d}.png")
+    return root
+
+
+def folder(root: Path, **fields: Any) -> Folder:
+    return Folder(str(root), image_size=8, **fields)

@@ -6,7 +6,9 @@ Where the weights come from and how they were converted: README.md in this folde
 References:
     | Unsupervised representation learning with deep convolutional generative adversarial networks
       (Radford, Metz and Chintala, 2016), the architecture
+    | https://arxiv.org/abs/1511.06434
     | gan-face-generate 1.1.1 (Chien Liu, 2023, MIT), the trained weights
+    | https://pypi.org/project/gan-face-generate/1.1.1/
 """
 
 from itertools import pairwise

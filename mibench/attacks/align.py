@@ -17,7 +17,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from mibench.attacks.parts.views import Viewed, viewed_cost
-from mibench.core import AttackContext, Cost, Oracle, Prior, Reconstructions, Wrapper, augment
+from mibench.core import AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions, Wrapper, augment
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise, seed_of
 
@@ -34,9 +34,73 @@ CARD = {
     "prior": None,
     "role": "wrapper",
     "cost": None,
+    "wraps": "gradients",
 }
 
 PRESETS = {"paper": {}, "quick": {"copies": 4}}
+
+# Configurations and functions of AlanPeng0897/AlignMI at commit 3f7fff9; `paper` is PAA, `paper_taa` TAA.
+AROUND = {
+    # high_resolution: FaceScrub_ResNet18_SG1024.yaml, optimization_PAA and optimization_TAA
+    "ppa": {
+        "paper": {"ppa.steps": 70, "ppa.candidates": 100, "ppa.images": 100, "ppa.reference_batch": 35},
+        "paper_taa": {
+            "ppa.steps": 70,
+            "ppa.candidates": 100,
+            "ppa.images": 100,
+            "ppa.reference_batch": 35,
+            "mode": "transform",
+        },
+    },
+    # low_resolution: gmi_stylegan-celeba_vgg16-celeba.yaml, gmi_optimize_paa and _taa, whose prior_loss is 0
+    "lomma_gmi": {
+        "paper": {
+            "lomma_gmi.pretrained": True,
+            "lomma_gmi.realism": 0.0,
+            "lomma_gmi.steps": 100,
+            "lomma_gmi.images": 100,
+            "lomma_gmi.reference_batch": 20,
+            "sigma": 0.003,
+        },
+        "paper_taa": {
+            "lomma_gmi.pretrained": True,
+            "lomma_gmi.realism": 0.0,
+            "lomma_gmi.steps": 100,
+            "lomma_gmi.images": 100,
+            "lomma_gmi.reference_batch": 20,
+            "copies": 30,
+            "mode": "transform",
+            "scale": (0.9, 1.0),
+            "degrees": 3.0,
+        },
+        "quick": {"lomma_gmi.realism": 0.0},
+    },
+    # theirs is LOMMA's loss; around GMI alone what they changed about it is the same
+    "gmi": {
+        "paper": {"gmi.realism": 0.0, "gmi.steps": 100, "gmi.images": 100, "gmi.reference_batch": 20, "sigma": 0.003},
+        "paper_taa": {
+            "gmi.realism": 0.0,
+            "gmi.steps": 100,
+            "gmi.images": 100,
+            "gmi.reference_batch": 20,
+            "copies": 30,
+            "mode": "transform",
+            "scale": (0.9, 1.0),
+            "degrees": 3.0,
+        },
+        "quick": {"gmi.realism": 0.0},
+    },
+    # low_resolution: ked_dcgan-celeba_vgg16-celeba.yaml, kedmi_optimize_paa and kedmi_optimize_taa
+    "lomma_kedmi": {
+        "paper": {"lomma_kedmi.pretrained": True, "lomma_kedmi.steps": 100, "lomma_kedmi.images": 100, "sigma": 0.05},
+        "paper_taa": {
+            "lomma_kedmi.pretrained": True,
+            "lomma_kedmi.steps": 200,
+            "lomma_kedmi.images": 100,
+            "mode": "transform",
+        },
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -54,9 +118,13 @@ class Align(Wrapper):
         mirror: Mirror half of the transformed copies.
         select: Average scores as well; the paper averages gradients only.
 
-    Source: section 4 of the paper; values of the authors' code (50 copies).
+    Source: section 4 of the paper; values of the authors' code (50 copies; 30 transformed ones around GMI), and what
+    it changes about an attack: see AROUND.
     Differs: sigma is fixed, theirs is a share of the batch's brightest minus darkest pixel, so that it depends on which
-    images are searched together; each image has transforms of its own, theirs are drawn for a whole batch.
+    images are searched together; each image has transforms of its own, theirs are drawn for a whole batch. Around GMI
+    they stretch each batch of copies from its darkest to its brightest pixel onto [0, 1], because their StyleGAN's
+    output has no bounds; a prior's images are in [0, 1] already. Around KEDMI their Gaussian is wider by 5, one for all
+    images of an identity, and moves twice a step under PAA; the critic sees the copies. Here KEDMI stays as it is.
     """
 
     copies: int = 50
@@ -77,13 +145,7 @@ class Align(Wrapper):
                 f"{self.ratio}"
             )
 
-    def needs(self, prior: Prior) -> None:
-        """An attack that uses gradients."""
-        super().needs(prior)
-        if self.cost(prior).gradient_images == 0:
-            raise UserError("align averages gradients and the attack inside asks for none; wrap ppa, gmi or kedmi")
-
-    def cost(self, prior: Prior, public: int = 0) -> Cost:
+    def cost(self, prior: Capabilities, public: int = 0) -> Cost:
         """The attack's, its gradient images (and with `select` all others) times copies."""
         return viewed_cost(self.wrapped.cost(prior, public), self.copies, self.select)
 

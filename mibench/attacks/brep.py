@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from mibench.attacks.parts.asking import ask_many
 from mibench.attacks.parts.search import keys, piecewise, render
-from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions
+from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
 
@@ -32,6 +32,8 @@ CARD = {
     "prior": "wgan_gp",
     "role": "attack",
     "cost": [66_000, 0, 20_000],
+    "requires": ["unconditional"],
+    "partial": {"quick": "its sphere walks with a fiftieth of the paper's queries and seldom grows"},
 }
 
 PRESETS = {
@@ -89,7 +91,8 @@ class BREP(Attack):
     An identity the pool never shows starts from a sample of its own, stays there until a proposal happens to be inside,
     and costs the same; without an expansion its images are failures.
 
-    Source: section 4 of the paper; values of the authors' code.
+    Source: section 4 of the paper; values of the authors' code (commit 8a2e200 of
+    https://github.com/m-kahla/Label-Only-Model-Inversion-Attacks-via-Boundary-Repulsion).
     Differs: a fixed number of iterations (theirs ends 1,000 iterations after the last expansion and does not count
     rejected proposals, so it may never end); every identity is searched, not those that are found first.
     """
@@ -110,12 +113,7 @@ class BREP(Attack):
         if self.radius <= 0 or self.clip <= 0 or self.expansion <= 1:
             raise UserError("brep: radius and clip must be above 0, expansion above 1")
 
-    def needs(self, prior: Prior) -> None:
-        """A generator that needs no identity, because the pool serves all of them."""
-        if not prior.differentiable or prior.conditional:
-            raise UserError("brep needs an unconditional generator; use --prior wgan_gp or --prior dcgan")
-
-    def cost(self, prior: Prior, public: int = 0) -> Cost:
+    def cost(self, prior: Capabilities, public: int = 0) -> Cost:
         """Per restart and iteration a sphere and a proposal; the pool once for everybody."""
         return Cost(self.images * self.iterations * (self.points + 1), 0, self.init_pool)
 

@@ -19,14 +19,15 @@ from torch.nn import functional as F
 from mibench.attacks.parts.evolution import Fitness, best_distinct, log_odds
 from mibench.attacks.parts.latents import Point
 from mibench.attacks.parts.pspace import searched
-from mibench.attacks.parts.search import descend, keys, piecewise, render
+from mibench.attacks.parts.score_map import certain, fit, network, vector
+from mibench.attacks.parts.search import adam, descend, keys, piecewise, render
 from mibench.attacks.parts.surrogates import Distillation, train_surrogates
-from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions, Split, augment
+from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions, Split, augment
 from mibench.models.base import Classifier
 from mibench.runtime.errors import UserError
-from mibench.runtime.rng import Noise, generator, seed_of
+from mibench.runtime.rng import Noise
 
-__all__ = ["C2f", "blends", "fade", "known", "trial", "vector"]
+__all__ = ["C2f", "blends", "fade", "known", "trial", "trios"]
 
 CARD = {
     "summary": "gradients on an embedding model of the attacker's own, then differential evolution on the scores",
@@ -39,6 +40,7 @@ CARD = {
     "prior": "dcgan",
     "role": "attack",
     "cost": [16_038, 0, None],
+    "requires": ["gradients"],
 }
 
 PRESETS = {
@@ -62,17 +64,6 @@ PRESETS = {
 }
 
 
-def vector(p: Float[Tensor, "n k"], top: int = 0) -> Float[Tensor, "n k"]:
-    """Scores as the map reads them: v = log p + 50, minus min(v) where that is below 0, over its length.
-
-    Only the `top` largest p are read (0: all). log p is at least -1000, or -100 where p are left out.
-    """
-    if top:
-        p = p * (p >= p.topk(min(top, p.shape[1]), dim=1).values[:, -1:])
-    v = p.log().clamp(min=-100.0 if top else -1000.0) + 50.0
-    return F.normalize(v - v.amin(dim=1, keepdim=True).clamp(max=0.0), dim=1)
-
-
 def known(p: Float[Tensor, "n k"], y: Int64[Tensor, " n"], top: int) -> Float[Tensor, " n"]:
     """Fitness when only the `top` largest scores are told: log-odds of y among them, else below every such value.
 
@@ -89,6 +80,11 @@ def blends(parents: Float[Tensor, "k n 3 d"], strangers: Float[Tensor, "k n 3 d"
     """.7 (x_1 / 4 + x_2 / 4 + x_3 / 2) + .3 mean of three of the prior's own latents."""
     weight = torch.tensor([0.25, 0.25, 0.5], device=parents.device)
     return 0.7 * torch.einsum("knjd,j->knd", parents, weight) + 0.3 * strangers.mean(dim=2)
+
+
+def trios(noise: Noise, count: int, kept: int) -> Int64[Tensor, "k n 3"]:
+    """Three different parents out of `kept` for each of `count` blends, all triples equally likely."""
+    return noise.uniform(count, kept).argsort(dim=2)[..., :3]
 
 
 def fade(generation: int, generations: int, fading: int = 30) -> float:
@@ -154,11 +150,11 @@ class C2f(Attack):
         fading: In how many last generations differences count less; see `fade`.
         space: The prior's latent space; auto is w where the prior has one.
 
-    Source: the authors' code (commit ca5142a).
+    Source: the authors' code at commit ca5142a, main_attack.py and utils/DE.py (DE_c2b_5_bin2).
     Differs: the authors' E is a published face network (10,575 people); here the attacker trains one on the public
     images, with every image a class of its own where people are not known. Parents keep their scores, which halves the
-    queries; public images are asked once, not in every epoch. The authors show M a one-hot y with noise of 1e-18 of its
-    length, which float32 cannot hold and is left out. Pairs are drawn independently.
+    queries; public images are asked once, not in every epoch. Starts are ranked after their last step (theirs: before).
+    log-odds of y decide rather than p_y, which orders them alike until p_y rounds to 1.
     """
 
     images: int = 1
@@ -185,16 +181,12 @@ class C2f(Attack):
                 "c2f: 1 <= images <= kept <= starts and kept <= population, got images "
                 f"{self.images}, kept {self.kept}, starts {self.starts} and population {self.population}"
             )
+        if self.kept < 3 and self.population > self.kept:
+            raise UserError(f"c2f: blends have three different parents; kept must be at least 3, got {self.kept}")
         if self.people < 2:
             raise UserError(f"c2f: people must be at least 2, got {self.people}")
 
-    def needs(self, prior: Prior) -> None:
-        """A generator that gradients flow through."""
-        if not prior.differentiable:
-            raise UserError("c2f needs a generator; use --prior dcgan, wgan_gp or kedmi")
-        searched(prior, self.space)
-
-    def cost(self, prior: Prior, public: int = 0) -> Cost:
+    def cost(self, prior: Capabilities, public: int = 0) -> Cost:
         """Starts, blends and all children; and the public images once for everybody."""
         return Cost(self.starts + self.population - self.kept + self.population * self.generations, 0, public)
 
@@ -209,18 +201,22 @@ class C2f(Attack):
         lesson = Distillation(self.embedding_lr, 0.9, 5e-4, 64, self.embedding_epochs, "cosine")
         one_hot = F.one_hot(classes).float()
         embedding = train_surrogates("c2f", (self.embedding,), own, one_hot, lesson, seed, oracle, work, _strong)[0]
-        inverse = _network(oracle.num_classes, self.width, one_hot.shape[1]).to(oracle.device)
-        fitted = work.once(
-            "c2f-map", oracle, lambda: self._fit(inverse, embedding, vector(p, self.top), public, seed, work)
-        )
+        inverse = network(oracle.num_classes, self.width, one_hot.shape[1]).to(oracle.device)
+
+        def taught() -> dict[str, Tensor]:
+            return fit(
+                inverse, embedding, vector(p, self.top), public, self.map_epochs, self.map_batch, seed, work.batch
+            )
+
+        fitted = work.once("c2f-map", oracle, taught)
         inverse.load_state_dict(fitted)
         inverse.eval().requires_grad_(False)
 
         y, key = keys(labels, self.starts)
 
         def descent(rows: slice) -> Tensor:
-            goal = inverse(F.one_hot(y[rows], oracle.num_classes).float()).float()
-            return self._coarse(prior, embedding, goal, y[rows], Noise(seed, key[rows]).of("c2f"))
+            noise = Noise(seed, key[rows]).of("c2f")
+            return self._coarse(prior, embedding, inverse, oracle.num_classes, y[rows], noise)
 
         coarse = piecewise("c2f-coarse", len(y), oracle, work, descent).reshape(len(labels), self.starts, -1)
         left = oracle.affordable(self.cost(prior).queries, 1)
@@ -238,47 +234,24 @@ class C2f(Attack):
     def _answers(self, oracle: Oracle, public: Split, work: AttackContext) -> Float[Tensor, "n k"]:
         return torch.cat([oracle.probs(part, None) for part in public.parts(work.batch, oracle.device)])
 
-    def _fit(
-        self,
-        inverse: nn.Sequential,
-        embedding: Classifier,
-        v: Float[Tensor, "n k"],
-        public: Split,
-        seed: int,
-        work: AttackContext,
-    ) -> dict[str, Tensor]:
-        """M's weights. Features are kept rather than logits: E may know ten thousand people."""
-        with torch.no_grad():
-            features = torch.cat([embedding.features(part).float() for part in public.parts(work.batch, v.device)])
-        with torch.random.fork_rng(devices=[v.device] if v.device.type == "cuda" else []), torch.enable_grad():
-            torch.manual_seed(seed_of(seed, "c2f-map"))
-            for layer in inverse:
-                if isinstance(layer, nn.Linear):
-                    layer.reset_parameters()
-            inverse.train().requires_grad_(True)
-            optimizer = torch.optim.Adam(inverse.parameters(), lr=1e-3)
-            for epoch in range(self.map_epochs):
-                optimizer.param_groups[0]["lr"] = 1e-3 * 0.8 ** (10 * epoch // self.map_epochs)
-                order = torch.randperm(len(v), generator=generator(seed, "c2f-map", epoch)).to(v.device)
-                for index in order.split(self.map_batch):
-                    with torch.no_grad():
-                        wanted = embedding.head(features[index]).float()
-                    loss = F.mse_loss(inverse(v[index]).float(), wanted)
-                    optimizer.zero_grad(set_to_none=True)
-                    loss.backward()
-                    optimizer.step()
-        return {name: value.detach().clone() for name, value in inverse.state_dict().items()}
-
     def _coarse(
-        self, prior: Prior, embedding: Classifier, goal: Float[Tensor, "n c"], y: Int64[Tensor, " n"], noise: Noise
+        self,
+        prior: Prior,
+        embedding: Classifier,
+        inverse: nn.Sequential,
+        classes: int,
+        y: Int64[Tensor, " n"],
+        noise: Noise,
     ) -> Float[Tensor, "n d"]:
-        """Adam on |E(G(w)) - goal|^2 / C; the target is not asked."""
+        """Adam on |E(G(w)) - M(certainly y)|^2 / C, what is certain drawn anew each step; the target is not asked."""
         point = Point((prior.sample(noise.of("start", 0)) + prior.sample(noise.of("start", 1))) / 2)
 
         def loss(z: Tensor, drawn: Noise) -> Tensor:
+            with torch.no_grad():
+                goal = inverse(vector(certain(y, classes, drawn.of("certain")), self.top)).float()
             return (embedding(prior.decode(z, y)).float() - goal).square().mean(dim=1)
 
-        descend(point, loss, torch.optim.Adam(point.parameters(), lr=self.lr), self.steps, noise)
+        descend(point, loss, adam(point.parameters(), self.lr, self.starts), self.steps, noise)
         return point.z.detach()
 
     @torch.no_grad()
@@ -301,7 +274,7 @@ class C2f(Attack):
         start = fitness[:, : self.images]
         left -= self.starts
         if born and left >= born:
-            chosen = (noise.of("blend").uniform(born, 3) * self.kept).long().clamp(max=self.kept - 1)
+            chosen = trios(noise.of("blend"), born, self.kept)
             parents = x.gather(1, chosen.flatten(1)[..., None].expand(-1, -1, width)).reshape(*chosen.shape, width)
             strangers = [
                 prior.sample(noise.of("stranger", member, draw)) for member in range(born) for draw in range(3)
@@ -325,16 +298,3 @@ class C2f(Attack):
             fitness = torch.where(better, found, fitness)
         z, value = best_distinct(x, fitness, self.images)
         return torch.cat([z, (value <= start)[..., None].to(z.dtype)], dim=2)
-
-
-def _network(classes: int, width: int, outputs: int) -> nn.Sequential:
-    """M, unfitted."""
-    with torch.random.fork_rng(devices=[]):  # its first weights are drawn again when it is fitted
-        return nn.Sequential(
-            nn.Linear(classes, width),
-            nn.LeakyReLU(0.2),
-            nn.Linear(width, width),
-            nn.LeakyReLU(0.2),
-            nn.Dropout(0.25),
-            nn.Linear(width, outputs),
-        )

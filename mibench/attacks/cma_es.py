@@ -20,7 +20,7 @@ from torch import Tensor
 from mibench.attacks.parts.evolution import Fitness, best_distinct
 from mibench.attacks.parts.pspace import searched
 from mibench.attacks.parts.search import piecewise, render
-from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions
+from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise, seed_of
 
@@ -37,9 +37,10 @@ CARD = {
     "prior": "dcgan",
     "role": "attack",
     "cost": [5000, 0, 0],
+    "requires": ["gradients"],
 }
 
-PRESETS = {"paper": {}, "quick": {"images": 2, "population": 16, "generations": 10}}
+PRESETS = {"quick": {"images": 2, "population": 16, "generations": 10}}
 
 SPREAD = 1000
 """Prior samples that tell the latent's mean and spread; they ask the target nothing."""
@@ -75,13 +76,7 @@ class CmaEs(Attack):
                 f"{self.population}, {self.images} and {self.sigma}"
             )
 
-    def needs(self, prior: Prior) -> None:
-        """A generator."""
-        if not prior.differentiable:
-            raise UserError("cma_es needs a generator; use --prior dcgan, wgan_gp or kedmi")
-        searched(prior, self.space)
-
-    def cost(self, prior: Prior, public: int = 0) -> Cost:
+    def cost(self, prior: Capabilities, public: int = 0) -> Cost:
         """One query for each member of each generation."""
         return Cost(self.population * self.generations, 0, 0)
 
@@ -90,7 +85,7 @@ class CmaEs(Attack):
         self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: AttackContext
     ) -> Reconstructions:
         """Ask and tell, all identities of a piece in one query."""
-        self.needs(prior)
+        self.require(prior)
         prior = searched(prior, self.space)
         sample = prior.sample(Noise(seed, torch.arange(SPREAD, device=labels.device)).of("cma_es"))
         mean, std = sample.mean(dim=0), sample.std(dim=0)

@@ -4,6 +4,7 @@ References:
     | Model Inversion Attacks Through Target-Specific Conditional Diffusion Models (Li et al., 2024)
     | https://arxiv.org/abs/2407.11424
     | Diffusion Models as Plug-and-Play Priors (Graikos et al., NeurIPS 2022), the alternating search
+    | https://arxiv.org/abs/2206.09012
 """
 
 import math
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mibench.attacks.parts.search import keys, piecewise
-from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions, augment
+from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions, augment
 from mibench.core.losses import cross_entropy, feature_distance, on_logits, top_k_margin
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
@@ -27,7 +28,7 @@ __all__ = ["DiffMI"]
 CARD = {
     "summary": "pixels pulled by turns by a diffusion model and by the target, then denoised",
     "title": "Model Inversion Attacks Through Target-Specific Conditional Diffusion Models",
-    "authors": "Li, Hao, Wang, Wang, Zhang and Feng",
+    "authors": "Li, Hao, Wang, Zhu, Wang, Zhang and Feng",
     "venue": "arXiv",
     "year": 2024,
     "link": "https://arxiv.org/abs/2407.11424",
@@ -35,6 +36,11 @@ CARD = {
     "prior": "ddpm",
     "role": "attack",
     "cost": [655, 650, None],
+    "requires": ["diffusion"],
+    "partial": {
+        "quick": "its diffusion model is hardly more than a Gaussian for each person, of the public images that the "
+        "target picked, and is tuned on the target for one epoch"
+    },
 }
 
 # Fewer steps need a larger share of the target's gradient. The closing attack on the target is left out: see pgd_steps.
@@ -61,7 +67,15 @@ class Diffusion(Protocol):
         """The predicted noise under classifier-free guidance."""
 
     def denoise(
-        self, x: Images, start: int, y: Labels, steps: int, weight: float, eta: float = 0.0, noise: Noise | None = None
+        self,
+        x: Images,
+        start: int,
+        y: Labels,
+        steps: int,
+        weight: float,
+        eta: float = 0.0,
+        noise: Noise | None = None,
+        clip: bool | None = None,
     ) -> Iterator[Images]:
         """DDIM; the last image is the sample."""
 
@@ -93,9 +107,13 @@ class DiffMI(Attack):
         radius: Of its ball.
         stride: Of its step.
 
-    Source: sections 3.3 and 3.4 of the paper; values of the authors' code.
-    Differs: losses, gradient norms and their running averages are one per image (theirs are one per batch of 64);
-    pixels are clamped to [0, 1] before the target sees them.
+    Source: sections 3.3 and 3.4 of the paper; values of the authors' code (commit 4778b9e of
+    https://github.com/Ouxiang-Li/Diff-MI).
+    Differs: noise levels, losses, gradient norms and their running averages are one per image (theirs are one per
+    batch of 64). Views are made of pixels in [0, 1]; theirs of pixels in [-1, 1], where kornia's ColorJitter clamps to
+    [0, 1], so that half of their views lose all that is darker than mid-grey. The network is told the level that an
+    image has; theirs is told one more in the search, and up to nine more in the sampler, which takes abar_91, abar_81
+    ... for what it calls 100, 90 ...
     """
 
     images: int = 5
@@ -121,12 +139,7 @@ class DiffMI(Attack):
                 f"diff_mi: memory must lie in [0, 1), renoise below 1000, got {self.memory} and {self.renoise}"
             )
 
-    def needs(self, prior: Prior) -> None:
-        """A diffusion model."""
-        if not isinstance(prior, Diffusion):
-            raise UserError("diff_mi needs a diffusion model as prior; use --prior ddpm")
-
-    def cost(self, prior: Prior, public: int = 0) -> Cost:
+    def cost(self, prior: Capabilities, public: int = 0) -> Cost:
         """Restarts x (steps x views + PGD and its last look), and the features of every public image once."""
         gradients = self.images * (self.steps * self.views + self.pgd_steps)
         looks = self.images if self.pgd_steps else 0
@@ -136,7 +149,7 @@ class DiffMI(Attack):
         self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: AttackContext
     ) -> Reconstructions:
         """Search, denoise, and where asked give the target the last word."""
-        self.needs(prior)
+        self.require(prior)
         model = cast(Diffusion, prior)
         centroids = work.once("diff_mi-centroids", oracle, lambda: self._centroids(oracle, model, work))
         y, key = keys(labels, self.images)
@@ -193,9 +206,9 @@ class DiffMI(Attack):
         return x.detach(), (last >= first).float()
 
     def _unreal(self, model: Diffusion, x: Images, y: Labels, level: float, noise: Noise) -> Float[Tensor, " n"]:
-        """|guided eps(x_t, y) - eps|^2 / d at t = level + U{-50 ... 50}."""
+        """|guided eps(x_t, y) - eps|^2 / d at t = floor(level + U{-50 ... 50}) - 1, counted from 0."""
         shift = (noise.of("level").uniform(1)[:, 0] * 101).floor() - 50
-        t = (level + shift).round().long().clamp(0, 999)
+        t = (level + shift).long().clamp(1, 1000) - 1
         eps = noise.of("eps").normal(*model.image_shape)
         found = model.guided(model.noisy(x, t, eps), t, y, self.guidance)
         return (found - eps).square().flatten(1).mean(dim=1)
@@ -222,7 +235,7 @@ class DiffMI(Attack):
         if self.renoise:
             eps = noise.of("renoise").normal(*model.image_shape)
             x = model.noisy(x, torch.full_like(y, self.renoise), eps)
-            *_, x = model.denoise(x, self.renoise, y, self.sampler_steps, self.guidance, 1.0, noise)
+            *_, x = model.denoise(x, self.renoise, y, self.sampler_steps, self.guidance, 1.0, noise, False)
         return ((x + 1) / 2).clamp(0.0, 1.0)
 
     def _last_word(self, oracle: Oracle, image: Images, y: Labels, steps: int, noise: Noise) -> Images:

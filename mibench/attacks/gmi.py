@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mibench.attacks.parts.rules import fit_points
 from mibench.attacks.parts.search import keys, piecewise, render
-from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions
+from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions
 from mibench.core.losses import cross_entropy, on_logits, realism
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
@@ -31,6 +31,7 @@ CARD = {
     "prior": "wgan_gp",
     "cost": [7500, 7500, 0],
     "role": "attack",
+    "requires": ["critic"],
 }
 
 PRESETS = {"paper": {}, "quick": {"images": 2, "steps": 60, "lr": 0.5}}
@@ -67,12 +68,7 @@ class GMI(Attack):
         if self.images < 1 or self.reference_batch < 1 or self.clip <= 0:
             raise UserError("gmi: images and reference_batch must be at least 1, clip above 0")
 
-    def needs(self, prior: Prior) -> None:
-        """A generator with a critic."""
-        if prior.critic_kind == "none":
-            raise UserError("gmi needs a prior with a critic; use --prior wgan_gp or --prior kedmi")
-
-    def cost(self, prior: Prior, public: int = 0) -> Cost:
+    def cost(self, prior: Capabilities, public: int = 0) -> Cost:
         """One gradient image per restart and step."""
         return Cost(self.images * self.steps, self.images * self.steps, 0)
 
@@ -84,8 +80,8 @@ class GMI(Attack):
         steps = oracle.affordable(self.steps, self.images)
 
         def loss(x: Tensor, y: Tensor, drawn: Noise) -> Tensor:
-            identity = oracle.loss(x, y, on_logits(cross_entropy), drawn)
-            return self.realism * realism(prior, x) + self.identity * identity
+            identity = self.identity * oracle.loss(x, y, on_logits(cross_entropy), drawn)
+            return identity + self.realism * realism(prior, x) if self.realism else identity
 
         def part(rows: slice) -> Tensor:
             return fit_points(

@@ -16,7 +16,18 @@ from torch.nn import functional as F
 from mibench.attacks.parts.latents import Point
 from mibench.attacks.parts.search import chunks, descend, keys, piecewise, render
 from mibench.attacks.parts.surrogates import Distillation, train_surrogates
-from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions, augment, to_float, to_uint8
+from mibench.core import (
+    Attack,
+    AttackContext,
+    Capabilities,
+    Cost,
+    Oracle,
+    Prior,
+    Reconstructions,
+    augment,
+    to_float,
+    to_uint8,
+)
 from mibench.core.losses import max_margin
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise, seed_of
@@ -34,6 +45,7 @@ CARD = {
     "prior": "tacgan",
     "role": "attack",
     "cost": [0, 0, 500000],
+    "requires": ["conditional"],
 }
 
 PRESETS = {
@@ -53,7 +65,8 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class LOKT(Attack):
-    """Surrogates S_i learn CE(S(x), t) / 2 + CE(S(view(x)), t) / 2 with x = G(z, y), t = argmax T(x).
+    """Surrogates S_i learn CE(S(x), t) / 2 + CE(S(view(x)), t) / 2 with x = G(z, y), t = argmax T(x); half of these
+    views have no jitter.
 
     Then min_z sum over views v of mean_i MM(S_i(v(G(z, y))), y) by Adam, MM = max_{k != y} l_k - l_y.
 
@@ -72,7 +85,8 @@ class LOKT(Attack):
         lr: The surrogates' first learning rate, falling along a cosine to 0; momentum .9.
         weight_decay: Of the surrogates.
 
-    Source: sections 4.2 and 4.3 of the paper; values of the authors' code.
+    Source: sections 4.2 and 4.3 of the paper; values of the authors' code (commit b751417 of
+    https://github.com/ngoc-nguyen-0/LOKT_neurips2023).
     Differs: an epoch here is a pass over all labelled images (500,000 at 1000 classes), so that 12 of them are the
     authors' 200; torchvision's DenseNets see images enlarged to 224 px (the authors' see 64 px).
     """
@@ -97,12 +111,7 @@ class LOKT(Attack):
                 "architecture"
             )
 
-    def needs(self, prior: Prior) -> None:
-        """A generator that is told whom to draw."""
-        if not prior.conditional:
-            raise UserError("lokt needs a prior that is told whom to draw; use --prior tacgan or --prior plg")
-
-    def cost(self, prior: Prior, public: int = 0) -> Cost:
+    def cost(self, prior: Capabilities, public: int = 0) -> Cost:
         """One label for each sample, for all identities together; the inversion asks nothing."""
         return Cost(0, 0, self.samples)
 
@@ -145,7 +154,7 @@ class LOKT(Attack):
             seed_of(seed, "lokt"),
             oracle,
             work,
-            lambda x, noise: augment.view(x, noise, self.mirror),
+            lambda x, noise: augment.view(x, noise, self.mirror, jitter=0.5),
             self.pretrained,
         )
 
@@ -153,7 +162,7 @@ class LOKT(Attack):
         self, surrogates: Sequence[nn.Module], prior: Prior, y: Int64[Tensor, " n"], steps: int, noise: Noise
     ) -> Tensor:
         point = Point(prior.sample(noise.of("start")))
-        optimizer = torch.optim.Adam(point.parameters(), lr=self.rate)
+        optimizer = torch.optim.Adam(point.parameters(), lr=self.rate, eps=60e-8)  # a sum here, a mean over 60 there
 
         def loss(z: Tensor, drawn: Noise) -> Tensor:
             x = prior.decode(z, y)

@@ -15,7 +15,7 @@ from torch import Tensor
 from mibench.attacks.parts.lomma import Lomma
 from mibench.attacks.parts.rules import fit_points
 from mibench.attacks.parts.search import keys, piecewise, render
-from mibench.core import AttackContext, Cost, Oracle, Prior, Reconstructions
+from mibench.core import AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
 
@@ -32,6 +32,7 @@ CARD = {
     "prior": "wgan_gp",
     "role": "attack",
     "cost": [12_000, 12_000, None],
+    "requires": ["critic"],
 }
 
 PRESETS = {
@@ -73,7 +74,7 @@ class LommaGMI(Lomma):
         if self.reference_batch < 1:
             raise UserError(f"lomma_gmi: reference_batch must be at least 1, got {self.reference_batch}")
 
-    def cost(self, prior: Prior, public: int = 0) -> Cost:
+    def cost(self, prior: Capabilities, public: int = 0) -> Cost:
         """One gradient image per restart and step, and the public images once for everybody."""
         gradients = self.images * self.steps
         return Cost(gradients, gradients, public if self.asks else 0)

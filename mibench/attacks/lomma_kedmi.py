@@ -15,7 +15,7 @@ from torch import Tensor
 from mibench.attacks.parts.lomma import Lomma
 from mibench.attacks.parts.rules import draw_gaussians, fit_gaussians
 from mibench.attacks.parts.search import piecewise, render
-from mibench.core import AttackContext, Cost, Oracle, Prior, Reconstructions
+from mibench.core import AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions
 from mibench.runtime.rng import Noise
 
 __all__ = ["LommaKEDMI"]
@@ -31,6 +31,7 @@ CARD = {
     "prior": "kedmi",
     "role": "attack",
     "cost": [2400, 2400, None],
+    "requires": ["critic"],
 }
 
 PRESETS = {
@@ -64,7 +65,7 @@ class LommaKEDMI(Lomma):
 
     called: ClassVar[str] = "lomma_kedmi"
 
-    def cost(self, prior: Prior, public: int = 0) -> Cost:
+    def cost(self, prior: Capabilities, public: int = 0) -> Cost:
         """One gradient image per identity and step, and the public images once for everybody."""
         return Cost(self.steps, self.steps, public if self.asks else 0)
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from mibench.attacks.parts.latents import Point
 from mibench.attacks.parts.search import descend, keys, piecewise, render
-from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions
+from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions
 from mibench.core.losses import on_logits
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
@@ -34,6 +34,7 @@ CARD = {
     "prior": "pixels",
     "cost": [5001, 5000, 0],
     "role": "attack",
+    "requires": ["pixels"],
 }
 
 PRESETS = {"paper": {}, "quick": {"images": 2, "steps": 60, "lr": 10.0, "start": "mean", "jitter": 0.05}}
@@ -72,12 +73,7 @@ class MIFace(Attack):
         if self.images > 1 and self.jitter == 0:
             raise UserError("mi_face: without jitter all images would be the same; use --set jitter=0.05")
 
-    def needs(self, prior: Prior) -> None:
-        """Pixels."""
-        if prior.spaces != ("pixels",):
-            raise UserError("mi_face searches pixels, not latents; use --prior pixels")
-
-    def cost(self, prior: Prior, public: int = 0) -> Cost:
+    def cost(self, prior: Capabilities, public: int = 0) -> Cost:
         """One gradient image a step, and one more look at the last image."""
         return Cost(self.images * (self.steps + 1), self.images * self.steps, 0)
 

@@ -17,7 +17,7 @@ from mibench.attacks.parts.evolution import log_odds
 from mibench.attacks.parts.latents import Point
 from mibench.attacks.parts.pspace import PSpace, searched
 from mibench.attacks.parts.search import best_of_pool, chunks, descend, keys, piecewise, pool_scores, render
-from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions, augment
+from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions, augment
 from mibench.core.losses import cross_entropy, on_logits
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
@@ -35,6 +35,7 @@ CARD = {
     "prior": "dcgan",
     "role": "attack",
     "cost": [160_008, 160_000, 100_000],
+    "requires": ["unconditional"],
 }
 
 PRESETS = {"paper": {}, "quick": {"images": 2, "pool": 2000, "candidates": 2, "steps": 35}}
@@ -43,25 +44,29 @@ PRESETS = {"paper": {}, "quick": {"images": 2, "pool": 2000, "candidates": 2, "s
 def ramp(t: float) -> float:
     """The learning rate's multiplier at progress t in [0, 1]: rises over the first 5 %, a cosine over the last 25 %.
 
-    (1/2 - 1/2 cos(pi min(1, (1 - t) / .25))) min(1, t / .05). So the very first step does not move.
+    (1/2 - 1/2 cos(pi min(1, (1 - t) / .25))) min(1, t / .05). The k-th of n steps is at t = k / n, so that the last one
+    does not move.
     """
     return (0.5 - 0.5 * math.cos(math.pi * min(1.0, (1.0 - t) / 0.25))) * min(1.0, t / 0.05)
 
 
 class _RampedAdam(torch.optim.Adam):
-    """Adam whose rate follows `ramp` and whose point goes back into the box after each step."""
+    """Adam whose rate follows `ramp` and whose point goes back into the box after each step.
+
+    eps is that of the authors' mean over 8 candidates: here losses are summed.
+    """
 
     def __init__(self, point: Tensor, lr: float, steps: int, box: PSpace) -> None:
-        super().__init__([point], lr=lr)
+        super().__init__([point], lr=lr, eps=8e-8)
         self.point, self.full, self.steps, self.box, self.taken = point, lr, steps, box, 0
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
         """One step at the rate of its place in the schedule."""
+        self.taken += 1
         self.param_groups[0]["lr"] = self.full * ramp(self.taken / self.steps)
         super().step()
         self.point.copy_(self.box.clip_w(self.point))
-        self.taken += 1
 
 
 def overlapping(p: Float[Tensor, "n k"], y: int) -> Int64[Tensor, " n"]:
@@ -105,8 +110,9 @@ class Mirror(Attack):
 
     Source: the authors' code (commit 2730a14).
     Differs: every image is mirrored or not by itself (the authors' whole batch at once); every candidate keeps its own
-    best step (theirs keep the step with the best mean of the batch, which couples candidates); candidates are ranked by
-    p_y, not by the logit; no dropout in the target; no truncation inside the generator.
+    best step (theirs keep the step with the best mean of the batch, which couples candidates), and the latent that the
+    loss belongs to (theirs the one a step later); candidates are ranked by p_y, not by the logit; no dropout in the
+    target; no truncation inside the generator.
     """
 
     images: int = 1
@@ -127,16 +133,7 @@ class Mirror(Attack):
         if self.pool < 2:
             raise UserError("mirror: the box needs a pool of at least 2")
 
-    def needs(self, prior: Prior) -> None:
-        """A generator that gradients flow through and that draws any identity from one pool."""
-        if not prior.differentiable or prior.conditional:
-            raise UserError(
-                "mirror scores one pool for all identities and needs an unconditional generator; "
-                "use --prior dcgan, wgan_gp or kedmi"
-            )
-        searched(prior, self.space)
-
-    def cost(self, prior: Prior, public: int = 0) -> Cost:
+    def cost(self, prior: Capabilities, public: int = 0) -> Cost:
         """candidates x (steps with gradient + one look to pick), and the pool once for everybody."""
         gradients = self.candidates * self.steps
         look = self.candidates if self.candidates > self.images else 0

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from mibench.attacks.parts.evolution import Fitness, best_distinct, log_odds
 from mibench.attacks.parts.pspace import PSpace, searched
 from mibench.attacks.parts.search import best_of_pool, piecewise, pool_scores, render
-from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions
+from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
 
@@ -33,6 +33,7 @@ CARD = {
     "prior": "dcgan",
     "role": "attack",
     "cost": [99_900, 0, 100_000],
+    "requires": ["unconditional"],
 }
 
 PRESETS = {
@@ -102,16 +103,7 @@ class MirrorBlackBox(Attack):
         if not 0 <= self.mutation <= 1:
             raise UserError(f"mirror_bb: mutation is a probability in [0, 1], got {self.mutation}")
 
-    def needs(self, prior: Prior) -> None:
-        """A generator that draws any identity from one pool."""
-        if not prior.differentiable or prior.conditional:
-            raise UserError(
-                "mirror_bb scores one pool for all identities and needs an unconditional generator; "
-                "use --prior dcgan, wgan_gp or kedmi"
-            )
-        searched(prior, self.space)
-
-    def cost(self, prior: Prior, public: int = 0) -> Cost:
+    def cost(self, prior: Capabilities, public: int = 0) -> Cost:
         """All children of every generation, and the pool once for everybody."""
         return Cost((self.population - self.elite) * self.generations, 0, self.pool)
 

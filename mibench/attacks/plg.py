@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mibench.attacks.parts.latents import Point
 from mibench.attacks.parts.search import descend, keys, piecewise, render
-from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions, augment
+from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions, augment
 from mibench.core.losses import IDENTITY, on_logits
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
@@ -24,7 +24,7 @@ __all__ = ["PLG"]
 CARD = {
     "summary": "latent descent in a conditional GAN under the target's margin on two views",
     "title": "Pseudo Label-Guided Model Inversion Attack via Conditional Generative Adversarial Network",
-    "authors": "Yuan, Chen, Zhang, Zhang and Yu",
+    "authors": "Yuan, Chen, Zhang, Zhang, Yu and Zhang",
     "venue": "AAAI",
     "year": 2023,
     "link": "https://arxiv.org/abs/2302.09814",
@@ -32,6 +32,7 @@ CARD = {
     "prior": "plg",
     "role": "attack",
     "cost": [6000, 6000, 0],
+    "requires": ["conditional"],
 }
 
 PRESETS = {"paper": {}, "quick": {"images": 2, "steps": 60}}
@@ -49,7 +50,8 @@ class PLG(Attack):
         objective: The identity loss: max_margin (the paper's), cross_entropy, poincare or nll.
         mirror: Mirror half of the views (faces yes, digits no).
 
-    Source: section 3.4 of the paper; values of the authors' code.
+    Source: section 3.4 of the paper; values of the authors' code (commit 3cf8735 of
+    https://github.com/LetheSec/PLG-MI-Attack).
     """
 
     images: int = 5
@@ -63,12 +65,7 @@ class PLG(Attack):
         if self.images < 1 or self.views < 1:
             raise UserError("plg: images and views must be at least 1")
 
-    def needs(self, prior: Prior) -> None:
-        """A generator that is told whom to draw."""
-        if not prior.conditional:
-            raise UserError("plg needs a prior that is told whom to draw; use --prior plg or --prior tacgan")
-
-    def cost(self, prior: Prior, public: int = 0) -> Cost:
+    def cost(self, prior: Capabilities, public: int = 0) -> Cost:
         """One gradient image per restart, step and view."""
         asked = self.images * self.steps * self.views
         return Cost(asked, asked, 0)
@@ -88,7 +85,7 @@ class PLG(Attack):
 
     def _invert(self, oracle: Oracle, prior: Prior, y: Int64[Tensor, " n"], steps: int, noise: Noise) -> Tensor:
         point = Point(prior.sample(noise.of("start")))
-        optimizer = torch.optim.Adam(point.parameters(), lr=self.lr)
+        optimizer = torch.optim.Adam(point.parameters(), lr=self.lr, eps=60e-8)  # a sum here, a mean over 60 there
         term = on_logits(IDENTITY[self.objective])
 
         def loss(z: Tensor, drawn: Noise) -> Tensor:

@@ -5,7 +5,9 @@ References:
     | https://arxiv.org/abs/2410.02330
     | Exploiting Chain Rule and Bayes' Theorem to Compare Probability Distributions (Zheng and Zhou, NeurIPS 2021), the
       conditional transport
+    | https://arxiv.org/abs/2012.14100
     | A Kernel Two-Sample Test (Gretton et al., JMLR 2012), the MMD
+    | https://jmlr.org/papers/v13/gretton12a.html
 """
 
 import math
@@ -21,12 +23,12 @@ from torch.nn import functional as F
 
 from mibench.attacks.parts.search import keys, robust_confidence
 from mibench.attacks.parts.views import Allowance
-from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions, Wrapper
+from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions, Wrapper
 from mibench.priors.tuned import Tuned, Weights
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
 
-__all__ = ["PPDG", "conditional_transport", "features", "mmd", "pointwise"]
+__all__ = ["PPDG", "conditional_transport", "features", "mmd", "pivot_rate", "pointwise"]
 
 CARD = {
     "summary": "PPDG-MI: tune a copy of the prior towards each identity's best reconstructions, then attack again",
@@ -39,11 +41,47 @@ CARD = {
     "prior": None,
     "role": "wrapper",
     "cost": None,
+    "requires": ["gradients"],
 }
 
 PRESETS = {
     "paper": {},
     "quick": {"candidates": 3, "keep": 3, "pivot_steps": 20, "pivot_lr": 0.15, "steps": 10, "lr": 0.001},
+}
+
+# high_resolution of tmlr-group/PPDG-MI at commit b8e73b6: configs/attacking/CelebA_FFHQ_tuneG.yaml, the README's
+# commands and attack_tuneG.py. Both rounds return all 100 candidates. PPDG-PW, -CT and -MMD.
+AROUND = {
+    "ppa": {
+        "paper": {
+            "ppa.pool": 500,
+            "ppa.candidates": 100,
+            "ppa.images": 100,
+            "ppa.steps": 70,
+            "ppa.reference_batch": 20,
+        },
+        "paper_ct": {
+            "ppa.pool": 500,
+            "ppa.candidates": 100,
+            "ppa.images": 100,
+            "ppa.steps": 70,
+            "ppa.reference_batch": 20,
+            "loss": "conditional_transport",
+            "keep": 10,
+            "pivot_steps": 150,
+            "steps": 25,
+        },
+        "paper_mmd": {
+            "ppa.pool": 500,
+            "ppa.candidates": 100,
+            "ppa.images": 100,
+            "ppa.steps": 70,
+            "ppa.reference_batch": 20,
+            "loss": "mmd",
+            "keep": 10,
+            "pivot_steps": 100,
+        },
+    }
 }
 
 Sources = Float[Tensor, "k s d"]
@@ -96,6 +134,11 @@ def mmd(source: Sources, target: Targets) -> Float[Tensor, " k"]:
     return inside - 2.0 * kernel[:, :own, own:].mean(dim=(1, 2))
 
 
+def pivot_rate(t: float) -> float:
+    """StyleGAN2's projector at t = step / steps: (1/2 - cos(pi min(1, 4 (1 - t))) / 2) min(1, 20 t); 0 at the first."""
+    return (0.5 - 0.5 * math.cos(math.pi * min(1.0, (1.0 - t) / 0.25))) * min(1.0, t / 0.05)
+
+
 DISTANCES: dict[str, Callable[[Sources, Targets], Tensor]] = {
     "pointwise": pointwise,
     "conditional_transport": conditional_transport,
@@ -117,17 +160,20 @@ class PPDG(Wrapper):
         candidates: Reconstructions per identity that all rounds but the last return.
         keep: How many of these make the pseudo-private set: the best by mean p_y over random views. The authors: 5
             with pointwise, 10 with the other losses.
-        views: Random views (crops of area .8-1, half of them mirrored) for that; none are needed if all are kept.
+        views: Random views for that; none are needed if all are kept.
+        view_scale: Area of a view's crop; the authors crop around LOMMA and PLG (.8-1), not around PPA.
         mirror: Mirror half of the views.
         loss: pointwise (PW), conditional_transport (CT) or mmd.
         pivot_steps: Adam steps for w. The authors: 300 (PW), 150 (CT), 100 (MMD).
-        pivot_lr: Its learning rate, rising over the first 5% of the steps, falling as a cosine over the last 25%.
+        pivot_lr: Its learning rate, rising from 0 over the first 5% of the steps, falling as a cosine over the last
+            25%; see `pivot_rate`.
         pivot_noise: Noise on w at the first step, as a share of the latents' spread
             (mean |w - mean w|^2)^(1/2); falls as max(0, 1 - t / .75)^2.
         steps: Adam steps for the weights. The authors: 150 (PW and MMD), 25 (CT).
         lr: Their learning rate.
 
-    Source: sections 3 and 4 of the paper; values of the authors' code around PPA.
+    Source: sections 3 and 4 of the paper; values of the authors' code around PPA, which lets PPA search 500 latents
+    and return all 100 candidates in both rounds: see AROUND.
     Differs: d is a distance of pixels at four scales (theirs of VGG features, which need weights from the web), without
     the weak adversarial term; the copies are tuned in this way around every attack (around LOMMA and PLG the authors
     train the whole GAN on, on public images and kept ones). Images that an attack has decode without an identity (PPA's
@@ -138,6 +184,7 @@ class PPDG(Wrapper):
     candidates: int = 100
     keep: int = 5
     views: int = 100
+    view_scale: tuple[float, float] = (1.0, 1.0)
     mirror: bool = True
     loss: Literal["pointwise", "conditional_transport", "mmd"] = "pointwise"
     pivot_steps: int = 300
@@ -152,27 +199,34 @@ class PPDG(Wrapper):
                 f"ppdg: rounds must be at least 2 and 1 <= keep <= candidates, got {self.rounds}, {self.keep} and "
                 f"{self.candidates}"
             )
+        if not 0 < self.view_scale[0] <= self.view_scale[1] <= 1:
+            raise UserError(f"ppdg: view_scale must satisfy 0 < low <= high <= 1, got {self.view_scale}")
         if self.keep < 2 and self.loss != "pointwise":
             raise UserError(f"ppdg: the loss {self.loss} compares sets; keep at least 2 reconstructions")
 
-    def needs(self, prior: Prior) -> None:
-        """What the attack inside needs, of a prior whose generator can be tuned."""
-        super().needs(prior)
-        if not prior.differentiable:
-            raise UserError("ppdg tunes a generator; use --prior dcgan, wgan_gp or kedmi")
-        self.wide.needs(Tuned(prior, {}))  # which, for one, cannot be entered at a block
+    def seen(self, prior: Capabilities) -> Capabilities:
+        """A prior whose copies are tuned (`Tuned`) has one latent space and cannot be entered."""
+        tuned = Capabilities()
+        tuned.critic_kind, tuned.differentiable = prior.critic_kind, prior.differentiable
+        tuned.conditional, tuned.spaces = prior.conditional, prior.spaces[:1]
+        return tuned
+
+    def require(self, prior: Capabilities) -> None:
+        """Also of the rounds that ask for `candidates` images."""
+        super().require(prior)
+        self.wide.require(self.seen(prior))
 
     @property
     def wide(self) -> Attack:
         """The attack with `candidates` images, which all rounds but the last run."""
         return _with_images(self.wrapped, self.candidates)
 
-    def cost(self, prior: Prior, public: int = 0) -> Cost:
+    def cost(self, prior: Capabilities, public: int = 0) -> Cost:
         """All rounds and the ranking between them."""
         found = self._costs(prior, public)
         return Cost(*(sum(counts) for counts in zip(*found, strict=True)))
 
-    def _costs(self, prior: Prior, public: int) -> list[Cost]:
+    def _costs(self, prior: Capabilities, public: int) -> list[Cost]:
         """Of each round; all but the last with the ranking of what they found."""
         wide = self.wide.cost(prior, public)
         ranked = Cost(wide.queries + self.candidates * self._views, wide.gradient_images, wide.shared_queries)
@@ -216,7 +270,7 @@ class PPDG(Wrapper):
                 views,
                 self.mirror,
                 work,
-                (0.8, 1.0),
+                self.view_scale,
                 (1.0, 1.0),
             )
 
@@ -260,8 +314,7 @@ class PPDG(Wrapper):
         optimizer = torch.optim.Adam([w], lr=self.pivot_lr)
         for step in range(self.pivot_steps):
             t = step / self.pivot_steps
-            fall = 0.5 - 0.5 * math.cos(math.pi * min(1.0, (1.0 - t) / 0.25))
-            optimizer.param_groups[0]["lr"] = self.pivot_lr * fall * min(1.0, (step + 1) / (0.05 * self.pivot_steps))
+            optimizer.param_groups[0]["lr"] = self.pivot_lr * pivot_rate(t)
             jitter = self.pivot_noise * spread * max(0.0, 1.0 - t / 0.75) ** 2
             with torch.enable_grad():
                 moved = w + jitter * noise.of("step", step).normal(*w.shape)[0]

@@ -7,7 +7,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from mibench.attacks.parts.search import keys, render
-from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions
+from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
 
@@ -26,7 +26,7 @@ CARD = {
     "role": "floor",
 }
 
-PRESETS = {"paper": {}, "quick": {"images": 2}}
+PRESETS = {"quick": {"images": 2}}
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class PriorSample(Attack):
         if self.images < 1:
             raise UserError("prior_sample: images must be at least 1")
 
-    def cost(self, prior: Prior, public: int = 0) -> Cost:
+    def cost(self, prior: Capabilities, public: int = 0) -> Cost:
         """Nothing is asked."""
         return Cost(0, 0, 0)
 

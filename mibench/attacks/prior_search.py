@@ -7,7 +7,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from mibench.attacks.parts.search import best_of_pool, keys, piecewise, pool_scores, render
-from mibench.core import Attack, AttackContext, BudgetExhausted, Cost, Oracle, Prior, Reconstructions
+from mibench.core import Attack, AttackContext, BudgetExhausted, Capabilities, Cost, Oracle, Prior, Reconstructions
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
 
@@ -22,11 +22,11 @@ CARD = {
     "link": "",
     "access": "black_box",
     "prior": "dcgan",
-    "cost": [0, 0, 5000],
+    "cost": [0, 0, 2000],
     "role": "floor",
 }
 
-PRESETS = {"paper": {"pool": 5000}, "quick": {"images": 2}}
+PRESETS = {"quick": {"images": 2}}
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class PriorSearch(Attack):
                 f"prior_search: 1 <= images <= pool and own_pool, got {self.images}, {self.pool} and {self.own_pool}"
             )
 
-    def cost(self, prior: Prior, public: int = 0) -> Cost:
+    def cost(self, prior: Capabilities, public: int = 0) -> Cost:
         """One query for each member of the pool, for all identities together unless the prior is conditional."""
         return Cost(self.own_pool, 0, 0) if prior.conditional else Cost(0, 0, self.pool)
 

@@ -7,7 +7,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from mibench.attacks.parts.search import best_of_pool, pool_scores
-from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions
+from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions
 from mibench.runtime.errors import UserError
 
 __all__ = ["PublicSearch"]
@@ -23,9 +23,10 @@ CARD = {
     "prior": "public",
     "cost": [0, 0, None],
     "role": "floor",
+    "requires": ["images"],
 }
 
-PRESETS = {"paper": {}, "quick": {"images": 2}}
+PRESETS = {"quick": {"images": 2}}
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,9 @@ class PublicSearch(Attack):
         if self.images < 1:
             raise UserError("public_search: images must be at least 1")
 
-    def needs(self, prior: Prior) -> None:
-        """The public images themselves are the prior."""
-        if prior.differentiable or prior.latent_dim != 1:
-            raise UserError("public_search looks through public images, not a generator; use --prior public")
-
-    def cost(self, prior: Prior, public: int = 0) -> Cost:
+    def cost(self, prior: Capabilities, public: int = 0) -> Cost:
         """One query for each public image, for all identities together."""
-        return Cost(0, 0, self._count(prior))
+        return Cost(0, 0, public)
 
     def _count(self, prior: Prior) -> int:
         return len(prior.get_buffer("public"))

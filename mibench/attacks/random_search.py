@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mibench.attacks.parts.asking import ask_many
 from mibench.attacks.parts.search import keys, piecewise, render
-from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions
+from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
 
@@ -27,7 +27,7 @@ CARD = {
     "cost": [1000, 0, 0],
 }
 
-PRESETS = {"paper": {}, "quick": {"images": 2}}
+PRESETS = {"quick": {"images": 2}}
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class RandomSearch(Attack):
         if not 1 <= self.images <= self.queries:
             raise UserError(f"random_search: 1 <= images <= queries, got {self.images} and {self.queries}")
 
-    def cost(self, prior: Prior, public: int = 0) -> Cost:
+    def cost(self, prior: Capabilities, public: int = 0) -> Cost:
         """One query per sample."""
         return Cost(self.queries, 0, 0)
 

@@ -4,6 +4,7 @@ References:
     | Reinforcement Learning-Based Black-Box Model Inversion Attacks (Han et al., CVPR 2023)
     | https://arxiv.org/abs/2304.04625
     | Soft Actor-Critic Algorithms and Applications (Haarnoja et al., 2018), the learner
+    | https://arxiv.org/abs/1812.05905
 """
 
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from torch import Tensor
 from mibench.attacks.parts.asking import ask_many
 from mibench.attacks.parts.sac import Agents, Replay, Transitions
 from mibench.attacks.parts.search import keys, piecewise, render
-from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions
+from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions
 from mibench.core.losses import margin_reward
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
@@ -34,6 +35,7 @@ CARD = {
     "prior": "wgan_gp",
     "role": "attack",
     "cost": [80_000, 0, 0],
+    "requires": ["gradients"],
 }
 
 PRESETS = {
@@ -64,11 +66,11 @@ class RLB(Attack):
         steps: Steps of an episode.
         alpha: How much of the state stays; 0 jumps to the action.
         weights: Of log p_y(s'), of log p_y(a) and of the log-margin in the reward.
-        hidden: Width of the two hidden layers of actor and critics.
+        hidden: Width of the two hidden layers of actor and critic.
         batch: Remembered transitions an update learns from; learning begins when there are more than that.
-        lr: Adam's learning rate for actor, critics and temperature.
+        lr: Adam's learning rate for actor, critic and temperature.
         gamma: Discount. The last step of an episode is final, so with one step nothing is discounted.
-        tau: Speed of the slow critics, which likewise only longer episodes have.
+        tau: Speed of the slow critic, which likewise only longer episodes have.
         episodes_per_update: Episodes played side by side under one policy before it learns again (the paper: 1).
         updates: Updates after them.
         extra: Play one more rollout with each episode that is scored and may be kept, but not learned from.
@@ -76,11 +78,13 @@ class RLB(Attack):
         log_prob: sum: the log-density of an action; mean: divided by d (the authors' code; the target entropy -d is
             then out of reach and the temperature only falls).
 
-    Source: sections 3 and 4 of the paper; values of the authors' code.
+    Source: sections 3 and 4 of the paper; values and the learner of the authors' code (commit 3a113bd of
+    https://github.com/HanGyojin/RLB-MI).
     Differs: with alpha = 0 the images of s' and a are one and asked for once (the authors ask twice, so a third of
     their 120,000 queries is repetition); the extra rollout is played beside the episode, not after its update; learned
     rollouts may be kept too (the authors keep extra ones only); batches are drawn with replacement, from a memory that
-    never forgets (theirs holds more than is ever written).
+    never forgets (theirs holds more than is ever written); log pi is exact where theirs adds 1e-6 to 1 - a^2, and in
+    episodes of several steps the critic's target takes the temperature as it is, theirs as it was an update before.
     """
 
     images: int = 1
@@ -112,12 +116,7 @@ class RLB(Attack):
                 f"rlb: alpha must lie in [0, 1), gamma and tau in [0, 1], got {self.alpha}, {self.gamma}, {self.tau}"
             )
 
-    def needs(self, prior: Prior) -> None:
-        """A generator."""
-        if not prior.differentiable:
-            raise UserError("rlb needs a generator; use --prior wgan_gp or --prior dcgan")
-
-    def cost(self, prior: Prior, public: int = 0) -> Cost:
+    def cost(self, prior: Capabilities, public: int = 0) -> Cost:
         """One query per step (two where alpha > 0 makes s' and a differ), one per extra rollout."""
         return Cost(self.episodes // self.episodes_per_update * self._round(), 0, 0)
 

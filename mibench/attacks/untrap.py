@@ -1,4 +1,4 @@
-"""The informed attacker against trapdoors: learns what the triggers look like, and looks past them.
+"""The adaptive attacker against trapdoors: learns what the triggers look like, and looks past them.
 
 References:
     | Neural Cleanse: Identifying and Mitigating Backdoor Attacks in Neural Networks (Wang et al., IEEE S&P 2019), one
@@ -19,7 +19,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from mibench.attacks.parts.search import keys, piecewise
-from mibench.core import AttackContext, Cost, Oracle, Prior, Reconstructions, Split, Term, Wrapper
+from mibench.core import AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions, Split, Term, Wrapper
 from mibench.core.losses import cross_entropy, on_logits
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
@@ -37,9 +37,10 @@ CARD = {
     "prior": None,
     "role": "wrapper",
     "cost": None,
+    "wraps": "gradients",
 }
 
-PRESETS = {"paper": {}, "quick": {"images": 8, "steps": 10}}
+PRESETS = {"quick": {"images": 8, "steps": 10}}
 
 
 class Untrapped(Oracle):
@@ -135,15 +136,7 @@ class Untrap(Wrapper):
         if self.images < 1 or self.steps < 1:
             raise UserError(f"untrap: images and steps must be at least 1, got {self.images} and {self.steps}")
 
-    def needs(self, prior: Prior) -> None:
-        """An attack that uses gradients, because the estimate does."""
-        super().needs(prior)
-        if self.wrapped.cost(prior).gradient_images == 0:
-            raise UserError(
-                "untrap estimates triggers by gradients and the attack inside is granted none; wrap ppa, gmi or kedmi"
-            )
-
-    def cost(self, prior: Prior, public: int = 0) -> Cost:
+    def cost(self, prior: Capabilities, public: int = 0) -> Cost:
         """The attack's, and a gradient image for each public image of each step."""
         inside, own = self.wrapped.cost(prior, public), self._own
         return Cost(inside.queries + own, inside.gradient_images + own, inside.shared_queries)

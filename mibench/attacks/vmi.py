@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mibench.attacks.parts.flow import Flow, FullGaussian
 from mibench.attacks.parts.search import descend, keys, piecewise, render
-from mibench.core import Attack, AttackContext, Cost, Oracle, Prior, Reconstructions
+from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions
 from mibench.core.losses import cross_entropy, on_logits
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
@@ -32,6 +32,7 @@ CARD = {
     "prior": "dcgan",
     "role": "attack",
     "cost": [200_960, 200_960, 0],
+    "requires": ["gradients"],
 }
 
 PRESETS = {
@@ -90,13 +91,7 @@ class VMI(Attack):
         if self.scale <= 0:
             raise UserError(f"vmi: scale must be above 0, got {self.scale}")
 
-    def needs(self, prior: Prior) -> None:
-        """A generator that gradients flow through, with the latent space asked for."""
-        if not prior.differentiable:
-            raise UserError("vmi needs a generator; use --prior dcgan, wgan_gp or kedmi")
-        prior.space(self.space)
-
-    def cost(self, prior: Prior, public: int = 0) -> Cost:
+    def cost(self, prior: Capabilities, public: int = 0) -> Cost:
         """`samples` gradient images per identity and step, however many are drawn in the end."""
         gradients = self.steps * self.samples
         return Cost(gradients, gradients, 0)

@@ -45,8 +45,8 @@ def facts() -> dict[str, Any]:
         "cache": str(pixels.cache_folder()),
         "packages": {name: _version(name) for name in packages},
         "weights": {
-            name: f"missing: {found.why}; {found.how}" if isinstance(found, Unavailable) else "present"
-            for name, found in weights.items()
+            name: f"missing: {network.why}; {network.how}" if isinstance(network, Unavailable) else "present"
+            for name, network in weights.items()
         },
     }
 
@@ -60,9 +60,9 @@ def _version(package: str) -> str:
 
 def examine(as_json: bool) -> None:
     """Print the facts."""
-    found = facts()
+    machine = facts()
     if as_json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(machine, indent=1))
         return
     from rich.console import Console
     from rich.table import Table
@@ -70,7 +70,7 @@ def examine(as_json: bool) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(overflow="fold")
-    for key, value in found.items():
+    for key, value in machine.items():
         if isinstance(value, dict):
             for name, text in value.items():
                 table.add_row(f"{key}: {name}", text, style="yellow" if text.startswith("missing") else "")

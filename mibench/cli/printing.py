@@ -11,7 +11,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from mibench.core import Dataset
-    from mibench.experiments.sweep import Sweep
+    from mibench.experiments.experiment import Experiment
     from mibench.runs import Run
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "print_attacks",
     "print_cards",
     "print_checks",
+    "print_plan",
     "print_suites",
     "print_training",
     "show_tables",
@@ -44,7 +45,7 @@ def print_training(runs: list["Run"]) -> None:
     Console().print(table)
 
 
-def print_cards(found: dict[str, dict[str, dict[str, Any]]]) -> None:
+def print_cards(kinds: dict[str, dict[str, dict[str, Any]]]) -> None:
     """Plug-ins by kind, from their cards."""
     shown = {
         "priors": ("critic", "venue", "year", "link"),
@@ -53,7 +54,7 @@ def print_cards(found: dict[str, dict[str, dict[str, Any]]]) -> None:
         "metrics": ("unit", "direction", "link"),
     }
     console = Console()
-    for one, cards in found.items():
+    for one, cards in kinds.items():
         if one == "attacks":
             print_attacks(cards)
             continue
@@ -74,7 +75,7 @@ def print_cards(found: dict[str, dict[str, dict[str, Any]]]) -> None:
 
 
 def print_defenses(cards: dict[str, dict[str, Any]]) -> None:
-    """Published defenses, then controls: what is swept over which values, venue, summary, informed attacker, link."""
+    """Published defenses, then controls: what is swept over which values, venue, summary, adaptive attacker, link."""
     console = Console()
     line = "{:<14}{:<14}{:<28}  {}".format
     for role, title in (("defense", "defenses"), ("control", "controls: what a defense is compared with")):
@@ -90,25 +91,53 @@ def print_defenses(cards: dict[str, dict[str, Any]]) -> None:
             about = Text(card["summary"])
             if card.get("adaptive"):
                 tried = "; ".join(f"{change} ({why})" for change, why in card["adaptive"].items())
-                about.append(f"\ninformed attacker: {tried}", "dim")
+                about.append(f"\nadaptive attacker: {tried}", "dim")
             if card.get("link"):
                 about.append(f"\n{card['link']}", "dim")
             console.print(Padding(about, (0, 0, 0, 2)))
         console.print()
 
 
-def print_suites(found: dict[str, list["Sweep"]]) -> None:
-    """The shipped suites: name, title, how many defenses and attacks."""
+def print_suites(suites: dict[str, list["Experiment"]]) -> None:
+    """The shipped suites: name, title, data sets, defenses and attacks."""
+    from mibench.experiments.experiment import Targets
+
     table = Table(box=None, pad_edge=False, title="suites: mibench run NAME", title_justify="left", title_style="bold")
     table.add_column("name", style="cyan", no_wrap=True)
     for column in ("title", "data set", "defenses", "methods"):
         table.add_column(column)
-    for name, sweeps in found.items():
-        defenses = dict.fromkeys(text for one in sweeps for text in one.defenses)
-        methods = dict.fromkeys(text.split()[0] for one in sweeps for text in one.methods)
-        data = dict.fromkeys(one.dataset for one in sweeps)
-        table.add_row(name, sweeps[0].title, ", ".join(data), ", ".join(defenses), ", ".join(methods))
+    for name, experiments in suites.items():
+        trained = [one.subject.each for one in experiments if isinstance(one.subject, Targets)]
+        defenses = dict.fromkeys("+".join(d.name for d in target.defenses) for each in trained for target in each)
+        methods = dict.fromkeys(attacker.attack.name for one in experiments for attacker in one.attackers)
+        data = dict.fromkeys(one.dataset.name for one in experiments if one.dataset)
+        table.add_row(name, experiments[0].title, ", ".join(data), ", ".join(defenses), ", ".join(methods))
     Console().print(table)
+
+
+def print_plan(runs: list["Run"], todo: set[str]) -> None:
+    """Planned runs in the order in which they can be done: what they are, what they build on, what is done.
+
+    Args:
+        runs: Parents first.
+        todo: Labels of those that are still to do.
+    """
+    console = Console()
+    width = max((len(run.label) for run in runs), default=0)
+    for run in runs:
+        state = "to do" if run.label in todo else "done"
+        shown = Text.assemble(f"{state:<6} ", (f"{run.label:<{width}}", "cyan"), (f"  {settings_of(run)}", "dim"))
+        console.print(shown, no_wrap=True, overflow="ellipsis")
+    console.print(f"{len(runs)} runs, {len(todo)} to do; all settings with --json", style="dim")
+
+
+def settings_of(run: "Run") -> str:
+    """Settings of its defenses, attack or prior, and whom it attacks."""
+    spec = run.spec
+    named = [*spec.get("defenses", ()), *(spec[kind] for kind in ("attack", "prior") if kind in spec)]
+    words = [f"{key}={spec[key]}" for key in ("seed", "identities", "budget") if spec.get(key) is not None]
+    words += [f"{key}={value}" for one in named for key, value in one["settings"].items()]
+    return " ".join(words)
 
 
 SECTIONS = {
@@ -162,12 +191,12 @@ def budget(cost: list[int | None] | None) -> list[str]:
 
 def show_tables(results: Path, scores: list["Run"]) -> None:
     """The tables of some scores, on stdout."""
-    from mibench.report import content, readable, terminal  # pandas: not for `mibench list`
+    from mibench.report import content, read, terminal  # pandas: not for `mibench list`
 
     wanted = {run.id for run in scores}
     console = Console()
-    told = content.Content([one for one in readable(results) if one.run.id in wanted])
-    console.print(terminal.render(told, console, people=False))
+    shown = content.Content([result for result in read(results) if result.run.id in wanted])
+    console.print(terminal.render(shown, console, people=False))
 
 
 def print_checks(results: Path | None, as_json: bool) -> None:
@@ -184,16 +213,16 @@ def print_checks(results: Path | None, as_json: bool) -> None:
             console.print(Text(name, "bold cyan"))
             console.print(Padding(Text.assemble(one, ("\n" + why, "dim")), (0, 0, 1, 2)))
         return
-    from mibench.report import content, readable
+    from mibench.report import content, read
 
-    found = readable(results)
-    findings = content.Content(found).findings
+    scores = read(results)
+    findings = content.Content(scores).findings
     if as_json:
         print(json.dumps([one._asdict() for one in findings], indent=1))
         return
     for finding in findings:
         console.print(Text.assemble((f"! {finding.check}", "yellow"), f" {finding.label}: {finding.text}"))
-    console.print(f"{len(found)} scores, {len(checks.CHECKS)} checks, {len(findings)} findings", style="dim")
+    console.print(f"{len(scores)} scores, {len(checks.CHECKS)} checks, {len(findings)} findings", style="dim")
 
 
 def describe_data(data: "Dataset", as_json: bool) -> None:

@@ -7,7 +7,8 @@ Images are float NCHW in [0, 1] at every boundary and uint8 on disk.
 
 from mibench.core.access import Access
 from mibench.core.attack import Attack, AttackContext, Cost, Reconstructions, Wrapper
-from mibench.core.data import Dataset, Source, Split, to_float, to_uint8
+from mibench.core.capabilities import Capabilities, Lacks
+from mibench.core.data import Dataset, Shape, Source, Split, to_float, to_uint8
 from mibench.core.defense import Batch, Defense, Schedule, Step
 from mibench.core.oracle import BudgetExhausted, Oracle, Term
 from mibench.core.prior import Prior, PriorTrainer, TrainingContext
@@ -18,14 +19,17 @@ __all__ = [
     "AttackContext",
     "Batch",
     "BudgetExhausted",
+    "Capabilities",
     "Cost",
     "Dataset",
     "Defense",
+    "Lacks",
     "Oracle",
     "Prior",
     "PriorTrainer",
     "Reconstructions",
     "Schedule",
+    "Shape",
     "Source",
     "Split",
     "Step",

@@ -1,14 +1,16 @@
 """An attack, what it may use, what it costs and what it returns."""
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from mibench.core.capabilities import CAPABILITIES, Capabilities, Lacks
 from mibench.core.data import Split
 from mibench.core.oracle import Oracle
 from mibench.core.prior import Prior
@@ -99,16 +101,35 @@ class AttackContext:
 class Attack(ABC):
     """A model-inversion attack: a frozen dataclass whose fields are the paper's hyper-parameters."""
 
-    def needs(self, prior: Prior) -> None:  # noqa: B027 (most attacks need nothing special)
-        """Refuse a prior that lacks what the attack needs.
+    @classmethod
+    def _card(cls) -> dict[str, Any]:
+        """The CARD of the module that defines the attack; empty outside plug-ins."""
+        return dict(getattr(sys.modules[cls.__module__], "CARD", {}))
+
+    def require(self, prior: Capabilities) -> None:
+        """Refuse a prior that lacks what the card requires, or the latent space that the settings name.
 
         Raises:
-            UserError: Naming what is missing and a prior that has it.
+            Lacks: Says what is missing.
         """
+        name = type(self).__module__.rpartition(".")[2]
+        space = getattr(self, "space", "auto")
+        for word in self._card().get("requires", ()):
+            if word not in prior.offers():
+                raise Lacks(f"{name} needs {CAPABILITIES[word]}", "priors", word)
+        if space != "auto" and f"space {space}" not in prior.offers():
+            offered = ", ".join(prior.spaces)
+            why = f"{name} searches the {space} space; this prior has no {space} space, only {offered}"
+            raise Lacks(why, "priors", f"space {space}")
 
     @abstractmethod
-    def cost(self, prior: Prior, public: int = 0) -> Cost:
-        """How many images it asks the target for; `public` is the number of the attacker's images."""
+    def cost(self, prior: Capabilities, public: int = 0) -> Cost:
+        """How many images it asks the target for, in closed form.
+
+        Args:
+            prior: What the prior offers: a prior, or what its card declares of it before it is trained.
+            public: The number of the attacker's images.
+        """
 
     @abstractmethod
     def __call__(
@@ -133,6 +154,19 @@ class Wrapper(Attack):
         assert self.attack is not None
         return self.attack
 
-    def needs(self, prior: Prior) -> None:
-        """What the attack inside needs."""
-        self.wrapped.needs(prior)
+    def seen(self, prior: Capabilities) -> Capabilities:
+        """What of the prior the attack inside sees; all of it by default."""
+        return prior
+
+    def require(self, prior: Capabilities) -> None:
+        """What the wrapper requires and what the attack inside does, of the prior and of each other.
+
+        Raises:
+            Lacks: Also where the card says that it `wraps` an attack with gradients and the one inside asks for none.
+        """
+        super().require(prior)
+        self.wrapped.require(self.seen(prior))
+        if self._card().get("wraps") == "gradients" and self.wrapped.cost(prior).gradient_images == 0:
+            name, inside = (type(one).__module__.rpartition(".")[2] for one in (self, self.wrapped))
+            why = f"{name} needs the target's gradients and the attack inside, {inside}, asks for none"
+            raise Lacks(why, "attacks", "gradients")

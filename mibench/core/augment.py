@@ -13,7 +13,10 @@ from torch.nn import functional as F
 
 from mibench.runtime.rng import Noise
 
-__all__ = ["base", "colour_jitter", "crop", "flip", "random_resized_crop", "view"]
+__all__ = ["base", "colour_jitter", "crop", "flip", "grey", "random_resized_crop", "view"]
+
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in a colour's grey (ITU-R BT.601), as PIL, torchvision and kornia have them."""
 
 
 def crop(
@@ -73,43 +76,66 @@ def flip(x: Float[Tensor, "n c h w"], noise: Noise, probability: float = 0.5) ->
     return torch.where(chosen[:, None, None, None], x.flip(3), x)
 
 
+def grey(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1 h w"]:
+    """A colour's luma; images of other than three channels are their channels' mean."""
+    if x.shape[1] != 3:
+        return x.mean(dim=1, keepdim=True)
+    return (x * torch.tensor(LUMA, device=x.device, dtype=x.dtype)[:, None, None]).sum(dim=1, keepdim=True)
+
+
 def colour_jitter(
     x: Float[Tensor, "n c h w"], noise: Noise, brightness: float, contrast: float, saturation: float
 ) -> Float[Tensor, "n c h w"]:
     """Brightness, contrast, then saturation, each by a factor ~ U(1 - a, 1 + a); clamped to [0, 1].
 
-    Brightness scales towards black, contrast towards the image's mean grey, saturation towards each pixel's grey.
+    Brightness scales towards black, contrast towards the image's mean `grey`, saturation towards each pixel's.
+    Source: ColorJitter of torchvision, and of kornia 0.6.6. Differs: theirs take the three in random order, one for
+    a whole batch, and clamp after each; brightness and contrast commute until something is clamped.
     """
     factor = 1.0 + (2.0 * noise.uniform(3) - 1.0) * torch.tensor([brightness, contrast, saturation], device=x.device)
     b, c, s = (factor[:, i, None, None, None] for i in range(3))
     x = x * b
-    middle = x.mean(dim=(1, 2, 3), keepdim=True)
+    middle = grey(x).mean(dim=(2, 3), keepdim=True)
     x = middle + (x - middle) * c
     if x.shape[1] == 3:
-        grey = x.mean(dim=1, keepdim=True)
-        x = grey + (x - grey) * s
+        plain = grey(x)
+        x = plain + (x - plain) * s
     return x.clamp(0.0, 1.0)
 
 
 def base(x: Float[Tensor, "n c h w"], noise: Noise, mirror: bool) -> Float[Tensor, "n c h w"]:
     """The augmentation every target gets, defended or not: crop of area .85-1, jitter .2/.2/.1, mirror image.
 
-    Source: the recipe of Plug & Play Attacks' targets. Differs: no hue jitter; grey is the channels' plain mean.
+    Source: the recipe of Plug & Play Attacks' targets. Differs: no hue jitter.
     """
     x = random_resized_crop(x, noise.of("crop"), (0.85, 1.0), mirror=0.5 if mirror else 0.0)
     return colour_jitter(x, noise.of("jitter"), 0.2, 0.2, 0.1)
 
 
 def view(x: Float[Tensor, "n c h w"], noise: Noise, mirror: bool, jitter: float = 1.0) -> Float[Tensor, "n c h w"]:
-    """How PLG-MI and LOKT look at a generated image: crop of area .8-1, mirror image, turn by up to 5 degrees, jitter.
+    """How PLG-MI, LOKT and Diff-MI look at a generated image: a crop, jitter, a mirror image, a turn.
 
-    The jitter is brightness and contrast by up to .2, with probability `jitter`.
-    Source: the recipe of PLG-MI. Differs: crop and turn are one resampling, and what a turn brings in from outside is
-    the image's edge, not black.
+    The crop has area .8-1 and keeps the aspect ratio; jitter is brightness and contrast by up to .2, with probability
+    `jitter`; every other image is mirrored (where `mirror` allows it), every other one turned by U(-5, 5) degrees,
+    and what the turn brings in from outside is black.
+
+    Source: the authors' code, kornia 0.6.6: RandomResizedCrop((64, 64), (.8, 1), (1, 1)), ColorJitter(.2, .2),
+    RandomHorizontalFlip() and RandomRotation(5), whose probability is .5 like the flip's.
+    Differs: crop and turn are one resampling, not two.
     """
-    x = random_resized_crop(x, noise.of("crop"), (0.8, 1.0), mirror=0.5 if mirror else 0.0, degrees=5.0)
+    u = noise.of("turn").uniform(2)
+    angle = math.radians(5.0) * (2.0 * u[:, 1] - 1.0) * (u[:, 0] < 0.5)
+    box = noise.of("crop").uniform(4)
+    side = (0.8 + 0.2 * box[:, 0]).sqrt()
+    mirrored = (box[:, 3] < (0.5 if mirror else 0.0)).to(x.dtype)
+    x = crop(x, side, side, box[:, 1], box[:, 2], mirrored, angle)
     jittered = colour_jitter(x, noise.of("jitter"), 0.2, 0.2, 0.0)
-    if jitter >= 1.0:
-        return jittered
-    chosen = noise.of("chosen").uniform(1, 1, 1) < jitter
-    return torch.where(chosen, jittered, x)
+    if jitter < 1.0:
+        chosen = noise.of("chosen").uniform(1, 1, 1) < jitter
+        jittered = torch.where(chosen, jittered, x)
+    # Black where a turn of the cropped image looks beyond its edge.
+    cos, sin, nil = angle.cos().to(x.dtype), angle.sin().to(x.dtype), torch.zeros_like(angle, dtype=x.dtype)
+    aspect = x.shape[2] / x.shape[3]
+    turn = torch.stack([cos, sin * aspect, nil, -sin / aspect, cos, nil], dim=1).reshape(-1, 2, 3)
+    grid = F.affine_grid(turn, [len(x), 1, *x.shape[2:]], align_corners=False)
+    return jittered * F.grid_sample(torch.ones_like(x[:, :1]), grid, align_corners=False)

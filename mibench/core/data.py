@@ -4,7 +4,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -15,7 +15,7 @@ from mibench.runtime.errors import UserError
 from mibench.runtime.pixels import take_rows
 from mibench.runtime.progress import Reporter
 
-__all__ = ["Dataset", "Source", "Split", "to_float", "to_uint8"]
+__all__ = ["Dataset", "Shape", "Source", "Split", "to_float", "to_uint8"]
 
 
 def to_float(images: UInt8[Tensor, "*n c h w"]) -> Float[Tensor, "*n c h w"]:
@@ -122,6 +122,17 @@ class Dataset:
         return hashlib.sha256("\n".join([*self.classes, *parts]).encode()).hexdigest()
 
 
+class Shape(NamedTuple):
+    """What of a data set is needed to plan: counts, no pixels."""
+
+    classes: int
+    """Private identities."""
+    image_shape: tuple[int, int, int]
+    """(channels, height, width)."""
+    public: int
+    """The attacker's images."""
+
+
 @dataclass(frozen=True)
 class Source(ABC):
     """Where a data set comes from: a frozen dataclass whose fields are the choices that change its images."""
@@ -155,6 +166,11 @@ class Source(ABC):
             prior: The prior's name.
         """
         return None
+
+    def shape(self) -> "Shape":
+        """How many people and images there are; a source that can count without reading its images says so here."""
+        data = self.load()
+        return Shape(len(data.classes), data.image_shape, len(data.public))
 
     def identity(self) -> dict[str, Any]:
         """What decides the bytes, for run ids: the fields, or a content hash where a field is a path."""

@@ -1,14 +1,14 @@
 """A change to how a target is trained or served: hooks on the one training loop."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from mibench.core.data import Split
+from mibench.core.data import Dataset, Split
 from mibench.runtime.engine import Engine
 from mibench.runtime.rng import Noise
 
@@ -26,6 +26,9 @@ class Batch:
     t: Float[Tensor, "b k"]
     w: Float[Tensor, " b"]
     clean: int
+    passes: tuple[int, ...] = ()
+    """Where further forward passes begin, ascending: batch normalisation sees the rows of each pass apart. Empty: all
+    rows go through the network at once."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,26 @@ class Schedule:
 
     images: int
     per_epoch: int
+    """Batches that hold every image once."""
     epochs: int
     seed: int
+    share: float = 1.0
+    """Of these batches that are shown; the others of an epoch are left out."""
 
     @property
     def rate(self) -> float:
         """How likely an image is in a batch."""
         return 1.0 / self.per_epoch
+
+    @property
+    def shown(self) -> int:
+        """Steps an epoch: at least one."""
+        return max(1, int(self.share * self.per_epoch))
+
+    @property
+    def steps(self) -> int:
+        """Of the whole training."""
+        return self.epochs * self.shown
 
 
 @dataclass(frozen=True)
@@ -92,6 +108,24 @@ class Defense:
         """
         return model
 
+    def rows(self, train: Split, public: Split, memory: nn.Module, noise: Noise) -> Split:
+        """The training images and labels, changed once before the training: relabelled rows, rows of public people.
+
+        Own images stay in front and in order. On the CPU, and again when a training is resumed: it depends on its
+        arguments alone, and may note in the memory what it did. Evaluation models never see these rows.
+
+        Args:
+            train: What the target would be trained on; its labels count the classes.
+            public: The attacker's images; none where the caller has none.
+            memory: What `memory` made.
+            noise: Keyed by each image's place in `train`, the same for the whole run.
+        """
+        return train
+
+    def exposure(self) -> float:
+        """Share of the shuffled batches of each epoch that the loop trains on, in (0, 1]; less makes fewer steps."""
+        return 1.0
+
     def memory(self, classes: int, image_shape: tuple[int, int, int]) -> nn.Module | None:
         """Tensors of the defense's own (triggers, a discriminator), drawn from torch's seeded global generator."""
         return None
@@ -107,6 +141,13 @@ class Defense:
 
     def epoch(self, step: Step) -> None:
         """The clock, called after `model.train()` at the start of each epoch; must not rely on earlier calls."""
+
+    def before(self, x: Float[Tensor, "b c h w"], noise: Noise) -> Float[Tensor, "b c h w"]:
+        """Training images before the base augmentation, which then crops, mirrors and recolours what this does.
+
+        Pixels in [0, 1]; noise as for `transform`.
+        """
+        return x
 
     def transform(self, x: Float[Tensor, "b c h w"], noise: Noise) -> Float[Tensor, "b c h w"]:
         """Training images after the base augmentation, in [0, 1].
@@ -132,7 +173,21 @@ class Defense:
         return None
 
     def finish(self, step: Step, train: Split) -> dict[str, float]:
-        """Called once after training: undo what `engine` did, fill the memory; returns what to report (epsilon)."""
+        """Called once after training, with the rows it was trained on: undo what `wrap` did, fill the memory.
+
+        Returns what to report (epsilon)."""
+        return {}
+
+    def report(
+        self, memory: nn.Module, data: Dataset, answers: Callable[[UInt8[Tensor, "n c h w"]], Float[Tensor, "n k"]]
+    ) -> dict[str, float]:
+        """What else to report of the served target, beside what `finish` returns.
+
+        Args:
+            memory: As the training left it.
+            data: Held-out and public images included.
+            answers: Images to served logits.
+        """
         return {}
 
     def deploy(self, model: nn.Module, memory: nn.Module) -> nn.Module:

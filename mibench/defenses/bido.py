@@ -41,6 +41,9 @@ PRESETS = {
     "coco": {"lambda_x": 1.0, "ratio": 50.0, "measure": "coco"},
 }
 
+"""The pairs (lambda_x, lambda_y) that checkpoints of https://github.com/AlanPeng0897/Defend_MI (commit 2a3f25f) are
+named for. paper: HSIC, VGG-16, CelebA, (.05, .5); coco: MNIST, (1, 50)."""
+
 RIDGE = 1e-5
 
 
@@ -129,9 +132,12 @@ class BilateralDependency(Defense):
     Raises:
         UserError: A weight below 0 or not finite, sigma not above 0, pool_to below 1.
 
-    Source: defenses.md section 5. The authors' weights (.05, ratio 10, hsic not divided) belong to batches of 16 people
-    with 4 images each, where (3, ratio 10) is the same divided by m - 1; their `--measure=COCO` trained HSIC.
-    Differs: matrices are centred on both sides (the same value), and stay on the device.
+    Source: the paper; BiDO/hsic.py and engine.py of https://github.com/AlanPeng0897/Defend_MI. The authors'
+    weights (.05, ratio 10, hsic not divided) belong to batches of 64, where (3.15, ratio 10) is the same divided by
+    m - 1; the default, .5, is a sixth of it. Their `--measure=COCO` trained HSIC.
+    Differs: their CelebA batches are 16 people with 4 images each, ours are shuffled, so that d(Z_j, Y) is up to four
+    times as large with as many people as images (57 instead of 14 at m = 64); matrices are centred on both sides (the
+    same value), and stay on the device.
     """
 
     lambda_x: float = 0.5

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from mibench.core import Batch, Defense, Step
-from mibench.defenses.parts.boxes import hanging
+from mibench.defenses.parts.boxes import clipped_boxes
 from mibench.runtime.errors import UserError
 
 __all__ = ["CutMix"]
@@ -29,6 +29,7 @@ CARD = {
 }
 
 PRESETS = {"paper": {"p": 1.0}}
+"""ImageNet."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class CutMix(Defense):
         side = u[:, :1].sqrt() * (u[:, 1:] < self.p)
         height, width = own.shape[2:]
         sides = (side * torch.tensor([height, width], device=own.device)).round().long()
-        mask = hanging(step.noise, sides, height, width)
+        mask = clipped_boxes(step.noise, sides, height, width)
         partner = step.noise.of("partner").uniform().argsort()
         kept = 1.0 - mask.float().mean(dim=(1, 2))[:, None]
         x = torch.where(mask[:, None], own[partner], own)

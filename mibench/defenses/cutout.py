@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mibench.core import Defense
-from mibench.defenses.parts.boxes import hanging
+from mibench.defenses.parts.boxes import clipped_boxes
 from mibench.defenses.parts.fills import Fill, erase
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
@@ -33,6 +33,7 @@ CARD = {
 }
 
 PRESETS = {"paper": {"side": 0.5}}
+"""CIFAR-10: 16 of 32 pixels."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Cutout(Defense):
     def mask(self, noise: Noise, height: int, width: int) -> Bool[Tensor, "n h w"]:
         """True where a pixel is erased."""
         sides = torch.tensor([round(self.side * height), round(self.side * width)], device=noise.keys.device)
-        return hanging(noise, sides.expand(len(noise.keys), 2), height, width)
+        return clipped_boxes(noise, sides.expand(len(noise.keys), 2), height, width)
 
     def transform(self, x: Float[Tensor, "b c h w"], noise: Noise) -> Float[Tensor, "b c h w"]:
         """Erase; differentiable in the pixels that stay."""

@@ -49,10 +49,12 @@ CARD = {
         "tl": "dp_sgd replaces the batch norms that tl keeps as public images have trained them",
         "trap": "each image would bring further rows into the batch, and the triggers learn from images without noise",
     },
+    "packages": {"opacus": "dp"},
 }
 
-# What the model-inversion papers ran under the name of DP-SGD: its epsilon is above a million.
 PRESETS = {"paper": {"noise": 0.01, "clip": 1.0}}
+"""What the model-inversion papers ran under the name of DP-SGD (VGG-16, CelebA: gmi/target/train_dp.py at commit
+23dc853 of https://github.com/Jiachen-T-Wang/mi-defense): its epsilon is above a million."""
 
 LEAST_PRV_NOISE = 0.3
 """Below, the PRV accountant's grid grows fast: 2 s at .3, 7 s at .2, with epsilon beyond any use."""
@@ -76,7 +78,7 @@ class DPSGD(Defense):
         delta: The probability with which epsilon may fail; below 1 / images.
         accountant: rdp (Rényi moments), or prv (tighter; noise of at least .3).
 
-    Source: defenses.md section 10.
+    Source: algorithm 1 of the first paper, as Opacus carries it out.
     Differs: a Poisson batch without any image makes no step, which the accountant counts all the same. The noise comes
     from the run's seed, so that a run can be repeated: who knows the seed can subtract the noise. Always in float32,
     because in bf16 norms are off by up to 1 / 256 and the bound with them.
@@ -161,7 +163,7 @@ class DPSGD(Defense):
         from opacus.accountants import PRVAccountant, RDPAccountant
 
         accountant = RDPAccountant() if self.accountant == "rdp" else PRVAccountant()
-        accountant.history = [(self.noise, schedule.rate, schedule.epochs * schedule.per_epoch)]
+        accountant.history = [(self.noise, schedule.rate, schedule.steps)]
         with warnings.catch_warnings():
             # The best Rényi order lies at the end of opacus's list for very little and very much noise: the epsilon
             # is then larger than need be, but still holds.

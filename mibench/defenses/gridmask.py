@@ -22,7 +22,7 @@ __all__ = ["GridMask"]
 CARD = {
     "summary": "erase a regular grid of squares from each training image",
     "title": "GridMask Data Augmentation",
-    "authors": "Chen, Liu, Zhao and Jia",
+    "authors": "Chen, Liu, Zhao, Wang and Jia",
     "venue": "arXiv",
     "year": 2020,
     "link": "https://arxiv.org/abs/2001.04086",

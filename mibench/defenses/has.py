@@ -33,6 +33,7 @@ CARD = {
 }
 
 PRESETS = {"paper": {"p": 0.5}}
+"""The paper's probability, with its sides of cells left out (see Differs)."""
 
 
 @dataclass(frozen=True)

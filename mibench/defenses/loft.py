@@ -35,7 +35,12 @@ CARD = {
     "conflicts": {"mid": "both replace the last layer; choose one"},
 }
 
-PRESETS = {"paper": {"rank": 30, "tanh": True}}
+PRESETS = {
+    "paper": {"rank": 50, "tanh": True},
+    "calor": {"rank": 40, "tanh": True, "confidence_b": 8.0, "confidence_a": 0.25, "stage2": 0.05},
+}
+"""Of https://github.com/Chrisqcwx/LoFt, scripts/ffhq256_facescrub224/classifier: loft.py at commit 9d53293 (ResNet-152,
+100 epochs), and ca_ft.py at commit 07f1e25 (5 epochs after them)."""
 
 
 def adapted(t: Float[Tensor, "b k"], logits: Float[Tensor, "b k"], b: float) -> Float[Tensor, " b"]:
@@ -46,30 +51,34 @@ def adapted(t: Float[Tensor, "b k"], logits: Float[Tensor, "b k"], b: float) -> 
 
 @dataclass(frozen=True)
 class LowRank(Defense):
-    """logits = W_2 tanh(W_1 h + b_1) + b_2 with `rank` values in between; `features` stay h, before W_1.
+    """logits = W_2 tanh(W_1 BN(h) + b_1) + b_2 with `rank` values in between; `features` stay h, before the batch norm.
 
-    With confidence_b > 0 the last epochs (CALoR's stage 2) replace the cross-entropy by p^b ln p, which pulls the true
-    class's score to e^(-1/b) instead of 1: .90 for b = 10, .95 for b = 20. Its gradient is proportional to 1 - p, so
-    scores that are certain already hardly come back.
+    With confidence_b > 0 the last epochs (CALoR's stage 2) replace the cross-entropy by a p^b ln p, which pulls the
+    true class's score to e^(-1/b) instead of 1: .88 for b = 8, .95 for b = 20. Its gradient is proportional to 1 - p,
+    so scores that are certain already hardly come back.
 
     Args:
         rank: Values between the two layers, at most the features' width.
         tanh: Put a tanh between; without it the head is linear.
         confidence_b: The exponent b; 0 keeps the cross-entropy throughout.
+        confidence_a: The factor a, above 0.
         stage2: Share of the epochs, at the end, that train with it.
 
     Raises:
-        UserError: rank below 1, confidence_b below 0, stage2 outside [0, 1], or (from `surgery`) a model whose last
-            layer is not linear or not wider than the rank.
+        UserError: rank below 1, confidence_b below 0, confidence_a not above 0, stage2 outside [0, 1], or (from
+            `surgery`) a model whose last layer is not linear or not wider than the rank.
 
-    Source: defenses.md section 13.
-    Differs: the paper's b, the loss's factor (1 here) and stage 2's length were not found; its stage 2 is a fine-tuning
-    with an optimiser of its own, here the same training goes on.
+    Source: the head of `NeckWrapper` and the loss `InverseFocalLoss` of the authors' toolbox
+    (https://github.com/ffhibnese/Model-Inversion-Attack-ToolBox, branch tomain, models/classifiers/wrappers.py and
+    utils/losses.py).
+    Differs: their stage 2 fine-tunes a finished network (SGD, rate 2e-5, mirror images only); here the same training
+    goes on, at the rate that the recipe ends with.
     """
 
     rank: int = 64
     tanh: bool = True
     confidence_b: float = 0.0
+    confidence_a: float = 0.25
     stage2: float = 0.25
 
     def __post_init__(self) -> None:
@@ -77,18 +86,19 @@ class LowRank(Defense):
             raise UserError(f"loft: rank must be at least 1, got {self.rank}")
         if not 0 <= self.confidence_b < float("inf"):
             raise UserError(f"loft: confidence_b must be a finite number >= 0, got {self.confidence_b}")
+        if not 0 < self.confidence_a < float("inf"):
+            raise UserError(f"loft: confidence_a must be a finite number above 0, got {self.confidence_a}")
         if not 0 <= self.stage2 <= 1:
             raise UserError(f"loft: stage2 must lie in [0, 1], got {self.stage2}")
 
     def surgery(self, model: nn.Module) -> nn.Module:
-        """The last layer becomes two with `rank` values in between."""
+        """The last layer becomes a batch norm and two layers with `rank` values in between."""
         assert isinstance(model, Classifier)
         head = linear_head(model, "loft")
-        if self.rank > model.feature_dim:
-            raise UserError(
-                f"loft: rank must be at most the {model.feature_dim} features of this architecture, got {self.rank}"
-            )
-        layers: OrderedDict[str, nn.Module] = OrderedDict(down=nn.Linear(model.feature_dim, self.rank))
+        width = model.feature_dim
+        if self.rank > width:
+            raise UserError(f"loft: rank must be at most the {width} features of this architecture, got {self.rank}")
+        layers: OrderedDict[str, nn.Module] = OrderedDict(norm=nn.BatchNorm1d(width), down=nn.Linear(width, self.rank))
         if self.tanh:
             layers["tanh"] = nn.Tanh()
         layers["up"] = nn.Linear(self.rank, head.out_features)
@@ -100,4 +110,5 @@ class LowRank(Defense):
         if not self.confidence_b or step.time < 1.0 - self.stage2:
             return None
         entropy = -(batch.t * F.log_softmax(logits.float(), dim=1)).sum(dim=1)
-        return (batch.w * (adapted(batch.t, logits, self.confidence_b) - entropy)).sum() / batch.clean
+        wanted = self.confidence_a * adapted(batch.t, logits, self.confidence_b)
+        return (batch.w * (wanted - entropy)).sum() / batch.clean

@@ -31,6 +31,7 @@ CARD = {
 }
 
 PRESETS = {"paper": {"alpha": 0.1}}
+"""ImageNet, section 7 of the paper."""
 
 
 def smoothed(t: Float[Tensor, "b k"], alpha: float) -> Float[Tensor, "b k"]:
@@ -48,14 +49,14 @@ class LabelSmoothing(Defense):
     Raises:
         UserError: alpha outside [0, 1].
 
-    Source: defenses.md section 4.
+    Source: section 7 of the first paper, https://arxiv.org/abs/1512.00567.
     """
 
     alpha: float = 0.1
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
-            raise UserError(f"ls: alpha must lie in [0, 1], got {self.alpha}; negative smoothing is --defense nls")
+            raise UserError(f"ls: alpha must lie in [0, 1], got {self.alpha}; 0 smooths nothing")
 
     def batch(self, batch: Batch, step: Step) -> Batch:
         """Smooth the targets of all rows."""

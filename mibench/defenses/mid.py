@@ -39,6 +39,7 @@ CARD = {
 }
 
 PRESETS = {"paper": {"beta": 0.003, "serve": "noise"}}
+"""VGG-16, CelebA: gmi/target/train_vib.py at commit 23dc853 of https://github.com/Jiachen-T-Wang/mi-defense."""
 
 OFFSET = 5.0
 """s = softplus(r - 5): a new head starts with little noise, s = .0067."""
@@ -131,7 +132,7 @@ class MutualInformation(Defense):
     Raises:
         UserError: beta below 0 or not finite, k below 1, or (from `surgery`) a model whose last layer is not linear.
 
-    Source: defenses.md section 6.
+    Source: the paper; head, noise and loss of the authors' gmi/target/model.py and engine.py.
     Differs: the reference draws noise at inference too, from a stateful generator, and lets a white-box attacker meet
     it; that only masks gradients, which averaging undoes.
     """

@@ -4,6 +4,7 @@ References:
     | mixup: Beyond Empirical Risk Minimization (Zhang et al., ICLR 2018)
     | https://arxiv.org/abs/1710.09412
     | Random Variate Generation in One Line of Code (Devroye, WSC 1996), the symmetric beta distribution
+    | https://doi.org/10.1145/256562.256623
 """
 
 import math
@@ -33,6 +34,7 @@ CARD = {
 }
 
 PRESETS = {"paper": {"alpha": 0.2}}
+"""ImageNet."""
 
 
 def symmetric_beta(alpha: float, noise: Noise) -> Float64[Tensor, " n"]:

@@ -31,6 +31,8 @@ CARD = {
 }
 
 PRESETS = {"paper": {"alpha": -0.05, "begin": 0.5, "full": 0.75, "ramp": "ref"}}
+"""The paper's alpha; epochs 50 and 75 of 100 and the ramp of train_model.py at commit 3087a4f of
+https://github.com/LukasStruppek/Plug-and-Play-Attacks."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class NegativeLabelSmoothing(Defense):
     Raises:
         UserError: alpha above 0, or not 0 <= begin <= full <= 1.
 
-    Source: defenses.md section 4.
+    Source: the authors' schedule, https://github.com/LukasStruppek/Plug-and-Play-Attacks (commit 3087a4f).
     Differs: the authors' epochs 50 and 75 are shares, so that short trainings reach alpha too; dense targets, because
     torch's own `label_smoothing` ignores or refuses a negative value.
     """
@@ -62,7 +64,7 @@ class NegativeLabelSmoothing(Defense):
 
     def __post_init__(self) -> None:
         if not (self.alpha <= 0 and math.isfinite(self.alpha)):
-            raise UserError(f"nls: alpha must be at most 0, got {self.alpha}; positive smoothing is --defense ls")
+            raise UserError(f"nls: alpha must be at most 0, got {self.alpha}: negative smoothing, 0 is none")
         if not 0 <= self.begin <= self.full <= 1:
             raise UserError(f"nls: shares must satisfy 0 <= begin <= full <= 1, got {self.begin} and {self.full}")
 

@@ -32,6 +32,7 @@ CARD = {
     "link": "https://arxiv.org/abs/2104.05743",
     "strength": "scale",
     "grid": [0.01, 0.05, 0.1, 0.2],
+    "unseen_by": ["white_box"],
     "adaptive": {},
     "role": "control",
 }

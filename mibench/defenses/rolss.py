@@ -29,9 +29,11 @@ CARD = {
         "ssf": "rolss removes the skip connections that ssf weakens",
         "tts": "rolss removes from the start the skip connections that tts removes later",
     },
+    "requires": ["skips"],
 }
 
 PRESETS = {"paper": {"stages": 1}}
+"""The last stage, as in the released configurations."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class RemovedSkips(Defense):
     Args:
         stages: How many stages, from the last; the paper's 1. 0 removes nothing.
 
-    Source: defenses.md section 8.
+    Source: the authors' code, https://github.com/Pillowkoh/RoLSS (commit 304b147).
     Differs: the released ResNet also drops the skip connections of the last fifth of the third stage's blocks, in its
     undefended nets too; concatenative nets (DenseNet) and transformers are refused.
     """

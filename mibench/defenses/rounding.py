@@ -30,6 +30,7 @@ CARD = {
     "link": "https://doi.org/10.1145/2810103.2813677",
     "strength": "digits",
     "grid": [3, 2, 1],
+    "unseen_by": ["white_box"],
     "adaptive": {},
 }
 

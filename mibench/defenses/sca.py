@@ -7,6 +7,7 @@ References:
     | Improving Robustness to Model Inversion Attacks via Sparse Coding Architectures (Dibbo et al., ECCV 2024)
     | https://arxiv.org/abs/2403.14772
     | Sparse Coding via Thresholding and Local Competition in Neural Circuits (Rozell et al., 2008)
+    | https://doi.org/10.1162/neco.2008.03-07-486
 """
 
 import math
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from mibench.core import Defense
+from mibench.core import Defense, Lacks
 from mibench.models.base import Classifier
 from mibench.runtime.errors import UserError
 
@@ -38,15 +39,18 @@ CARD = {
     "grid": [0.1, 0.5, 1.0],
     "adaptive": {},
     "conflicts": {"tl": "sca replaces the first layers, which tl keeps as public images have trained them"},
+    "requires": ["convolutions"],
 }
 
 PRESETS = {"paper": {"layers": 2, "lam": 1.5, "iterations": 500, "tau": 100.0}}
+"""CelebA/celeba_etn_lca2.py at commit 7a33086 of https://github.com/SayantonDibbo/SCA; tau is the library's default."""
 
 
 class SparseLayer(nn.Module):
     """Codes of sparse coding, in the shape that a convolution would give.
 
-    s = the input, standardised per image; D = one atom of unit norm per output channel, placed at every stride;
+    s = the input, standardised per image, with the convolution's padding of zeros around it, which codes explain as
+    well; D = one atom of unit norm per output channel, placed at every stride;
     u' = u + (D^T s - u - (D^T D - I) a) / tau, a = max(u - lam, 0), from u = 0. A fixed point fulfils the optimality
     conditions D^T (s - D a) = lam where a > 0, and <= lam elsewhere. A constant image has the code 0.
 
@@ -78,7 +82,9 @@ class SparseLayer(nn.Module):
         known = torch.amp.is_autocast_available(kind)  # not to the meta device, on which sizes are planned
         with torch.autocast(kind, enabled=False) if known else nullcontext():
             # Channels last: convolutions of a few channels are several times as fast so, even on a CPU.
-            s = F.layer_norm(x.float(), x.shape[1:]).contiguous(memory_format=torch.channels_last)
+            height, width = self.padding
+            s = F.pad(F.layer_norm(x.float(), x.shape[1:]), (width, width, height, height))
+            s = s.contiguous(memory_format=torch.channels_last)
             atoms = self.atoms().contiguous(memory_format=torch.channels_last)
             u = torch.zeros_like(self._project(s, atoms))
             # Only the ends of pieces are kept for the backward pass; what lies within is computed again.
@@ -90,17 +96,17 @@ class SparseLayer(nn.Module):
 
     def _project(self, s: Float[Tensor, "n c h w"], atoms: Float[Tensor, "o c k l"]) -> Float[Tensor, "n o h2 w2"]:
         """D^T s."""
-        return F.conv2d(s, atoms, None, self.stride, self.padding)
+        return F.conv2d(s, atoms, None, self.stride)
 
     def _advance(
         self, u: Float[Tensor, "n o h2 w2"], s: Float[Tensor, "n c h w"], atoms: Float[Tensor, "o c k l"], steps: int
     ) -> Float[Tensor, "n o h2 w2"]:
         # Rows and columns at the far edges that no atom reaches, because the stride skips them.
-        axes = zip(s.shape[2:], self.padding, atoms.shape[2:], self.stride, strict=True)
-        left = [(side + 2 * padding - kernel) % stride for side, padding, kernel, stride in axes]
+        axes = zip(s.shape[2:], atoms.shape[2:], self.stride, strict=True)
+        left = [(side - kernel) % stride for side, kernel, stride in axes]
         for _ in range(steps):
             a = F.relu(u - self.lam)
-            rest = s - F.conv_transpose2d(a, atoms, None, self.stride, self.padding, left)
+            rest = s - F.conv_transpose2d(a, atoms, None, self.stride, 0, left)
             u = u.lerp(self._project(rest, atoms) + a, 1.0 / self.tau)
         return u
 
@@ -117,21 +123,23 @@ class SparseCoding(Defense):
     Args:
         layers: 1 (the authors' "sparse standard") or 2 (their SCA).
         lam: Price of a code's unit; larger is sparser. The authors' scripts have .1, .5 and 1.5.
-        iterations: Steps of the dynamics.
-        tau: Its time constant, >= 1; see `SparseLayer`.
+        iterations: Steps of the dynamics; the authors' 500 are 5 time constants, as here.
+        tau: Its time constant in steps, >= 1; see `SparseLayer`. The authors' is 100.
         train: What becomes of the atoms: random (fixed as drawn, which is what the authors' scripts amount to, as they
             never call the update) or backprop.
 
-    Source: defenses.md section 11.
+    Source: the paper; the authors' networks (`celeba_etn_lca2.py` is SCA, `..._lca1.py` "sparse standard",
+    https://github.com/SayantonDibbo/SCA) and the library they call (https://github.com/lanl/lca-pytorch), whose codes a
+    `SparseLayer` gives from the same atoms.
     Differs: a layer keeps the channels, kernel, stride and padding of the convolution it replaces, so that it fits any
-    architecture, where the authors' own small CNN has 16 and 32 channels, kernels of 5 and stride 1; atoms compete by
-    the exact D^T D also at the edges; weights are float32. Each layer standardises every image it sees, which removes
+    architecture, where the authors' own small CNN has 16 and 32 channels, kernels of 5, stride 1 and dropout of .09
+    behind each; weights are float32, theirs float16. Each layer standardises every image it sees, which removes
     brightness and contrast and so is a change of its own.
     """
 
     layers: int = 2
     lam: float = 0.5
-    iterations: int = 20
+    iterations: int = 50
     tau: float = 10.0
     train: Literal["random", "backprop"] = "random"
 
@@ -172,10 +180,12 @@ class SparseCoding(Defense):
             model.trunk.set_submodule(path, layer)
         return model
 
-    def _refusal(self, why: str) -> UserError:
-        return UserError(
+    def _refusal(self, why: str) -> Lacks:
+        return Lacks(
             f"sca: with layers={self.layers} the architecture must begin with so many plain convolutions, each reading "
-            f"the one before, but {why}; choose cnn, resnet, ir or vgg16_bn64, or layers=1"
+            f"the one before, but {why}; ask for fewer layers",
+            "models",
+            "convolutions",
         )
 
 

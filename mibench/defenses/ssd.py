@@ -33,10 +33,12 @@ CARD = {
     "link": "https://openreview.net/forum?id=p0DjhjPXl3",
     "strength": "eps",
     "grid": [0.2, 0.5, 1.0],
+    "unseen_by": ["white_box"],
     "adaptive": {},
 }
 
 PRESETS = {"paper": {"eps": 0.35, "temperature": 0.1}}
+"""IR-152, CelebA: appendix D of the paper."""
 
 FLOOR = 1e-12
 CHUNK = 256
@@ -105,9 +107,9 @@ class StealthyShield(Defense):
         temperature: T, above 0; the paper's is .1. The largest score's class is drawn with probability at most
             e^(1/T) / (e^(1/T) + K - 1), so T should not exceed 1 / ln(9 K), which gives it nine draws of ten.
 
-    Source: section 4 of the paper. Differs: q is measured on the training images, of which the network is surer than of
-    the paper's validation images; 1e-12 is added to each mean, so that none is 0 and a class without images has a
-    uniform one.
+    Source: section 4 of the paper; in float64 the scores of https://github.com/ZhuangQu/Stealthy-Shield-Defense.
+    Differs: q is measured on the training images, of which the network is surer than of the paper's validation images;
+    1e-12 is added to each mean, so that none is 0 and a class without images has a uniform one.
     """
 
     eps: float = 0.5

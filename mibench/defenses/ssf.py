@@ -26,10 +26,12 @@ CARD = {
     "grid": [0.8, 0.6, 0.2],
     "adaptive": {},
     "conflicts": {"tts": "tts removes the skip connections that ssf weakens"},
+    "requires": ["skips"],
 }
 
 PRESETS = {"paper": {"keep": 0.2}, "legacy": {"keep": 0.6}}
-"""The paper's factor for additive skip connections; the one shipped for ResNet-18."""
+"""The paper's factor for additive skip connections; the one of
+configs/training/targets/FaceScrub/resnet18/skip.yaml at commit 304b147 of https://github.com/Pillowkoh/RoLSS."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class WeakSkips(Defense):
     Args:
         keep: k, in (0, 1]. 1 is no defense; for 0 take rolss.
 
-    Source: defenses.md section 8; the paper's page calls k learnable, its code and this keep it fixed.
+    Source: the authors' code, https://github.com/Pillowkoh/RoLSS (commit 304b147);
+    the paper's page calls k learnable, its code and this keep it fixed.
     """
 
     keep: float = 0.2

@@ -29,11 +29,13 @@ CARD = {
     "link": "https://arxiv.org/abs/1610.05820",
     "strength": "temperature",
     "grid": [2.0, 5.0, 20.0],
+    "unseen_by": ["white_box", "label_only"],
     "adaptive": {},
     "role": "control",
 }
 
 PRESETS = {"paper": {"temperature": 20.0}}
+"""The largest of section VIII-A."""
 
 
 class Flattened(Shaper):

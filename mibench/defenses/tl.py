@@ -43,7 +43,7 @@ class FrozenPrefix(Defense):
         bn: What frozen batch norms normalise with: eval (statistics of the public images) or train (of the private
             batch, updating the statistics: they leak into the prefix, as in the authors' code).
 
-    Source: defenses.md section 7.
+    Source: the authors' code, https://github.com/hosytuyen/TL-DMI (commit e3495df).
     Differs: the authors count modules, and by a misspelt attribute leave the stem of IR nets to train.
     """
 

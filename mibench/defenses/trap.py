@@ -5,21 +5,22 @@ References:
     | https://arxiv.org/abs/2411.08460
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mibench.core import Batch, Defense, Split, Step
+from mibench.core import Batch, Defense, Split, Step, augment
 from mibench.defenses.parts.adversary import calm
 from mibench.models import cnn
 from mibench.runtime.engine import at_once
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
 
-__all__ = ["TrapMID", "Traps", "balanced_classes"]
+__all__ = ["TrapMID", "Traps", "balanced_classes", "turned"]
 
 CARD = {
     "summary": "Trap-MID: a learnt, hardly visible trigger per class as a decoy for inversion",
@@ -33,9 +34,11 @@ CARD = {
     "adaptive": {"+untrap alpha={alpha}": "estimates the triggers on public images and looks past them"},
 }
 
-PRESETS = {"paper": {"alpha": 0.02, "beta": 0.2, "step": 0.01}}
+PRESETS = {"paper": {"alpha": 0.02, "beta": 0.2, "step": 0.01, "lr": 0.01, "turn": True}}
+"""config/celeba/classify_trap.json at commit 3d59377 of https://github.com/ntuaislab/Trap-MID (VGG-16, 64 pixels)."""
 
-MOMENTUM = 0.9
+MOMENTUM, DECAY = 0.9, 1e-4
+"""Of the discriminator's SGD, as in that file."""
 
 
 class Traps(nn.Module):
@@ -58,15 +61,15 @@ class Traps(nn.Module):
         return (1.0 - alpha) * x + alpha * self.triggers[y]
 
     def discriminate(self, x: Float[Tensor, "n c h w"], trapped: Float[Tensor, "n c h w"], lr: float) -> None:
-        """One step of SGD (momentum .9) on BCE(D(x), 1) + BCE(D(trapped), 0), both in one pass."""
+        """One step of SGD (momentum .9, decay 1e-4) on the mean of BCE(D(x), 1) and BCE(D(trapped), 0), in one pass."""
         self.discriminator.train()
         own, other = self.discriminator(torch.cat([x, trapped])).split(len(x))
         parameters = list(self.discriminator.parameters())
-        gradients = torch.autograd.grad(F.softplus(-own).mean() + F.softplus(other).mean(), parameters)
+        gradients = torch.autograd.grad(torch.cat([F.softplus(-own), F.softplus(other)]).mean(), parameters)
         with torch.no_grad():
             for place, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True)):
                 momentum = self.get_buffer(f"momentum{place}")
-                parameter.sub_(lr * momentum.mul_(MOMENTUM).add_(gradient))
+                parameter.sub_(lr * momentum.mul_(MOMENTUM).add_(gradient + DECAY * parameter))
 
 
 def balanced_classes(noise: Noise, classes: int) -> Int64[Tensor, " n"]:
@@ -79,30 +82,47 @@ def balanced_classes(noise: Noise, classes: int) -> Int64[Tensor, " n"]:
     return order.gather(1, (noise.keys % classes)[:, None])[:, 0]
 
 
+def turned(x: Float[Tensor, "n c h w"], noise: Noise) -> Float[Tensor, "n c h w"]:
+    """Each with a coin of its own: a crop of area .8-1, the mirror image, a turn by up to 30 degrees.
+
+    Source: `aug_list` of the authors' engine.py. Differs: one resampling for all three, and what a turn brings in from
+    outside is the image's edge, not black.
+    """
+    u = noise.uniform(7)
+    side = torch.where(u[:, 0] < 0.5, (0.8 + 0.2 * u[:, 1]).sqrt(), 1.0)
+    angle = torch.where(u[:, 5] < 0.5, math.radians(30.0) * (2.0 * u[:, 6] - 1.0), 0.0)
+    return augment.crop(x, side, side, u[:, 2], u[:, 3], (u[:, 4] < 0.5).to(x.dtype), angle)
+
+
 @dataclass(frozen=True)
 class TrapMID(Defense):
     """Adds rows (x', y'), x' = (1 - alpha) x + alpha tau_{y'}; loss = (1 - beta) CE(f(x), y) + beta CE(f(x'), y').
 
     y' goes through all classes evenly in each epoch, whatever y is. Each step, before the rows are made: the
     discriminator D learns to tell x from x'; then tau <- clip(tau - step sign grad, 0, 1) of
-    BCE(D(x'), 1) + CE(f(x'), y'), f and D in eval mode. So triggers work and look like nothing.
+    BCE(D(x'), 1) + CE(f(x'), y'), f and D in eval mode. So triggers work and look like nothing. With `turn` the network
+    sees x and x' cropped, mirrored and turned after the trigger has come in, so that a trigger works wherever an attack
+    that crops at every step may move it; D never does.
 
     Args:
         alpha: How much of an image is trigger, in (0, 1].
         beta: Weight of the trapped rows; that of the images is 1 - beta. 0 makes no traps.
         step: Size of a trigger's step, in pixel units of [0, 1].
         lr: Learning rate of the discriminator.
+        turn: Crop, mirror and turn (`turned`) what the network sees; mirror images too where classes have none (the
+            authors' digits too).
 
-    Source: section 3 of the paper; alpha, beta, step and the discriminator's SGD as in the authors' code for 64 pixels.
-    Differs: the images are augmented (and erased, with `re`) before the trigger comes in, not after, and the trigger
-    itself is never cropped or turned; the discriminator is the `cnn` of mibench whatever the target is, its batches are
-    one pass of both kinds.
+    Source: section 3 of the paper; alpha, beta, step, the discriminator's SGD and `turn` as in the authors' code for 64
+    pixels.
+    Differs: the base augmentation (and erasing, with `re`), which the authors' code has not, comes before the trigger;
+    the discriminator is the `cnn` of mibench, where theirs has the target's architecture and ImageNet weights.
     """
 
     alpha: float = 0.02
     beta: float = 0.2
     step: float = 0.01
     lr: float = 0.01
+    turn: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha <= 1 or not 0 <= self.beta < 1:
@@ -123,12 +143,16 @@ class TrapMID(Defense):
         y = balanced_classes(step.noise.of("class"), len(traps.triggers))
         traps.discriminate(x, traps.inject(x, y, self.alpha), self.lr)
         self._improve(traps, x, y, step)
-        return Batch(
-            torch.cat([batch.x, traps.inject(x, y, self.alpha)]),
-            torch.cat([batch.t, F.one_hot(y, batch.t.shape[1]).to(batch.t.dtype)]),
-            torch.cat([(1.0 - self.beta) * own, batch.w[batch.clean :], self.beta * own]),
-            batch.clean,
+        trapped = self._seen(traps.inject(x, y, self.alpha), step, "trapped view")
+        return replace(
+            batch,
+            x=torch.cat([self._seen(x, step, "clean view"), batch.x[batch.clean :], trapped]),
+            t=torch.cat([batch.t, F.one_hot(y, batch.t.shape[1]).to(batch.t.dtype)]),
+            w=torch.cat([(1.0 - self.beta) * own, batch.w[batch.clean :], self.beta * own]),
         )
+
+    def _seen(self, x: Float[Tensor, "n c h w"], step: Step, view: str) -> Float[Tensor, "n c h w"]:
+        return turned(x, step.noise.of(view)) if self.turn else x
 
     def _improve(self, traps: Traps, x: Float[Tensor, "n c h w"], y: Int64[Tensor, " n"], step: Step) -> None:
         """One sign step of the triggers that the batch uses."""
@@ -136,7 +160,7 @@ class TrapMID(Defense):
         with calm(step.model), calm(traps.discriminator):
             trapped = (1.0 - self.alpha) * x + self.alpha * own
             with step.engine.autocast():
-                logits = step.model(trapped)
+                logits = step.model(self._seen(trapped, step, "trigger view"))
             seen = F.softplus(-traps.discriminator(trapped)).sum()
             (gradient,) = torch.autograd.grad(seen + F.cross_entropy(logits.float(), y, reduction="sum"), own)
         # Images with one trigger share its gradient. A matrix product, because scattered additions round differently

@@ -28,6 +28,7 @@ CARD = {
     "link": "https://arxiv.org/abs/1610.05820",
     "strength": "k",
     "grid": [10, 5, 3, 1],
+    "unseen_by": ["white_box", "label_only"],
     "adaptive": {},
     "role": "control",
 }

@@ -25,6 +25,7 @@ CARD = {
     "strength": "warm",
     "grid": [0.5, 0.2, 0.05],
     "adaptive": {},
+    "requires": ["skips"],
 }
 
 PRESETS = {"paper": {"warm": 0.05}}
@@ -40,7 +41,7 @@ class LaterRemovedSkips(Defense):
     Args:
         warm: Share of the epochs with all skip connections, in [0, 1]. 1 is no defense, 0 is rolss.
 
-    Source: defenses.md section 8.
+    Source: the authors' code, https://github.com/Pillowkoh/RoLSS (commit 304b147).
     """
 
     warm: float = 0.05

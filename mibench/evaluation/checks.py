@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from mibench.core.access import Access
 from mibench.stats.intervals import Interval
 
 __all__ = ["CHECKS", "Evidence", "Facts", "Finding", "Judge", "check", "check_facts", "explanation"]
@@ -30,9 +31,6 @@ FEW = 2048
 SHAKY = 0.01
 """How much the scores of one image may differ between two passes of a target that is not random."""
 
-RANK = {"label_only": 1, "black_box": 2, "white_box": 3}
-WORDS = {"label_only": "label-only", "black_box": "black-box", "white_box": "white-box"}
-
 
 @dataclass(frozen=True)
 class Evidence:
@@ -46,8 +44,8 @@ class Evidence:
     """
 
     label: str
-    best: Mapping[str, tuple[str, Interval]]
-    gaps: Mapping[tuple[str, str], Interval]
+    best: Mapping[Access, tuple[str, Interval]]
+    gaps: Mapping[tuple[Access, Access], Interval]
     side_effects: tuple[Mapping[str, Any], ...] = ()
 
 
@@ -125,11 +123,11 @@ def weaker_access_wins(one: Evidence) -> str | None:
     a reason of their own: masked gradients, a saturated softmax, too few steps. Believe the weaker access's number.
     """
     for (weak, strong), gap in one.gaps.items():
-        if RANK[weak] < RANK[strong] and gap.low > 0:
+        if weak < strong and gap.low > 0:
             better, worse = one.best[weak], one.best[strong]
             return (
-                f"{WORDS[weak]} {better[0]} reaches {100 * better[1].value:.1f}%, {WORDS[strong]} {worse[0]} only "
-                f"{100 * worse[1].value:.1f}% (paired difference {100 * gap.value:+.1f} [{100 * gap.low:+.0f},"
+                f"{weak.adjective} {better[0]} reaches {100 * better[1].value:.1f}%, {strong.adjective} {worse[0]} "
+                f"only {100 * worse[1].value:.1f}% (paired difference {100 * gap.value:+.1f} [{100 * gap.low:+.0f},"
                 f"{100 * gap.high:+.0f}]): its gradients may be masked"
             )
     return None

@@ -15,10 +15,11 @@ from mibench.core import Dataset, to_uint8
 from mibench.evaluation import protocol
 from mibench.evaluation.judgement import Answers, distances, place_of, verdicts
 from mibench.evaluation.likeness import agreement, yardstick
-from mibench.evaluation.model import EvaluationModel, accuracy, answers
+from mibench.evaluation.model import EvaluationModel, accuracy, answers, as_trained
 from mibench.evaluation.perceptual import perceptual
 from mibench.evaluation.protocol import Origin
-from mibench.evaluation.score import Judgement, Score, TargetAnswers, Verification
+from mibench.evaluation.records import Judgement, TargetAnswers, Verification
+from mibench.evaluation.score import Score
 from mibench.evaluation.verifier import Verifier
 from mibench.metrics.accuracy import top_k
 from mibench.metrics.false_positives import identified
@@ -31,7 +32,7 @@ from mibench.runtime.progress import Reporter, Silent
 from mibench.stats.intervals import Interval, clustered_interval, paired_interval
 from mibench.training import predict
 
-__all__ = ["ASKED_TWICE", "ceiling", "evaluate", "judge"]
+__all__ = ["ASKED_TWICE", "ceiling", "evaluate", "evaluate_with"]
 
 ASKED_TWICE = 64
 """Images that the target is asked about twice, to see whether it answers alike."""
@@ -86,13 +87,12 @@ def evaluate(
         network: Classifier = engine.place(fold(target))  # type: ignore[assignment]
         said, hits, confidence = _ask_target(network, stored, labels, engine, target_label)
         if natural_accuracy is None:
-            natural_accuracy = accuracy(
-                predict(network, data.heldout.images, engine)[0], data.heldout.labels, len(data.classes)
-            )
+            logits, _ = predict(as_trained(target, engine), data.heldout.images, engine)
+            natural_accuracy = accuracy(logits, data.heldout.labels, len(data.classes))
         task.advance()
         judged, best = {}, {}
         for model in evaluators:
-            judged[model.name] = judge(model, stored, labels, hits, data, engine)
+            judged[model.name] = evaluate_with(model, stored, labels, hits, data, engine)
             best[model.name] = ceiling(model, labels, data, engine)
             task.advance()
         verified: dict[str, Verification] = {}
@@ -102,48 +102,46 @@ def evaluate(
         seen = perceptual(data, stored, labels, place_of(engine))
         task.advance()
     classes = len(data.classes)
-    headline = evaluators[0]
+    chance = {f"open_top1@{model.name}": 1 / (classes + model.facts.distractors) for model in evaluators}
+    headline, known = evaluators[0], dict(truth or {})
     likeness, gate = gated(judged[headline.name].images, verified, headline.name)
     real = torch.isin(headline.private.heldout.labels, labels)
-    sure = {one.name: Verification({}, {k: v[real] for k, v in one.heldout.items()}) for one in verifiers}
-    likeness_ceiling = gated(best[headline.name].images, sure, headline.name)[0]
+    sure = {one.name: Verification({}, {key: of[real] for key, of in one.heldout.items()}) for one in verifiers}
+    genuine, _ = gated(best[headline.name].images, sure, headline.name)
     pair = [one.images["verified"] for one in verified.values()][:2]
-    chance = {f"open_top1@{model.name}": 1 / (classes + model.facts.distractors) for model in evaluators}
+    hits_of = {name: one.images["open_top1"] for name, one in judged.items()}
     return Score(
-        len(stored),
-        len(labels.unique()),
-        classes,
-        natural_accuracy,
-        said,
-        judged,
-        {model.name: model.facts for model in evaluators},
-        best,
-        {"closed_top1": 1 / classes} | chance,
-        agreement(
-            {name: one.images["open_top1"] for name, one in judged.items()},
-            {model.name: model.family for model in evaluators},
-            labels,
-        ),
-        clustered_interval(likeness, labels),
-        clustered_interval(likeness_ceiling, headline.private.heldout.labels[real]),
-        gate,
-        verified,
-        {verifier.name: verifier.facts for verifier in verifiers},
-        clustered_interval(pair[0] & pair[1], labels) if len(pair) == 2 else None,
-        means(seen.images | dict(truth or {}), labels),
-        seen.inception,
-        seen.unavailable,
-        hashlib.sha256(stored.contiguous().numpy().tobytes()).hexdigest(),
-        protocol.card(
+        n=len(stored),
+        identities=len(labels.unique()),
+        classes=classes,
+        natural_accuracy=natural_accuracy,
+        target=said,
+        evaluators=judged,
+        facts={model.name: model.facts for model in evaluators},
+        ceiling=best,
+        chance={"closed_top1": 1 / classes} | chance,
+        agreement=agreement(hits_of, {model.name: model.family for model in evaluators}, labels),
+        likeness=clustered_interval(likeness, labels),
+        likeness_ceiling=clustered_interval(genuine, headline.private.heldout.labels[real]),
+        gate=gate,
+        verifiers=verified,
+        verifier_facts={verifier.name: verifier.facts for verifier in verifiers},
+        both_verified=clustered_interval(pair[0] & pair[1], labels) if len(pair) == 2 else None,
+        truth=means(known, labels),
+        perceptual=means(seen.images, labels),
+        inception=seen.inception,
+        unavailable=seen.unavailable,
+        pixels=hashlib.sha256(stored.contiguous().numpy().tobytes()).hexdigest(),
+        card=protocol.card(
             data, labels, [model.card for model in evaluators], [one.card for one in verifiers], origin or Origin()
         ),
-        {
+        images={
             "label": labels,
             "likeness": likeness,
             "target_top1": hits,
             "target_confidence": confidence,
+            **known,
             **seen.images,
-            **dict(truth or {}),
         },
     )
 
@@ -195,8 +193,8 @@ def _ask_target(
     confidence = scores.gather(1, labels[:, None])[:, 0]
     again = torch.softmax(predict(network, images[:ASKED_TWICE], engine)[0].cpu(), dim=1)
     difference = round(float((again - scores[:ASKED_TWICE]).abs().max()), 4)
-    means = clustered_interval(hits, labels), clustered_interval(confidence, labels)
-    return TargetAnswers(*means, passes=1, answer_difference=difference), hits, confidence
+    rates = clustered_interval(hits, labels), clustered_interval(confidence, labels)
+    return TargetAnswers(*rates, passes=1, answer_difference=difference), hits, confidence
 
 
 def means(columns: Mapping[str, Tensor], labels: Int64[Tensor, " n"]) -> dict[str, Interval]:
@@ -204,7 +202,7 @@ def means(columns: Mapping[str, Tensor], labels: Int64[Tensor, " n"]) -> dict[st
     return {name: clustered_interval(values, labels) for name, values in columns.items()}
 
 
-def judge(
+def evaluate_with(
     model: EvaluationModel,
     images: UInt8[Tensor, "n c h w"],
     labels: Int64[Tensor, " n"],
@@ -223,29 +221,29 @@ def judge(
         engine: Where the model runs.
     """
     logits, features = answers(model.label, model.network, images, engine)
-    found = Answers(logits.cpu(), features.cpu(), labels)
-    columns = verdicts(found, model.private, len(data.classes))
+    given = Answers(logits.cpu(), features.cpu(), labels)
+    columns = verdicts(given, model.private, len(data.classes))
     said = means(columns, labels)
     said["gap"] = paired_interval(target_hits, columns["open_top1"], labels)
-    columns["answer"] = found.logits.argmax(dim=1)
-    columns |= likeness(model, found, data)
-    columns["own_ball"] = columns["open_top1"] & own_ball(found.features, labels, *model.balls)
+    columns["answer"] = given.logits.argmax(dim=1)
+    columns |= identification(model, given, data)
+    columns["own_ball"] = columns["open_top1"] & own_ball(given.features, labels, *model.balls)
     scale = yardstick(model.private, model.strangers.features, labels)
-    more: dict[str, Tensor] = {name: columns[name] for name in ("tpir", "own_ball") if name in columns}
     if scale.photograph is not None and scale.stranger is not None:
         reach = scale.stranger - columns["knn_heldout"].sqrt()
-        more["closeness"] = columns["closeness"] = reach / (scale.stranger - scale.photograph)
+        columns["closeness"] = reach / (scale.stranger - scale.photograph)
+    more: dict[str, Tensor] = {name: columns[name] for name in ("tpir", "own_ball", "closeness") if name in columns}
     place = place_of(engine)
     real = model.reference(tuple(labels.unique().tolist()), place)
     return Judgement(said | means(more, labels), distances(real, features.to(place)), scale, columns)
 
 
-def likeness(model: EvaluationModel, found: Answers, data: Dataset) -> dict[str, Tensor]:
+def identification(model: EvaluationModel, given: Answers, data: Dataset) -> dict[str, Tensor]:
     """Identification of each image at the model's threshold; nothing where it has none."""
     limit = model.facts.calibration
     if limit is None:
         return {}
-    return {"tpir": identified(found.logits, found.labels, len(data.classes), limit.threshold)}
+    return {"tpir": identified(given.logits, given.labels, len(data.classes), limit.threshold)}
 
 
 def ceiling(model: EvaluationModel, labels: Int64[Tensor, " n"], data: Dataset, engine: Engine) -> Judgement:
@@ -254,7 +252,7 @@ def ceiling(model: EvaluationModel, labels: Int64[Tensor, " n"], data: Dataset, 
     real = model.private.heldout.of(labels)
     columns = verdicts(real, model.private, len(data.classes))
     del columns["knn_heldout"]  # each would find itself
-    columns |= likeness(model, real, data)
+    columns |= identification(model, real, data)
     columns["own_ball"] = columns["open_top1"] & own_ball(real.features, real.labels, *model.balls)
     place = place_of(engine)
     private = model.reference(tuple(labels.unique().tolist()), place)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from mibench.evaluation.score import Distances
+from mibench.evaluation.records import Distances
 from mibench.metrics.accuracy import closed_set, top_k
 from mibench.metrics.fid import Statistics, frechet_distance, statistics
 from mibench.metrics.kid import kernel_distance

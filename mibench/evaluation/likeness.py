@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mibench.core import Dataset, Split
 from mibench.evaluation.judgement import PrivateAnswers
-from mibench.evaluation.score import Agreement, Calibration, Yardstick
+from mibench.evaluation.records import Agreement, Calibration, Yardstick
 from mibench.metrics.false_positives import RATE, best_claim, threshold
 from mibench.metrics.knn import knn_distance, leave_one_out
 from mibench.stats.intervals import clustered_interval

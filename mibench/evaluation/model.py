@@ -1,5 +1,6 @@
 """An evaluation model as evaluation needs it: its network, what it answers to the private images, and its threshold."""
 
+import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,7 +13,7 @@ from mibench import models
 from mibench.core import Dataset
 from mibench.evaluation.judgement import Answers, PrivateAnswers, Reference, reference
 from mibench.evaluation.likeness import calibrate, strangers
-from mibench.evaluation.score import EvaluatorFacts
+from mibench.evaluation.records import EvaluatorFacts
 from mibench.metrics.accuracy import closed_set, top_k
 from mibench.metrics.knn import leave_one_out
 from mibench.metrics.prdc import K, Manifold, manifold
@@ -23,7 +24,10 @@ from mibench.runtime.errors import UserError
 from mibench.stats.intervals import Interval, proportion
 from mibench.training import predict
 
-__all__ = ["EvaluationModel", "accuracy", "answers", "private_answers", "real_to_real"]
+__all__ = ["EvaluationModel", "accuracy", "answers", "as_trained", "private_answers", "real_to_real"]
+
+KEPT = 4
+"""Sets of attacked people whose private features an evaluation model keeps ready."""
 
 
 def answers(
@@ -49,12 +53,25 @@ def answers(
     return logits, features
 
 
+def as_trained(network: Classifier, engine: Engine) -> Classifier:
+    """A copy on the engine's device with its batch norms, as training measured it: the same bits, not just nearly."""
+    placed: Classifier = engine.place(copy.deepcopy(network).eval())  # type: ignore[assignment]
+    return placed
+
+
 def private_answers(network: Classifier, data: Dataset, engine: Engine) -> PrivateAnswers:
     """A network's answers to all private images, on the engine's device."""
     train, heldout = (
         Answers(*predict(network, split.images, engine), split.labels) for split in (data.train, data.heldout)
     )
     return PrivateAnswers(train, heldout)
+
+
+def stranger_answers(network: Classifier, data: Dataset, engine: Engine) -> Answers:
+    """A placed network's answers to images of strangers, labelled -1, on the CPU."""
+    images = strangers(data).images
+    logits, features = predict(network, images, engine)
+    return Answers(logits.cpu(), features.cpu(), torch.full((len(images),), -1))
 
 
 def accuracy(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"], classes: int) -> Interval:
@@ -114,8 +131,8 @@ class EvaluationModel:
 
         Args:
             name: What its columns are called; an architecture of mibench, unless `family` is given.
-            network: Of len(data.classes) + data.distractor_count classes, trained on the private training images and
-                the distractors; not changed.
+            network: Trained on the private training images; its logits are the people of data.classes in their order,
+                then, so that it can answer 'someone else', other people. Not changed.
             data: The target's data set.
             engine: Where it runs.
             family: Of its architecture.
@@ -123,46 +140,31 @@ class EvaluationModel:
             seed: It was trained with, for the protocol card.
 
         Raises:
-            UserError: If there are no held-out images, or `name` is no architecture and no family is given.
+            UserError: If there are no held-out images, the network knows fewer classes than the data, or `name` is no
+                architecture and no family is given.
         """
         if len(data.heldout) == 0:
             raise UserError(f"data set '{data.name}' has no held-out images; an evaluation model cannot be measured")
-        placed = engine.place(network)
-        private = private_answers(placed, data, engine)  # type: ignore[arg-type]
-        return cls.from_answers(
-            name, network, private, data, engine, family or models.family(name), f"evaluation model {name}", run, seed
-        )
-
-    @classmethod
-    def from_answers(
-        cls,
-        name: str,
-        network: Classifier,
-        private: PrivateAnswers,
-        data: Dataset,
-        engine: Engine,
-        family: str,
-        label: str,
-        run: str = "",
-        seed: int | None = None,
-    ) -> "EvaluationModel":
-        """The same where its answers to the private images are known already."""
-        train, heldout = private
-        stored = PrivateAnswers(Answers(*(part.cpu() for part in train)), Answers(*(part.cpu() for part in heldout)))
+        train, heldout = private_answers(as_trained(network, engine), data, engine)
+        known, classes = heldout.logits.shape[1], len(data.classes)
+        if known < classes:
+            raise UserError(
+                f"evaluation model {name} knows {known} classes, '{data.name}' has {classes} private people; its "
+                "logits must cover these first, in the order of data.classes, and may go on with other people"
+            )
         placed: Classifier = engine.place(fold(network))  # type: ignore[assignment]
-        unknown = strangers(data)
-        shown = predict(placed, unknown.images, engine) if len(unknown) else (heldout.logits[:0], heldout.features[:0])
-        others = Answers(shown[0].cpu(), shown[1].cpu(), torch.full((len(unknown),), -1))
-        classes = len(data.classes)
+        stored = PrivateAnswers(Answers(*(part.cpu() for part in train)), Answers(*(part.cpu() for part in heldout)))
+        others = stranger_answers(placed, data, engine)
         facts = EvaluatorFacts(
-            accuracy(heldout.logits, heldout.labels, classes),
-            accuracy(heldout.logits, heldout.labels, heldout.logits.shape[1]),
-            data.distractor_count,
-            data.distractors_are_public,
-            real_to_real(train.features, train.labels),
-            calibrate(others.logits, data),
+            heldout_accuracy=accuracy(heldout.logits, heldout.labels, classes),
+            heldout_accuracy_open=accuracy(heldout.logits, heldout.labels, known),
+            distractors=known - classes,
+            distractors_are_public=data.distractors_are_public,
+            knn_real_to_real=real_to_real(train.features, train.labels),
+            calibration=calibrate(others.logits, data),
         )
-        return cls(name, placed, family, stored, others, facts, label, run, seed)
+        label = f"evaluation model {name}"
+        return cls(name, placed, family or models.family(name), stored, others, facts, label, run, seed)
 
     @cached_property
     def balls(self) -> tuple[Manifold, Int64[Tensor, " m"]]:
@@ -174,6 +176,8 @@ class EvaluationModel:
         """Its view of some people's private training images; kept, since attack after attack is compared with it."""
         key = identities, place
         if key not in self._references:
+            while len(self._references) >= KEPT:
+                self._references.pop(next(iter(self._references)))
             own = self.private.train.of(torch.tensor(identities))
             self._references[key] = reference(own.features.to(place))
         return self._references[key]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mibench.core import Dataset, Split, to_float
 from mibench.data.cache import cached, hash_of
 from mibench.evaluation.judgement import distances
-from mibench.evaluation.score import Distances
+from mibench.evaluation.records import Distances
 from mibench.metrics import Unavailable, facenet_distance, inception, lpips_distance
 from mibench.runtime.errors import UserError
 
@@ -47,7 +47,7 @@ def perceptual(
 
     Raises:
         UserError: images of another size than the data's. These networks resize whatever they get, so sharp references
-            would be compared with enlarged images (trap 4).
+            would be compared with enlarged images.
     """
     if images.shape[1:] != data.image_shape:
         raise UserError(

@@ -16,7 +16,7 @@ from torch import Tensor
 from mibench.core import Dataset
 from mibench.evaluation.likeness import strangers
 from mibench.evaluation.model import answers
-from mibench.evaluation.score import ImpostorClaims, Verification, VerifierFacts
+from mibench.evaluation.records import ImpostorClaims, Verification, VerifierFacts
 from mibench.metrics.false_positives import threshold
 from mibench.metrics.verification import RATES, accepted, area_under_roc, claims, similarity, templates, without_own
 from mibench.models.base import Classifier

@@ -3,9 +3,6 @@
 Each check computes one number with mibench's own metrics, on the device and in the precision that a run would use, and
 compares it with what is known: a value worked out by hand, another package's, or how many inputs must be refused. It
 passes if |measured - expected| <= tolerance max(1, |expected|).
-
-References:
-    | pitfalls.md §2, the traps
 """
 
 import json

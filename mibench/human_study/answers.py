@@ -43,15 +43,15 @@ class Answers:
         if not self.path.exists():
             return {}
         try:
-            found = json.loads(self.path.read_text(encoding="utf-8"))
-            whole = found["inversion"] == self.inversion.id and all(
-                answer in ANSWERS for own in found["answers"].values() for answer in own.values()
+            stored = json.loads(self.path.read_text(encoding="utf-8"))
+            whole = stored["inversion"] == self.inversion.id and all(
+                answer in ANSWERS for own in stored["answers"].values() for answer in own.values()
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"cannot read {self.path}: {error}; mend it, or move it away to begin anew") from None
         if not whole:
             raise UserError(f"{self.path} is not about {self.inversion.label}; move it away to begin anew")
-        return dict(found["answers"])
+        return dict(stored["answers"])
 
     def of(self, rater: str) -> dict[str, str]:
         """One rater's answers."""
@@ -94,22 +94,22 @@ def summary(questions: Sequence[Question], given: Mapping[str, str]) -> dict[str
         catch_accuracy: catch trials answered rightly, where 'unsure' is wrong.
     """
     done = [question for question in questions if question.id in given]
-    found: dict[str, Any] = {"answered": len(done), "elsewhere": len(given) - len(done)}
+    result: dict[str, Any] = {"answered": len(done), "elsewhere": len(given) - len(done)}
     for name, kind in (("reconstructions", "reconstruction"), ("same", "same"), ("other", "other")):
         own = [question for question in done if question.kind == kind]
         said = [given[question.id] for question in own]
         labels = [question.label for question in own]
-        found[name] = {
+        result[name] = {
             "called_same": _rate([answer == "same" for answer in said], labels),
             "unsure": _rate([answer == "unsure" for answer in said], labels),
         }
     catch = [question for question in done if question.kind != "reconstruction"]
     right = [given[question.id] == {"same": "same", "other": "different"}[question.kind] for question in catch]
-    found["catch_accuracy"] = _rate(right, [question.label for question in catch])
-    return found
+    result["catch_accuracy"] = _rate(right, [question.label for question in catch])
+    return result
 
 
-def lines(rater: str, found: Mapping[str, Any]) -> list[str]:
+def lines(rater: str, result: Mapping[str, Any]) -> list[str]:
     """A summary in words."""
 
     def rate(one: Mapping[str, Any] | None) -> str:
@@ -117,15 +117,15 @@ def lines(rater: str, found: Mapping[str, Any]) -> list[str]:
             return "not asked yet"
         return f"{100 * one['value']:.1f}% [{100 * one['low']:.0f}, {100 * one['high']:.0f}] of {one['n']}"
 
-    told = [
-        f"{rater}: {found['answered']} answered"
-        + (f", {found['elsewhere']} more with another --seed" if found["elsewhere"] else ""),
-        f"  reconstructions taken for the person   {rate(found['reconstructions']['called_same'])}",
-        f"  real images of the same person         {rate(found['same']['called_same'])}",
-        f"  real images of another person          {rate(found['other']['called_same'])}",
-        f"  catch trials answered rightly          {rate(found['catch_accuracy'])}",
+    text = [
+        f"{rater}: {result['answered']} answered"
+        + (f", {result['elsewhere']} more with another --seed" if result["elsewhere"] else ""),
+        f"  reconstructions taken for the person   {rate(result['reconstructions']['called_same'])}",
+        f"  real images of the same person         {rate(result['same']['called_same'])}",
+        f"  real images of another person          {rate(result['other']['called_same'])}",
+        f"  catch trials answered rightly          {rate(result['catch_accuracy'])}",
     ]
-    catch = found["catch_accuracy"]
+    catch = result["catch_accuracy"]
     if catch is not None and catch["low"] <= 0.5:
-        told.append("  ! not clearly better than guessing on the catch trials: do not trust the first number")
-    return told
+        text.append("  ! not clearly better than guessing on the catch trials: do not trust the first number")
+    return text

@@ -73,7 +73,7 @@ def read_answers(path: Path, questions: Sequence[Question]) -> dict[str, str]:
         UserError: The first line that is no answer to one of the questions, or answers one twice.
     """
     known = {question.id for question in questions}
-    found: dict[str, str] = {}
+    answers: dict[str, str] = {}
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -91,8 +91,8 @@ def read_answers(path: Path, questions: Sequence[Question]) -> dict[str, str]:
             raise UserError(f"{where}: no question has the id '{name}'; export again with the same --pairs and --seed")
         if answer not in ANSWERS:
             raise UserError(f"{where}: the answer must be {', '.join(ANSWERS)}; got '{answer[:40]}'")
-        if found.setdefault(name, answer) != answer:
+        if answers.setdefault(name, answer) != answer:
             raise UserError(f"{where}: question '{name}' is answered twice, and differently; keep one of the lines")
-    if not found:
+    if not answers:
         raise UserError(f"{path} holds no answers; give JSON lines with id and answer")
-    return found
+    return answers

@@ -82,7 +82,7 @@ def ask(inversion: Run, data: Dataset, pairs: int, seed: int = 0) -> list[Questi
         raise UserError(f"--pairs {pairs}: at least 1 reconstruction must be judged; the default is 40")
     tensors, _ = artifacts.read_tensors(inversion.path / "images.safetensors", "reconstructions")
     images, labels = tensors["images"], tensors["labels"].tolist()
-    held, owners = data.heldout.images.cpu(), data.heldout.labels.tolist()
+    heldout, owners = data.heldout.images.cpu(), data.heldout.labels.tolist()
     attacked = set(labels)
     references: dict[int, Tensor] = {}
     for label in attacked:
@@ -95,10 +95,10 @@ def ask(inversion: Run, data: Dataset, pairs: int, seed: int = 0) -> list[Questi
         return Question(hashlib.sha256(text.encode()).hexdigest()[:10], kind, label, image, references[label])
 
     chosen = _turns(labels, "judge", seed)[:pairs]
-    found = [one("reconstruction", label, place, images[place]) for label, place in chosen]
+    questions = [one("reconstruction", label, place, images[place]) for label, place in chosen]
     catch = max(2, math.ceil(len(chosen) / 4))
     shown = ((label, place) for label, place in _turns(owners, "judge", seed, "same") if label in attacked)
-    found += [one("same", label, place, held[place]) for label, place in islice(shown, catch)]
+    questions += [one("same", label, place, heldout[place]) for label, place in islice(shown, catch)]
     people = sorted(attacked, key=lambda label: seed_of("judge", seed, "other", label))
     for turn in range(catch):
         label = people[turn % len(people)]
@@ -106,5 +106,5 @@ def ask(inversion: Run, data: Dataset, pairs: int, seed: int = 0) -> list[Questi
         others.sort(key=lambda place: seed_of("judge", seed, "other", label, place))
         if turn // len(people) < len(others):
             place = others[turn // len(people)]
-            found.append(one("other", label, place, held[place]))
-    return sorted(found, key=lambda question: question.id)
+            questions.append(one("other", label, place, heldout[place]))
+    return sorted(questions, key=lambda question: question.id)

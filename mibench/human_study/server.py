@@ -137,11 +137,11 @@ class _Page(BaseHTTPRequestHandler):
 
     def _answer(self, make: Any) -> None:
         try:
-            found = make()
+            state = make()
         except UserError as error:  # the judge must see that an answer was not kept
             self._refuse(500, str(error))
             return
-        self._send(json.dumps(found).encode(), "application/json")
+        self._send(json.dumps(state).encode(), "application/json")
 
     def _image(self, name: str, slot: str) -> None:
         question = self.server.questions.get(name)

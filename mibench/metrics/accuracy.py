@@ -7,7 +7,7 @@ beat them all. Closed-set (as in papers): only the first K logits; someone who i
 
 References:
     | The Secret Revealer: Generative Model-Inversion Attacks [...] (Zhang et al., 2020)
-    | attacks.md §16; pitfalls.md §2, traps 12 and 15
+    | https://arxiv.org/abs/1911.07135
 
 Differs:
     A tie counts against the attack, where argmax and topk favour whichever class comes first: a constant or

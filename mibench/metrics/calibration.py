@@ -7,6 +7,7 @@ shaped scores), and an attacker who sees scores reads it.
 
 References:
     | On Calibration of Modern Neural Networks (Guo et al., 2017), M = 15
+    | https://arxiv.org/abs/1706.04599
 """
 
 from typing import NamedTuple

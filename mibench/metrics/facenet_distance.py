@@ -7,8 +7,11 @@ e is InceptionResnetV1 trained on VGGFace2, at 160 pixels: a network that neithe
 
 References:
     | FaceNet: A Unified Embedding for Face Recognition and Clustering (Schroff et al., 2015)
-    | Plug & Play Attacks: Towards Robust and Flexible Model Inversion Attacks (Struppek et al., 2022)
-    | attacks.md §16, delta_face; pitfalls.md §2 trap 6: the network wants (255 x - 127.5) / 128, not [0, 1]
+    | https://arxiv.org/abs/1503.03832
+    | Plug & Play Attacks: Towards Robust and Flexible Model Inversion Attacks (Struppek et al., 2022), as delta_face
+    | https://arxiv.org/abs/2201.12179
+    | the package `facenet-pytorch`: its network wants (255 x - 127.5) / 128, not [0, 1]
+    | https://github.com/timesler/facenet-pytorch
 """
 
 from collections.abc import Callable
@@ -102,7 +105,7 @@ def facenet_distance(
     embeddings do.
 
     Raises:
-        UserError: images and references of different sizes (trap 4), a label without reference, images outside [0, 1].
+        UserError: images and references of different sizes, a label without reference, images outside [0, 1].
         ValueError: NaN or infinite pixels.
     """
     if images.shape[1:] != reference_images.shape[1:]:

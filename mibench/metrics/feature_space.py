@@ -16,8 +16,11 @@ of many is larger, so unequal numbers would decide the answer. Use several erase
 
 References:
     | Random Erasing vs. Model Inversion: A Promising Defense or a False Hope? (Tran et al., 2025), the pictures
+    | https://arxiv.org/abs/2409.01062
     | A Kernel Two-Sample Test (Gretton et al., 2012), the discrepancy and the median heuristic
+    | https://jmlr.org/papers/v13/gretton12a.html
     | Reentrant Polygon Clipping (Sutherland and Hodgman, 1974)
+    | https://doi.org/10.1145/360767.360802
 """
 
 import math

@@ -11,7 +11,7 @@ singular matrix is ever taken, and few images make it fast.
 
 References:
     | GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium (Heusel et al., 2017)
-    | pitfalls.md §1 row 21, §2 traps 1 to 3
+    | https://arxiv.org/abs/1706.08500
 
 Differs:
     No small multiple of the identity is added when covariances are singular (pytorch-fid adds 1e-6).

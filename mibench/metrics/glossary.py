@@ -78,13 +78,13 @@ def declared() -> dict[str, Metric]:
     Raises:
         ValueError: If two files declare one name, or a declaration is not literal.
     """
-    found: dict[str, Metric] = {}
+    known: dict[str, Metric] = {}
     for path in sorted(Path(__file__).parent.glob("*.py")):
         for one in _read(path):
-            if one.name in found:
-                raise ValueError(f"the metric {one.name} is declared in {found[one.name].module} and in {one.module}")
-            found[one.name] = one
-    return found
+            if one.name in known:
+                raise ValueError(f"the metric {one.name} is declared in {known[one.name].module} and in {one.module}")
+            known[one.name] = one
+    return known
 
 
 def metric(name: str) -> Metric:
@@ -135,24 +135,26 @@ def _entry(name: str, fields: dict[str, Field]) -> Entry:
         if ending not in ("value", "low", "high", "n", "clusters"):
             path, ending = name, ""
         path = path.rpartition(".")[2]
-    found = parse(path)
-    if found is None:
+    column = parse(path)
+    if column is None:
         raise unknown("column", name, [*declared(), *fields])
-    one = found.metric
-    bound = found.bound or (ending if ending in BOUNDS else "")
+    one = column.metric
+    bound = column.bound or (ending if ending in BOUNDS else "")
     if ending in ("n", "clusters"):
         counted = "how many values" if ending == "n" else "how many identities"
         return Entry(name, Unit.COUNT.words, "", f"{counted} the mean is taken over: {one.summary}", _source(one))
-    meaning = f"{one.summary}{f', by {found.at}' if found.at else ''}"
+    meaning = f"{one.summary}{f', by {column.at}' if column.at else ''}"
     if bound:
         meaning = f"{BOUNDS[bound]} bound of the 95% interval, clustered by identity: {meaning}"
     return Entry(name, f"{one.unit.words}; range {one.range}", one.direction.words, meaning, _source(one))
 
 
 def _matches(pattern: str, name: str) -> bool:
-    """Whether a field's name is this one; * stands for one part of a path."""
+    """Whether a field's name is this one; * stands for one part of a path, @* for any evaluation model."""
     if "*" not in pattern:
         return pattern == name
+    if pattern.endswith("@*"):
+        return name.partition("@")[0] == pattern.removesuffix("@*") and "@" in name
     own, given = pattern.split("."), name.split(".")
     return len(own) == len(given) and all(one in ("*", other) for one, other in zip(own, given, strict=True))
 

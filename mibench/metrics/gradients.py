@@ -8,7 +8,10 @@ the first and not the second is attacked with the second.
 
 References:
     | Obfuscated Gradients Give a False Sense of Security (Athalye et al., 2018)
-    | defenses.md §13 (LoFt: gradient vanishing is masking)
+    | https://arxiv.org/abs/1802.00420
+    | Rank Matters: Understanding and Defending Model Inversion Attacks via Low-Rank Feature Filtering (Yu et al.,
+      2026), a defense by vanishing gradients
+    | https://arxiv.org/abs/2410.05814
 """
 
 from collections.abc import Callable
@@ -100,9 +103,9 @@ def gradient_norms(
         leaf = images.detach().clone().requires_grad_()
         (gradient,) = torch.autograd.grad(loss(logits_of(leaf), wanted).sum(), leaf)
         norms.append(gradient.float().flatten(1).norm(dim=1))
-    found = torch.cat(norms)
-    require_finite("gradients", "gradient norms", found)
-    return found
+    all_norms = torch.cat(norms)
+    require_finite("gradients", "gradient norms", all_norms)
+    return all_norms
 
 
 def summary(norms: Float[Tensor, " n"]) -> GradientNorm:

@@ -7,8 +7,11 @@ number.
 
 References:
     | GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium (Heusel et al., 2017)
+    | https://arxiv.org/abs/1706.08500
     | Rethinking the Inception Architecture for Computer Vision (Szegedy et al., 2015), the network
+    | https://arxiv.org/abs/1512.00567
     | pytorch-fid, the port of the weights; its resize (half-pixel centres, no antialiasing) is used here
+    | https://github.com/mseitzer/pytorch-fid
 
 Differs:
     torch-fidelity resizes as TensorFlow 1 did, which moves FID by a little; compare numbers of one kind only.

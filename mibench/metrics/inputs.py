@@ -13,7 +13,7 @@ def images(metric: str, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 h w"]
     """Images in [0, 1] as RGB in float32; grey images get three equal channels.
 
     Raises:
-        ValueError: NaN or infinity. UserError: values outside [0, 1] (trap 1: a network fed [-1, 1] gives a
+        ValueError: NaN or infinity. UserError: values outside [0, 1] (a network fed [-1, 1] gives a
             number that is not the metric), or
             neither 1 nor 3 channels.
     """

@@ -8,7 +8,9 @@ negative.
 
 References:
     | Demystifying MMD GANs (Bińkowski et al., 2018)
+    | https://arxiv.org/abs/1801.01401
     | Jackknifing U-statistics (Arvesen, 1969), the standard error
+    | https://doi.org/10.1214/aoms/1177697287
 
 Differs:
     All images are used, once. The usual average over 100 random subsets of 1,000 adds noise of its own, and

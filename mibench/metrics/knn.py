@@ -9,7 +9,8 @@ held-out images of the same people for likeness.
 
 References:
     | Re-thinking Model Inversion Attacks Against Deep Neural Networks (Nguyen et al., 2023), KNN Dist
-    | attacks.md §16; pitfalls.md §1 rows 12 and 13, §2 traps 5 and 7
+    | https://arxiv.org/abs/2304.01669
+    | the authors' code: https://github.com/sutd-visual-computing-group/Re-thinking_MI (commit ed4b6b8)
 
 Differs:
     The difference is taken exactly, in float64. The usual |a|^2 - 2ab + |b|^2 cancels: between near copies it

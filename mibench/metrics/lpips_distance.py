@@ -10,7 +10,9 @@ of its identity (the minimum): one recovered picture is a leak, however many oth
 
 References:
     | The Unreasonable Effectiveness of Deep Features as a Perceptual Metric (Zhang et al., 2018), version 0.1
+    | https://arxiv.org/abs/1801.03924
     | the package `lpips`: its calibrated weights w; the network's own weights come from torchvision
+    | https://github.com/richzhang/PerceptualSimilarity
 
 Differs:
     Images smaller than 64 pixels are first enlarged to 64 (bilinear): AlexNet has no output for them.
@@ -139,9 +141,8 @@ def lpips_distance(
     function around it that takes images as they are stored; labels lie where embeddings do, images may lie elsewhere.
 
     Raises:
-        UserError: images and references of different sizes (resize the references through the attack's
-            resolution,
-            trap 4), a label without reference, images outside [0, 1].
+        UserError: images and references of different sizes (resize the references through the attack's resolution,
+            so that sharp ones are not compared with enlarged images), a label without reference, images outside [0, 1].
         ValueError: NaN or infinite pixels.
     """
     if images.shape[1:] != reference_images.shape[1:]:

@@ -12,12 +12,14 @@ the set and all four say little: report n beside them.
 
 References:
     | Improved Precision and Recall Metric for Assessing Generative Models (Kynkäänniemi et al., 2019), the first two
+    | https://arxiv.org/abs/1904.06991
     | Reliable Fidelity and Diversity Metrics for Generative Models (Naeem et al., 2020), the last two, and k = 5
-    | attacks.md §16; pitfalls.md §2 trap 21
+    | https://arxiv.org/abs/2002.09797
 
 Differs:
-    Plug & Play Attacks and the Model-Inversion-Attack-ToolBox divide density by k n: their number is ours times m / n.
-    They take k = 3, one identity at a time, where this takes all attacked identities together.
+    Plug & Play Attacks (https://github.com/LukasStruppek/Plug-and-Play-Attacks) and the Model-Inversion-Attack-ToolBox
+    (https://github.com/ffhibnese/Model-Inversion-Attack-ToolBox) divide density by k n: their number is ours times
+    m / n. They take k = 3, one identity at a time, where this takes all attacked identities together.
     A point on a ball's edge lies outside, as in the package `prdc`; torch-fidelity counts it as inside.
     Distances are taken exactly, in float64: |a|^2 - 2ab + |b|^2 depends on the batch, and moves points over an edge.
 """

@@ -3,7 +3,7 @@
     robust_i(eps) = 1[ argmax f(x') = y_i for every x' found with |x' - x_i|_inf <= eps, 0 <= x' <= 1 ]
 
 A side effect to report beside a defense: small-eps robustness goes along with what an attack reconstructs, for
-defenses that do not merely suppress gradients (defenses.md §12).
+defenses that do not merely suppress gradients (as the paper of at_at reports).
 The attack is AutoAttack's own APGD (package pyautoattack): PGD from a random start whose step size adapts, on
 
     DLR = -(l_y - max_{k != y} l_k) / (l_(1) - l_(3)),   l_(j) the j-th largest logit,
@@ -16,7 +16,9 @@ Differs: two classes have no third logit; they are given one, which makes the de
 References:
     | Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks (Croce and
       Hein, 2020)
+    | https://arxiv.org/abs/2003.01690
     | Towards Deep Learning Models Resistant to Adversarial Attacks (Madry et al., 2018), PGD
+    | https://arxiv.org/abs/1706.06083
 """
 
 import logging
@@ -103,7 +105,7 @@ def correct_under_attack(
         most, least = logits.amax(dim=1, keepdim=True), logits.amin(dim=1, keepdim=True)
         return torch.cat([logits, most - 2.0 * (most - least).detach()], dim=1)
 
-    found = torch.zeros(len(eps), len(x), dtype=torch.bool, device=x.device)
+    stays = torch.zeros(len(eps), len(x), dtype=torch.bool, device=x.device)
     with torch.random.fork_rng():  # the attack seeds torch's global generator
         chunk = at_once(CHUNK, x.shape, x.device)
         for begin in range(0, len(x), chunk):
@@ -123,8 +125,8 @@ def correct_under_attack(
                 changed = images[left] + (changed - images[left]).clamp(-eps[place], eps[place])
                 with torch.no_grad():
                     stands[left] = top_k(logits_of(changed), labels[left])
-                found[place, rows] = stands
-    return found
+                stays[place, rows] = stands
+    return stays
 
 
 def adversarial_accuracy(

@@ -4,7 +4,7 @@ Three convolutions and a hidden layer, as in LeNet, with batch normalisation.
 
 References:
     | Gradient-Based Learning Applied to Document Recognition (LeCun et al., 1998)
-    | http://yann.lecun.com/exdb/publis/pdf/lecun-98.pdf
+    | https://doi.org/10.1109/5.726791
 """
 
 from collections import OrderedDict
@@ -21,8 +21,9 @@ CARD = {
     "authors": "LeCun, Bottou, Bengio and Haffner",
     "venue": "Proceedings of the IEEE",
     "year": 1998,
-    "link": "http://yann.lecun.com/exdb/publis/pdf/lecun-98.pdf",
+    "link": "https://doi.org/10.1109/5.726791",
     "family": "cnn",
+    "offers": ["convolutions"],
 }
 ARCHITECTURES = ("cnn",)
 

@@ -1,4 +1,4 @@
-"""Improved-residual (IR) face networks: IR-50 and IR-152 as the field's targets and evaluator, and a small one.
+"""Improved-residual (IR) face networks: IR-50 and IR-152 as the field's targets and evaluator, and small ones.
 
 y = F(x) + S(x), F = BN-conv3-PReLU-conv3(stride)-BN, S subsampling (a 1x1 pool) or conv1-BN.
 No activation follows the sum. Head: BN, dropout, flatten, linear, BN; the last BN's output is the features.
@@ -23,15 +23,16 @@ from mibench.models.base import Classifier, Prepare, initialise, no_weights
 __all__ = ["ARCHITECTURES", "CARD", "Unit", "build"]
 
 CARD = {
-    "summary": "improved-residual face networks: IR-50 (facenet64, facenet112), IR-152, and a small one for CPU",
+    "summary": "improved-residual face networks: IR-50 (facenet64, facenet112), IR-152, and small ones for CPU",
     "title": "ArcFace: Additive Angular Margin Loss for Deep Face Recognition",
     "authors": "Deng, Guo, Xue and Zafeiriou",
     "venue": "CVPR",
     "year": 2019,
     "link": "https://arxiv.org/abs/1801.07698",
     "family": "ir",
+    "offers": ["convolutions", "skips"],
 }
-ARCHITECTURES = ("ir", "facenet64", "ir152", "facenet112")
+ARCHITECTURES = ("ir", "ir3", "facenet64", "ir152", "facenet112")
 
 _PUBLISHED = {"facenet64": ((3, 4, 14, 3), 64), "ir152": ((3, 8, 36, 3), 64), "facenet112": ((3, 4, 14, 3), 112)}
 """Units of each stage, and the side of the input."""
@@ -60,7 +61,10 @@ class Unit(nn.Module):
 
 
 def build(name: str, num_classes: int, image_shape: tuple[int, int, int], pretrained: bool = False) -> Classifier:
-    """`ir`: four units at the images' own size, 128 features; the others as published, 512 features.
+    """`ir`: four units at the images' own size, 128 features; the published ones have 512 features.
+
+    `ir3` is `ir` with three units in the last stage, as the published nets have: where a stage is a single unit, its
+    skip connection is a projection, and defenses of skip connections find hardly one to weaken.
 
     `facenet64` and `ir152` resize to 64 px, `facenet112` to 112 px; grey images are repeated for these three.
 
@@ -83,7 +87,8 @@ def build(name: str, num_classes: int, image_shape: tuple[int, int, int], pretra
     sides = [-(-side // shrink) for side in (height, width)]
     for _ in range(3):
         sides = [-(-side // 2) for side in sides]
-    trunk = _trunk(stem, (32, 48, 64, 128), (1, 1, 1, 1), (sides[0], sides[1]), dropout=0.0, features=128, first=1)
+    units = (1, 1, 1, 3 if name == "ir3" else 1)
+    trunk = _trunk(stem, (32, 48, 64, 128), units, (sides[0], sides[1]), dropout=0.0, features=128, first=1)
     return Classifier(prepare, trunk, nn.Linear(128, num_classes), 128)
 
 

@@ -25,6 +25,7 @@ CARD = {
     "year": 2016,
     "link": "https://arxiv.org/abs/1512.03385",
     "family": "resnet",
+    "offers": ["convolutions", "skips"],
 }
 ARCHITECTURES = ("resnet",)
 WIDTH = 32

@@ -26,6 +26,7 @@ CARD = {
     "year": 2015,
     "link": "https://arxiv.org/abs/1409.1556",
     "family": "vgg",
+    "offers": ["convolutions"],
 }
 ARCHITECTURES = ("vgg16_bn64",)
 

@@ -10,8 +10,9 @@ An attack may be wrapped: `ppa+eot` is the wrapper `eot` around `ppa`, and `eot.
 import ast
 import importlib
 import inspect
+import re
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 from mibench.plugins.settings import resolve_settings, settings_of
 from mibench.runtime.errors import UserError, unknown
 
-__all__ = ["BASES", "Choice", "cards", "configure", "defaults", "names", "wrappers"]
+__all__ = ["BASES", "Choice", "attacks", "cards", "configure", "defaults", "names", "partial", "wrappers"]
 
 BASES = {"attacks": "Attack", "defenses": "Defense", "priors": "PriorTrainer", "data": "Source"}
 """Kinds of plug-in and the base class in `mibench.core` of each one's dataclass."""
@@ -45,7 +46,16 @@ class Choice:
     plugin: Any
 
     def spec(self) -> dict[str, Any]:
-        """What decides the result, as JSON values."""
+        """What decides the result, as JSON values; a folder of pictures is read for it once."""
+        return self._spec
+
+    @cached_property
+    def shape(self) -> Any:
+        """Of a data set: how many people and images there are (`mibench.core.Shape`), counted once."""
+        return self.plugin.shape()
+
+    @cached_property
+    def _spec(self) -> dict[str, Any]:
         settings = self.plugin.identity() if self.kind == "data" else _flat(self.plugin, wrappers(self.name))
         return {"name": self.name, "settings": settings}
 
@@ -63,15 +73,27 @@ def wrappers(name: str) -> list[str]:
     return name.split("+")[1:]
 
 
+_LITERAL = re.compile(r"^(?:CARD|PRESETS|AROUND|ARCHITECTURES) *=.*?(?=^[^\s)\]}#]|\Z)", re.MULTILINE | re.DOTALL)
+"""From the name to the next line that begins a statement of its own."""
+
+
 @cache
 def _literals(path: Path) -> dict[str, Any]:
-    """The module's top-level literal assignments, without running it."""
-    found = {}
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    """The module's top-level literal assignments, without running it.
+
+    Only these are parsed, which takes a quarter of the time of the whole file; where that fails, all of it.
+    """
+    source = path.read_text(encoding="utf-8")
+    try:
+        nodes = [node for part in _LITERAL.findall(source) for node in ast.parse(part).body]
+    except SyntaxError:
+        nodes = ast.parse(source).body
+    literals = {}
+    for node in nodes:
         target = node.targets[0] if isinstance(node, ast.Assign) else None
-        if isinstance(target, ast.Name) and target.id in ("CARD", "PRESETS", "ARCHITECTURES"):
-            found[target.id] = ast.literal_eval(node.value)  # type: ignore[attr-defined]
-    return found
+        if isinstance(target, ast.Name) and target.id in ("CARD", "PRESETS", "AROUND", "ARCHITECTURES"):
+            literals[target.id] = ast.literal_eval(node.value)
+    return literals
 
 
 @cache
@@ -108,7 +130,7 @@ def _parts(kind: str, name: str) -> tuple[str, list[str]]:
     if kind != "attacks":
         return name, []
     base, *around = name.split("+")
-    offered = [one for one in names(kind) if _literals(_source(kind, one))["CARD"].get("role") == "wrapper"]
+    offered = attacks("wrapper")
     if base in offered:
         raise UserError(f"{base} wraps another attack: --method ppa+{base}")
     for one in around:
@@ -124,9 +146,9 @@ def card(kind: str, name: str) -> dict[str, Any]:
     if "+" in name and kind == "attacks":
         base, around = _parts(kind, name)
         return card(kind, base) | {"wrappers": around, "cost": None}
-    found = _literals(_source(kind, name))
-    offered = {"architectures": found["ARCHITECTURES"]} if "ARCHITECTURES" in found else {}
-    return dict(found["CARD"]) | offered
+    literals = _literals(_source(kind, name))
+    offered = {"architectures": literals["ARCHITECTURES"]} if "ARCHITECTURES" in literals else {}
+    return dict(literals["CARD"]) | offered
 
 
 def cards(kind: str) -> dict[str, dict[str, Any]]:
@@ -134,24 +156,52 @@ def cards(kind: str) -> dict[str, dict[str, Any]]:
     return {name: card(kind, name) for name in names(kind)}
 
 
+def attacks(role: str) -> list[str]:
+    """The attacks of a role: attack, floor or wrapper; who says nothing is an attack."""
+    return [name for name, one in cards("attacks").items() if one.get("role", "attack") == role]
+
+
+def partial(attack: str, preset: str) -> str:
+    """What an attack's preset leaves out of its method, in the words of the card's `partial`; empty if nothing.
+
+    A row made with such a preset says little about the method, and tables say so. An attack that is not registered (of
+    imported images) has nothing to say.
+    """
+    if attack.split("+")[0] not in names("attacks"):
+        return ""
+    return str(card("attacks", attack).get("partial", {}).get(preset, ""))
+
+
 def presets(kind: str, name: str) -> dict[str, dict[str, Any]]:
-    """The plug-in's PRESETS, read without importing it; always has 'default'."""
+    """The plug-in's PRESETS, read without importing it; always has 'default'.
+
+    A wrapper's are laid over those of the attack it stands around. What its authors changed around one attack is in its
+    AROUND: attack -> preset -> settings, the attack's own under `attack.setting`; a preset that the attack has not is
+    laid over its defaults.
+    """
     base, around = _parts(kind, name) if "+" in name else (name, [])
-    found = {"default": {}, **_literals(_source(kind, base)).get("PRESETS", {})}
+    offered = {"default": {}, **_literals(_source(kind, base)).get("PRESETS", {})}
     for one in around:
-        for preset, settings in presets(kind, one).items():
-            if preset in found:
-                found[preset] = found[preset] | {f"{one}.{field}": value for field, value in settings.items()}
-    return found
+        own = _literals(_source(kind, one))
+        for preset, settings in own.get("PRESETS", {}).items():
+            if preset in offered:
+                offered[preset] = offered[preset] | {f"{one}.{field}": value for field, value in settings.items()}
+        for preset, settings in own.get("AROUND", {}).get(base, {}).items():
+            placed = {
+                field.removeprefix(f"{base}.") if field.startswith(f"{base}.") else f"{one}.{field}": value
+                for field, value in settings.items()
+            }
+            offered[preset] = offered.get(preset, {}) | placed
+    return offered
 
 
 def defaults(kind: str, name: str) -> dict[str, Any]:
     """Every setting with its default, a wrapped attack's wrappers included."""
     base, around = _parts(kind, name)
-    found = {key: item.default for key, item in settings_of(load(kind, base)).items()}
+    values = {key: item.default for key, item in settings_of(load(kind, base)).items()}
     for one in around:
-        found |= {f"{one}.{key}": item.default for key, item in settings_of(load(kind, one)).items()}
-    return found
+        values |= {f"{one}.{key}": item.default for key, item in settings_of(load(kind, one)).items()}
+    return values
 
 
 def load(kind: str, name: str) -> type:
@@ -159,14 +209,14 @@ def load(kind: str, name: str) -> type:
     _source(kind, name)
     module = importlib.import_module(_modules(kind)[name])
     base = getattr(importlib.import_module("mibench.core"), BASES[kind])
-    found = [
+    classes = [
         value
         for value in vars(module).values()
         if inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__
     ]
-    if len(found) != 1:
-        raise UserError(f"{module.__name__} must define exactly one {BASES[kind]}; it defines {len(found)}")
-    return found[0]
+    if len(classes) != 1:
+        raise UserError(f"{module.__name__} must define exactly one {BASES[kind]}; it defines {len(classes)}")
+    return classes[0]
 
 
 def configure(kind: str, name: str, preset: str = "default", settings: dict[str, Any] | None = None) -> Choice:

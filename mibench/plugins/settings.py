@@ -3,12 +3,13 @@
 import math
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
 from mibench.runtime.errors import UserError, unknown
 
-__all__ = ["parse_settings", "resolve_settings", "settings_of"]
+__all__ = ["parse_settings", "resolve_settings", "settings_of", "typed_settings"]
 
 
 def settings_of(cls: type) -> dict[str, Any]:
@@ -40,6 +41,8 @@ def _convert(owner: str, field: str, hint: Any, value: Any) -> Any:
             raise unknown(f"value of {owner}'s {field}", str(value), map(str, inner))
         return value
     if origin is tuple:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            value = [value]  # TOML's 3 is --set's 3: one of them
         if not isinstance(value, str | list | tuple):
             raise wrong
         items = value.strip("()[]").split(",") if isinstance(value, str) else list(value)
@@ -75,8 +78,8 @@ def _check(owner: str, name: str, value: Any, signed: bool) -> None:
                 raise UserError(f"{owner}: {name} must not be negative, got {number}")
 
 
-def resolve_settings(cls: type, owner: str, settings: dict[str, Any]) -> Any:
-    """A dataclass from settings given as text or JSON; names and types are checked, numbers finite and not negative.
+def typed_settings(cls: type, owner: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Some of a dataclass's fields from text, TOML or JSON, typed; numbers are finite and not negative.
 
     A field whose metadata says `signed` may be negative.
 
@@ -85,17 +88,27 @@ def resolve_settings(cls: type, owner: str, settings: dict[str, Any]) -> Any:
     """
     known = settings_of(cls)
     hints = typing.get_type_hints(cls)
-    resolved = {}
+    typed = {}
     for name, value in settings.items():
         if name not in known:
             raise unknown(f"setting of {owner}", name, known)
-        resolved[name] = _convert(owner, name, hints[name], value)
-        _check(owner, name, resolved[name], bool(known[name].metadata.get("signed")))
+        typed[name] = _convert(owner, name, hints[name], value)
+        _check(owner, name, typed[name], bool(known[name].metadata.get("signed")))
+    return typed
+
+
+def resolve_settings(cls: type, owner: str, settings: Mapping[str, Any]) -> Any:
+    """The whole dataclass from what `typed_settings` makes of the given fields.
+
+    Raises:
+        UserError: As there, and for a field that has no default and is not given.
+    """
+    typed = typed_settings(cls, owner, settings)
     missing = [
         name
-        for name, item in known.items()
-        if name not in resolved and item.default is MISSING and item.default_factory is MISSING
+        for name, item in settings_of(cls).items()
+        if name not in typed and item.default is MISSING and item.default_factory is MISSING
     ]
     if missing:
         raise UserError(f"{owner} needs --set {missing[0]}=...")
-    return cls(**resolved)
+    return cls(**typed)

@@ -2,8 +2,11 @@
 
 References:
     | Spectral Normalization for Generative Adversarial Networks (Miyato et al., ICLR 2018), the residual networks
+    | https://arxiv.org/abs/1802.05957
     | cGANs with Projection Discriminator (Miyato and Koyama, ICLR 2018), the conditioning
+    | https://arxiv.org/abs/1802.05637
     | Pseudo Label-Guided Model Inversion Attack via Conditional Generative Adversarial Network (Yuan et al., AAAI 2023)
+    | https://arxiv.org/abs/2302.09814
 """
 
 import math
@@ -19,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from mibench.core import Oracle, Prior, PriorTrainer, Split, TrainingContext, augment
+from mibench.core import Lacks, Oracle, Prior, PriorTrainer, Split, TrainingContext, augment
 from mibench.priors.gan import Loop, average, average_of, levels
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
@@ -172,12 +175,11 @@ class ConditionalPrior(Prior):
         """G(z, y).
 
         Raises:
-            UserError: If it is not told whom to draw.
+            Lacks: If it is not told whom to draw.
         """
         if y is None:
-            raise UserError(
-                f"the prior {type(self).__name__} draws a given identity and was told none; use an attack that names "
-                "identities, such as --method plg, or an unconditional prior such as --prior wgan_gp"
+            raise Lacks(
+                f"the prior {type(self).__name__} draws a given identity and was told none", "priors", "unconditional"
             )
         return self.generator(z, y)
 
@@ -227,7 +229,7 @@ class ConditionalTrainer(PriorTrainer):
         warm_up: Steps as the conditional decoder of a variational auto-encoder first; 0 in the papers. Differs: the
             presets below the papers' use it, because they cannot afford their steps.
         decay: Of the running average of the generator that is kept; 0 keeps the last weights (the papers).
-        mirror: Mirror images at random.
+        mirror: Mirror public images at random; the papers do not.
     """
 
     name: ClassVar[str]
@@ -241,7 +243,7 @@ class ConditionalTrainer(PriorTrainer):
     lr: float = 2e-4
     warm_up: int = 0
     decay: float = 0.0
-    mirror: bool = True
+    mirror: bool = False
 
     def __post_init__(self) -> None:
         if min(self.latent_dim, self.width, self.steps, self.critic_steps) < 1 or self.batch < 2:

@@ -29,7 +29,12 @@ CARD = {
     "year": 2016,
     "link": "https://arxiv.org/abs/1511.06434",
     "critic": "none",
+    "enterable": True,
 }
+
+
+BLOCKS = 4
+"""Of the shipped generator, whose last layer paints the image."""
 
 
 class DcganPrior(Prior):
@@ -40,7 +45,7 @@ class DcganPrior(Prior):
         self.generator = load_dcgan()
         self.latent_dim = self.generator.latent_dim
         self.image_shape = image_shape
-        self.blocks = len(self.generator.blocks)
+        self.blocks = BLOCKS
 
     def decode(self, z: Float[Tensor, "n d"], y: Int64[Tensor, " n"] | None = None) -> Float[Tensor, "n c h w"]:
         """Images in [0, 1]; smaller sizes are area averages, grey is the mean of the channels."""
@@ -87,6 +92,10 @@ class DcganPrior(Prior):
 @dataclass(frozen=True)
 class ShippedDcgan(PriorTrainer):
     """Nothing to choose."""
+
+    def blocks_of(self, image_shape: tuple[int, int, int]) -> int:
+        """The same for every size."""
+        return BLOCKS
 
     def build(self, image_shape: tuple[int, int, int], num_classes: int, public: Split) -> DcganPrior:
         """The shipped generator."""

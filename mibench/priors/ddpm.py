@@ -4,6 +4,7 @@ References:
     | Model Inversion Attacks Through Target-Specific Conditional Diffusion Models (Li et al., 2024)
     | https://arxiv.org/abs/2407.11424
     | Diffusion Models Beat GANs on Image Synthesis (Dhariwal and Nichol, NeurIPS 2021), the network
+    | https://arxiv.org/abs/2105.05233
 """
 
 import math
@@ -27,11 +28,13 @@ __all__ = ["Ddpm", "DdpmPrior", "Eigenspace", "UNet"]
 CARD = {
     "summary": "conditional diffusion model on pseudo-labelled public images, tuned on the target",
     "title": "Model Inversion Attacks Through Target-Specific Conditional Diffusion Models",
-    "authors": "Li, Hao, Wang, Wang, Zhang and Feng",
+    "authors": "Li, Hao, Wang, Zhu, Wang, Zhang and Feng",
     "venue": "arXiv",
     "year": 2024,
     "link": "https://arxiv.org/abs/2407.11424",
     "critic": "none",
+    "conditional": True,
+    "diffusion": True,
 }
 
 # The eigenfaces make faces before the first step of training, and carry most of what this preset knows; 250 steps of
@@ -309,9 +312,12 @@ class Ddpm(PriorTrainer):
         margin: How many other logits the margin averages (at most classes - 1).
         features: Weight of the distance to the centroid of the identity's public images in feature space.
 
-    Source: sections 3.2 and 3.3 of the paper; values of the authors' code.
+    Source: sections 3.2 and 3.3 of the paper; values of the authors' code (commit 4778b9e of
+    https://github.com/Ouxiang-Li/Diff-MI).
     Differs: tuning draws by DDIM (theirs by DPM-Solver++ of order 2) and takes a fixed number of steps (theirs stop
-    at 99% target accuracy); the target labels in eval mode.
+    at 99% target accuracy); views are made of images in [0, 1] (theirs of images in [-1, 1], which kornia's ColorJitter
+    clamps to [0, 1]); `decode` clips its predictions of the clean image to [-1, 1]: the authors' samplers do not, and
+    neither do tuning and the attack.
     """
 
     target_access: ClassVar[Access | None] = Access.WHITE_BOX
@@ -453,11 +459,11 @@ class Ddpm(PriorTrainer):
         margin = min(self.margin, prior.num_classes - 1)
         loss = torch.zeros((), device=centroids.device)
         with loop.session.engine.autocast():
-            for place, x in enumerate(prior.denoise(eps, LEVELS - 1, y, self.sampler_steps, self.guidance)):
+            drawing = prior.denoise(eps, LEVELS - 1, y, self.sampler_steps, self.guidance, clip=False)
+            for place, x in enumerate(drawing):
                 for view in range(self.tune_views):
                     drawn = noise.of("view", place, view)
-                    seen = augment.random_resized_crop((x + 1) / 2, drawn.of("crop"), (0.8, 1.0), mirror=0.5)
-                    seen = augment.colour_jitter(seen, drawn.of("jitter"), 0.2, 0.2, 0.0)
+                    seen = augment.view(((x + 1) / 2).clamp(0.0, 1.0), drawn, True, jitter=0.5)
                     logits, features = oracle.answers(seen, None)
                     away = feature_distance(features, centroids[y])
                     loss = loss + (top_k_margin(logits, y, margin) + self.features * away).mean()

@@ -4,8 +4,11 @@ Inside, images lie in [-1, 1] and noise levels are t = 0 ... 999; decode and eve
 
 References:
     | Denoising Diffusion Probabilistic Models (Ho, Jain and Abbeel, NeurIPS 2020), the schedule and the loss
+    | https://arxiv.org/abs/2006.11239
     | Denoising Diffusion Implicit Models (Song, Meng and Ermon, ICLR 2021), the sampler
+    | https://arxiv.org/abs/2010.02502
     | Classifier-Free Diffusion Guidance (Ho and Salimans, NeurIPS 2021 workshop)
+    | https://arxiv.org/abs/2207.12598
 """
 
 from abc import abstractmethod
@@ -53,6 +56,7 @@ class DiffusionPrior(Prior):
     """
 
     conditional = True
+    diffusion = True
     clip: bool = True
     """Whether the sampler clips its predictions of the clean image to [-1, 1]."""
 
@@ -97,7 +101,15 @@ class DiffusionPrior(Prior):
         return weight * own - (weight - 1) * none
 
     def denoise(
-        self, x: Images, start: int, y: Labels, steps: int, weight: float, eta: float = 0.0, noise: Noise | None = None
+        self,
+        x: Images,
+        start: int,
+        y: Labels,
+        steps: int,
+        weight: float,
+        eta: float = 0.0,
+        noise: Noise | None = None,
+        clip: bool | None = None,
     ) -> Iterator[Images]:
         """DDIM from x_start: yields the prediction of the clean image at each step; the last one is the sample.
 
@@ -112,7 +124,9 @@ class DiffusionPrior(Prior):
             weight: Of the guidance.
             eta: 0 is deterministic, 1 gives DDPM's noise.
             noise: Draws n where eta > 0.
+            clip: As `clip` of the prior, unless it is said here.
         """
+        clip = self.clip if clip is None else clip
         visited = timesteps(start, steps)
         for place, now in enumerate(visited):
             t = torch.full_like(y, now)
@@ -122,7 +136,7 @@ class DiffusionPrior(Prior):
             else:
                 eps = self.guided(x, t, y, weight)
             clean = (x - (1 - level).sqrt() * eps) / level.sqrt()
-            if self.clip:
+            if clip:
                 clean = clean.clamp(-1.0, 1.0)
             yield clean
             if place + 1 == steps:

@@ -2,8 +2,11 @@
 
 References:
     | The Secret Revealer: Generative Model-Inversion Attacks Against Deep Neural Networks (Zhang et al., CVPR 2020)
+    | https://arxiv.org/abs/1911.07135
     | Improved Training of Wasserstein GANs (Gulrajani et al., NeurIPS 2017)
+    | https://arxiv.org/abs/1704.00028
     | Auto-Encoding Variational Bayes (Kingma and Welling, ICLR 2014), the warm start
+    | https://arxiv.org/abs/1312.6114
 """
 
 import copy

@@ -4,6 +4,7 @@ References:
     | Knowledge-Enriched Distributional Model Inversion Attacks (Chen et al., ICCV 2021)
     | https://arxiv.org/abs/2010.04092
     | Improved Techniques for Training GANs (Salimans et al., NeurIPS 2016), the K+1 critic and minibatch discrimination
+    | https://arxiv.org/abs/1606.03498
 """
 
 from dataclasses import dataclass
@@ -126,7 +127,8 @@ class KedmiRecipe(PriorTrainer):
         warm_up: Steps as the decoder of a variational auto-encoder first; 0 in the paper.
         decay: Of the running average of the generator that is kept; 0 keeps the last weights (the paper).
         mirror: Mirror public images at random.
-        kernels: Of the minibatch discrimination (the authors' 64), each of `kernel_dim` numbers (50).
+        kernels: Of the minibatch discrimination (the authors' 64).
+        kernel_dim: Numbers of each kernel (the authors' 50).
 
     Source: section 3.2 of the paper; values of the authors' code.
     Differs: the target is in eval mode while it labels (theirs is not, and its statistics drift); each public image is

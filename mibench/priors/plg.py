@@ -4,6 +4,7 @@ References:
     | Pseudo Label-Guided Model Inversion Attack via Conditional Generative Adversarial Network (Yuan et al., AAAI 2023)
     | https://arxiv.org/abs/2302.09814
     | cGANs with Projection Discriminator (Miyato and Koyama, ICLR 2018)
+    | https://arxiv.org/abs/1802.05637
 """
 
 from dataclasses import dataclass
@@ -26,11 +27,12 @@ __all__ = ["Plg", "PlgPrior", "top_n"]
 CARD = {
     "summary": "conditional GAN on public images that the target has labelled, guided by its gradients",
     "title": "Pseudo Label-Guided Model Inversion Attack via Conditional Generative Adversarial Network",
-    "authors": "Yuan, Chen, Zhang, Zhang and Yu",
+    "authors": "Yuan, Chen, Zhang, Zhang, Yu and Zhang",
     "venue": "AAAI",
     "year": 2023,
     "link": "https://arxiv.org/abs/2302.09814",
     "critic": "none",
+    "conditional": True,
 }
 
 # After a warm-up the judge knows nothing yet: a short, careful game sharpens, the published rates destroy.
@@ -46,6 +48,7 @@ PRESETS = {
         "lr": 1e-4,
         "warm_up": 500,
         "decay": 0.95,
+        "mirror": True,
     },
 }
 
@@ -90,8 +93,10 @@ class Plg(ConditionalTrainer):
     Args:
         top: Public images an identity is learnt from (the authors' n).
         inversion: Weight of the target's margin.
+        mirror_views: Mirror half of the fakes that the target is shown (faces yes, digits no).
 
-    Source: sections 3.2 and 3.3 of the paper; values of the authors' code.
+    Source: sections 3.2 and 3.3 of the paper; values of the authors' code (commit 3cf8735 of
+    https://github.com/LetheSec/PLG-MI-Attack).
     """
 
     target_access: ClassVar[Access | None] = Access.WHITE_BOX
@@ -99,6 +104,7 @@ class Plg(ConditionalTrainer):
 
     top: int = 30
     inversion: float = 0.2
+    mirror_views: bool = True
 
     def build(self, image_shape: tuple[int, int, int], num_classes: int, public: Split) -> PlgPrior:
         """The untrained networks."""
@@ -127,7 +133,7 @@ class Plg(ConditionalTrainer):
         def generator(number: int) -> Tensor:
             with engine.autocast():
                 fake, y = self.drawn(prior, loop, classes, "generator", number)
-                seen = augment.view(fake, loop.noise("view", number), self.mirror, jitter=0.5)
+                seen = augment.view(fake, loop.noise("view", number), self.mirror_views, jitter=0.5)
                 logits = oracle.answers(seen, None)[0]
                 score = prior.judge(fake, y)
             return (self.inversion * max_margin(logits, y) - score).mean()

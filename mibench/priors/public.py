@@ -19,6 +19,8 @@ CARD = {
     "year": None,
     "link": "",
     "critic": "none",
+    "differentiable": False,
+    "spaces": ["images"],
 }
 
 
@@ -26,6 +28,7 @@ class PublicImages(Prior):
     """A latent is the place of an image in the public split. The pixels stay where they are; what is drawn is sent."""
 
     differentiable = False
+    spaces = ("images",)
     latent_dim = 1
 
     def __init__(self, public: UInt8[Tensor, "n c h w"]) -> None:

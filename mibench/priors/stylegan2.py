@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mibench.core import Oracle, Prior, PriorTrainer, Split, TrainingContext
-from mibench.priors.gan import Loop, average, average_of
+from mibench.priors.gan import Loop, average, average_of, levels
 from mibench.priors.stylegan2_network import SLOPE, StyleCritic, StyleGenerator
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise, seed_of
@@ -28,6 +28,8 @@ CARD = {
     "year": 2020,
     "link": "https://arxiv.org/abs/1912.04958",
     "critic": "wgan",
+    "spaces": ["z", "w", "w+"],
+    "enterable": True,
 }
 
 PRESETS = {
@@ -235,6 +237,10 @@ class StyleGan2(PriorTrainer):
             )
         if self.decay >= 1 or self.rate <= 0:
             raise UserError(f"stylegan2: decay must lie in [0, 1) and rate above 0, got {self.decay} and {self.rate}")
+
+    def blocks_of(self, image_shape: tuple[int, int, int]) -> int:
+        """One for each doubling of the side from 4 on."""
+        return levels(image_shape)
 
     def build(self, image_shape: tuple[int, int, int], num_classes: int, public: Split) -> StylePrior:
         """The untrained networks."""

@@ -4,7 +4,9 @@ Written from the papers' equations.
 
 References:
     | Analyzing and Improving the Image Quality of StyleGAN (Karras et al., CVPR 2020), the architecture
+    | https://arxiv.org/abs/1912.04958
     | Progressive Growing of GANs (Karras et al., ICLR 2018), the equalised learning rate
+    | https://arxiv.org/abs/1710.10196
 """
 
 import math

@@ -4,6 +4,7 @@ References:
     | Label-Only Model Inversion Attacks via Knowledge Transfer (Nguyen et al., NeurIPS 2023)
     | https://arxiv.org/abs/2310.19342
     | Conditional Image Synthesis with Auxiliary Classifier GANs (Odena, Olah and Shlens, ICML 2017)
+    | https://arxiv.org/abs/1610.09585
 """
 
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ CARD = {
     "year": 2023,
     "link": "https://arxiv.org/abs/2310.19342",
     "critic": "none",
+    "conditional": True,
 }
 
 # After a warm-up the judge knows nothing yet: a short, careful game sharpens, the published weights and rates destroy.
@@ -76,7 +78,8 @@ class Tacgan(ConditionalTrainer):
         alpha: Weight of the class terms.
         silent: Steps at the start without them.
 
-    Source: section 4.1 of the paper; values of the authors' code for CelebA.
+    Source: section 4.1 of the paper; values of the authors' code for CelebA (commit b751417 of
+    https://github.com/ngoc-nguyen-0/LOKT_neurips2023).
     Differs: the warm-up, where there is one, asks the target for the labels of the public images.
     """
 
@@ -85,7 +88,6 @@ class Tacgan(ConditionalTrainer):
 
     steps: int = 20_000
     batch: int = 128
-    mirror: bool = False
     alpha: float = 1.5
     silent: int = 1000
 

@@ -1,33 +1,112 @@
-"""The report: tables in the terminal, the same as files, and picture grids.
+"""The report: results -> pairing -> frames | views (the terminal, files, figures and picture grids).
 
 Reads finished runs only and recomputes no score, so a report is the same whenever and wherever it is made.
 """
 
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mibench.runtime.display import Shown
 from mibench.runtime.errors import UserError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.console import Console
 
-    from mibench.report.collect import Scored
+    from mibench.report.content import Content
+    from mibench.report.result import Result
 
-__all__ = ["readable", "write"]
+__all__ = ["Frames", "frames", "read", "write"]
 
 
-def readable(root: Path, warnings: list[str] | None = None) -> list["Scored"]:
-    """Every whole score of a results folder; each one left out is named on stderr, and added to `warnings`."""
+@dataclass(frozen=True)
+class Frames(Shown):
+    """A results folder as tidy pandas frames; each is made when it is first looked at.
+
+    Args:
+        content: The report on the folder.
+        errors: A line with the path of each run that is damaged or of another version, and so left out.
+    """
+
+    content: "Content"
+    errors: list[str]
+
+    @cached_property
+    def scores(self) -> "pd.DataFrame":
+        """One row a score, chance and ceiling rows included: tables.csv, whose columns dictionary.csv describes."""
+        return self.content.table
+
+    @cached_property
+    def metrics(self) -> "pd.DataFrame":
+        """One row a score, metric and evaluation model: value, low, high (95%, clustered by identity)."""
+        from mibench.report import frame
+
+        return frame.metrics(self.scores)
+
+    @cached_property
+    def reconstructions(self) -> "pd.DataFrame":
+        """One row an image: the score it belongs to, its person, and every verdict on it."""
+        from mibench.report import frame
+
+        return frame.reconstructions(self.content.results, self.scores)
+
+    @cached_property
+    def differences(self) -> "pd.DataFrame":
+        """One row a defended target, attack and undefended twin: differences.csv."""
+        return self.content.differences
+
+    @cached_property
+    def tradeoff(self) -> "pd.DataFrame":
+        """One row a defense at one strength, all training seeds together: tradeoff.csv."""
+        return self.content.tradeoff
+
+    def summary(self) -> dict[str, str]:
+        """What a terminal and a notebook show."""
+        shown = {"scores": str(len(self.content.results)), "columns": ", ".join(self.scores.columns[:8]) + ", ..."}
+        return shown | ({"left out": "; ".join(self.errors)} if self.errors else {})
+
+    def __repr__(self) -> str:
+        images = sum(result.scores["n"] for result in self.content.results)
+        left = f", {len(self.errors)} runs left out" if self.errors else ""
+        return (
+            f"Frames of {len(self.content.results)} scores of {images:,} reconstructions{left}: "
+            "scores, metrics, reconstructions, differences, tradeoff"
+        )
+
+
+def read(root: Path, errors: list[str] | None = None) -> list["Result"]:
+    """Every whole score of a results folder; each one left out is named on stderr, and added to `errors`."""
     from rich.console import Console
 
-    from mibench.report import collect
+    from mibench.report.load import results as load
 
-    said = warnings if warnings is not None else []
-    found = collect.scored(root, said)
+    errors = errors if errors is not None else []
+    whole = load(root, errors)
     chatter = Console(stderr=True, soft_wrap=True, highlight=False)
-    for line in said:
+    for line in errors:
         chatter.print(line, style="yellow", markup=False)
-    return found
+    return whole
+
+
+def frames(results: Path | str) -> Frames:
+    """The finished scores of a results folder as pandas frames; nothing is printed or written.
+
+    Args:
+        results: The folder.
+
+    Raises:
+        UserError: If it is no folder.
+    """
+    from mibench.report.content import Content
+    from mibench.report.load import results as load
+
+    root = Path(results)
+    if not root.is_dir():
+        raise UserError(f"{root} is no folder; give the results folder that runs were written to")
+    errors: list[str] = []
+    return Frames(Content(load(root, errors)), errors)
 
 
 def write(root: Path, console: "Console", private_images: bool = True) -> Path:
@@ -50,29 +129,29 @@ def write(root: Path, console: "Console", private_images: bool = True) -> Path:
     """
     from rich.console import Console
 
-    from mibench.report import content, exports, figures, grids, privacy, terminal
+    from mibench.report import content, figures, files, grids, terminal
 
-    warnings: list[str] = []
-    found = readable(root, warnings)
+    errors: list[str] = []
+    results = read(root, errors)
     chatter = Console(stderr=True, soft_wrap=True, highlight=False)
-    if not found:
-        lost = f" ({len(warnings)} could not be read)" if warnings else ""
+    if not results:
+        lost = f" ({len(errors)} could not be read)" if errors else ""
         raise UserError(
             f"no finished scores in {root}{lost}; make some with `mibench demo`, or with `mibench train` and then "
             "`mibench attack`, and name their folder: `mibench report RESULTS`"
         )
-    told = content.Content(found, names=private_images)
+    report = content.Content(results, names=private_images)
     folder = root / "report"
-    console.print(terminal.render(told, console))
+    console.print(terminal.render(report, console))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            grids.write(folder, found, told.table, private_images)
+            grids.write(folder, results, report.table, private_images)
         except UserError as error:  # the numbers stand without the picture
-            warnings.append(f"no picture: {error}")
-            chatter.print(warnings[-1], style="yellow", markup=False)
-        figures.write(folder, told.points, privacy.titles(told.table))
-        exports.write(folder, told, warnings)
+            errors.append(f"no picture: {error}")
+            chatter.print(errors[-1], style="yellow", markup=False)
+        figures.write(folder, report.points, report.titles)
+        files.write(folder, report, errors)
     except OSError as error:
         raise UserError(f"cannot write the report to {folder}: {error.strerror or error}") from None
     return folder

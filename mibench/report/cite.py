@@ -26,14 +26,14 @@ JOURNALS = {
 }
 
 
-SIDE_EFFECTS = {"adversarial_accuracy": "robustness", "ece": "calibration", "gradient_norm": "gradients"}
+SIDE_EFFECTS = {"adversarial_accuracy": "robustness", "ece": "calibration", "gradient_norm": "gradients", "ood": "ood"}
 """What a target's metrics.json measures -> the metric."""
 
 
 def used(run: Run) -> Iterator[tuple[str, str]]:
     """(kind, name) of every plug-in that a run and its ancestors were made with, attacks first, each once."""
     order = list(registry.SINGULAR)
-    yield from sorted(dict.fromkeys(_walk(run)), key=lambda found: order.index(found[0]))
+    yield from sorted(dict.fromkeys(_walk(run)), key=lambda used: order.index(used[0]))
 
 
 def _walk(run: Run) -> Iterator[tuple[str, str]]:
@@ -93,7 +93,7 @@ def entry(card: Mapping[str, Any]) -> str:
 
 def bibtex(run: Run) -> str:
     """What to cite for a run: mibench, then attacks, priors, defenses, models, data and metrics, each paper once."""
-    told: dict[str, tuple[str, list[str]]] = {}  # by key: two cards may link to one paper in different places
+    entries: dict[str, tuple[str, list[str]]] = {}  # by key: two cards may link to one paper in different places
     for kind, name in used(run):
         try:
             card = registry.card(kind, name)
@@ -101,9 +101,9 @@ def bibtex(run: Run) -> str:
             continue  # a plug-in that is no longer installed
         text = entry(card)
         if text:
-            told.setdefault(_key(card), (text, []))[1].append(f"{registry.SINGULAR[kind]} {name}")
+            entries.setdefault(_key(card), (text, []))[1].append(f"{registry.SINGULAR[kind]} {name}")
     own = (
         "@software{mibench,\n  title = {{mibench: how much of a classifier's training images can be reconstructed}},\n"
         f"  version = {{{__version__}}},\n}}"
     )
-    return "\n\n".join([own, *(f"% {', '.join(names)}\n{text}" for text, names in told.values())])
+    return "\n\n".join([own, *(f"% {', '.join(names)}\n{text}" for text, names in entries.values())])

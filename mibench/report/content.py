@@ -7,42 +7,54 @@ from functools import cached_property
 import pandas as pd
 
 from mibench.evaluation.checks import Finding
-from mibench.report import collect, differences, facts, leakage, privacy, tables, tradeoff
-from mibench.report.collect import Scored
+from mibench.report import (
+    captions,
+    curves,
+    differences,
+    facts,
+    frame,
+    leakage,
+    leakage_tables,
+    points,
+    tables,
+    tradeoff,
+)
+from mibench.report import tradeoff_tables as tradeoffs
 from mibench.report.leakage import Leakage
+from mibench.report.points import Point
 from mibench.report.protocol import apart
+from mibench.report.result import Result
 from mibench.report.tables import Section
-from mibench.report.tradeoff import Point
 
 __all__ = ["Content"]
 
 
 @dataclass(frozen=True)
 class Content:
-    """What some scores tell; each part is computed when it is first asked for.
+    """What some scores say; each part is computed when it is first asked for.
 
     Args:
-        found: The scores.
+        results: The scores.
         names: Whether people are called by their names.
     """
 
-    found: list[Scored]
+    results: list[Result]
     names: bool = True
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """`collect.frame`."""
-        return collect.frame(self.found)
+        """`frame.scores`."""
+        return frame.scores(self.results)
 
     @cached_property
-    def compared(self) -> pd.DataFrame:
+    def differences(self) -> pd.DataFrame:
         """`differences.differences`."""
-        return differences.differences(self.found, self.table)
+        return differences.differences(self.results, self.table)
 
     @cached_property
     def points(self) -> list[Point]:
-        """`tradeoff.points`."""
-        return tradeoff.points(self.found, self.table)
+        """`points.points`."""
+        return points.points(self.results, self.table)
 
     @cached_property
     def tradeoff(self) -> pd.DataFrame:
@@ -51,31 +63,49 @@ class Content:
 
     @cached_property
     def curves(self) -> pd.DataFrame:
-        """`tradeoff.summary`."""
-        return tradeoff.summary(self.points)
+        """`curves.frame`."""
+        return curves.frame(self.points)
 
     @cached_property
     def leaks(self) -> Leakage:
         """`leakage.leakage`."""
-        return leakage.leakage(self.found, self.table, self.names)
+        return leakage.leakage(self.results, self.table, self.names)
 
     @cached_property
     def findings(self) -> list[Finding]:
         """What the checks found of defenses and of scores."""
-        return [*tradeoff.findings(self.points), *facts.findings(self.found)]
+        return [*tradeoff.findings(self.points), *facts.findings(self.results)]
 
     @cached_property
     def apart(self) -> list[str]:
         """Why two tables are apart."""
-        return apart(self.found, self.table["protocol"]) if len(self.table) else []
+        return apart(self.results, self.table["protocol"]) if len(self.table) else []
+
+    @cached_property
+    def titles(self) -> dict[str, str]:
+        """Protocol -> what it is about."""
+        return {group["protocol"].iloc[0]: tables.title(group) for group in tables.protocols(self.table)}
+
+    @cached_property
+    def frames(self) -> dict[str, pd.DataFrame]:
+        """Every CSV file's name, without its ending -> its rows."""
+        return {
+            "tables": self.table,
+            "differences": self.differences,
+            "tradeoff": self.tradeoff,
+            "curves": self.curves,
+            "leakage": self.leaks.people,
+            "inequality": self.leaks.targets,
+            "groups": self.leaks.groups,
+        }
 
     def sections(self, brief: bool = False) -> Iterator[Section]:
-        """Every table but `people`, protocol by protocol; `brief` where a terminal shows them."""
+        """Every table but those of people, protocol by protocol; `brief` where a terminal shows them."""
         for group in tables.protocols(self.table):
-            yield tables.section(group, self.found, brief)
-            yield from differences.sections(group, self.compared)
-        yield from privacy.sections(self.tradeoff, self.curves, privacy.titles(self.table))
+            yield captions.section(group, self.results, brief)
+            yield from differences.sections(group, self.differences)
+        yield from tradeoffs.sections(self.tradeoff, self.curves, self.titles)
 
     def people(self) -> Iterator[Section]:
         """The tables of who leaks."""
-        return leakage.sections(self.leaks, self.table)
+        return leakage_tables.sections(self.leaks, self.table)

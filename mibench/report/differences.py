@@ -7,158 +7,135 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
 
-from mibench.report.collect import Scored
-from mibench.report.tables import (
-    BEST,
-    CLEAR,
-    LEVEL,
-    Column,
-    Row,
-    Section,
-    missing,
-    percent,
-    probability,
-    protocols,
-    rows,
-    signed,
-    strongest,
-    title,
-)
+from mibench.metrics import Unit
+from mibench.report.format import missing, probability, shown
+from mibench.report.pairing import IDENTICAL, Attacked, Comparison, compare, holm, seedless
+from mibench.report.result import Result
+from mibench.report.tables import BEST, CLEAR, LEVEL, Column, Row, Section, headline, protocols, rows, strongest, title
 from mibench.runs import canonical
+from mibench.runtime.errors import UserError
 from mibench.stats import power
-from mibench.stats.intervals import paired_interval
-from mibench.stats.significance import adjusted, least_p, paired_test
+from mibench.stats.significance import least_p
 
 __all__ = ["COLUMNS", "differences", "notes", "sections"]
 
 
-def differences(found: list[Scored], table: pd.DataFrame) -> pd.DataFrame:
+def differences(results: list[Result], table: pd.DataFrame) -> pd.DataFrame:
     """Each defended target against the undefended one that is otherwise equal, attack by attack, on the same people.
 
-    d = mean over reconstructions of (hit under the defense - hit without), hits of the headline evaluation model,
-    paired by (identity, order), with the paired interval clustered by identity. A last row for each defense compares
-    strongest with strongest where these are different attacks; it pairs each identity's mean.
+    A last row for each defense compares strongest with strongest where these are different attacks. `difference`, its
+    interval and `p` are `pairing.compare`'s; `p_adjusted` is Holm's over all tested rows of the protocol, and the
+    verdict follows it. Rows that are identical by construction are not tested.
 
-    `p` is that of a sign-flip test over identities, `p_adjusted` Holm's over all rows of the protocol; the verdict
-    follows it. `detectable` is the smallest difference such a row shows 4 times out of 5, in the unit of `difference`;
+    `detectable` is the smallest difference that such a row shows 4 times out of 5, in the unit of `difference`;
     `identities_needed` and, where the same was measured on several `seeds`, `seeds_needed` are what a true difference
-    of the size found takes (see metrics/power.py).
+    of this size takes (`stats.power`).
     """
-    runs = {one.run.id: one for one in found}
+    runs = {result.run.id: result for result in results}
     parts = []
     for group in protocols(table):
-        pairs = []
         attacks = group[group["role"] == "attack"]
-        judged = {row["target"]: row for row in rows(strongest(group))}
+        top = {row["target"]: row for row in rows(strongest(group))}
         twins: dict[tuple[str, str], Row] = {}
         for row in rows(attacks[attacks["defense"] == "none"]):
             twins.setdefault((row["attack"], runs[row["score"]].recipe), row)
         defended: dict[str, list[Row]] = defaultdict(list)
         for row in rows(attacks[attacks["defense"] != "none"]):
             defended[row["target"]].append(row)
-        for target, mine in defended.items():
-            top = judged[target]
-            keyed = [(row, (row["attack"], runs[row["score"]].recipe)) for row in mine]
-            own = [(row, twins[key]) for row, key in keyed if key in twins]
-            if not own:
+        lines: list[_Line] = []
+        for target, own in defended.items():
+            keyed = [(row, twins.get((row["attack"], runs[row["score"]].recipe))) for row in own]
+            known = [(row, twin) for row, twin in keyed if twin is not None]
+            if not known:
                 continue
-            rival = judged[own[0][1]["target"]]
-            alike = rival["attack_label"] == top["attack_label"]
-            pairs += [(row, base, {"judged_by": alike and row["score"] == top["score"]}) for row, base in own]
+            best, rival = top[target], top[known[0][1]["target"]]
+            alike = rival["attack_label"] == best["attack_label"]
+            for row, twin in known:
+                lines.append(_Line(runs, row, twin, row["attack_label"], alike and row["score"] == best["score"]))
             if not alike:
-                pairs.append((top, rival, {"judged_by": True, "attack": "strongest"}))
-        if pairs:
-            parts.append(_compared(runs, pairs))
+                lines.append(_Line(runs, best, rival, "strongest", True))
+        if lines:
+            parts.append(_corrected(lines))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
-def _compared(runs: Mapping[str, Scored], pairs: list[tuple[Row, Row, dict[str, Any]]]) -> pd.DataFrame:
-    """The rows of one protocol: each difference, then what depends on the others."""
-    lines = [_difference(runs, row, base) | more for row, base, more in pairs]
-    repeats: dict[str, dict[int, dict[int, float]]] = defaultdict(dict)
-    owners = []
-    for row, base, more in pairs:
-        one, other = runs[row["score"]], runs[base["score"]]
-        owners.append(canonical([_seedless(one), _seedless(other), more.get("attack", "")]))
-        a, b, names = _people(one, other)
-        each = dict(zip(names.tolist(), (a - b).tolist(), strict=True))
-        repeats[owners[-1]].setdefault(one.target.spec["seed"], each)
-    raised = adjusted(torch.tensor([line["p"] for line in lines], dtype=torch.float64)).tolist()
-    for line, p, owner in zip(lines, raised, owners, strict=True):
-        line["p_adjusted"] = p
-        clear = p < CLEAR and line["difference"] != 0
-        line["verdict"] = ("lower" if line["difference"] < 0 else "higher") if clear else "no clear difference"
-        every = repeats[owner].values()
-        people = sorted(set.intersection(*(set(each) for each in every)))
-        seeds = torch.tensor([[each[who] for who in people] for each in every], dtype=torch.float64)
-        known = power.components(seeds)
-        line["seeds"] = len(seeds)
-        line["seeds_needed"] = power.seeds_needed(known, float(seeds.mean())) if known else math.nan
-    return pd.DataFrame(lines)
+class _Line:
+    """One comparison: a defended row, its undefended twin, and what they differ by."""
+
+    def __init__(self, runs: Mapping[str, Result], row: Row, twin: Row, attack: str, judged_by: bool) -> None:
+        self.row, self.twin, self.attack, self.judged_by = row, twin, attack, judged_by
+        one, other = runs[row["score"]], runs[twin["score"]]
+        comparison = compare(Attacked.of(row["attack"], [one]), Attacked.of(twin["attack"], [other]))
+        if comparison is None:
+            raise UserError(f"{one.run.path} and {other.run.path} share no attacked person; delete one of them")
+        self.comparison = comparison
+        self.repeats = canonical([seedless(one), seedless(other), attack == "strongest"])
+        self.seed = one.target.spec["seed"]
+
+    def flat(self) -> dict[str, Any]:
+        """The row of differences.csv, but for what depends on the other rows."""
+        row, twin, interval = self.row, self.twin, self.comparison.interval
+        column = headline(row["evaluators"])
+        each = self.comparison.by_person
+        sd = math.nan if self.comparison.identical else power.spread(each)
+        return {
+            "protocol": row["protocol"],
+            "defense": row["target_label"],
+            "attack": self.attack,
+            "attack_with": row["attack_label"],
+            "attack_without": twin["attack_label"],
+            "without": twin[column],
+            "with": row[column],
+            "difference": interval.value,
+            "difference_low": interval.low,
+            "difference_high": interval.high,
+            "n": interval.n,
+            "identities": interval.clusters,
+            "p": self.comparison.p,
+            "p_adjusted": math.nan,
+            "verdict": IDENTICAL if self.comparison.identical else "no clear difference",
+            "detectable": power.detectable(sd, interval.clusters),
+            "identities_needed": power.identities_needed(sd, interval.value),
+            "seeds": 1,
+            "seeds_needed": math.nan,
+            "natural_accuracy_without": twin["natural_accuracy"],
+            "natural_accuracy_with": row["natural_accuracy"],
+            "natural_accuracy_difference": row["natural_accuracy"] - twin["natural_accuracy"],
+            "score_with": row["score"],
+            "score_without": twin["score"],
+            "judged_by": self.judged_by,
+        }
 
 
-def _seedless(one: Scored) -> list[Any]:
-    """What repeats of one experiment share."""
-    specs = (one.target.spec, *one.made_by)
-    return [{key: value for key, value in spec.items() if key != "seed"} for spec in specs]
+def _corrected(lines: list[_Line]) -> pd.DataFrame:
+    """The rows of one protocol, with what depends on the others: Holm's correction, verdicts, repeats over seeds."""
+    repeats: dict[str, dict[int, Comparison]] = defaultdict(dict)
+    for line in lines:
+        repeats[line.repeats].setdefault(line.seed, line.comparison)
+    flat = pd.DataFrame([line.flat() for line in lines])
+    flat["p_adjusted"] = holm(flat["p"])
+    clear = (flat["p_adjusted"] < CLEAR) & (flat["difference"] != 0)
+    flat.loc[clear, "verdict"] = ["lower" if value < 0 else "higher" for value in flat.loc[clear, "difference"]]
+    needed = {key: _seeds_needed(list(own.values())) for key, own in repeats.items()}
+    flat["seeds"] = [len(repeats[line.repeats]) for line in lines]
+    flat["seeds_needed"] = [needed[line.repeats] for line in lines]
+    return flat
 
 
-def _paired(one: Scored, other: Scored) -> tuple[Tensor, Tensor, Tensor]:
-    """Headline hits of both, paired, and the identities: image by image where both made the same number of each person,
-    else person by person."""
-    if torch.equal(one.hits.labels, other.hits.labels):
-        return one.hits.hits, other.hits.hits, one.hits.labels
-    return _people(one, other)
-
-
-def _people(one: Scored, other: Scored) -> tuple[Tensor, Tensor, Tensor]:
-    """Both means of each identity that both have, and the identities."""
-    (names, a), (others, b) = one.by_identity, other.by_identity
-    shared = names[torch.isin(names, others)]
-    return a[torch.searchsorted(names, shared)], b[torch.searchsorted(others, shared)], shared
-
-
-def _difference(runs: Mapping[str, Scored], row: Row, base: Row) -> dict[str, Any]:
-    one, other = runs[row["score"]], runs[base["score"]]
-    column = f"open_top1@{one.names[0]}"
-    a, b, labels = _paired(one, other)
-    found = paired_interval(a, b, labels)
-    sd = power.spread(*_people(one, other)[:2])
-    return {
-        "protocol": row["protocol"],
-        "defense": row["target_label"],
-        "attack": row["attack_label"],
-        "attack_with": row["attack_label"],
-        "attack_without": base["attack_label"],
-        "without": base[column],
-        "with": row[column],
-        "difference": found.value,
-        "difference_low": found.low,
-        "difference_high": found.high,
-        "n": found.n,
-        "identities": found.clusters,
-        "p": paired_test(a, b, labels).p,
-        "p_adjusted": math.nan,
-        "verdict": "",
-        "detectable": power.detectable(sd, found.clusters),
-        "identities_needed": power.identities_needed(sd, found.value),
-        "seeds": 1,
-        "seeds_needed": math.nan,
-        "natural_accuracy_without": base["natural_accuracy"],
-        "natural_accuracy_with": row["natural_accuracy"],
-        "natural_accuracy_difference": row["natural_accuracy"] - base["natural_accuracy"],
-        "score_with": row["score"],
-        "score_without": base["score"],
-    }
+def _seeds_needed(repeats: list[Comparison]) -> float:
+    """How many training seeds show the mean difference of several; NaN where the seeds do not differ or are one."""
+    if all(one.identical for one in repeats):
+        return math.nan
+    each = [dict(zip(one.people.tolist(), one.by_person.tolist(), strict=True)) for one in repeats]
+    people = sorted(set.intersection(*(set(one) for one in each)))
+    differences = torch.tensor([[one[who] for who in people] for one in each], dtype=torch.float64)
+    known = power.components(differences)
+    return power.seeds_needed(known, float(differences.mean())) if known else math.nan
 
 
 def _span(row: Row, digits: int) -> str:
-    if missing(row["difference_low"]):
-        return signed(row["difference"])
-    low, high = 100 * row["difference_low"], 100 * row["difference_high"]
-    return f"{signed(row['difference'])} [{low:+.{digits}f},{high:+.{digits}f}]"
+    return IDENTICAL if row["verdict"] == IDENTICAL else shown(row, "difference", Unit.POINTS, digits)
 
 
 def _attacked(row: Row, digits: int) -> str:
@@ -170,37 +147,43 @@ def _attacked(row: Row, digits: int) -> str:
 COLUMNS = [
     Column("", "defense", lambda row, digits: row["defense"], left=True),
     Column("", "attack", _attacked, left=True),
-    Column("open-set", "none", lambda row, digits: percent(row["without"]), drop=2),
-    Column("open-set", "defended", lambda row, digits: percent(row["with"]), drop=2),
+    Column("open-set", "none", lambda row, digits: Unit.SHARE.show(row["without"]), drop=2),
+    Column("open-set", "defended", lambda row, digits: Unit.SHARE.show(row["with"]), drop=2),
     Column("difference", "in points", _span),
     Column("Holm", "p", lambda row, digits: probability(row["p_adjusted"]), drop=1),
     Column("attack accuracy", "is", lambda row, digits: row["verdict"], left=True),
-    Column("natural", "accuracy", lambda row, digits: signed(row["natural_accuracy_difference"])),
+    Column("natural", "accuracy", lambda row, digits: Unit.POINTS.show(row["natural_accuracy_difference"])),
 ]
 
 
 def notes(pairs: pd.DataFrame) -> list[str]:
     """What the rows of one protocol mean, and how many identities and seeds such differences take."""
-    many = f"Holm's correction over the {len(pairs)} rows" if len(pairs) > 1 else "one comparison"
+    tested = int(pairs["p"].notna().sum())
+    many = f"Holm's correction over the {tested} rows" if tested > 1 else "one comparison"
     lines = [
         "Defended minus undefended, percentage points of open-set top-1 accuracy, paired over the same identities "
         f"[95% interval of one comparison]. 'lower' or 'higher': p < {LEVEL} of a sign-flip test over "
         f"identities ({many}). {BEST} what a defense is judged by: its strongest attack against the strongest without "
         "it ('a vs b' where these differ). Natural accuracy, in points: the price."
     ]
-    people = int(pairs["identities"].max())
-    least = least_p(people, len(pairs))
-    if least >= CLEAR:
+    if tested < len(pairs):
         lines.append(
-            f"With {people} identities and {len(pairs)} comparisons no p can be below {probability(least)}, so no "
+            f"'{IDENTICAL}': to this attacker the target answers as without the defense, and the images are the same, "
+            "pixel by pixel: there is nothing to estimate or to test."
+        )
+    people = int(pairs["identities"].max())
+    least = least_p(people, tested)
+    if tested and least >= CLEAR:
+        lines.append(
+            f"With {people} identities and {tested} comparisons no p can be below {probability(least)}, so no "
             "difference is clear here: attack more identities."
         )
-    return [*lines, _power(pairs)]
+    return [*lines, _power(pairs[pairs["p"].notna()])] if tested else lines
 
 
 def _power(pairs: pd.DataFrame) -> str:
     """How many identities and seeds the smallest and the largest claimed difference take."""
-    claimed = pairs[pairs["verdict"] != "no clear difference"]
+    claimed = pairs[pairs["verdict"].isin(["lower", "higher"])]
     kind = "clear difference" if len(claimed) else "difference, though not clear"
     by_size = sorted(rows(claimed if len(claimed) else pairs), key=lambda row: abs(row["difference"]))
     shown = {"only": by_size[0]} if len(by_size) == 1 else {"smallest": by_size[0], "largest": by_size[-1]}
@@ -220,7 +203,8 @@ def _power(pairs: pd.DataFrame) -> str:
 
 def _needs(row: Row) -> str:
     """`(re a_e=0.4, ppa: -12.0 points) takes 34 identities of the 20 attacked, 3 seeds`."""
-    whom = f"({row['defense']}, {_attacked(row, 1).removesuffix(BEST).strip()}: {signed(row['difference'])} points)"
+    size = Unit.POINTS.show(row["difference"])
+    whom = f"({row['defense']}, {_attacked(row, 1).removesuffix(BEST).strip()}: {size} points)"
     needed = row["identities_needed"]
     if missing(needed):
         text = f"{whom} takes an unknown number of identities (the {row['identities']} attacked do not vary)"

@@ -9,8 +9,8 @@ from safetensors import safe_open
 
 from mibench import models
 from mibench.evaluation.checks import Facts, Finding, Judge, check_facts
-from mibench.plugins import registry
-from mibench.report.collect import Scored
+from mibench.report.naming import card
+from mibench.report.result import Result
 from mibench.runs import Run
 from mibench.runtime.errors import UserError
 from mibench.stages import artifacts
@@ -26,8 +26,8 @@ def _classes(path: Path) -> tuple[str, ...] | None:
 
 def _weights(run: Run) -> str | None:
     """The digest of a network's file, as its run wrote it down."""
-    found = run.read("done").get("model.safetensors")
-    return None if found is None else str(found)
+    digest = run.read("done").get("model.safetensors")
+    return None if digest is None else str(digest)
 
 
 def _family(name: str) -> str:
@@ -46,9 +46,9 @@ def _saved(path: Path) -> str | None:
         return hashlib.sha256(file.get_tensor("images").numpy().tobytes()).hexdigest()
 
 
-def facts(one: Scored) -> Facts:
+def facts(result: Result) -> Facts:
     """One score's."""
-    target, prior = one.target, one.prior
+    target, prior = result.target, result.prior
     judges = tuple(
         Judge(
             run.spec["model"],
@@ -58,35 +58,34 @@ def facts(one: Scored) -> Facts:
             own["natural_accuracy"]["value"],
             own["dataset_fingerprint"],
         )
-        for run in one.evaluators
+        for run in result.evaluators
         for own in [run.read("metrics.json")]
     )
     same = prior is None or prior.spec.get("dataset") == target.spec["dataset"]
-    try:
-        selects = registry.card("attacks", one.inversion.spec["attack"]["name"]).get("selects", "target")
-    except UserError:
-        selects = "target"
-    scores = one.scores
-    saved = _saved(one.inversion.path / "images.safetensors") if "pixels" in scores else None
+    selects = card("attacks", result.inversion.spec["attack"]["name"]).get("selects", "target")
+    scores = result.scores
+    saved = _saved(result.inversion.path / "images.safetensors") if "pixels" in scores else None
     return Facts(
-        f"{one.inversion.name} on {target.name}-{target.id}",
+        f"{result.inversion.name} on {target.name}-{target.id}",
         _family(target.spec["model"]),
         _weights(target),
         _classes(target.path / "model.safetensors"),
-        one.fingerprint,
+        result.fingerprint,
         judges,
         scores["n"],
         "inception" in scores["perceptual"],
         scores.get("shared"),
-        one.fingerprint if same else "another",
+        result.fingerprint if same else "another",
         selects,
         scores.get("pixels"),
         saved,
-        scores["target"].get("answer_difference", scores["target"].get("wobble")),  # as older scores call it
+        scores["target"].get(
+            "answer_difference", scores["target"].get("answer_difference", scores["target"].get("wobble"))
+        ),  # as older scores call it
         scores["target"].get("passes", 1),
     )
 
 
-def findings(found: Iterable[Scored]) -> list[Finding]:
+def findings(results: Iterable[Result]) -> list[Finding]:
     """What the checks say of all scores."""
-    return check_facts(facts(one) for one in found)
+    return check_facts(facts(result) for result in results)

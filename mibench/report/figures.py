@@ -2,9 +2,11 @@
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from mibench.report.tradeoff import ACCESSES, Curve, Point, curves, pareto
+from mibench.core import Access
+from mibench.report.curves import Curve, curves, pareto
+from mibench.report.points import Point
 from mibench.runtime.files import write_atomic
 
 __all__ = ["draw", "write"]
@@ -13,37 +15,51 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6
 """Okabe and Ito's colours, which colour-blind readers tell apart, and a few more."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
-TITLES = {"white_box": "white box", "black_box": "black box", "label_only": "label only"}
 INK, GREY, RULE = "#1b1f24", "#6b7280", "#e5e7eb"
 
+FEW = 3
+"""So many defenses are named beside their marks; more are numbered."""
 
-def draw(found: list[Point], title: str) -> Any:
+
+class Style(NamedTuple):
+    """How one defense is drawn; its number in the legend, empty where its marks are named instead."""
+
+    colour: str
+    marker: str
+    number: str
+
+
+def draw(points: list[Point], title: str) -> Any:
     """One panel for each access that was measured; the undefended target is a star, the Pareto front a stair.
 
-    Bars are 95% intervals, clustered by identity. Lines join the strengths of one defense in their order; the number
-    beside a mark is the defense's in the legend.
+    Bars are 95% intervals, clustered by identity. Lines join the strengths of one defense in their order. Beside a mark
+    stands the defense with its strength, or, where there are many, its number in the legend.
     """
     from matplotlib.figure import Figure
 
-    shown = [access for access in ACCESSES if any(access in one.attacks for one in found)]
-    names = list(dict.fromkeys(curve.defense for access in shown for curve in curves(found, access)))
+    shown = [access for access in Access.strongest_first() if any(access in point.attacks for point in points)]
+    names = list(dict.fromkeys(curve.defense for access in shown for curve in curves(points, access)))
     style = {
-        name: (COLOURS[place % len(COLOURS)], MARKERS[(place + place // len(COLOURS)) % len(MARKERS)], str(place + 1))
+        name: Style(
+            COLOURS[place % len(COLOURS)],
+            MARKERS[(place + place // len(COLOURS)) % len(MARKERS)],
+            str(place + 1) if len(names) > FEW else "",
+        )
         for place, name in enumerate(names)
     }
     width = 5.2 * max(len(shown), 1) + 0.6
     entries = max(1, int(width / 2.2))
-    below = 0.75 + 0.19 * math.ceil((len(names) + 3) / entries)
+    below = 0.65 + 0.19 * math.ceil((len(names) + 3) / entries)
     height = 5.2 + below
     figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
     panels = figure.subplots(1, max(len(shown), 1), squeeze=False, sharex=True)[0]
     figure.subplots_adjust(0.75 / width, below / height, 1 - 0.15 / width, 1 - 0.75 / height, wspace=0.14)
     handles: dict[str, Any] = {}
     for panel, access in zip(panels, shown, strict=False):
-        _panel(panel, found, access, style, handles)
+        _panel(panel, points, access, style, handles)
     panels[0].set_ylabel("attack accuracy, % (lower is more private)", color=INK)
     figure.suptitle(title, x=0.15 / width, y=1 - 0.15 / height, ha="left", fontsize=11, color=INK, fontweight="bold")
-    numbers = {name: f"{place}  {name}" for place, name in enumerate(names, start=1)}
+    numbers = {name: f"{own.number}  {name}".strip() for name, own in style.items()}
     first = sorted(handles, key=lambda name: names.index(name) if name in names else -1)
     figure.legend(
         [handles[name] for name in first],
@@ -59,22 +75,20 @@ def draw(found: list[Point], title: str) -> Any:
     return figure
 
 
-def _panel(
-    panel: Any, found: list[Point], access: str, style: dict[str, tuple[str, str, str]], handles: dict[str, Any]
-) -> None:
-    for curve in curves(found, access):
+def _panel(panel: Any, points: list[Point], access: Access, style: dict[str, Style], handles: dict[str, Any]) -> None:
+    for curve in curves(points, access):
         _line(panel, curve, style[curve.defense], handles)
-    for one in found:
+    for one in points:
         if not one.defended and access in one.attacks:
             name = "no defense" if not one.base or one.base.count(" ") == 0 else f"no defense, {one.base}"
             handles[name] = _mark(panel, one, access, INK if name == "no defense" else GREY, "*", 13.0)
-    front = sorted((one.natural.value, one.attacks[access].rate.value) for one in pareto(found, access))
+    front = sorted((one.natural.value, one.attacks[access].rate.value) for one in pareto(points, access))
     if len(front) > 1:
         # Between two points only the more accurate one is accurate enough: its attack accuracy holds to its left.
         x, y = ([100 * value for value in axis] for axis in zip(*front, strict=True))
         (handles["Pareto front"],) = panel.step(x, y, where="pre", color=GREY, lw=1, ls=(0, (4, 3)), zorder=1)
-    panel.set_title(TITLES[access], loc="left", fontsize=9.5, color=INK)
-    _focus(panel, found, access)
+    panel.set_title(access.words, loc="left", fontsize=9.5, color=INK)
+    _focus(panel, points, access)
     panel.text(0.99, 0.02, "better ↘", transform=panel.transAxes, ha="right", color=GREY, fontsize=8)
     panel.set_xlabel("natural accuracy, %", color=INK)
     panel.grid(color=RULE, lw=0.7)
@@ -89,9 +103,9 @@ FOCUS = 0.65
 """Targets with less than this share of the undefended natural accuracy would squeeze all others into a corner."""
 
 
-def _focus(panel: Any, found: list[Point], access: str) -> None:
+def _focus(panel: Any, points: list[Point], access: Access) -> None:
     """Axes around the useful targets; who lies beyond them is named."""
-    known = [one for one in found if access in one.attacks]
+    known = [one for one in points if access in one.attacks]
     least = FOCUS * max((one.natural.value for one in known if not one.defended), default=0.0)
     useful = [one for one in known if one.natural.value >= least]
     for limit, values in (
@@ -100,8 +114,8 @@ def _focus(panel: Any, found: list[Point], access: str) -> None:
     ):
         low = min(min(one.value, one.low) if not math.isnan(one.low) else one.value for one in values)
         high = max(max(one.value, one.high) if not math.isnan(one.high) else one.value for one in values)
-        room = 0.04 * max(high - low, 0.05)
-        limit(100 * (low - room), 100 * (high + room))
+        margin = 0.04 * max(high - low, 0.05)
+        limit(100 * (low - margin), 100 * (high + margin))
     beyond = [
         f"{one.label}: {100 * one.natural.value:.0f} natural, {100 * one.attacks[access].rate.value:.0f} attack"
         for one in known
@@ -113,28 +127,31 @@ def _focus(panel: Any, found: list[Point], access: str) -> None:
         )
 
 
-def _line(panel: Any, curve: Curve, style: tuple[str, str, str], handles: dict[str, Any]) -> None:
-    colour, marker, number = style
-    own = [one for one in curve.points if one.defended]
-    ordered = sorted(own, key=lambda one: (math.isnan(one.strength), one.strength))
-    places = [curve.place(one) for one in ordered]
+def _line(panel: Any, curve: Curve, style: Style, handles: dict[str, Any]) -> None:
+    own = [point for point in curve.points if point.defended]
+    ordered = sorted(own, key=lambda point: (math.isnan(point.strength), point.strength))
+    places = [curve.place(point) for point in ordered]
     if len(places) > 1:
         across, up = zip(*places, strict=True)
-        panel.plot([100 * v for v in across], [100 * v for v in up], color=colour, lw=1.1, alpha=0.65, zorder=2)
-    for one in ordered:
-        handles[curve.defense] = _mark(panel, one, curve.access, colour, marker, 5.5)
-        x, y = curve.place(one)
+        panel.plot([100 * v for v in across], [100 * v for v in up], color=style.colour, lw=1.1, alpha=0.65, zorder=2)
+    for point, (x, y) in zip(ordered, places, strict=True):
+        handles[curve.defense] = _mark(panel, point, curve.access, style.colour, style.marker, 5.5)
         panel.annotate(
-            number, (100 * x, 100 * y), xytext=(3.5, 2.5), textcoords="offset points", fontsize=6.5, color=colour
+            style.number or point.label,
+            (100 * x, 100 * y),
+            xytext=(3.5, 2.5),
+            textcoords="offset points",
+            fontsize=6.5 if style.number else 7.5,
+            color=style.colour,
         )
 
 
-def _mark(panel: Any, one: Point, access: str, colour: str, marker: str, size: float) -> Any:
+def _mark(panel: Any, one: Point, access: Access, colour: str, marker: str, size: float) -> Any:
     rate, natural = one.attacks[access].rate, one.natural
     bars = {}
-    for axis, found in (("xerr", natural), ("yerr", rate)):
-        if not math.isnan(found.low):
-            bars[axis] = [[100 * (found.value - found.low)], [100 * (found.high - found.value)]]
+    for axis, known in (("xerr", natural), ("yerr", rate)):
+        if not math.isnan(known.low):
+            bars[axis] = [[100 * (known.value - known.low)], [100 * (known.high - known.value)]]
     return panel.errorbar(
         100 * natural.value,
         100 * rate.value,
@@ -156,12 +173,12 @@ def _pale(colour: str) -> str:
     return f"{colour}55"
 
 
-def write(folder: Path, found: list[Point], titles: dict[str, str]) -> list[Path]:
+def write(folder: Path, points: list[Point], titles: dict[str, str]) -> list[Path]:
     """tradeoff.png, or one for each protocol that has a defended and an undefended target."""
     paths = []
-    protocols = list(dict.fromkeys(one.protocol for one in found))
+    protocols = list(dict.fromkeys(one.protocol for one in points))
     for protocol in protocols:
-        own = [one for one in found if one.protocol == protocol and one.attacks]
+        own = [one for one in points if one.protocol == protocol and one.attacks]
         if not any(one.defended for one in own):
             continue
         path = folder / ("tradeoff.png" if len(protocols) == 1 else f"tradeoff-{protocol}.png")

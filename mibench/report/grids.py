@@ -20,8 +20,8 @@ from torch import Tensor
 from mibench.core import Dataset
 from mibench.metrics.knn import knn_distance
 from mibench.report import tables
-from mibench.report.collect import Scored
 from mibench.report.leakage import numbered
+from mibench.report.result import Result
 from mibench.runtime.files import write_atomic
 from mibench.stages import artifacts
 
@@ -80,9 +80,9 @@ def verdict(row: pd.Series, evaluator: str, classes: Sequence[str]) -> Verdict:
     otherwise the answer was 'other': another private person or someone else.
     """
     hit = bool(row[f"open_top1@{evaluator}"])
-    said = row.get(f"answer@{evaluator}")
-    if said is not None and int(said) != int(row["label"]):
-        answer = classes[int(said)] if int(said) < len(classes) else "someone else"
+    named = row.get(f"answer@{evaluator}")
+    if named is not None and int(named) != int(row["label"]):
+        answer = classes[int(named)] if int(named) < len(classes) else "someone else"
     elif hit:
         answer = classes[int(row["label"])]
     else:
@@ -90,12 +90,12 @@ def verdict(row: pd.Series, evaluator: str, classes: Sequence[str]) -> Verdict:
     return Verdict(bool(row["target_top1"]), float(row["target_confidence"]), hit, answer)
 
 
-def strips(found: list[Scored], group: pd.DataFrame, labels: list[int], classes: Sequence[str]) -> list[Strip]:
+def strips(results: list[Result], group: pd.DataFrame, labels: list[int], classes: Sequence[str]) -> list[Strip]:
     """One strip for each (defense, attack) of a protocol, in the order of its table."""
     shown = group[group["role"] == "attack"]
     if len(shown) > MOST:
         shown = tables.strongest(group).head(MOST)
-    runs = {one.run.id: one for one in found}
+    runs = {result.run.id: result for result in results}
     made = []
     for _, row in shown.iterrows():
         one = runs[row["score"]]
@@ -106,9 +106,9 @@ def strips(found: list[Scored], group: pd.DataFrame, labels: list[int], classes:
     return made
 
 
-def real(one: Scored, data: Dataset, labels: list[int]) -> tuple[UInt8[Tensor, "n c h w"], UInt8[Tensor, "n c h w"]]:
+def real(result: Result, data: Dataset, labels: list[int]) -> tuple[UInt8[Tensor, "n c h w"], UInt8[Tensor, "n c h w"]]:
     """Each person's first private image and the held-out image nearest to it."""
-    features, _ = artifacts.read_tensors(one.evaluators[0].path / "features.safetensors", "private features")
+    features, _ = artifacts.read_tensors(result.evaluators[0].path / "features.safetensors", "private features")
     private, heldout = [], []
     for label in labels:
         own = int((data.train.labels == label).nonzero()[0, 0])
@@ -215,15 +215,15 @@ def draw(
         pen.words(middle(0), y + high + 8, [(name, INK)], wide)
         for place, strip in enumerate(columns, start=2):
             sheet.paste(_picture(strip.images[person], factor), (int(left[place]), y))
-            found = strip.verdicts[person]
+            verdict = strip.verdicts[person]
             bar = (left[place], y + high + 2, left[place] + wide - 1, y + high + 5)
-            pen.canvas.rectangle(bar, fill=GOOD if found.evaluator else BAD)
-            mark = (f"{YES} " if found.target else f"{NO} ", GOOD if found.target else BAD)
-            pen.words(middle(place), y + high + 8, [mark, (f"target {100 * found.confidence:.0f}%", INK)], wide)
-            mark = (f"{YES} ", GOOD) if found.evaluator else (f"{NO} ", BAD)
+            pen.canvas.rectangle(bar, fill=GOOD if verdict.evaluator else BAD)
+            mark = (f"{YES} " if verdict.target else f"{NO} ", GOOD if verdict.target else BAD)
+            pen.words(middle(place), y + high + 8, [mark, (f"target {100 * verdict.confidence:.0f}%", INK)], wide)
+            mark = (f"{YES} ", GOOD) if verdict.evaluator else (f"{NO} ", BAD)
             # A hit needs no name: it is the row's.
-            said = evaluator if found.evaluator else found.answer
-            pen.words(middle(place), y + high + 8 + LINE - 2, [mark, (said, INK if found.evaluator else GREY)], wide)
+            below = evaluator if verdict.evaluator else verdict.answer
+            pen.words(middle(place), y + high + 8 + LINE - 2, [mark, (below, INK if verdict.evaluator else GREY)], wide)
     for line, text in enumerate(legend):
         pen.canvas.text((MARGIN, top + step * len(names) + line * LINE), text, fill=GREY, font=pen.plain)
     return sheet
@@ -233,7 +233,7 @@ WITHHELD = 232
 """The grey that stands for a private image that is not shown."""
 
 
-def write(folder: Path, found: list[Scored], table: pd.DataFrame, private_images: bool = True) -> list[Path]:
+def write(folder: Path, results: list[Result], table: pd.DataFrame, private_images: bool = True) -> list[Path]:
     """`grid-<dataset>-<protocol>.png` for each protocol that has an attack; returns the paths.
 
     Without private images there is a grey square in the place of each real one, and a number in that of each name.
@@ -241,7 +241,7 @@ def write(folder: Path, found: list[Scored], table: pd.DataFrame, private_images
     paths = []
     for group in tables.protocols(table):
         row: Any = group.iloc[0]
-        own = [one for one in found if one.protocol == row["protocol"]]
+        own = [result for result in results if result.protocol == row["protocol"]]
         data = artifacts.dataset(own[0].target)
         labels = sorted(own[0].per_image["label"].unique().tolist())[:IDENTITIES]
         people = data.classes if private_images else [numbered(label) for label in range(len(data.classes))]

@@ -8,12 +8,13 @@ luck gives is shown beside the one found.
 
 References:
     | Variabilità e mutabilità (Gini, 1912), the coefficient
+    | https://en.wikipedia.org/wiki/Gini_coefficient
     | The Jackknife, the Bootstrap and Other Resampling Plans (Efron, 1982)
-    | pitfalls.md §2 trap 15: identities, not images, are the units
+    | https://doi.org/10.1137/1.9781611970319
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,30 +26,14 @@ from scipy.special import expit, logit, stdtrit
 from scipy.stats import binom
 from torch import Tensor
 
-from mibench.report import tables
-from mibench.report.collect import Scored
-from mibench.report.tables import (
-    Column,
-    Row,
-    Section,
-    amount,
-    evaluators,
-    interval,
-    missing,
-    percent,
-    probability,
-    protocols,
-)
+from mibench.report import rows, tables
+from mibench.report.pairing import holm
+from mibench.report.result import Result
+from mibench.report.tables import evaluators, protocols
 from mibench.stats.intervals import proportion
-from mibench.stats.significance import adjusted, gap_test
+from mibench.stats.significance import gap_test
 
-__all__ = ["Leakage", "gini", "gini_by_luck", "gini_interval", "leakage", "numbered", "sections"]
-
-NAMED = 5
-"""At most so many people of a target are named in a table; leakage.csv has all."""
-
-ROWS = 40
-"""So many people in all are named in a table, but at least one of each target."""
+__all__ = ["Leakage", "gini", "gini_by_luck", "gini_interval", "leakage", "numbered"]
 
 PEOPLE = [
     "protocol",
@@ -101,7 +86,8 @@ def gini_interval(rates: Float[Tensor, " c"]) -> tuple[float, float]:
     on the scale log(G / (1 - G)).
 
     Simulated coverage, 10 to 100 people with 5 reconstructions each: 92% to 99%, where percentiles of a bootstrap cover
-    86% to 97%. NaN where the spread says nothing: fewer than three people, all rates equal, or only one person hit.
+    86% to 97%. NaN where the spread says nothing: fewer than three people, all rates equal, only one person hit, or
+    everybody's absence changes it alike.
     """
     c = len(rates)
     value = float(gini(rates)) if c > 2 else math.nan
@@ -112,6 +98,8 @@ def gini_interval(rates: Float[Tensor, " c"]) -> tuple[float, float]:
     apart = (2 * place - c) * x + whole - 2 * below  # sum_j |x_k - x_j|, what leaving out k takes from all pairs
     each = (value * (c - 1) * whole - apart) / ((c - 2) * (whole - x))
     error = math.sqrt((c - 1) / c * float((each - each.mean()).square().sum()))
+    if error < 1e-12:
+        return math.nan, math.nan
     half = float(stdtrit(c - 1, 0.975)) * error / (value * (1 - value))
     centre = float(logit(value))
     return float(expit(centre - half)), float(expit(centre + half))
@@ -136,14 +124,14 @@ def numbered(label: int) -> str:
 # --- rows -----------------------------------------------------------------------------------------------------------
 
 
-def leakage(found: list[Scored], table: pd.DataFrame, names: bool = True) -> Leakage:
+def leakage(results: list[Result], table: pd.DataFrame, names: bool = True) -> Leakage:
     """Every person, target and group of every protocol; people are numbered where `names` are not to be shown.
 
     `people`: hits of n reconstructions, `nearest` (squared distance of the nearest reconstruction to a private image of
     the person, in the headline model's features), mean confidence of the target; `rank` by hit rate, equal rates by
     distance; `distance_rank` by distance alone. Worst first.
     """
-    runs = {one.run.id: one for one in found}
+    runs = {result.run.id: result for result in results}
     people, targets, groups = [], [], []
     for group in protocols(table):
         attacks = group[group["role"] == "attack"]
@@ -159,7 +147,7 @@ def leakage(found: list[Scored], table: pd.DataFrame, names: bool = True) -> Lea
             if not names:
                 persons["identity"] = [numbered(label) for label in persons["label"]]
             people.append(persons.assign(**about)[PEOPLE])
-            targets.append(about | interval_of(row, f"open_top1@{name}") | _inequality(persons))
+            targets.append(about | _headline(row, name) | _inequality(persons))
             own += _by_group(about, runs[row["score"]], name, members)
         groups += _with_adjusted(own)
     return Leakage(
@@ -167,34 +155,33 @@ def leakage(found: list[Scored], table: pd.DataFrame, names: bool = True) -> Lea
     )
 
 
-def interval_of(row: Row, key: str) -> dict[str, Any]:
-    """The headline number of a row with its bounds, as `rate`."""
-    name, _, model = key.partition("@")
-    return {f"rate{end}": row[f"{name}{end}@{model}"] for end in ("", "_low", "_high")}
+def _headline(row: tables.Row, name: str) -> dict[str, Any]:
+    """The attack accuracy of a row with its bounds, as `rate`."""
+    return {f"rate{end}": row[f"open_top1{end}@{name}"] for end in ("", "_low", "_high")}
 
 
-def _members(one: Scored) -> dict[str, str]:
+def _members(result: Result) -> dict[str, str]:
     """Identity -> group, from the card that the target's training wrote down; empty without groups."""
-    if not (one.target.path / "data.json").is_file():
+    if not (result.target.path / "data.json").is_file():
         return {}
-    found = one.target.read("data.json").get("groups")
-    return {str(name): str(group) for name, group in found.items()} if isinstance(found, Mapping) else {}
+    groups = result.target.read("data.json").get("groups")
+    return {str(name): str(group) for name, group in groups.items()} if isinstance(groups, Mapping) else {}
 
 
-def _persons(one: Scored, name: str) -> pd.DataFrame:
+def _persons(result: Result, name: str) -> pd.DataFrame:
     """One row per attacked person, worst first."""
-    rows = one.per_image.sort_values("label", kind="stable")
-    labels, starts, n = np.unique(rows["label"].to_numpy(), return_index=True, return_counts=True)
+    images = result.per_image.sort_values("label", kind="stable")
+    labels, starts, n = np.unique(images["label"].to_numpy(), return_index=True, return_counts=True)
 
     def column(key: str) -> NDArray[np.float64]:
-        unknown = np.full(len(rows), math.nan)
-        return rows[key].to_numpy(dtype="float64") if key in rows else unknown
+        unknown = np.full(len(images), math.nan)
+        return images[key].to_numpy(dtype="float64") if key in images else unknown
 
-    hits = np.add.reduceat((rows[f"open_top1@{name}"] == 1).to_numpy().astype("int64"), starts)
+    hits = np.add.reduceat((images[f"open_top1@{name}"] == 1).to_numpy().astype("int64"), starts)
     persons = pd.DataFrame(
         {
             "label": labels,
-            "identity": rows["identity"].to_numpy()[starts],
+            "identity": images["identity"].to_numpy()[starts],
             "hits": hits,
             "n": n,
             "rate": hits / n,
@@ -221,172 +208,35 @@ def _inequality(persons: pd.DataFrame) -> dict[str, Any]:
     }
     for name, share in (("never", rates == 0), ("always", rates == 1)):
         known = proportion(share, torch.arange(len(rates)))
-        line |= {name: known.value, f"{name}_low": known.low, f"{name}_high": known.high}
+        line |= rows.bounds(name, known)
     return line
 
 
-def _by_group(about: dict[str, Any], one: Scored, name: str, members: Mapping[str, str]) -> list[dict[str, Any]]:
+def _by_group(about: dict[str, Any], result: Result, name: str, members: Mapping[str, str]) -> list[dict[str, Any]]:
     """Hit rates of the groups, highest first; nothing unless two groups were attacked."""
-    rows = one.per_image.assign(group=[members.get(who, "") for who in one.per_image["identity"]])
-    rows = rows[rows["group"] != ""]
-    names = sorted(set(rows["group"]))
+    images = result.per_image.assign(group=[members.get(who, "") for who in result.per_image["identity"]])
+    images = images[images["group"] != ""]
+    names = sorted(set(images["group"]))
     if len(names) < 2:
         return []
-    hits, labels = torch.tensor(rows[f"open_top1@{name}"].to_numpy() == 1), torch.tensor(rows["label"].to_numpy())
-    kinds = torch.tensor([names.index(each) for each in rows["group"]])
-    found = [(each, proportion(hits[kinds == place], labels[kinds == place])) for place, each in enumerate(names)]
-    found.sort(key=lambda pair: -pair[1].value)
+    hits, labels = torch.tensor(images[f"open_top1@{name}"].to_numpy() == 1), torch.tensor(images["label"].to_numpy())
+    kinds = torch.tensor([names.index(each) for each in images["group"]])
+    rates = [(each, proportion(hits[kinds == place], labels[kinds == place])) for place, each in enumerate(names)]
+    rates.sort(key=lambda pair: -pair[1].value)
     gap = {
-        "gap": found[0][1].value - found[-1][1].value,
-        "gap_most": found[0][0],
-        "gap_least": found[-1][0],
+        "gap": rates[0][1].value - rates[-1][1].value,
+        "gap_most": rates[0][0],
+        "gap_least": rates[-1][0],
         "gap_p": gap_test(hits, labels, kinds),
     }
     return [
-        about
-        | {
-            "group": each,
-            "identities": known.clusters,
-            "n": known.n,
-            "rate": known.value,
-            "rate_low": known.low,
-            "rate_high": known.high,
-        }
-        | gap
-        for each, known in found
+        about | {"group": each, "identities": known.clusters, "n": known.n} | rows.bounds("rate", known) | gap
+        for each, known in rates
     ]
 
 
 def _with_adjusted(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Holm's correction over the targets of a protocol."""
     each = {line["defense"]: line["gap_p"] for line in lines}
-    raised = adjusted(torch.tensor(list(each.values()), dtype=torch.float64)).tolist()
-    known = dict(zip(each, raised, strict=True))
+    known = dict(zip(each, holm(pd.Series(list(each.values()), dtype="float64")), strict=True))
     return [line | {"gap_p_adjusted": known[line["defense"]]} for line in lines]
-
-
-# --- tables ---------------------------------------------------------------------------------------------------------
-
-
-def _short(text: str, digits: int) -> str:
-    """A name as a terminal (digits 0) can show it."""
-    return text if digits or len(text) <= 24 else f"{text[:23]}…"
-
-
-def _first(rows: pd.DataFrame, name: str) -> Any:
-    """A cell that shows what is new in a column of targets, and nothing where it repeats."""
-    opened = set(rows.index[rows["defense"] != rows["defense"].shift()])
-    return lambda row, digits: row[name] if row.name in opened else ""
-
-
-def _people(rows: pd.DataFrame) -> list[Column]:
-    shown = [
-        Column("", "defense", _first(rows, "defense"), left=True),
-        Column("", "attack", _first(rows, "attack"), drop=1, left=True),
-        Column("", "person", lambda row, digits: _short(str(row["identity"]), digits), left=True),
-        Column("", "hits", lambda row, digits: f"{row['hits']} of {row['n']}"),
-        Column("nearest", "private", lambda row, digits: amount(row["nearest"]), drop=3),
-        Column("target", "confidence", lambda row, digits: percent(row["target_confidence"]), drop=2),
-    ]
-    if rows["group"].any():
-        shown.insert(3, Column("", "group", lambda row, digits: _short(row["group"], digits), drop=4, left=True))
-    return shown
-
-
-def _targets(rows: pd.DataFrame) -> list[Column]:
-    def rate(name: str) -> Any:
-        return lambda row, digits: interval(row, name, digits)
-
-    def coefficient(row: Row, digits: int) -> str:
-        text = _coefficient(row["gini"])
-        return (
-            text
-            if missing(row["gini_low"])
-            else (f"{text} [{_coefficient(row['gini_low'])},{_coefficient(row['gini_high'])}]")
-        )
-
-    return [
-        Column("", "defense", lambda row, digits: row["defense"], left=True),
-        Column("", "attack", lambda row, digits: row["attack"], drop=1, left=True),
-        Column("attack", "accuracy", rate("rate"), drop=3),
-        Column("Gini of", "hit rates", coefficient),
-        Column("Gini", "by luck", lambda row, digits: _coefficient(row["gini_by_luck"]), drop=2),
-        Column("people", "never hit", rate("never")),
-        Column("people", "always hit", rate("always")),
-    ]
-
-
-def _coefficient(value: Any) -> str:
-    return "" if missing(value) else f"{value:.2f}"
-
-
-def _groups(rows: pd.DataFrame) -> list[Column]:
-    gap, p = _first(rows, "gap"), _first(rows, "gap_p_adjusted")
-
-    def points(row: Row, digits: int) -> str:
-        value = gap(row, digits)
-        return "" if value == "" else f"{100 * value:.1f}"
-
-    def adjusted_p(row: Row, digits: int) -> str:
-        value = p(row, digits)
-        return "" if value == "" else probability(value)
-
-    return [
-        Column("", "defense", _first(rows, "defense"), left=True),
-        Column("", "attack", _first(rows, "attack"), drop=1, left=True),
-        Column("", "group", lambda row, digits: _short(row["group"], digits), left=True),
-        Column("", "people", lambda row, digits: f"{row['identities']}", drop=2),
-        Column("attack", "accuracy", lambda row, digits: interval(row, "rate", digits)),
-        Column("largest", "gap", points),
-        Column("Holm", "p", adjusted_p, drop=3),
-    ]
-
-
-def sections(leaks: Leakage, table: pd.DataFrame) -> Iterator[Section]:
-    """The tables of each protocol: the worst people, how unequally people leak, groups where the data have any."""
-    for group in protocols(table):
-        protocol, about = group["protocol"].iloc[0], tables.title(group)
-        people, targets, groups = (_of(part, protocol) for part in leaks)
-        if people.empty:
-            continue
-        most = max(1, min(NAMED, ROWS // len(targets)))
-        worst = people[people["rank"] <= most].reset_index(drop=True)
-        whom = f"The {most} people" if most > 1 else "The person"
-        yield Section(
-            f"Who leaks most, {about}",
-            worst,
-            _people(worst),
-            [
-                f"{whom} of each target that its strongest attack hit most often, equal ones by distance; leakage.csv "
-                "has everybody. nearest private = squared L2 of the nearest "
-                f"reconstruction to a private image of the person, in {evaluators(group)[0]}'s features; lower leaks "
-                "more. target confidence: mean over the person's reconstructions, in %."
-            ],
-        )
-        yield Section(
-            f"How unequally people leak, {about}",
-            targets,
-            _targets(targets),
-            [
-                "Gini of hit rates over people [95% interval over identities]: 0 everybody is hit alike, 1 one person "
-                "has all hits; by luck = what so few reconstructions each would give if everybody were hit with the "
-                "same probability. Never and always hit: % of the attacked people [95% interval]."
-            ],
-        )
-        if len(groups):
-            outside = int((people.groupby("defense", sort=False)["group"].apply(lambda one: (one == "").sum())).max())
-            left = f" {outside} attacked people are in no group." if outside else ""
-            yield Section(
-                f"Groups of people, {about}",
-                groups,
-                _groups(groups),
-                [
-                    "Attack accuracy of each group, the strongest attack, in % [95% interval, clustered by identity]. "
-                    "largest gap: highest minus lowest, in points; p that memberships shuffled among the people give "
-                    f"one as large, Holm's correction over the targets.{left}"
-                ],
-            )
-
-
-def _of(part: pd.DataFrame, protocol: str) -> pd.DataFrame:
-    return part[part["protocol"] == protocol].reset_index(drop=True) if len(part) else part

@@ -1,4 +1,4 @@
-"""From a number back to the data: a run, what it was asked, what came out, and every run it builds on."""
+"""From a number back to the data: a run, how it was specified, what came out, and every run it builds on."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from mibench.report.collect import changes, defense_label
+from mibench.metrics import Unit
+from mibench.report.naming import changes, defense_label
 from mibench.runs import Run
 from mibench.runtime.errors import UserError
 from mibench.stages.train_target import changed_from_recipe
@@ -56,18 +57,18 @@ def _grow(tree: Tree, run: Run, seen: set[str]) -> None:
 
 def _parents(run: Run) -> Iterator[Run]:
     for role in sorted(run.parents, key=lambda role: ORDER.index(role) if role in ORDER else len(ORDER)):
-        found = run.parents[role]
-        yield from found if isinstance(found, list) else [found]
+        parents = run.parents[role]
+        yield from parents if isinstance(parents, list) else [parents]
 
 
 def _about(run: Run) -> RenderableType:
-    """One run: who, what it was asked, its numbers, when and on what, its files."""
+    """One run: who, how it was specified, its numbers, when and on what, its files."""
     head = Text.assemble((ROLE[run.kind], "bold"), " ", (run.name, "bold"), " ", (run.id, "cyan"))
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
     for name, text in (
-        ("asked", _asked(run)),
+        ("specified", _specified(run)),
         ("result", _result(run)),
         ("made", _made(run)),
         ("files", _files(run)),
@@ -84,7 +85,7 @@ def _settings(kind: str, item: Mapping[str, Any]) -> str:
     return " ".join(f"{key}={json.dumps(value)}" for key, value in changed.items())
 
 
-def _asked(run: Run) -> str:
+def _specified(run: Run) -> str:
     spec = run.spec
     parts = []
     if run.kind == "targets":
@@ -101,11 +102,9 @@ def _asked(run: Run) -> str:
     return ", ".join(parts)
 
 
-def rate(found: Mapping[str, Any]) -> str:
-    """`82.0% [74.1, 88.2]`."""
-    if found["low"] is None or found["high"] is None:
-        return f"{100 * found['value']:.1f}%"
-    return f"{100 * found['value']:.1f}% [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
+def rate(known: Mapping[str, Any]) -> str:
+    """`82.0 [74.1,88.2] %`."""
+    return f"{Unit.SHARE.interval(known['value'], known['low'], known['high'])} {Unit.SHARE.sign}"
 
 
 def _result(run: Run) -> str:
@@ -118,11 +117,11 @@ def _result(run: Run) -> str:
         judges = run.parents["evaluators"]
         for judge in judges if isinstance(judges, list) else [judges]:
             name = judge.spec["model"]
-            found = scores["evaluators"][name]
+            own = scores["evaluators"][name]
             lines.append(
-                f"{name}: open-set {rate(found['open_top1'])}, closed {rate(found['closed_top1'])}, "
-                f"KNN {found['knn_train']['value']:.4g}"
-                + ("" if found["fid"] is None else f", fid@{name} {found['fid']:.4g}")
+                f"{name}: open-set {rate(own['open_top1'])}, closed {rate(own['closed_top1'])}, "
+                f"KNN {own['knn_train']['value']:.4g}"
+                + ("" if own["fid"] is None else f", fid@{name} {own['fid']:.4g}")
             )
         return "\n".join(lines)
     metrics = run.read("metrics.json")

@@ -43,8 +43,14 @@ def _shown(section: Section, width: int) -> list[RenderableType]:
     lines = rows(section.rows)
     filled = [(column, [column.cell(row, 0) for row in lines]) for column in section.columns]
     shown, gap, left = _fit(filled, width)
-    notes = [f"Left out at {width} columns: {', '.join(left)}; tables.md and the .csv files have all."] if left else []
-    return [_table(lines, shown, gap), Text(), *_dim(section.notes + notes)]
+    omitted = (
+        [f"Left out at {width} columns: {', '.join(left)}; tables.md and the .csv files have all."] if left else []
+    )
+    return [
+        _table(lines, shown, gap),
+        Text(),
+        *_dim([*section.notes_on(column.header for column, _ in shown), *omitted]),
+    ]
 
 
 def _dim(lines: list[str]) -> list[RenderableType]:

@@ -106,7 +106,7 @@ def inversion_of(run: Run, command: str) -> Run:
     Raises:
         UserError: If it is neither.
     """
-    found = run.parents["inversion"] if run.kind == "scores" else run
-    if not isinstance(found, Run) or found.kind != "inversions":
+    inversion = run.parents["inversion"] if run.kind == "scores" else run
+    if not isinstance(inversion, Run) or inversion.kind != "inversions":
         raise UserError(f"{run.label} has no reconstructions; mibench {command} takes an inversion or a score")
-    return found
+    return inversion

@@ -61,8 +61,8 @@ class Run:
     @cached_property
     def id(self) -> str:
         """8 hex digits of what was asked."""
-        asked = {"protocol": PROTOCOL, "kind": self.kind, "spec": self.spec, "parents": self.parent_ids()}
-        return hashlib.sha256(canonical(asked).encode()).hexdigest()[:8]
+        specification = {"protocol": PROTOCOL, "kind": self.kind, "spec": self.spec, "parents": self.parent_ids()}
+        return hashlib.sha256(canonical(specification).encode()).hexdigest()[:8]
 
     def parent_ids(self) -> dict[str, str | list[str]]:
         """Role -> id or ids."""
@@ -73,10 +73,10 @@ class Run:
 
     def ancestors(self) -> list["Run"]:
         """Direct parents, in the order of their roles."""
-        found: list[Run] = []
+        parents: list[Run] = []
         for _, run in sorted(self.parents.items()):
-            found.extend(run if isinstance(run, list) else [run])
-        return found
+            parents.extend(run if isinstance(run, list) else [run])
+        return parents
 
     # What a run builds on, by its role. Only `prior` may be absent: another program's images have none.
 
@@ -105,7 +105,8 @@ class Run:
         """The evaluation models of a score, the headline first."""
         known = self.parents.get("evaluators")
         if known is None:
-            raise UserError(f"{self.label} has no evaluation models")
+            parents = ", ".join(self.parents) or "none"
+            raise UserError(f"{self.label} has no evaluation models; its parents are: {parents}")
         return known if isinstance(known, list) else [known]
 
     @property
@@ -160,9 +161,9 @@ class Run:
         Raises:
             UserError: If it is missing, damaged, or not the one that the run was finished with.
         """
-        found, content = read_json(self.path / file)
+        read, content = read_json(self.path / file)
         unchanged(self.path / file, content)
-        return found
+        return read
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -187,7 +188,7 @@ class Run:
 
     @contextmanager
     def writing(self) -> Iterator[Path]:
-        """The directory to work in; call within `held`.
+        """The directory to work in; call within `locked`.
 
         Raises:
             UserError: If writing fails (a full disk); what is there stays for the next try.
@@ -234,10 +235,10 @@ def read_json(path: Path) -> tuple[dict[str, Any], bytes]:
     """A JSON object, and the bytes it was read from."""
     try:
         content = path.read_bytes()
-        found = json.loads(content.decode("utf-8"), parse_constant=_no_number)
-        if not isinstance(found, dict):
-            raise ValueError(f"it holds {type(found).__name__}, not an object")
-        return found, content
+        value = json.loads(content.decode("utf-8"), parse_constant=_no_number)
+        if not isinstance(value, dict):
+            raise ValueError(f"it holds {type(value).__name__}, not an object")
+        return value, content
     except FileNotFoundError:
         raise UserError(f"{path} is missing; delete that run's directory and run it again") from None
     except OSError as error:
@@ -286,11 +287,11 @@ def unchanged(path: Path, content: bytes | None = None) -> None:
     try:
         known = done.stat()
         wanted = _digests(done, known.st_size, known.st_mtime_ns).get(path.name)
-        found = path.stat()
+        status = path.stat()
         digest = (
             hashlib.sha256(content).hexdigest()
             if content is not None
-            else _digest(path, found.st_size, found.st_mtime_ns)
+            else _digest(path, status.st_size, status.st_mtime_ns)
         )
     except FileNotFoundError:
         raise UserError(f"{path} is missing; delete that run's directory and run it again") from None
@@ -319,9 +320,9 @@ def provenance(started: tuple[float, float], machine: Mapping[str, Any]) -> dict
     from mibench import __version__
 
     here = Path(__file__).parent
-    asked = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
+    describe = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        commit = subprocess.run(asked, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+        commit = subprocess.run(describe, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         commit = None
     return {

@@ -37,7 +37,7 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
                 os.close(handle)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     written = scratch / path.name
-    held = _own(scratch)
+    lock = _own(scratch)
     try:
         try:
             write(written)
@@ -49,7 +49,7 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         written.replace(path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-        os.close(held)
+        os.close(lock)
 
 
 def _own(folder: Path) -> int:

@@ -59,11 +59,11 @@ def memory_limit() -> int:
 
 def _machine() -> int:
     """Bytes of memory this machine or container has."""
-    found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for name in _CGROUP:
         with suppress(OSError, ValueError):  # 'max', or no such file
-            found.append(int((Path("/sys/fs/cgroup") / name).read_text()))
-    return min(found)
+            limits.append(int((Path("/sys/fs/cgroup") / name).read_text()))
+    return min(limits)
 
 
 def memory_left() -> int:
@@ -140,7 +140,7 @@ def mapped(file: Path) -> tuple[dict[str, UInt8[Tensor, "..."]], dict[str, str]]
     with file.open("rb") as handle:
         size = int.from_bytes(handle.read(8), "little")
         header = {name: value for name, value in json.loads(handle.read(size)).items() if name != "__metadata__"}
-        found = {}
+        tensors = {}
         for name, entry in header.items():
             if entry["dtype"] != "U8":
                 raise SafetensorError(f"{name} is {entry['dtype']}, not U8")
@@ -148,5 +148,5 @@ def mapped(file: Path) -> tuple[dict[str, UInt8[Tensor, "..."]], dict[str, str]]
             array = np.memmap(handle, np.uint8, "r", offset=start, shape=tuple(entry["shape"]))
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-                found[name] = torch.from_numpy(array)
-    return found, notes
+                tensors[name] = torch.from_numpy(array)
+    return tensors, notes

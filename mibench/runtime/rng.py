@@ -6,7 +6,9 @@ saved generator state, and every device gives the same integers.
 
 References:
     | Parallel random numbers: as easy as 1, 2, 3 (Salmon et al., 2011), the idea
+    | https://doi.org/10.1145/2063384.2063405
     | Fast splittable pseudorandom number generators (Steele, Lea and Flood, 2014), the mixing function
+    | https://doi.org/10.1145/2660193.2660195
 """
 
 import hashlib

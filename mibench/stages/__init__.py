@@ -18,7 +18,7 @@ from mibench.stages import (
     train_verifier,
 )
 
-__all__ = ["execute", "perform"]
+__all__ = ["execute", "perform", "rehearse"]
 
 _STAGES = {
     "backbones": train_backbone.work,
@@ -38,15 +38,28 @@ def perform(run: Run, engine: Engine, reporter: Reporter) -> None:
     work(run, engine, reporter)
 
 
+def rehearse(runs: list[Run]) -> None:
+    """What can be found wrong with runs that are still to do before any work is done and any data is read.
+
+    Raises:
+        UserError: The first of it.
+    """
+    for run in runs:
+        if run.kind == "targets":
+            train_target.rehearse_surgery(run)
+
+
 def execute(runs: list[Run], device: str, reporter: Reporter, force: bool = False) -> None:
     """Do everything that `runs` need; see `executor.execute`.
 
     Raises:
         UserError: The first mistake of a stage; what was finished before it stays.
     """
+    todo = executor.pending(runs, force)
+    rehearse(todo)
     # Drawn or decoded once here, with all cores, instead of once in every worker: the cache then has it. And before
     # --force throws anything away.
-    wanted = [run.inputs["dataset"] for run in executor.pending(runs, force) if "dataset" in run.inputs]
+    wanted = [run.inputs["dataset"] for run in todo if "dataset" in run.inputs]
     for inputs in {canonical(inputs): inputs for inputs in wanted}.values():
         data = artifacts.open_dataset(inputs, reporter)
         for what, images in data.card.get("converted", {}).items():

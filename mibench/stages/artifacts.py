@@ -15,9 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mibench import models
-from mibench.core import Dataset, Defense, Prior, Source
+from mibench.core import Dataset, Defense, Prior
 from mibench.models.base import Classifier
 from mibench.plugins import registry
+from mibench.plugins.registry import Choice
 from mibench.runs import Run, canonical, unchanged
 from mibench.runtime import pixels
 from mibench.runtime.errors import UserError
@@ -107,9 +108,9 @@ def _claimed(path: Path, role: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, header
 
 
-def dataset_spec(source: Source, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def dataset_spec(data: Choice) -> tuple[dict[str, Any], dict[str, Any]]:
     """What goes into a run's specification and into its inputs."""
-    return {"name": name, "settings": source.identity()}, {"name": name, "settings": asdict(source)}
+    return data.spec(), {"name": data.name, "settings": asdict(data.plugin)}
 
 
 _opened: dict[str, Dataset] = {}

@@ -60,7 +60,8 @@ def plan(root: Path, target: Run, folder: Path, name: str | None = None) -> Run:
     root_of_images = _root(folder)
     called = name if name is not None else root_of_images.name
     _check_name(called)
-    people = _people(folder, artifacts.open_dataset(target.inputs["dataset"]).classes, target)
+    classes = tuple(artifacts.read_header(target.path / "model.safetensors").get("classes", ()))
+    people = _people(folder, classes, target)
     return Run(
         root,
         "inversions",
@@ -85,9 +86,9 @@ def _root(folder: Path) -> Path:
         UserError: If there is none of this name.
     """
     try:
-        found = folder.expanduser().resolve()
-        if found.is_dir():
-            return found
+        absolute = folder.expanduser().resolve()
+        if absolute.is_dir():
+            return absolute
     except (OSError, RuntimeError):  # a loop of links, a name too long, nobody's ~home
         pass
     raise UserError(f"--images {folder}: there is no such folder; {LAYOUT}")
@@ -113,15 +114,15 @@ def _people(folder: Path, classes: Sequence[str], target: Run) -> dict[int, list
     _root(folder)
     root = folder.expanduser()
     try:
-        found = {one: visible(one) for one in visible(root) if one.is_dir()}
+        folders = {one: visible(one) for one in visible(root) if one.is_dir()}
         loose = [one for one in visible(root) if not one.is_dir()]
     except OSError as error:
         raise UserError(f"--images {folder}: {error.filename} cannot be read ({error.strerror}); mend it") from None
     if loose:
         raise UserError(f"--images {folder}: {len(loose)} loose file(s), the first is {loose[0].name}; {LAYOUT}")
-    if not found:
+    if not folders:
         raise UserError(f"--images {folder} is empty; {LAYOUT}")
-    unknown = [one.name for one in found if one.name not in classes]
+    unknown = [one.name for one in folders if one.name not in classes]
     if unknown:
         near = get_close_matches(unknown[0], classes, n=1, cutoff=0.5)
         hint = f"did you mean '{near[0]}'? " if near else ""
@@ -130,18 +131,18 @@ def _people(folder: Path, classes: Sequence[str], target: Run) -> dict[int, list
             f"'{unknown[0]}'; {hint}it knows {len(classes)}: "
             f"{', '.join(classes[:8])}{', ...' if len(classes) > 8 else ''}"
         )
-    empty = [one.name for one, own in found.items() if not own]
+    empty = [one.name for one, own in folders.items() if not own]
     if empty:
         raise UserError(
             f"--images {folder}: {len(empty)} folder(s) have no images, the first is '{empty[0]}'; fill or remove it"
         )
-    odd = [one for own in found.values() for one in own if one.is_dir() or one.suffix.lower() not in SUFFIXES]
+    odd = [one for own in folders.values() for one in own if one.is_dir() or one.suffix.lower() not in SUFFIXES]
     if odd:
         raise UserError(
             f"--images {folder}: {len(odd)} thing(s) are no PNG or JPEG file, the first is {odd[0]}; remove or convert "
             "it"
         )
-    by_label = {classes.index(one.name): own for one, own in found.items()}
+    by_label = {classes.index(one.name): own for one, own in folders.items()}
     return dict(sorted(by_label.items()))
 
 
@@ -157,7 +158,7 @@ def _content(people: Mapping[int, list[Path]]) -> str:
 def _conversions(files: Sequence[Path], data: Dataset) -> dict[str, int]:
     """What `decode` does in silence: other sizes, and pixels that JPEG has already changed."""
     _, height, width = data.image_shape
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for file in files:
         with Image.open(file) as opened:
             said = {
@@ -166,8 +167,8 @@ def _conversions(files: Sequence[Path], data: Dataset) -> dict[str, int]:
             }
         for what, so in said.items():
             if so:
-                found[what] = found.get(what, 0) + 1
-    return found
+                counts[what] = counts.get(what, 0) + 1
+    return counts
 
 
 def work(run: Run, engine: Engine, reporter: Reporter) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from mibench.core import Access, Attack, AttackContext, BudgetExhausted, Oracle, Prior, Reconstructions, to_uint8
 from mibench.models.fold import fold
 from mibench.models.winograd import winograd
-from mibench.plugins import registry
+from mibench.plugins import capabilities, registry
 from mibench.plugins.registry import Choice
 from mibench.runs import Run, clock, provenance
 from mibench.runtime.engine import Engine, at_once, describe
@@ -71,14 +71,14 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     if source is None:
         raise UserError(f"{run.label} has no prior; its images were made by another program")
     data = artifacts.dataset(target)
-    count = run.spec["identities"] or len(data.classes)
-    if not 1 <= count <= len(data.classes):
-        raise UserError(f"--identities {count}: the target knows {len(data.classes)} identities")
     attack: Attack = registry.configure(
         "attacks", run.spec["attack"]["name"], settings=run.spec["attack"]["settings"]
     ).plugin
+    count = run.spec["identities"] or len(data.classes)
+    if not 1 <= count <= len(data.classes):
+        raise UserError(f"--identities {count}: the target knows {len(data.classes)} identities")
     prior: Prior = engine.place(artifacts.load_prior(source, data))  # type: ignore[assignment]
-    attack.needs(prior)
+    capabilities.require(attack, prior)
     network = winograd(engine.place(fold(artifacts.load_classifier(target, data))), engine)
     labels = torch.arange(count, device=engine.device)
     cost = attack.cost(prior, len(data.public))

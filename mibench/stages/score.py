@@ -14,11 +14,14 @@ from mibench import models
 from mibench.core import Dataset, Source
 from mibench.evaluation.evaluate import evaluate
 from mibench.evaluation.judgement import Answers, PrivateAnswers
-from mibench.evaluation.model import EvaluationModel
+from mibench.evaluation.likeness import calibrate
+from mibench.evaluation.model import EvaluationModel, stranger_answers
 from mibench.evaluation.protocol import Origin
+from mibench.evaluation.records import EvaluatorFacts
 from mibench.evaluation.verifier import Verifier
 from mibench.metrics.latent import latent_cosine, latent_rank1
 from mibench.models.base import Classifier
+from mibench.models.fold import fold
 from mibench.plugins import registry
 from mibench.runs import PROTOCOL, Run, clock, provenance
 from mibench.runtime.engine import Engine, describe
@@ -94,22 +97,23 @@ def evaluation_model(run: Run, data: Dataset, engine: Engine) -> EvaluationModel
 
 
 def _prepared(run: Run, network: Classifier, tensors: dict[str, Any], data: Dataset, engine: Engine) -> EvaluationModel:
+    name, metrics = run.spec["model"], run.read("metrics.json")
+    placed: Classifier = engine.place(fold(network))  # type: ignore[assignment]
     train, heldout = (
         Answers(tensors[f"{part}_logits"], tensors[f"{part}_features"], tensors[f"{part}_labels"])
         for part in ("train", "heldout")
     )
-    name = run.spec["model"]
-    return EvaluationModel.from_answers(
-        name,
-        network,
-        PrivateAnswers(train, heldout),
-        data,
-        engine,
-        models.family(name),
-        run.label,
-        run.id,
-        run.spec["seed"],
+    others = stranger_answers(placed, data, engine)
+    facts = EvaluatorFacts(
+        heldout_accuracy=Interval(**metrics["natural_accuracy"]),
+        heldout_accuracy_open=Interval(**metrics["open_set_accuracy"]),
+        distractors=metrics["distractors"],
+        distractors_are_public=metrics["distractors_are_public"],
+        knn_real_to_real=metrics["knn_real_to_real"],
+        calibration=calibrate(others.logits, data),
     )
+    private, seed = PrivateAnswers(train, heldout), run.spec["seed"]
+    return EvaluationModel(name, placed, models.family(name), private, others, facts, run.label, run.id, seed)
 
 
 _verifiers: dict[tuple[Any, ...], Verifier] = {}

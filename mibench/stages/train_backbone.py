@@ -42,7 +42,7 @@ def plan(root: Path, data: Choice, architecture: str, precision: str) -> Run:
         UserError: For an unknown architecture.
     """
     models.family(architecture)
-    spec, inputs = artifacts.dataset_spec(data.plugin, data.name)
+    spec, inputs = artifacts.dataset_spec(data)
     return Run(
         root,
         "backbones",

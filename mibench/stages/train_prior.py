@@ -32,7 +32,7 @@ def plan(root: Path, data: Choice, prior: Choice, target: Run | None, seed: int,
     wants = prior.plugin.target_access is not None
     if wants and target is None:
         raise UserError(f"the prior '{prior.name}' learns from a target's answers; name one with --target RUN")
-    spec, inputs = artifacts.dataset_spec(data.plugin, data.name)
+    spec, inputs = artifacts.dataset_spec(data)
     parents: dict[str, Run | list[Run]] = {"target": target} if wants and target is not None else {}
     return Run(
         root,

@@ -16,7 +16,9 @@ from mibench.core import Dataset, Defense, Split
 from mibench.evaluation.model import accuracy, private_answers, real_to_real
 from mibench.evaluation.side_effects import side_effects
 from mibench.metrics.accuracy import closed_set, top_k
+from mibench.metrics.ood import detection
 from mibench.models.base import Classifier
+from mibench.plugins import capabilities
 from mibench.plugins.registry import Choice
 from mibench.plugins.settings import resolve_settings
 from mibench.runs import Run, canonical, clock, provenance
@@ -35,6 +37,7 @@ __all__ = [
     "evaluator_families",
     "plan",
     "plan_evaluator",
+    "rehearse_surgery",
     "require_other_family",
     "work",
 ]
@@ -89,7 +92,7 @@ def plan(
             architecture or does not start from such a network.
     """
     models.family(architecture)
-    spec, inputs = artifacts.dataset_spec(data.plugin, data.name)
+    spec, inputs = artifacts.dataset_spec(data)
     real = [choice for choice in defenses if choice.name != "none"]
     require_compatible(architecture, real, pretrained)
     backbone = train_backbone.plan(root, data, architecture, precision) if pretrained == "public" else None
@@ -112,10 +115,10 @@ def plan(
 
 
 def require_compatible(architecture: str, defenses: list[Choice], pretrained: str) -> None:
-    """Refuse a defense that cannot change this architecture, before anything is trained.
+    """Refuse a defense that this architecture cannot take, as far as cards tell; see also `rehearse_surgery`.
 
     Raises:
-        UserError: What the architecture lacks, or what it should start from.
+        UserError: What the architecture or the machine lacks, or what the network should start from.
     """
     for choice in defenses:
         if choice.plugin.start == "public" and pretrained == "none":
@@ -123,11 +126,22 @@ def require_compatible(architecture: str, defenses: list[Choice], pretrained: st
                 f"{choice.name} protects what public images have not taught the network already, so it must start "
                 "from such a network: --pretrained public, or imagenet for torchvision's architectures"
             )
-    if any(type(choice.plugin).surgery is not Defense.surgery for choice in defenses):
-        with torch.device("meta"):  # sizes only, no weights
-            model = models.build(architecture, 10, (3, 64, 64))
-            for choice in defenses:
-                model = choice.plugin.surgery(model)
+        capabilities.require_of_architecture(choice.name, models.family(architecture))
+
+
+def rehearse_surgery(run: Run) -> None:
+    """Let a target's defenses change a network without weights, so that settings which do not fit it are told before
+    anything is trained.
+
+    Raises:
+        UserError: What the architecture lacks.
+    """
+    stack = artifacts.defenses(run)
+    if any(type(defense).surgery is not Defense.surgery for defense in stack):
+        with capabilities.naming_others(), torch.device("meta"):  # sizes only
+            model = models.build(run.spec["model"], 10, (3, 64, 64))
+            for defense in stack:
+                model = defense.surgery(model)  # type: ignore[assignment]
 
 
 def evaluator_families(architecture: str) -> list[str]:
@@ -154,7 +168,7 @@ def plan_evaluator(
 ) -> Run:
     """The run that trains an evaluation model."""
     models.family(architecture)
-    spec, inputs = artifacts.dataset_spec(data.plugin, data.name)
+    spec, inputs = artifacts.dataset_spec(data)
     return Run(
         root,
         "evaluators",
@@ -199,7 +213,18 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         label = f"train {'evaluation model' if evaluator else 'target'} {run.name}"
         seed = run.spec["seed"]
         fitted = fit(
-            model, split, classes, chosen, engine, seed, reporter, label, defenses, data.flip, checkpoint=checkpoint
+            model,
+            split,
+            classes,
+            chosen,
+            engine,
+            seed,
+            reporter,
+            label,
+            defenses,
+            data.flip,
+            checkpoint=checkpoint,
+            public=None if evaluator else data.public,
         )
         # Unknown after a killed process, which took part of it with it.
         trained = None if resumed else round(time.process_time() - before, 2)
@@ -217,7 +242,11 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         if evaluator:
             metrics |= measure_evaluator(model, data, engine, folder)
         else:
-            metrics |= measure_target(model, data, engine, folder) | {"defense_reports": fitted.reports}
+            metrics |= measure_target(model, data, engine, folder)
+            metrics["defense_reports"] = [
+                report | defense.report(memory, data, lambda images: predict(model, images, engine)[0])
+                for defense, memory, report in zip(defenses, fitted.memories, fitted.reports, strict=True)
+            ]
         header = {
             "role": role,
             "architecture": run.spec["model"],
@@ -240,10 +269,11 @@ def measure_target(model: Classifier, data: Dataset, engine: Engine, folder: Pat
     hits = top_k(closed_set(logits, classes), data.heldout.labels.to(logits.device), 1)
     kept = {"hits": hits.to(torch.uint8), "labels": data.heldout.labels}
     artifacts.write_tensors(folder / "heldout.safetensors", kept, {"role": "held-out verdicts"})
-    return {
-        "natural_accuracy": accuracy(logits, data.heldout.labels, classes)._asdict(),
-        "side_effects": side_effects(model, logits, data.heldout.on(engine)),
-    }
+    effects = side_effects(model, logits, data.heldout.on(engine))
+    if len(data.public):
+        strangers, _ = predict(model, data.public.images, engine)
+        effects["ood"] = detection(logits.softmax(1), strangers.softmax(1))._asdict()
+    return {"natural_accuracy": accuracy(logits, data.heldout.labels, classes)._asdict(), "side_effects": effects}
 
 
 def measure_evaluator(model: Classifier, data: Dataset, engine: Engine, folder: Path) -> dict[str, Any]:

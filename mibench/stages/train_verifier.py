@@ -45,7 +45,7 @@ def plan(
     source: Source = data.plugin
     if source.bystander_count < FEWEST:
         return None
-    spec, inputs = artifacts.dataset_spec(source, data.name)
+    spec, inputs = artifacts.dataset_spec(data)
     given = training or {}
     recipe = {**RECIPE, **({"least_steps": 0} if "epochs" in given else {}), **given}
     return Run(

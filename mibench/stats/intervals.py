@@ -1,9 +1,9 @@
 """Intervals: how far a number could have been off, had other identities been attacked.
 
-Images of one identity rise and fall together, so identities are resampled, not images (the cluster
-bootstrap). The percentile bootstrap is too narrow when identities are few, and far too narrow when a rate is
-near 0 or 1: simulated with 20 identities x 5 images (correlation .8), its '95%' interval covers a rate of .1
-85% of the time, a rate of .02 44%. Three remedies:
+Images of one identity rise and fall together, so identities are resampled, not images (the cluster bootstrap). The
+percentile bootstrap is too narrow when identities are few, and far too narrow when a rate is near 0 or 1: simulated
+with 20 identities x 5 images (correlation .8), its '95%' interval covers a rate of .1 85% of the time, a rate of .02
+44%. Three remedies:
 
 1. The percentiles are taken further out, at Phi(-sqrt(c / (c - 1)) t_{c-1}) for c identities (the expanded
    percentile interval): the width of a t interval, with the bootstrap's asymmetry.
@@ -20,13 +20,16 @@ above 98% only for about ten identities or about ten hits. No interval has zero 
 
 References:
     | What Teachers Should Know About the Bootstrap (Hesterberg, 2015), the expanded percentile interval
+    | https://arxiv.org/abs/1411.5279
     | Evaluating Confidence Interval Methods for Binomial Proportions in Clustered Surveys (Dean and Pagano,
       2015), effective n
+    | https://doi.org/10.1093/jssam/smv024
     | Adjusted Wald Confidence Interval for a Difference of Binomial Proportions Based on Paired Data (Bonett
       and Price, 2012)
+    | https://doi.org/10.3102/1076998611411915
     | The Use of Confidence or Fiducial Limits Illustrated in the Case of the Binomial (Clopper and Pearson,
       1934)
-    | pitfalls.md §2 trap 15: a spread over images or restarts is not an interval
+    | https://doi.org/10.1093/biomet/26.4.404
 """
 
 import math
@@ -41,12 +44,22 @@ from torch import Tensor
 from mibench.runtime.rng import generator
 from mibench.stats.inputs import require_finite
 
-__all__ = ["Interval", "clustered_interval", "drawn", "expanded", "paired_interval", "proportion"]
+__all__ = [
+    "Interval",
+    "by_cluster",
+    "cluster_sums",
+    "clustered_interval",
+    "difference_of_rates",
+    "drawn",
+    "expanded",
+    "paired_interval",
+    "proportion",
+    "rate",
+]
 
 
 class Interval(NamedTuple):
-    """A number with its interval; n images in so many clusters (identities). NaN bounds: no interval
-    exists."""
+    """A number with its interval; n images in so many clusters (identities). NaN bounds: no interval exists."""
 
     value: float
     low: float
@@ -59,13 +72,20 @@ class Interval(NamedTuple):
         return {key: None if value != value else value for key, value in self._asdict().items()}
 
 
-def _cluster_sums(
+def by_cluster(
+    clusters: Int64[Tensor, " n"], values: Float64[Tensor, " n"], weights: Float64[Tensor, " n"]
+) -> tuple[Float64[Tensor, " c"], Float64[Tensor, " c"]]:
+    """Sums of values and of weights over each cluster, in the order of the clusters' numbers."""
+    names, index = clusters.unique(return_inverse=True)
+    zero = values.new_zeros(len(names))
+    return zero.index_add(0, index, values), zero.index_add(0, index, weights)
+
+
+def cluster_sums(
     values: Float64[Tensor, " n"], clusters: Int64[Tensor, " n"]
 ) -> tuple[Float64[Tensor, " c"], Float64[Tensor, " c"]]:
     """Sum of values and number of images of each cluster."""
-    names, index = clusters.unique(return_inverse=True)
-    zero = values.new_zeros(len(names))
-    return zero.index_add(0, index, values), zero.index_add(0, index, torch.ones_like(values))
+    return by_cluster(clusters, values, torch.ones_like(values))
 
 
 def _check(values: Tensor, clusters: Tensor, confidence: float, resamples: int) -> None:
@@ -125,7 +145,7 @@ def clustered_interval(
     _check(values, clusters, confidence, resamples)
     require_finite("interval", "values", values)
     # On the CPU, so that one seed gives one interval whatever device the scores came from.
-    sums, counts = _cluster_sums(values.detach().cpu().double(), clusters.cpu())
+    sums, counts = cluster_sums(values.detach().cpu().double(), clusters.cpu())
     value = float(sums.sum() / counts.sum())
     if len(sums) == 1:
         return Interval(value, math.nan, math.nan, len(values), 1)
@@ -140,15 +160,24 @@ def proportion(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """A rate, such as attack accuracy or natural accuracy (clustered by class), with an interval within [0,
-    1].
+    """A rate, such as attack accuracy or natural accuracy (clustered by class), with an interval within [0, 1].
 
     Raises:
         ValueError: no values, an impossible confidence or number of resamples.
     """
     _check(hits, clusters, confidence, resamples)
-    sums, counts = _cluster_sums(hits.cpu().double(), clusters.cpu())
-    n, c = len(hits), len(sums)
+    return rate(*cluster_sums(hits.cpu().double(), clusters.cpu()), confidence, resamples, seed)
+
+
+def rate(
+    sums: Float64[Tensor, " c"],
+    counts: Float64[Tensor, " c"],
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """The same of each cluster's sum of values in [0, 1], most often hits, and its number of images, at least one."""
+    n, c = int(counts.sum()), len(sums)
     p = float(sums.sum() / n)
     if c == 1:
         # One identity says nothing about the others but where it sits.
@@ -177,28 +206,50 @@ def paired_interval(
 ) -> Interval:
     """Mean of a - b over images paired by order, with its interval: what two attacks or defenses differ by.
 
-    Pairing removes what both share (which identities are easy), so it sees smaller differences than two
-    intervals side by side. Bool values are two rates, the difference is in [-1, 1].
+    Pairing removes what both share (which identities are easy), so it sees smaller differences than two intervals side
+    by side. Bool values are two rates, the difference is in [-1, 1]: see `difference_of_rates`.
 
     Raises:
-        ValueError: NaN or infinite values, unequal lengths, an impossible confidence or number of resamples.
+        ValueError: NaN or infinite values, unequal lengths, one of Bool and one of float, an impossible confidence or
+            number of resamples.
     """
     _check(a_values, clusters, confidence, resamples)
     _check(b_values, clusters, confidence, resamples)
-    both = (a_values.dtype == torch.bool) and (b_values.dtype == torch.bool)
+    if (a_values.dtype == torch.bool) != (b_values.dtype == torch.bool):
+        raise ValueError("interval: hits against numbers that are no hits; give Bool values on both sides, or on none")
     difference = a_values.detach().cpu().double() - b_values.detach().cpu().double()
-    interval = clustered_interval(difference, clusters, confidence, resamples, seed)
-    if not both:
-        return interval
-    value, low, high, n, c = interval
+    if a_values.dtype != torch.bool:
+        return clustered_interval(difference, clusters, confidence, resamples, seed)
+    return difference_of_rates(*cluster_sums(difference, clusters.cpu()), confidence, resamples, seed)
+
+
+def difference_of_rates(
+    sums: Float64[Tensor, " c"],
+    counts: Float64[Tensor, " c"],
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Difference of two rates of the same images or people, in [-1, 1]; its interval never has zero width.
+
+    Args:
+        sums: Of each cluster, the sum of differences of hits, or of shares of hits; each difference in [-1, 1].
+        counts: Of each cluster, how many differences that is, at least one.
+        confidence: Of the interval.
+        resamples: Of the bootstrap.
+        seed: Of the bootstrap.
+    """
+    n, c = int(counts.sum()), len(sums)
+    value = float(sums.sum() / n)
     if c == 1:
         return Interval(value, -1.0, 1.0, n, c)
-    sums, counts = _cluster_sums(difference, clusters.cpu())
     if float((sums - value * counts).abs().max()) < 1e-12:
         u = _unseen(c, confidence)
         return Interval(value, value - u * (1 + value), value + u * (1 - value), n, c)
+    low, high = _bootstrap(sums, counts, confidence, resamples, seed)
     # Bonett and Price: one image hit by a alone and one by b alone are added, each an identity of its own.
     shrunk = float(sums.sum()) / (n + 2)
     squares = float((sums - shrunk * counts).square().sum()) + (1 - shrunk) ** 2 + (1 + shrunk) ** 2
     half = float(stdtrit(c - 1, (1 + confidence) / 2)) * math.sqrt(squares * c / (c - 1)) / (n + 2)
-    return Interval(value, max(-1.0, min(low, shrunk - half)), min(1.0, max(high, shrunk + half)), n, c)
+    low, high = min(low, value, shrunk - half), max(high, value, shrunk + half)
+    return Interval(value, max(-1.0, low), min(1.0, high), n, c)

@@ -14,7 +14,9 @@ its size says, and correction for many comparisons needs more again.
 
 References:
     | Statistical Power Analysis for the Behavioral Sciences (Cohen, 1988)
+    | https://doi.org/10.4324/9780203771587
     | Variance Components (Searle, Casella and McCulloch, 1992), the two-way random model without interaction
+    | https://doi.org/10.1002/9780470316856
 """
 
 import math
@@ -26,7 +28,7 @@ from torch import Tensor
 
 from mibench.stats.inputs import require_finite
 
-__all__ = ["Components", "components", "detectable", "identities_needed", "paired_sd", "seeds_needed", "spread"]
+__all__ = ["Components", "components", "detectable", "identities_needed", "seeds_needed", "spread"]
 
 
 class Components(NamedTuple):
@@ -54,33 +56,17 @@ def _least(alpha: float) -> int:
     return math.floor(1 - math.log2(alpha)) + 1
 
 
-def spread(a: Float[Tensor, " c"], b: Float[Tensor, " c"]) -> float:
-    """Standard deviation of the paired differences a - b of identities' means, over c - 1; NaN for one identity.
+def spread(differences: Float[Tensor, " c"]) -> float:
+    """Standard deviation of identities' mean differences, over c - 1; NaN for one identity.
 
     Raises:
-        ValueError: NaN or infinite values, unequal lengths, no values.
+        ValueError: NaN or infinite values, no values.
     """
-    if len(a) == 0 or len(a) != len(b):
-        raise ValueError(f"power: means of {len(a)} and {len(b)} identities; give both for each")
-    difference = a.detach().cpu().double() - b.detach().cpu().double()
-    require_finite("power", "means", difference)
-    return float(difference.std()) if len(difference) > 1 else math.nan
-
-
-def paired_sd(a_sd: float, b_sd: float, correlation: float) -> float:
-    """The same from standard deviations between identities and their correlation over the identities.
-
-        sd^2 = a_sd^2 + b_sd^2 - 2 correlation a_sd b_sd
-
-    Raises:
-        ValueError: A negative standard deviation, a correlation outside [-1, 1].
-    """
-    if min(a_sd, b_sd) < 0 or not -1 <= correlation <= 1:
-        raise ValueError(
-            f"power: standard deviations {a_sd} and {b_sd}, correlation {correlation}; "
-            "allowed: not negative, and from -1 to 1"
-        )
-    return math.sqrt(max(0.0, a_sd**2 + b_sd**2 - 2 * correlation * a_sd * b_sd))
+    if len(differences) == 0:
+        raise ValueError("power: differences of 0 identities; give at least one")
+    values = differences.detach().cpu().double()
+    require_finite("power", "differences", values)
+    return float(values.std()) if len(values) > 1 else math.nan
 
 
 def identities_needed(sd: float, difference: float, alpha: float = 0.05, power: float = 0.8) -> float:
@@ -135,7 +121,7 @@ def components(differences: Float[Tensor, "s c"]) -> Components | None:
     return Components(max(0.0, (ms_seed - rest) / c), max(0.0, (ms_identity - rest) / s), rest, s, c)
 
 
-def seeds_needed(found: Components, difference: float, alpha: float = 0.05, power: float = 0.8) -> float:
+def seeds_needed(known: Components, difference: float, alpha: float = 0.05, power: float = 0.8) -> float:
     """How many seeds, with as many identities as now, show a true difference of this size, other seeds and other
     identities included.
 
@@ -146,7 +132,7 @@ def seeds_needed(found: Components, difference: float, alpha: float = 0.05, powe
     Raises:
         ValueError: An impossible alpha or power.
     """
-    allowed = (difference / _factor(alpha, power)) ** 2 - found.identity / found.identities
+    allowed = (difference / _factor(alpha, power)) ** 2 - known.identity / known.identities
     if allowed <= 0:
         return math.inf
-    return float(max(1, math.ceil((found.seed + found.rest / found.identities) / allowed - 1e-9)))
+    return float(max(1, math.ceil((known.seed + known.rest / known.identities) / allowed - 1e-9)))

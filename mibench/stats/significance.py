@@ -5,17 +5,19 @@ If two targets leak alike, the signs of the identities' differences are arbitrar
 patterns that give a mean at least as far from zero. Nothing is assumed of how the differences are distributed.
 
 Of m true nulls tested at .05, one in twenty is called a difference. Holm's correction bounds the chance of even one
-such call; Benjamini and Hochberg's bounds the share of such calls among all calls.
+such call.
 
 Simulated with 20 identities x 5 images at .05: a true null is rejected 5% of the time, 3% for hits (equal sums count
-against the difference); a test that takes images for independent rejects it 17% of the time (test_comparison.py).
+against the difference); a test that takes images for independent rejects it 17% of the time
+(tests/stats/test_significance.py).
 
 References:
     | The Design of Experiments (Fisher, 1935), the sign-flip test
+    | https://en.wikipedia.org/wiki/The_Design_of_Experiments
     | Permutation P-values Should Never Be Zero (Phipson and Smyth, 2010), the +1
+    | https://arxiv.org/abs/1603.05766
     | A Simple Sequentially Rejective Multiple Test Procedure (Holm, 1979)
-    | Controlling the False Discovery Rate (Benjamini and Hochberg, 1995)
-    | pitfalls.md §2 trap 15: a spread over images or restarts is not an interval
+    | https://www.jstor.org/stable/4615733
 
 Differs:
     Identities with more images weigh more, as in the difference that `paired_interval` shows: the sum of an identity's
@@ -23,7 +25,7 @@ Differs:
 """
 
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int8, Int64
@@ -31,8 +33,9 @@ from torch import Tensor
 
 from mibench.runtime.rng import generator
 from mibench.stats.inputs import require_finite
+from mibench.stats.intervals import cluster_sums
 
-__all__ = ["Comparison", "adjusted", "gap_test", "least_p", "paired_test"]
+__all__ = ["Comparison", "adjusted", "gap_test", "least_p", "paired_test", "sign_flips"]
 
 EXACT = 12
 """Up to so many identities that differ, all sign patterns are counted; above, patterns are drawn."""
@@ -78,19 +81,25 @@ def paired_test(
     require_finite("test", "values", b_values.double())
     # On the CPU, so that one seed gives one p-value whatever device the scores came from.
     values = a_values.detach().cpu().double() - b_values.detach().cpu().double()
-    names, index = clusters.cpu().unique(return_inverse=True)
-    sums = torch.zeros(len(names), dtype=torch.float64).index_add(0, index, values)
+    sums, counts = cluster_sums(values, clusters.cpu())
+    return sign_flips(sums, counts, resamples, seed)
+
+
+def sign_flips(
+    sums: Float64[Tensor, " c"], counts: Float64[Tensor, " c"], resamples: int = 9999, seed: int = 0
+) -> Comparison:
+    """`paired_test` of each identity's sum of differences and the number of its differences."""
     scale = float(sums.abs().sum())
     # Sums in another order differ in the last digits: what is equal up to these is as far from zero.
     least = float(sums.sum().abs()) - 1e-10 * scale
     differing = sums[sums.abs() > 1e-12 * scale]
     exact = len(differing) <= EXACT
-    found = _every(len(differing)) if exact else _drawn(len(sums), resamples, seed)
+    signs = _every(len(differing)) if exact else _drawn(len(sums), resamples, seed)
     flipped = differing if exact else sums
     chunk = max(1, _CHUNK // max(1, len(flipped)))
-    extreme = sum(int(((part.double() @ flipped).abs() >= least).sum()) for part in found.split(chunk))
-    p = extreme / len(found) if exact else (1 + extreme) / (1 + resamples)
-    return Comparison(float(values.mean()), p, len(names), len(found), exact)
+    extreme = sum(int(((part.double() @ flipped).abs() >= least).sum()) for part in signs.split(chunk))
+    p = extreme / len(signs) if exact else (1 + extreme) / (1 + resamples)
+    return Comparison(float(sums.sum() / counts.sum()), p, len(sums), len(signs), exact)
 
 
 @lru_cache(maxsize=EXACT + 1)
@@ -115,13 +124,12 @@ def least_p(clusters: int, comparisons: int = 1) -> float:
     return min(1.0, comparisons * 2.0 ** (1 - clusters))
 
 
-def adjusted(p: Float[Tensor, " m"], method: Literal["holm", "benjamini_hochberg"] = "holm") -> Float64[Tensor, " m"]:
-    """p-values of m tests that are read together; each in [p, 1], in the order given, ranked as before.
+def adjusted(p: Float[Tensor, " m"]) -> Float64[Tensor, " m"]:
+    """p-values of m tests that are read together, by Holm's correction; each in [p, 1], in the order given.
 
-        Holm: max over j <= i of (m - j + 1) p_(j)      Benjamini-Hochberg: min over j >= i of m p_(j) / j
+        max over j <= i of (m - j + 1) p_(j),   p_(1) <= ... <= p_(m) sorted
 
-    of the sorted p_(1) <= ... <= p_(m). At .05, Holm's calls a wrong difference in at most 5% of tables (whatever the
-    dependence of the tests), Benjamini and Hochberg's in at most 5% of its calls (independent tests).
+    At .05 it calls a wrong difference in at most 5% of tables, whatever the dependence of the tests.
 
     Raises:
         ValueError: A p-value outside [0, 1], or NaN.
@@ -134,12 +142,8 @@ def adjusted(p: Float[Tensor, " m"], method: Literal["holm", "benjamini_hochberg
         return values
     ordered, order = values.sort(stable=True)
     rank = torch.arange(1, m + 1, dtype=torch.float64)
-    if method == "holm":
-        raised = ((m - rank + 1) * ordered).cummax(0).values
-    else:
-        raised = (m / rank * ordered).flip(0).cummin(0).values.flip(0)
-    # A product such as m (p / m) may round to just below p.
-    return torch.empty_like(values).scatter_(0, order, torch.maximum(raised.clamp(max=1.0), ordered))
+    raised = ((m - rank + 1) * ordered).cummax(0).values.clamp(max=1.0)
+    return torch.empty_like(values).scatter_(0, order, raised)
 
 
 def gap_test(

@@ -9,7 +9,7 @@ from worlds import World, attack_on, quick
 
 from mibench.attacks.brep import BREP, expands, starts
 from mibench.core import Access, AttackContext, Cost, Oracle, Prior
-from mibench.plugins import registry
+from mibench.plugins import capabilities, registry
 from mibench.priors.public import PublicImages
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
@@ -93,7 +93,7 @@ def test_it_walks_to_the_middle_of_a_ball_and_its_sphere_grows_to_the_balls(rule
 
 
 def test_one_iteration_by_hand() -> None:
-    """attacks.md section 4: d = mean((s - 1) / 2 u), z' = clamp(z + min(R / 3, 3) d), kept if inside."""
+    """d = mean((s - 1) / 2 u), z' = clamp(z + min(R / 3, 3) d), kept if inside."""
     labels = torch.tensor([0, 1])
     for rule, iterations in (("all", 8), ("legacy", 8), ("majority_75", 8)):
         pool = Noise(4, torch.arange(500)).of("brep-pool").normal(DIM).clamp(-1.5, 1.5)
@@ -201,10 +201,10 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any]) -> No
 def test_priors_of_the_wrong_kind_are_refused() -> None:
     world = World(2)
     with pytest.raises(UserError, match="brep needs an unconditional generator"):
-        quick("brep").needs(PublicImages(world.public().images))
+        capabilities.require(quick("brep"), PublicImages(world.public().images))
     world.prior.conditional = True
     with pytest.raises(UserError, match="brep needs an unconditional generator"):
-        quick("brep").needs(world.prior)
+        capabilities.require(quick("brep"), world.prior)
 
 
 def test_it_sees_labels_only_and_is_confident_all_the_same() -> None:

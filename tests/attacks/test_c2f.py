@@ -6,26 +6,58 @@ from torch import Tensor
 from torch.nn import functional as F
 from worlds import World, attack_on, quick, workspace
 
-from mibench.attacks.c2f import C2f, _lesson_images, _network, blends, fade, known, trial, vector
+from mibench.attacks.c2f import C2f, _lesson_images, blends, fade, known, trial, trios
 from mibench.attacks.parts.evolution import log_odds
+from mibench.attacks.parts.score_map import certain, network, vector
 from mibench.attacks.parts.surrogates import build_surrogates, restore
 from mibench.core import Access, AttackContext, Split
+from mibench.plugins import capabilities
 from mibench.priors.public import PublicImages
 from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise
 
 SMALL = {"embedding_epochs": 1, "people": 30, "map_epochs": 1, "width": 16, "steps": 2}
 
 
 def test_what_the_map_reads() -> None:
-    """attacks.md section 7: log p + 50, shifted up to 0 where it is below, over its length; only the top M."""
+    """models/predict2feature.py: log p + 50 of the told, shifted up to 0 where one is below; the untold are 0.
+
+    log(.7, .2, .1) + 50 = 49.6433, 48.3906, 47.6974, of length 84.1496.
+    """
     p = torch.tensor([[0.7, 0.2, 0.1, 0.0]])
+    torch.testing.assert_close(vector(p[:, :3])[0], torch.tensor([0.589942, 0.575054, 0.566817]), rtol=0, atol=2e-6)
     whole = torch.cat([p[0, :3].log() + 50 + 950, torch.zeros(1)])
     torch.testing.assert_close(vector(p)[0], whole / whole.norm())
-    positive = p[:, :3].log() + 50
-    torch.testing.assert_close(vector(p[:, :3]), positive / positive.norm())
-    told = torch.cat([p[0, :2].log() + 50 + 50, torch.zeros(2)])
-    torch.testing.assert_close(vector(p, 2)[0], told / told.norm())
+    # Two of four are told: 49.6433 and 48.3906 of length 69.3261, not shifted by what is hidden.
+    told = torch.tensor([0.716084, 0.698014, 0.0, 0.0])
+    torch.testing.assert_close(vector(p, 2)[0], told, rtol=0, atol=2e-6)
     assert torch.equal(vector(p[:, :3], 9), vector(p[:, :3]))
+
+
+def test_a_certain_answer_has_small_scores_and_no_zeros() -> None:
+    """main_attack.py: |N(0, 1)| with 1e18 at y, over its length; read as 50 at y, 8.55 + log |n| else."""
+    noise = Noise(3, torch.arange(2)).of("certain")
+    y, n = torch.tensor([1, 4]), noise.normal(6).abs().double()
+    raw = n.clone()
+    raw[[0, 1], y] = 1e18
+    p = certain(y, 6, noise)
+    torch.testing.assert_close(p.double(), F.normalize(raw), rtol=1e-6, atol=0)
+    v = 50 + n.log() - 41.446532
+    v[[0, 1], y] = 50.0
+    assert float(v.min()) > 0  # nothing is shifted in this draw
+    torch.testing.assert_close(vector(p).double(), F.normalize(v), rtol=0, atol=1e-6)
+    assert float(vector(p).min()) > 0.05
+    two = vector(p, 2)
+    assert (two > 0).sum(dim=1).tolist() == [2, 2] and torch.equal(two.argmax(dim=1), y)
+
+
+def test_blends_have_three_different_parents_all_triples_alike() -> None:
+    """utils/DE.py draws three places again until they differ: each ordered triple of four has 1 chance in 24."""
+    chosen = trios(Noise(0, torch.arange(40)).of("blend"), 60, 4).flatten(0, 1)
+    assert all(len(set(one)) == 3 for one in chosen.tolist())
+    counts = torch.bincount((chosen * torch.tensor([16, 4, 1])).sum(dim=1), minlength=64)
+    seen = counts[counts > 0].double()
+    assert len(seen) == 24 and float(((seen - 100) ** 2 / 100).sum()) < 50  # chi^2 with 23 degrees, p = .001 at 49.7
 
 
 def test_fitness_under_few_told_scores() -> None:
@@ -146,7 +178,7 @@ def test_the_map_learns_the_embedding_from_the_targets_scores() -> None:
     embedding = restore(
         build_surrogates(("cnn",), 30, world.prior.image_shape, 0)[0], kept["c2f-student-0"], torch.device("cpu")
     )
-    fitted = _network(6, 64, 30)
+    fitted = network(6, 64, 30)
     fitted.load_state_dict(kept["c2f-map"])
     with torch.no_grad():
         wanted: Tensor = embedding(public.images.float() / 255)
@@ -157,11 +189,13 @@ def test_the_map_learns_the_embedding_from_the_targets_scores() -> None:
 def test_what_is_refused() -> None:
     world = World(4)
     with pytest.raises(UserError, match="c2f needs a generator"):
-        quick("c2f").needs(PublicImages(world.public().images))
+        capabilities.require(quick("c2f"), PublicImages(world.public().images))
     with pytest.raises(UserError, match="learns from public images"):
         quick("c2f", **SMALL)(world.oracle(), world.prior, torch.arange(2), 0, AttackContext())
     for wrong in ({"images": 11}, {"kept": 17}, {"population": 9}):
         with pytest.raises(UserError, match="c2f: 1 <= images <= kept"):
             C2f(**wrong)
+    with pytest.raises(UserError, match="kept must be at least 3, got 2"):
+        C2f(kept=2)
     with pytest.raises(UserError, match="people must be at least 2"):
         C2f(people=1)

@@ -11,6 +11,7 @@ from worlds import SHAPE, GaussianDiffusion, World, attack_on, quick, workspace
 
 from mibench.attacks.diff_mi import DiffMI, level_at, view
 from mibench.core import Cost, Oracle, Reconstructions, augment
+from mibench.plugins import capabilities
 from mibench.priors.diffusion import signal
 from mibench.priors.public import PublicImages
 from mibench.runtime.errors import UserError
@@ -30,7 +31,7 @@ def noise() -> Noise:
 
 
 def test_levels_fall_by_the_published_rule() -> None:
-    """attacks.md section 14.1 with S = 30; by hand at 15: (10 + 5 cos(45 / (10 pi))) / 30 * 800 + 200."""
+    """S = 30; by hand at 15: (10 + 5 cos(45 / (10 pi))) / 30 * 800 + 200."""
     assert level_at(0, 30) == pytest.approx(1000.0)
     assert level_at(15, 30) == pytest.approx((10 + 5 * math.cos(45 / (10 * math.pi))) / 30 * 800 + 200)
     assert level_at(15, 30) == pytest.approx(485.06, abs=0.2)
@@ -58,7 +59,7 @@ def expected(world: World, prior: GaussianDiffusion, steps: int, **changed: Any)
     for i in range(steps):
         drawn = noise().of("step", i)
         t = level_at(i, steps) + (drawn.of("level").uniform(1)[:, 0] * 101).floor() - 50
-        a = abar[t.round().long().clamp(0, 999)][:, None, None, None]
+        a = abar[t.long().clamp(1, 1000) - 1][:, None, None, None]
         eps = drawn.of("eps").normal(*SHAPE)
         point = x.clone().requires_grad_()
         noised = a.sqrt() * point + (1 - a).sqrt() * eps
@@ -131,15 +132,21 @@ def test_views_are_mirrors_brightness_and_blur_each_half_the_time() -> None:
 
 
 def test_the_result_is_noised_and_denoised() -> None:
-    """Pixels from the best Gaussian denoiser at level 100, by the sampler; every image with noise of its own."""
+    """Pixels from the best Gaussian denoiser at level 100, by the sampler; every image with noise of its own.
+
+    Its predictions of the clean image are not clipped, whatever the prior's `decode` does (the authors' inverse_ddim).
+    """
     world = World(6)
     prior = world.diffusion()
+    prior.clip = True
     dirty = run(world, prior)
     clean = run(world, prior, renoise=100, sampler_steps=4)
     assert torch.equal(clean.latents, dirty.latents)
     x, y = dirty.latents.reshape(-1, *SHAPE), dirty.labels
     start = prior.noisy(x, torch.full_like(y, 100), noise().of("renoise").normal(*SHAPE))
-    *_, wanted = prior.denoise(start, 100, y, 4, 3.0, 1.0, noise())
+    *_, clipped = prior.denoise(start, 100, y, 4, 3.0, 1.0, noise())
+    *_, wanted = prior.denoise(start, 100, y, 4, 3.0, 1.0, noise(), clip=False)
+    assert wanted.abs().max() > 1 and not torch.allclose(clipped, wanted.clamp(-1, 1), atol=1e-3)
     torch.testing.assert_close(clean.images, ((wanted + 1) / 2).clamp(0, 1), rtol=0, atol=1e-6)
     assert (clean.images - dirty.images).abs().mean() > 0.01
 
@@ -224,10 +231,10 @@ def test_success_does_not_come_from_the_prior() -> None:
 def test_a_prior_without_diffusion_is_refused_in_one_line() -> None:
     world = World(4)
     for prior in (world.prior, PublicImages(world.public().images)):
-        with pytest.raises(UserError, match=r"diff_mi needs a diffusion model.*--prior ddpm") as caught:
-            quick("diff_mi").needs(prior)
+        with pytest.raises(UserError, match=r"diff_mi needs a diffusion model.*--prior.* ddpm") as caught:
+            capabilities.require(quick("diff_mi"), prior)
         assert "\n" not in str(caught.value)
-    quick("diff_mi").needs(world.diffusion())
+    capabilities.require(quick("diff_mi"), world.diffusion())
 
 
 @pytest.mark.parametrize(

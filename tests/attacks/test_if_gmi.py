@@ -15,6 +15,7 @@ from mibench.attacks.parts.balls import project_l1
 from mibench.attacks.ppa import PPA
 from mibench.core import Access, AttackContext, Oracle, Prior, Split
 from mibench.core.losses import poincare
+from mibench.plugins import capabilities, registry
 from mibench.priors.pixels import PixelPrior
 from mibench.priors.public import PublicImages
 from mibench.priors.stylegan2 import StyleGan2
@@ -52,6 +53,13 @@ def test_projection_agrees_with_bisection(rows: int, columns: int, radius: float
     assert torch.equal(found[norm <= radius], x[norm <= radius])
 
 
+def test_projection_of_a_row_worked_out_by_hand() -> None:
+    """utils/stylegan.py: |x| = 1.2, .8, .5, .3 less t = (1.2 + .8 + .5 - 1.5) / 3; a fourth would be below its own."""
+    x = torch.tensor([[0.5, -1.2, 0.3, 0.8]], dtype=torch.float64)
+    wanted = torch.tensor([[1 / 6, -13 / 15, 0.0, 7 / 15]], dtype=torch.float64)
+    torch.testing.assert_close(project_l1(x, 1.5), wanted, rtol=0, atol=1e-15)
+
+
 def test_projection_is_the_nearest_point() -> None:
     """<x - P(x), v - P(x)> <= 0 for every v in the ball, which holds for no other point."""
     generator = torch.Generator().manual_seed(0)
@@ -73,7 +81,9 @@ def test_a_wide_batch_of_features_in_float32() -> None:
 
 def test_without_later_steps_it_is_ppa_without_selection() -> None:
     world, labels = World(5), torch.tensor([3, 0, 4])
-    ppa = PPA(candidates=2, steps=12, lr=0.03, **PLAIN)(world.oracle(), world.prior, labels, 3, AttackContext())
+    ppa = PPA(candidates=2, steps=12, lr=0.03, reference_batch=5, **PLAIN)(
+        world.oracle(), world.prior, labels, 3, AttackContext()
+    )
     found = IFGMI(steps=(12, 0, 0), lr=0.03, **PLAIN)(world.oracle(), world.prior, labels, 3, AttackContext())
     torch.testing.assert_close(found.latents, ppa.latents)
     torch.testing.assert_close(found.images, ppa.images)
@@ -105,7 +115,7 @@ class Told(LinearPrior):
 
 @pytest.mark.parametrize("radius", [1e6, 0.05])
 def test_joint_steps_by_their_formula(radius: float) -> None:
-    """Adam of betas (.1, .1), anew at each stage, on z and h at once; both projected around the stage's start."""
+    """Adam of betas (.1, .1), eps as in a batch of 5, anew at each stage; z and h are projected around its start."""
     world = World(5)
     prior = Told(7, "none").eval()
     labels = torch.arange(5)
@@ -127,7 +137,7 @@ def test_joint_steps_by_their_formula(radius: float) -> None:
                 if slope is None:
                     continue
                 m[i], v[i] = 0.1 * m[i] + 0.9 * slope, 0.1 * v[i] + 0.9 * slope**2
-                step = m[i] / (1 - 0.1**t) / ((v[i] / (1 - 0.1**t)).sqrt() + 1e-8)
+                step = m[i] / (1 - 0.1**t) / ((v[i] / (1 - 0.1**t)).sqrt() + 5e-8)
                 away = moved[i] - (0.005, 0.002)[i] * step - centres[i]
                 moved[i] = centres[i] + bisected(away.double(), radius * (stage + 1)).float()
         z, h = moved
@@ -140,16 +150,47 @@ def test_joint_steps_by_their_formula(radius: float) -> None:
 def test_stages_end_with_the_priors_blocks() -> None:
     paper = IFGMI()
     prior = World(5).prior
-    assert paper.cost(prior) == (50 * 90, 50 * 90, 10_000)
+    assert paper.cost(prior) == (50 * 90, 50 * 90, 4000)
     prior.blocks = 7
-    assert paper.cost(prior) == (50 * 120, 50 * 120, 10_000)  # attacks.md section 12: [50, then 10 x 7]
+    assert paper.cost(prior) == (50 * 120, 50 * 120, 4000)  # 50 steps, then 10 at each of 7 blocks
     prior.blocks = 1
     assert paper.cost(prior)[0] == 50 * 60
 
 
+@pytest.mark.parametrize(
+    ("preset", "pool", "steps", "lr", "area", "batch"),
+    [
+        ("paper", 2000, [50, *[10] * 7], 0.005, 0.9, 5),
+        ("paper_celeba", 5000, [70, *[25] * 4], 0.005, 0.9, 4),
+        ("paper_metfaces", 5000, [70, *[25] * 7], 0.005, 0.9, 5),
+        ("paper_dogs", 2000, [100, *[10] * 6], 0.01, 0.75, 5),
+    ],
+)
+def test_the_published_configurations(
+    preset: str, pool: int, steps: list[int], lr: float, area: float, batch: int
+) -> None:
+    """main-*.yaml of ffhq_facescrub, ffhq_celeba, metfaces_celeba and afhq_stanford."""
+    attack = registry.configure("attacks", "if_gmi", preset).plugin
+    assert isinstance(attack, IFGMI)
+    assert (attack.images, attack.pool, list(attack.steps)) == (50, pool, steps)
+    assert attack.lr == attack.feature_lr == lr and attack.view_scale == (area, 1.0)
+    assert attack.reference_batch == batch and attack.betas == (0.1, 0.1) and attack.objective == "poincare"
+    assert attack.radius == (1000, 2000, 3000, 4000, 5000, 6000, 8000, 8000)
+
+
+def test_mirror_images_are_for_the_pool_alone() -> None:
+    """The configurations' transformations are CenterCrop, Resize and RandomResizedCrop."""
+    world = World(5)
+    z, y, noise = torch.randn(5, 7) / 3, torch.arange(5), Noise(0, torch.arange(5)).of("if_gmi")
+    one, other = (
+        IFGMI(mirror=mirror)._invert(world.oracle(), world.prior, z, y, [4, 2], noise) for mirror in (True, False)
+    )
+    assert torch.equal(one, other) and IFGMI(mirror=False).cost(world.prior).shared_queries == 2000
+
+
 @pytest.mark.parametrize("keep", [True, False])
 def test_the_authors_code_loses_what_was_painted_before(keep: bool) -> None:
-    """attacks.md section 12: resuming at block k drops the image so far."""
+    """Resuming at block k drops the image so far."""
     torch.manual_seed(3)
     split = Split(torch.zeros(4, 3, 16, 16, dtype=torch.uint8), torch.full((4,), -1))
     recipe = StyleGan2(latent_dim=6, style_dim=5, layers=2, width=2, most=8, psi=1.0)
@@ -176,8 +217,8 @@ def test_a_latent_that_the_later_blocks_do_not_hear_stays() -> None:
 
 @pytest.mark.parametrize("prior", [PixelPrior(SHAPE), PublicImages(torch.zeros(3, *SHAPE, dtype=torch.uint8))])
 def test_priors_that_cannot_be_entered_are_refused(prior: Prior) -> None:
-    with pytest.raises(UserError, match="if_gmi needs a generator it can enter; use --prior dcgan"):
-        IFGMI().needs(prior)
+    with pytest.raises(UserError, match=r"if_gmi needs a generator it can enter between its blocks; .* dcgan"):
+        capabilities.require(IFGMI(), prior)
 
 
 @pytest.mark.parametrize(
@@ -189,6 +230,7 @@ def test_priors_that_cannot_be_entered_are_refused(prior: Prior) -> None:
         ({"steps": ()}, "radius"),
         ({"view_scale": (0.0, 1.0)}, "view_scale"),
         ({"betas": (0.1, 1.0)}, "betas"),
+        ({"reference_batch": 0}, "reference_batch"),
     ],
 )
 def test_settings_out_of_range(setting: dict[str, Any], word: str) -> None:

@@ -52,7 +52,7 @@ def test_only_the_samples_are_asked_and_only_for_labels() -> None:
 
 
 def test_the_published_cost() -> None:
-    """attacks.md section 10: 500 labels for each of 1000 classes, none during the inversion."""
+    """500 labels for each of 1000 classes, none during the inversion."""
     attack = LOKT()
     assert attack.cost(World(3).prior) == Cost(0, 0, 500_000)
     assert attack.surrogates == ("densenet121", "densenet161", "densenet169")
@@ -75,7 +75,7 @@ def test_the_surrogates_learn_the_labels_the_target_gave(monkeypatch: pytest.Mon
     assert seen["answers"].unique().tolist() == [0.0, 1.0]
     assert (seen["lesson"].schedule, seen["lesson"].momentum, seen["lesson"].batch) == ("cosine", 0.9, 9)
     x, noise = torch.rand(3, 3, 8, 8), Noise(1, torch.arange(3))
-    assert torch.equal(seen["augment"](x, noise), augment.view(x, noise, True))
+    assert torch.equal(seen["augment"](x, noise), augment.view(x, noise, True, jitter=0.5))  # ColorJitter(p=0.5)
 
 
 def test_lokt_takes_the_published_steps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +102,7 @@ def test_lokt_takes_the_published_steps(monkeypatch: pytest.MonkeyPatch) -> None
                     loss = loss + (max(logits[i, k] for k in range(5) if k != y[i]) - logits[i, y[i]]) / 2
         g = torch.autograd.grad(loss, point)[0]
         m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
-        z = z - 0.1 * (m / (1 - 0.9 ** (step + 1))) / ((v / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8)
+        z = z - 0.1 * (m / (1 - 0.9 ** (step + 1))) / ((v / (1 - 0.999 ** (step + 1))).sqrt() + 60e-8)
         torch.testing.assert_close(run(step + 1), z, rtol=0, atol=1e-4)
 
 

@@ -10,6 +10,7 @@ from worlds import SHAPE, World, workspace
 
 from mibench.attacks.mi_face import MIFace, doubt
 from mibench.core import AttackContext, Reconstructions
+from mibench.plugins import capabilities
 from mibench.priors.pixels import PixelPrior
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
@@ -95,9 +96,9 @@ def test_pixels_are_an_image_and_know_nothing() -> None:
 
 
 def test_latents_and_restarts_without_jitter_are_refused() -> None:
-    with pytest.raises(UserError, match="mi_face searches pixels, not latents; use --prior pixels"):
-        MIFace().needs(World(3).prior)
-    MIFace().needs(PRIOR)
+    with pytest.raises(UserError, match=r"mi_face needs a prior whose latents are the pixels.*: pixels"):
+        capabilities.require(MIFace(), World(3).prior)
+    capabilities.require(MIFace(), PRIOR)
     wrong: list[tuple[dict[str, Any], str]] = [({"images": 0}, "images"), ({"images": 2}, "jitter")]
     for setting, word in wrong:
         with pytest.raises(UserError, match=f"mi_face: .*{word}"):

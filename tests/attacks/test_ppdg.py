@@ -11,11 +11,12 @@ from torch import Tensor
 from worlds import World, workspace
 
 from mibench.attacks.gmi import GMI
-from mibench.attacks.parts.search import keys, robust_confidence
+from mibench.attacks.parts.search import keys
 from mibench.attacks.parts.views import Allowance
 from mibench.attacks.ppa import PPA
-from mibench.attacks.ppdg import DISTANCES, PPDG, conditional_transport, features, mmd, pointwise
+from mibench.attacks.ppdg import DISTANCES, PPDG, conditional_transport, features, mmd, pivot_rate, pointwise
 from mibench.core import Cost, Oracle, Prior, Reconstructions
+from mibench.plugins import capabilities, registry
 from mibench.priors.public import PublicImages
 from mibench.priors.tuned import Tuned
 from mibench.runtime.errors import UserError
@@ -180,9 +181,12 @@ def test_the_rounds_by_hand() -> None:
     wide = replace(PPA_SHORT, images=4, candidates=4)(oracle, world.prior, labels, 0, work)
     y, key = keys(labels, 4)
     noise = Noise(0, key).of("ppdg-rank", 0)
-    confidence = robust_confidence(
-        oracle, lambda rows: wide.images[rows], y, noise, 3, True, work, (0.8, 1.0), (1.0, 1.0)
-    )
+    # The authors' attacks/final_selection.py around PPA: RandomHorizontalFlip(.5) and no crop.
+    confidence = torch.zeros(8)
+    for view in range(3):
+        mirrored = noise.of("view", view).uniform(6)[:, 4] < 0.5
+        seen = torch.where(mirrored[:, None, None, None], wide.images.flip(3), wide.images)
+        confidence += oracle.probs(seen, y).gather(1, y[:, None])[:, 0]
     copies = {}
     for place, label in enumerate((3, 1)):
         own = wide.images[4 * place : 4 * place + 4]
@@ -215,10 +219,35 @@ def test_what_it_costs(settings: dict[str, Any]) -> None:
     assert int(oracle.gradient_images[2]) == expected.gradient_images
 
 
-def test_the_published_cost() -> None:
-    """100 candidates x 70 steps from 500 latents, 100 views, then once more (the second round without a selection)."""
-    ppa = PPA(images=100, candidates=100, pool=500, steps=70)
-    assert PPDG(ppa).cost(World(4).prior) == Cost(2 * 7000 + 100 * 100, 2 * 7000, 2 * 1000)
+@pytest.mark.parametrize(
+    ("preset", "loss", "keep", "pivot_steps", "steps"),
+    [
+        ("paper", "pointwise", 5, 300, 150),
+        ("paper_ct", "conditional_transport", 10, 150, 25),
+        ("paper_mmd", "mmd", 10, 100, 150),
+    ],
+)
+def test_the_published_configurations(preset: str, loss: str, keep: int, pivot_steps: int, steps: int) -> None:
+    """CelebA_FFHQ_tuneG.yaml and attack_tuneG.py: 100 candidates x 70 steps from 500 latents, all ranked by 100 mirror
+    images, then once more (here without the second ranking: all are returned)."""
+    attack = registry.configure("attacks", "ppa+ppdg", preset).plugin
+    assert isinstance(attack, PPDG)
+    assert attack.cost(World(4).prior) == Cost(2 * 7000 + 100 * 100, 2 * 7000, 2 * 1000)
+    assert (attack.loss, attack.keep, attack.pivot_steps, attack.steps) == (loss, keep, pivot_steps, steps)
+    assert (attack.view_scale, attack.mirror, attack.pivot_lr, attack.lr) == ((1.0, 1.0), True, 0.01, 3e-4)
+    assert attack.wide == attack.wrapped  # both rounds search alike
+
+
+def test_the_pivots_rate_is_the_projectors() -> None:
+    """min(1, t / .05) times 1/2 - cos(pi min(1, (1 - t) / .25)) / 2, t = step / steps: the first step stands still."""
+    wanted = {0.0: 0.0, 0.025: 0.5, 0.05: 1.0, 0.5: 1.0, 0.75: 1.0, 0.875: 0.5, 299 / 300: 0.000438585}
+    assert {t: pivot_rate(t) for t in wanted} == pytest.approx(wanted, abs=1e-9)
+    world, label = World(4), torch.tensor([1])
+    attack, tuned = replace(SHORT, pivot_steps=1), Tuned(world.prior, {})
+    noise = Noise(0, label).of("ppdg-pivots", 0)
+    pivots = attack._pivots(tuned, features(world.prior.decode(torch.ones(2, 6))), 1, noise)
+    mean = tuned.sample(Noise(noise.seed, torch.arange(600)).of("ppdg-mean")).mean(dim=0)
+    assert torch.equal(pivots, mean.expand(2, -1))
 
 
 def test_each_round_gets_its_part_of_a_budget() -> None:
@@ -278,7 +307,9 @@ def test_the_reconstructions_come_from_the_tuned_copies() -> None:
 # --- what is refused
 
 
-@pytest.mark.parametrize("settings", [{"rounds": 1}, {"keep": 0}, {"keep": 5}, {"keep": 1, "loss": "mmd"}])
+@pytest.mark.parametrize(
+    "settings", [{"rounds": 1}, {"keep": 0}, {"keep": 5}, {"keep": 1, "loss": "mmd"}, {"view_scale": (0.5, 1.1)}]
+)
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="ppdg") as caught:
         replace(SHORT, **settings)
@@ -289,9 +320,9 @@ def test_priors_and_attacks_that_cannot_be_tuned_are_refused() -> None:
     world = World(4, "none")
     public: Prior = PublicImages(world.public().images)
     with pytest.raises(UserError, match="ppa needs a generator"):
-        SHORT.needs(public)
+        capabilities.require(SHORT, public)
     with pytest.raises(UserError, match="gmi needs a prior with a critic"):
-        replace(SHORT, attack=GMI(images=2)).needs(world.prior)
+        capabilities.require(replace(SHORT, attack=GMI(images=2)), world.prior)
     with pytest.raises(UserError, match="1 <= images <= candidates <= pool"):
-        replace(SHORT, candidates=30).needs(world.prior)
-    SHORT.needs(world.prior)
+        capabilities.require(replace(SHORT, candidates=30), world.prior)
+    capabilities.require(SHORT, world.prior)

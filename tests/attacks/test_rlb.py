@@ -13,7 +13,7 @@ from mibench.attacks.parts.sac import Agents, Networks, Replay, Transitions, tan
 from mibench.attacks.rlb import RLB
 from mibench.core import Access, Cost, Oracle
 from mibench.core.losses import margin_reward
-from mibench.plugins import registry
+from mibench.plugins import capabilities, registry
 from mibench.priors.public import PublicImages
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
@@ -49,7 +49,7 @@ def reward_on_logits(logits: Tensor, y: Tensor, action: Tensor) -> Tensor:
 
 
 def test_the_rewards_golden_values() -> None:
-    """attacks.md section 0.3, l = [2, 1, 0, -1]: -8.951678 for y = 0, -138.705524 for y = 2."""
+    """Worked out by hand for l = [2, 1, 0, -1]: -8.951678 for y = 0, -138.705524 for y = 2."""
     p = torch.tensor([2.0, 1.0, 0.0, -1.0]).softmax(0).expand(2, -1)
     torch.testing.assert_close(
         margin_reward(p, torch.tensor([0, 2])), torch.tensor([-8.951678, -138.705524]), rtol=0, atol=2e-5
@@ -96,20 +96,35 @@ def test_networks_are_torchs_linear_layers_with_torchs_initial_scale() -> None:
     assert not torch.equal(networks.weights[0][0], networks.weights[0][1])
 
 
-def test_the_slow_critics_follow_by_tau() -> None:
+def test_the_critic_starts_as_the_authors_does() -> None:
+    """Source: SAC.py, Critic: weights U(+-1 / sqrt(outputs)) in the hidden layers, U(+-.003) in the last; biases
+    torch's U(+-1 / sqrt(inputs)). The actor keeps torch's own start, because its reset is never called."""
+    learner = Agents(Noise(3, KEYS), 90, 10, hidden=64)
+    reach = [float(part.abs().max().detach()) for part in learner.critic.weights]
+    assert 0.124 < reach[0] <= 0.125 and 0.124 < reach[1] <= 0.125 and 0.0028 < reach[2] <= 0.003
+    reach = [float(part.abs().max().detach()) for part in learner.critic.biases]
+    assert 0.095 < reach[0] <= 0.1 and 0.12 < reach[1] <= 0.125 and reach[2] <= 0.125
+    reach = [float(part.abs().max().detach()) for part in learner.actor.weights]
+    assert 0.104 < reach[0] <= 90**-0.5 and 0.124 < reach[1] <= 0.125 and 0.124 < reach[2] <= 0.125
+    state, action = Noise(1, KEYS).of("s").normal(50, 90), 2 * Noise(1, KEYS).of("a").uniform(50, 10) - 1
+    values = learner.critic(torch.cat([state, action], dim=2))
+    assert (values - learner.critic.biases[2]).abs().max() < 0.02  # all actions look alike
+
+
+def test_the_slow_critic_follows_by_tau() -> None:
     learner = agents(tau=0.25)
-    before = [part.detach().clone() for part in learner.slow[1].parameters()]
-    for slow, own in zip(learner.slow, learner.critics, strict=True):
-        for one, other in zip(slow.parameters(), own.parameters(), strict=True):
-            assert torch.equal(one, other)  # they start together
+    assert learner.slow is not None
+    before = [part.detach().clone() for part in learner.slow.parameters()]
+    for one, other in zip(learner.slow.parameters(), learner.critic.parameters(), strict=True):
+        assert torch.equal(one, other)  # they start together
     learner.update(transitions(), Noise(8, KEYS))
-    for old, slow, own in zip(before, learner.slow[1].parameters(), learner.critics[1].parameters(), strict=True):
+    for old, slow, own in zip(before, learner.slow.parameters(), learner.critic.parameters(), strict=True):
         assert not torch.equal(own, old)
         torch.testing.assert_close(slow, 0.75 * old + 0.25 * own, rtol=0, atol=1e-6)
 
 
 class Plain:
-    """One agent, as a textbook writes it, from the weights of row k of many."""
+    """One agent as the authors write it, from the weights of row k of many: twins that start equal and stay so."""
 
     def __init__(self, many: Agents, k: int, lr: float, gamma: float, tau: float, scalar: bool, mean: bool) -> None:
         def module(networks: Networks) -> nn.Sequential:
@@ -120,8 +135,9 @@ class Plain:
                 layers += [layer, nn.ReLU()]
             return nn.Sequential(*layers[:-1])
 
-        self.actor, self.one, self.two = (module(part) for part in (many.actor, *many.critics))
-        self.slow = [module(part) for part in many.slow]
+        assert many.slow is not None
+        self.actor, self.one, self.two = (module(part) for part in (many.actor, many.critic, many.critic))
+        self.slow = [module(many.slow), module(many.slow)]
         self.log_alpha = torch.zeros((), requires_grad=True)
         self.of_critics = torch.optim.Adam([*self.one.parameters(), *self.two.parameters()], lr=lr)
         self.of_actor = torch.optim.Adam(self.actor.parameters(), lr=lr)
@@ -149,12 +165,12 @@ class Plain:
         self.of_critics.step()
         action, density = self.policy(s, noise.of("actor"))
         pair = torch.cat([s, action], 1)
-        value = torch.minimum(self.one(pair), self.two(pair))[:, 0]
+        value = self.one(pair)[:, 0]
         self.of_actor.zero_grad()
         (self.log_alpha.exp().detach() * density - value).mean().backward()
         self.of_actor.step()
         self.of_alpha.zero_grad()
-        (-self.log_alpha.exp() * (density.detach() - ACTIONS)).mean().backward()
+        (-self.log_alpha * (density.detach() - ACTIONS)).mean().backward()
         self.of_alpha.step()
         for slow, own in zip(self.slow, (self.one, self.two), strict=True):
             for old, new in zip(slow.parameters(), own.parameters(), strict=True):
@@ -163,7 +179,7 @@ class Plain:
 
 @pytest.mark.parametrize("draw", ["vector", "scalar"])
 @pytest.mark.parametrize("log_prob", ["sum", "mean"])
-def test_updates_are_those_of_the_textbook(draw: Any, log_prob: Any) -> None:
+def test_updates_are_the_authors(draw: Any, log_prob: Any) -> None:
     values = {"lr": 0.01, "gamma": 0.9, "tau": 0.3}
     many = agents(draw=draw, log_prob=log_prob, **values)
     plain = [Plain(many, k, **values, scalar=draw == "scalar", mean=log_prob == "mean") for k in range(3)]
@@ -174,8 +190,9 @@ def test_updates_are_those_of_the_textbook(draw: Any, log_prob: Any) -> None:
             one.update(*(part[k] for part in batch), Noise(8, KEYS[k : k + 1]).of(number))
     for k, one in enumerate(plain):
         torch.testing.assert_close(many.log_alpha[k], one.log_alpha, rtol=0, atol=1e-6)
-        parts = zip((many.actor, *many.critics, *many.slow), (one.actor, one.one, one.two, *one.slow), strict=True)
-        for ours, theirs in parts:
+        assert many.slow is not None
+        ours_and_theirs = (many.actor, one.actor), (many.critic, one.one), (many.critic, one.two)
+        for ours, theirs in (*ours_and_theirs, (many.slow, one.slow[0]), (many.slow, one.slow[1])):
             linear = [layer for layer in theirs if isinstance(layer, nn.Linear)]
             for weight, bias, layer in zip(ours.weights, ours.biases, linear, strict=True):
                 torch.testing.assert_close(weight[k].T, layer.weight, rtol=0, atol=2e-5)
@@ -197,13 +214,13 @@ def test_agents_side_by_side_learn_what_each_learns_alone() -> None:
 
 
 def test_without_bootstrap_the_target_is_the_reward_and_nothing_else_changes() -> None:
-    """If every transition ends its episode, gamma (1 - done) is 0: the slow critics may as well not exist."""
+    """If every transition ends its episode, gamma (1 - done) is 0: the slow critic may as well not exist."""
     batch = transitions()._replace(done=torch.ones(3, BATCH))
     with_slow, without = agents(), agents(bootstrap=False)
     for _ in range(3):
         with_slow.update(batch, Noise(8, KEYS))
         without.update(batch._replace(after=batch.after[:, :, :0]), Noise(8, KEYS))
-    assert not without.slow and torch.equal(without.target(batch, Noise(8, KEYS)), batch.reward)
+    assert without.slow is None and torch.equal(without.target(batch, Noise(8, KEYS)), batch.reward)
     for one, other in zip(with_slow.actor.parameters(), without.actor.parameters(), strict=True):
         assert torch.equal(one, other)
 
@@ -354,4 +371,4 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any]) -> No
 
 def test_a_prior_without_latents_to_move_is_refused() -> None:
     with pytest.raises(UserError, match="rlb needs a generator"):
-        quick("rlb").needs(PublicImages(World(2).public().images))
+        capabilities.require(quick("rlb"), PublicImages(World(2).public().images))

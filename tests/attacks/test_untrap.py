@@ -17,6 +17,7 @@ from mibench.core import Access, AttackContext, Cost, Oracle, Split, to_float
 from mibench.core.losses import nll, on_logits
 from mibench.defenses.trap import TrapMID, Traps
 from mibench.models.base import Classifier, Prepare
+from mibench.plugins import capabilities
 from mibench.runtime.engine import resolve
 from mibench.runtime.errors import UserError
 from mibench.runtime.progress import Silent
@@ -204,11 +205,11 @@ def test_refusals() -> None:
     world = World(4)
     with pytest.raises(UserError, match="untrap learns from public images"):
         Untrap(INSIDE)(world.oracle(), world.prior, torch.arange(4), 0, AttackContext())
-    with pytest.raises(UserError, match="untrap estimates triggers by gradients") as caught:
-        Untrap(PriorSearch()).needs(world.prior)
+    with pytest.raises(UserError, match="untrap needs the target's gradients") as caught:
+        capabilities.require(Untrap(PriorSearch()), world.prior)
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="gmi needs a prior with a critic"):
-        Untrap(INSIDE).needs(World(4, "none").prior)
+        capabilities.require(Untrap(INSIDE), World(4, "none").prior)
     nan = float("nan")
     for settings in (
         {"alpha": 1.0},

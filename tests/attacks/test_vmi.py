@@ -12,7 +12,7 @@ from worlds import LinearPrior, World, attack_on, workspace
 from mibench.attacks.parts.flow import Flow, FullGaussian
 from mibench.attacks.vmi import VMI
 from mibench.core import AttackContext, Prior
-from mibench.plugins import registry
+from mibench.plugins import capabilities, registry
 from mibench.runtime.engine import Engine
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
@@ -39,7 +39,7 @@ def test_the_gaussians_kl_is_torchs(scale: float) -> None:
     found = q.kl(q.draw(noise), noise)
     standard = torch.distributions.MultivariateNormal(torch.zeros(6), torch.eye(6))
     for identity in range(3):
-        lower = scale * q.factor[identity].detach().tril()
+        lower = scale * q.factor[identity].detach()
         one = torch.distributions.MultivariateNormal(q.mean[identity].detach(), lower @ lower.T)
         expected = torch.distributions.kl_divergence(one, standard)
         torch.testing.assert_close(found[2 * identity : 2 * identity + 2].detach(), expected.repeat(2))
@@ -49,7 +49,7 @@ def test_the_gaussians_draws_have_its_moments() -> None:
     q = FullGaussian(1, 3, CPU, 0.5)
     moved(q)
     z = q.draw(Noise(4, torch.arange(200_000))).detach()
-    lower = 0.5 * q.factor[0].detach().tril()
+    lower = 0.5 * q.factor[0].detach()
     torch.testing.assert_close(z.mean(dim=0), q.mean[0].detach(), rtol=0, atol=0.01)
     torch.testing.assert_close(z.T.cov(), lower @ lower.T, rtol=0, atol=0.01)
 
@@ -148,9 +148,9 @@ def test_it_takes_the_published_steps(family: Any) -> None:
         z = q.draw(drawn)
         values = F.cross_entropy(world.target(world.prior.decode(z)), y, reduction="none")
         if family == "gaussian":
-            lower = q.factor.tril()  # type: ignore[union-attr]
-            spread = 0.5 * (torch.einsum("nij,nkj->nik", lower, lower).diagonal(dim1=1, dim2=2) - 1).sum(dim=1)
-            kl = spread + 0.5 * q.mean.square().sum(dim=1) - lower.diagonal(dim1=1, dim2=2).log().sum(dim=1)  # type: ignore[union-attr]
+            wide = q.factor @ q.factor.mT  # type: ignore[union-attr]
+            trace = wide.diagonal(dim1=1, dim2=2).sum(dim=1)
+            kl = 0.5 * (trace - q.mean.shape[1] + q.mean.square().sum(dim=1) - torch.logdet(wide))  # type: ignore[union-attr]
         else:
             kl = q.kl(z, drawn).reshape(2, 4).mean(dim=1)
         loss = values.reshape(2, 4).mean(dim=1) + 1e-3 * kl
@@ -211,8 +211,8 @@ def test_in_w_the_distribution_starts_as_the_priors_own_w() -> None:
 def test_what_makes_no_sense_is_refused() -> None:
     world = World(4)
     with pytest.raises(UserError, match="no w space"):
-        VMI(space="w").needs(world.prior)
-    VMI().needs(world.prior)
+        capabilities.require(VMI(space="w"), world.prior)
+    capabilities.require(VMI(), world.prior)
     for setting in ({"images": 0}, {"samples": 0}, {"flow_steps": 0}, {"flow_hidden": 0}, {"scale": 0.0}):
         with pytest.raises(UserError, match="vmi: "):
             registry.configure("attacks", "vmi", settings=setting)

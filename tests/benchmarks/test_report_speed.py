@@ -13,8 +13,8 @@ import pytest
 import torch
 from rich.console import Console
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "report"))
-import test_report as built
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import reported as built
 
 from mibench.core import Dataset
 from mibench.report import write

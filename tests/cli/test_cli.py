@@ -181,7 +181,7 @@ def test_dry_run_prints_the_specification_and_writes_nothing(name: str, tmp_path
     root = world().copy(tmp_path)
     shutil.rmtree(root / "scores")
     before = files(tmp_path)
-    told = command(*JSON[name], "--dry-run")
+    told = command(*JSON[name], "--dry-run", "--json")
     assert told.code == 0 and told.err == "" and files(tmp_path) == before
     plan = {one["id"]: one for one in json.loads(told.out)}
     for one in plan.values():
@@ -195,7 +195,7 @@ def test_dry_run_prints_the_specification_and_writes_nothing(name: str, tmp_path
 
 
 def test_dry_run_in_an_empty_folder_writes_nothing(tmp_path: Path) -> None:
-    plan = json.loads(command("demo", "--dry-run").out)
+    plan = json.loads(command("demo", "--dry-run", "--json").out)
     assert not any(one["done"] for one in plan) and list(tmp_path.iterdir()) == []
     settings = next(one for one in plan if one["kind"] == "inversions" and one["name"] == "ppa")["spec"]["attack"]
     assert settings["settings"]["steps"] > 0  # resolved: the preset's values, not its name

@@ -1,4 +1,4 @@
-"""Sweeps, suites, backbones and informed attackers as users type them."""
+"""Sweeps, suites, backbones and adaptive attackers as users type them."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ SWEEP = [
     "0.2,0.8",
     "--method",
     QUICK,
-    "--informed",
+    "--adaptive",
     "--identities",
     "3",
     *SMALL,
@@ -80,7 +80,7 @@ def test_the_report_of_a_sweep(tmp_path: Path) -> None:
         assert line[name] != "", name
 
 
-def test_an_informed_attacker_asks_no_more() -> None:
+def test_an_adaptive_attacker_asks_no_more() -> None:
     folder, _ = swept()
     asked: dict[str, set[int]] = {}
     for path in (folder / "results/inversions").glob("ppa*/metrics.json"):
@@ -90,7 +90,7 @@ def test_an_informed_attacker_asks_no_more() -> None:
     assert len(asked["ppa"]) == 1 and max(asked["ppa+align"] | asked["ppa+eot"]) <= min(asked["ppa"])
 
 
-def test_attack_informed_is_the_same(tmp_path: Path) -> None:
+def test_attack_adaptive_is_the_same(tmp_path: Path) -> None:
     folder, _ = swept()
     before = files(folder / "results/inversions")
     (re,) = [
@@ -102,7 +102,7 @@ def test_attack_informed_is_the_same(tmp_path: Path) -> None:
         "attack",
         "--method",
         "ppa",
-        "--informed",
+        "--adaptive",
         "--target",
         str(re),
         "--results",
@@ -110,6 +110,7 @@ def test_attack_informed_is_the_same(tmp_path: Path) -> None:
         "--identities",
         "3",
         "--dry-run",
+        "--json",
         *JUDGES,
         *sets(images=1, candidates=1, pool=20, steps=4),
     )
@@ -135,12 +136,12 @@ def test_a_suite_is_a_sweep_in_a_file(tmp_path: Path) -> None:
         "defenses = ['none', 're']",
         "strengths = [0.2, 0.8]",
         f"methods = ['{QUICK}']",
-        "informed = true",
+        "adaptive = true",
         "identities = 3",
         "",
     ]
     (tmp_path / "mine.toml").write_text("\n".join(head) + settings)
-    plan = json.loads(command("run", "mine.toml", "--results", str(folder / "results"), "--dry-run").out)
+    plan = json.loads(command("run", "mine.toml", "--results", str(folder / "results"), "--dry-run", "--json").out)
     assert plan and all(one["done"] for one in plan)
 
 

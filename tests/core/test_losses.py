@@ -1,4 +1,4 @@
-"""Laws of the objectives: the golden values of attacks.md section 0.3, gradients, symmetry, and their edges."""
+"""Laws of the objectives: golden values worked out by hand, gradients, symmetry, and their edges."""
 
 from collections.abc import Callable
 

@@ -5,7 +5,6 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from worlds import folder, noise_image, tree
 
 from mibench.assets.dcgan import DCGAN, load_dcgan
 from mibench.core import Dataset, Split
@@ -313,27 +313,6 @@ def test_a_bad_field_is_named(make: Callable[[], object], field: str) -> None:
 
 
 # --- folder ----------------------------------------------------------------------------------------------------------
-
-
-def noise_image(seed: int, width: int = 20, height: int = 16) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
-
-
-def tree(root: Path, private: dict[str, int], public: dict[str, int] | int) -> Path:
-    """Random pictures: how many for each person; a number for a flat public/."""
-    folders = {f"private/{name}": count for name, count in private.items()}
-    folders |= {"public": public} if isinstance(public, int) else {f"public/{n}": c for n, c in public.items()}
-    seed = 0
-    for folder, count in folders.items():
-        (root / folder).mkdir(parents=True)
-        for number in range(count):
-            seed += 1
-            noise_image(seed).save(root / folder / f"{number:03d}.png")
-    return root
-
-
-def folder(root: Path, **fields: Any) -> Folder:
-    return Folder(str(root), image_size=8, **fields)
 
 
 def test_folder_splits_people_and_records_them(tmp_path: Path) -> None:

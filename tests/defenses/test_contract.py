@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from interruptions import Stop
 from torch import Tensor, nn
 from torch.nn import functional as F
 from worlds import colours
 
 from mibench import models
 from mibench.core import Defense, Split
-from mibench.experiments.planning import choose_defenses
+from mibench.experiments.reading import read_stack
 from mibench.models.base import Classifier
 from mibench.plugins import registry
 from mibench.runtime.engine import resolve
@@ -56,6 +57,7 @@ ZERO: dict[str, dict[str, Any]] = {
     "tts": {"warm": 1.0},
     "tl": {"freeze": 0.0},
     "bido": {"lambda_x": 0.0},
+    "dcd": {"share": 0.0},
 }
 """The settings at which a defense does nothing, bit for bit. Every defense has an entry here or in NO_ZERO."""
 
@@ -88,6 +90,11 @@ def data() -> Split:
     return colours(40, SIDE)
 
 
+def strangers() -> Split:
+    """Public images without identities."""
+    return Split(colours(30, SIDE, seed=3).images, torch.full((30,), -1))
+
+
 def network(architecture: str, defenses: list[Defense], seed: int = 0) -> Classifier:
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(seed, "init"))
@@ -113,7 +120,7 @@ def train(
     stack = list(defenses)
     model = network(architecture, stack)
     engine = resolve("cpu", precision)
-    fitted = fit(model, data(), 3, recipe, engine, 5, reporter or Silent(), "toy", stack, checkpoint=checkpoint)
+    fitted = fit(model, data(), 3, recipe, engine, 5, reporter or Silent(), "toy", stack, True, checkpoint, strangers())
     return Trained(model, fitted, stack)
 
 
@@ -195,30 +202,12 @@ def test_every_batch_is_answered_alike(name: str) -> None:
     torch.testing.assert_close(together.softmax(1), apart.softmax(1), atol=1e-4, rtol=0)
 
 
-class Stop(Silent):
-    """Ctrl-C after so many steps."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-
-    def task(self, label: str, total: int, unit: str) -> Any:
-        from contextlib import nullcontext
-
-        return nullcontext(self)
-
-    def advance(self, count: int = 1) -> None:
-        if count == 1:
-            self.left -= 1
-            if self.left < 0:
-                raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_interrupted_it_ends_with_the_same_bits(name: str, tmp_path: Path) -> None:
     """And so, of course, without an interruption: same seed, same bits."""
     path = tmp_path / "checkpoint.pt"
     with pytest.raises(KeyboardInterrupt):
-        train(architecture(name), plugin(name), checkpoint=path, reporter=Stop(6))
+        train(architecture(name), plugin(name), checkpoint=path, reporter=Stop(10))
     assert path.exists()
     again, once = train(architecture(name), plugin(name), checkpoint=path), whole(name)
     for one, other in zip([once.model, *once.fitted.memories], [again.model, *again.fitted.memories], strict=True):
@@ -248,7 +237,7 @@ def test_weights_and_memory_survive_a_file(name: str, tmp_path: Path) -> None:
 def test_it_composes_with_random_erasing(name: str) -> None:
     settings = {name: {key: str(value) for key, value in SHORT.get(name, {}).items()}}
     for order in (f"re+{name}", f"{name}+re"):
-        chosen = choose_defenses(order, settings)
+        chosen = read_stack(order, settings)
         both = train(architecture(name), *(choice.plugin for choice in chosen))
         assert finite(both)
         nothing = replace(plugin("re"), p=0.0)

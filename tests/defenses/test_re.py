@@ -1,6 +1,6 @@
 """Laws of random erasing: torchvision's distribution, one rectangle per image, and nothing at zero strength."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torchvision.transforms import RandomErasing as TheirErasing
 from worlds import colours, small_net
 
-from mibench.core import Defense
+from mibench.core import Defense, augment
 from mibench.defenses.none import NoDefense
 from mibench.defenses.re import FILLS, RandomErasing, Rectangles
 from mibench.plugins import registry
@@ -76,7 +76,8 @@ def test_rectangles_are_distributed_like_torchvisions(low: float, high: float, r
 
 @pytest.mark.parametrize(("a_e", "area", "centre", "quarter"), [(0.4, 0.25, 0.77, 0.27), (0.8, 0.45, 0.90, 0.62)])
 def test_the_papers_statistics(a_e: float, area: float, centre: float, quarter: float) -> None:
-    """defenses.md section 2, at the paper's 224 pixels: mean area, how often centre and quarter points are erased."""
+    """Golden, from 40,000 draws of the authors' sampler at 224 pixels: area, how often centre and quarter points
+    are erased."""
     n, side = 40_000, 224
     box = ours(RandomErasing(a_e=a_e), n, side)
 
@@ -127,6 +128,135 @@ def test_centre_is_fixed() -> None:
     mask = RandomErasing(a_e=0.4, a_min=0.4, location="centre").mask(Noise(2, torch.arange(50)), 21, 21)
     assert (mask == mask[0]).all()
     assert torch.equal(mask[0], mask[0].flip(0)) and torch.equal(mask[0], mask[0].flip(1)) and mask[0, 10, 10]
+
+
+@pytest.mark.parametrize("location", ["border", "boundary", "image_border", "image_boundary"])
+@pytest.mark.parametrize(("side", "square"), [(9, 3), (10, 4), (8, 3), (7, 2), (16, 7)])
+def test_the_border_rules_allow_exactly_the_corners_they_should_each_equally_often(
+    location: str, side: int, square: int
+) -> None:
+    a = square**2 / side**2
+    box = ours(RandomErasing(a_e=a, a_min=a, location=location), 20_000, side)
+    assert (box.height == square).all() and (box.width == square).all()
+    places = [(i, j) for i in range(side - square + 1) for j in range(side - square + 1)]
+
+    def covers_middle(corner: int) -> bool:
+        return any(corner <= middle < corner + square for middle in ((side - 1) // 2, side // 2))
+
+    def central(corner: int) -> bool:  # the released rule: wholly between a quarter and three quarters
+        return corner >= side / 4 and corner + square <= 3 * side / 4
+
+    refused = covers_middle if location.endswith("border") else central
+    allowed = [place for place in places if not all(map(refused, place))]
+    drawn = torch.bincount(box.top * side + box.left, minlength=side**2)
+    assert set(drawn.nonzero()[:, 0].tolist()) == {i * side + j for i, j in allowed}
+    assert stats.chisquare(drawn[drawn > 0].double().numpy()).pvalue > 1e-4
+
+
+def test_border_never_hides_the_middle_and_the_released_boundary_hardly_changes_it() -> None:
+    """Golden: the release's rejection moves the centre from .651 to .646, the quarter points hardly at all."""
+    noise = Noise(11, torch.arange(20_000))
+
+    def cover(location: str) -> Tensor:
+        return RandomErasing(a_e=0.2, a_min=0.2, location=location).mask(noise, 224, 224).float().mean(0)
+
+    uniform, boundary, border = cover("uniform"), cover("boundary"), cover("border")
+    within = 4.5 * (0.25 / 20_000) ** 0.5
+    assert abs(float(uniform[112, 112]) - 0.651) < within and abs(float(boundary[112, 112]) - 0.646) < within
+    assert abs(float(boundary[56, 56]) - 0.212) < within
+    assert (border[111:113, 111:113] == 0).all() and border.max() > 0.4
+    assert float(border.mean()) == pytest.approx(float(uniform.mean())), "as much is erased"
+
+
+def test_rectangles_that_leave_no_place_stay_away() -> None:
+    """A square of half the side always covers a middle row and column: the image stays whole."""
+    box = ours(RandomErasing(a_e=0.2499, a_min=0.2499, location="border"), 50, 8)
+    assert (box.height == 0).all() and (box.top == 0).all()
+    with pytest.raises(UserError, match=r"set a_e below .25"):
+        RandomErasing(location="border")
+
+
+def test_rectangles_before_the_augmentation_are_left_alone_after_it() -> None:
+    x, noise = images(), Noise(4, torch.arange(8)).of(2)
+    for location in ("uniform_before", "image", "image_boundary"):
+        defense = RandomErasing(location=location)
+        assert torch.equal(defense.transform(x, noise), x)
+        assert torch.equal(defense.before(x, noise) != x, defense.mask(noise, SIDE, SIDE)[:, None].expand_as(x))
+    for location in ("uniform", "torus", "centre", "image_after", "boundary"):
+        defense = RandomErasing(location=location)
+        assert torch.equal(defense.before(x, noise), x) and not torch.equal(defense.transform(x, noise), x)
+
+
+def unseen(defense: RandomErasing, epochs: int = 15, n: int = 200, side: int = 32) -> float:
+    """The share of an image's own pixels that no epoch shows, through the real augmentation.
+
+    Channel 0 is marked where a pixel is erased before, channels 1 and 2 tell each pixel's own place.
+    """
+    place = (torch.arange(side) + 0.5) / side
+    x = torch.stack([torch.zeros(side, side), place[:, None].expand(side, side), place.expand(side, side)])
+    x = x.expand(n, 3, side, side)
+    seen = torch.zeros(n, side * side)
+    for epoch in range(epochs):
+        noise = Noise(3, torch.arange(n)).of(epoch)
+        erased = torch.full((n, 1, side, side), False)
+        if defense.location in ("image", "uniform_before"):
+            erased = defense.mask(noise.of("before"), side, side)[:, None]
+        shown = torch.cat([erased.float(), x[:, 1:]], 1)
+        crop = noise.of("augment")
+        shown = augment.random_resized_crop(shown, crop, (0.85, 1.0), mirror=0.5)
+        visible = shown[:, 0] < 0.5
+        if defense.location not in ("image", "uniform_before"):
+            visible = ~defense.mask(noise.of("transform"), side, side)
+        index = (shown[:, 1] * side).long().clamp(max=side - 1) * side + (shown[:, 2] * side).long().clamp(max=side - 1)
+        seen.scatter_add_(1, index.flatten(1), visible.flatten(1).float())
+    return float((seen == 0).float().mean())
+
+
+def test_a_fixed_mask_before_the_augmentation_really_withholds_its_pixels() -> None:
+    """The mean erased area is .25. Fixed in the network's input (as `image` was), crops and mirrors show most of it."""
+    before, after = unseen(RandomErasing(location="image")), unseen(RandomErasing(location="image_after"))
+    assert 0.21 < before < 0.26 and after < 0.14, (before, after)
+    assert unseen(RandomErasing(location="uniform_before")) < 0.01
+
+
+def test_entire_leaves_out_images_and_touches_no_pixel() -> None:
+    """The released rate: half of the batches. At the defaults as much is left out as rectangles hide (.25)."""
+    x, noise = images(), Noise(4, torch.arange(8))
+    half = registry.configure("defenses", "re", "entire").plugin
+    assert half.exposure() == 0.5 and RandomErasing(location="entire").exposure() == 0.75
+    assert RandomErasing(location="entire", p=0.5).exposure() == 0.875 and RandomErasing().exposure() == 1.0
+    assert torch.equal(half.before(x, noise), x) and torch.equal(half.transform(x, noise), x)
+    recipe = Training(epochs=2, batch=5, lr=0.01)
+    log: list[int] = []
+
+    @dataclass(frozen=True)
+    class Count(Defense):
+        def before(self, x: Tensor, noise: Noise) -> Tensor:
+            log.append(len(x))
+            return x
+
+    fit(small_net(), colours(30), 3, recipe, resolve("cpu", "fp32"), 5, Silent(), "toy", [half, Count()])
+    assert log == [5] * 6, "3 of 6 batches, twice"
+
+
+def test_the_released_arms_have_presets() -> None:
+    arms = {name: registry.configure("defenses", "re", name).plugin for name in ("fixed", "fixed_boundary")}
+    assert arms["fixed"] == RandomErasing(0.2, 0.2, location="image")
+    assert arms["fixed_boundary"] == RandomErasing(0.2, 0.2, location="image_boundary")
+    random = registry.configure("defenses", "re", "random_boundary").plugin
+    assert random == RandomErasing(0.2, 0.2, fill="released", location="boundary")
+
+
+def test_the_defaults_have_the_settings_they_had() -> None:
+    """A run's id hashes these: more of them would make every target of the paper's defense another run."""
+    assert registry.defaults("defenses", "re") == {
+        "a_e": 0.4,
+        "a_min": 0.1,
+        "p": 1.0,
+        "ratio": (1.0, 1.0),
+        "fill": "mean",
+        "location": "uniform",
+    }
 
 
 def test_image_policy_hides_the_same_pixels_in_every_epoch() -> None:
@@ -188,7 +318,7 @@ def test_gradients_reach_the_pixels_that_stay_and_no_other() -> None:
         assert torch.equal(gradient, (~defense.mask(noise, SIDE, SIDE))[:, None].expand_as(x).float())
 
 
-@pytest.mark.parametrize("location", ["uniform", "torus", "centre", "image"])
+@pytest.mark.parametrize("location", ["uniform", "torus", "centre", "image_after", "boundary"])
 @pytest.mark.parametrize("fill", ["mean", "noise"])
 def test_a_batch_equals_its_images_one_by_one(location: str, fill: str) -> None:
     x, noise = images(), Noise(4, torch.arange(8)).of(2)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from mibench.core import Access
 from mibench.evaluation.checks import CHECKS, Evidence, Facts, Judge, check, check_facts, explanation
 from mibench.stats.intervals import Interval
 
@@ -16,11 +17,11 @@ def evidence(**changes: object) -> Evidence:
     given = {
         "label": "mid beta=0.1",
         "best": {
-            "white_box": ("ppa", rate(0.2)),
-            "black_box": ("cma_es", rate(0.5)),
-            "label_only": ("brep", rate(0.1)),
+            Access.WHITE_BOX: ("ppa", rate(0.2)),
+            Access.BLACK_BOX: ("cma_es", rate(0.5)),
+            Access.LABEL_ONLY: ("brep", rate(0.1)),
         },
-        "gaps": {("black_box", "white_box"): rate(-0.1), ("label_only", "white_box"): rate(-0.1)},
+        "gaps": {(Access.BLACK_BOX, Access.WHITE_BOX): rate(-0.1), (Access.LABEL_ONLY, Access.WHITE_BOX): rate(-0.1)},
         "side_effects": ({"served_sum_error": 1e-7, "gradient_norm": {"cross_entropy": {"vanishing": 0.01}}},),
     }
     return Evidence(**(given | changes))  # type: ignore[arg-type]
@@ -36,12 +37,12 @@ def test_a_sound_result_raises_nothing() -> None:
 
 
 def test_weaker_access_that_beats_a_stronger_one() -> None:
-    assert fired(evidence(gaps={("black_box", "white_box"): rate(0.3)})) == {"weaker_access_wins"}
-    (found,) = check([evidence(gaps={("black_box", "white_box"): rate(0.3)})])
+    assert fired(evidence(gaps={(Access.BLACK_BOX, Access.WHITE_BOX): rate(0.3)})) == {"weaker_access_wins"}
+    (found,) = check([evidence(gaps={(Access.BLACK_BOX, Access.WHITE_BOX): rate(0.3)})])
     assert "cma_es reaches 50.0%" in found.text and "ppa only 20.0%" in found.text and found.label == "mid beta=0.1"
     # Within the interval of chance, or the other way round, it is no finding.
-    assert not fired(evidence(gaps={("black_box", "white_box"): rate(0.03)}))
-    assert not fired(evidence(gaps={("white_box", "black_box"): rate(0.3)}))
+    assert not fired(evidence(gaps={(Access.BLACK_BOX, Access.WHITE_BOX): rate(0.03)}))
+    assert not fired(evidence(gaps={(Access.WHITE_BOX, Access.BLACK_BOX): rate(0.3)}))
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.05, False), (0.5, True)])

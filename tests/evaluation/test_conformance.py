@@ -55,7 +55,7 @@ from mibench.metrics import (
 from mibench.models.base import Classifier, Prepare
 from mibench.plugins import registry
 from mibench.priors.plg import Plg
-from mibench.report import collect
+from mibench.report import rows
 from mibench.runs import Run
 from mibench.runtime import engine
 from mibench.runtime.errors import UserError
@@ -117,7 +117,7 @@ def target_run(root: Path, name: str = "cnn", seed: int = 0, kind: str = "target
     return Run(root, kind, f"toy-{name}", spec)
 
 
-# --- the 21 traps of pitfalls.md section 2 --------------------------------------------------------------------------
+# --- what other tools got wrong, 21 traps --------------------------------------------------------------------------
 
 
 def test_trap_01_fid_input_range() -> None:
@@ -456,10 +456,10 @@ def test_scores_hold_prdc_and_reuse_the_real_side() -> None:
 
 def test_tables_have_the_four_columns_and_old_scores_leave_them_blank() -> None:
     found = distances(*pair()).to_json()
-    flat = collect._judged(["resnet"], {"resnet": found})
+    flat = rows._by_evaluator(["resnet"], {"resnet": found})
     assert flat["density@resnet"] == found["prdc"]["density"] and flat["recall@resnet"] == found["prdc"]["recall"]
     old = {key: value for key, value in found.items() if key != "prdc"}
     for one in (old, found | {"prdc": None}):
-        flat = collect._judged(["resnet"], {"resnet": one})
+        flat = rows._by_evaluator(["resnet"], {"resnet": one})
         assert flat["fid@resnet"] == found["fid"]
         assert all(flat[f"{key}@resnet"] is None for key in ("precision", "recall", "density", "coverage"))

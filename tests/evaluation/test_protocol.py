@@ -1,5 +1,6 @@
 """Protocol cards: what changes them, what they group by, and what a report says of tables that are apart."""
 
+# ruff: noqa: F811 (fixtures are imported)
 import io
 import json
 from pathlib import Path
@@ -7,12 +8,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from reported import HITS, bits, data, finish, noise, root, score, world  # noqa: F401 (fixtures)
 from rich.console import Console
-from test_report import HITS, bits, data, finish, noise, root, score, world  # noqa: F401 (fixtures)
 
 from mibench.core import Dataset
 from mibench.evaluation import protocol as cards
-from mibench.report import collect, protocol, terminal, write
+from mibench.report import frame, load, protocol, terminal, write
 from mibench.report.content import Content
 from mibench.runs import Run, find
 from mibench.stages.score import origin
@@ -30,7 +31,7 @@ def labels(count: int = 4, images: int = 3) -> torch.Tensor:
     return torch.arange(count).repeat_interleave(images)
 
 
-def card_of(data: Dataset, inversion: Run, judges: list[Run], whom: torch.Tensor) -> dict[str, object]:  # noqa: F811
+def card_of(data: Dataset, inversion: Run, judges: list[Run], whom: torch.Tensor) -> dict[str, object]:
     """The card that scoring this inversion would write."""
     models = [{"model": run.spec["model"], "run": run.id, "seed": run.spec["seed"]} for run in judges]
     return cards.card(data, whom, models, origin(inversion))
@@ -44,13 +45,13 @@ def with_card(folder: Path, run: Run, card: dict[str, object]) -> Run:
     return finish(run, {"scores.json": report, "per_image.csv": table})
 
 
-def test_the_card_names_every_field_of_the_issue(root: Path, data: Dataset) -> None:  # noqa: F811
-    target, inversion, judges = made(root)
+def test_the_card_names_every_field_of_the_issue(root: Path, data: Dataset) -> None:
+    _, inversion, judges = made(root)
     card = card_of(data, inversion, judges, labels())
     assert card["split"] == {
         "attacked": None,
         "classes": 4,
-        "dataset": target.spec["dataset"],
+        "dataset": inversion.target.spec["dataset"],
         "identities": 4,
         "fingerprint": data.fingerprint(),
     }
@@ -66,8 +67,8 @@ def test_the_card_names_every_field_of_the_issue(root: Path, data: Dataset) -> N
     assert json.loads(json.dumps(card, allow_nan=False)) == card
 
 
-def test_whatever_differs_changes_the_hash_and_nothing_else_does(root: Path, data: Dataset) -> None:  # noqa: F811
-    target, inversion, judges = made(root)
+def test_whatever_differs_changes_the_hash_and_nothing_else_does(root: Path, data: Dataset) -> None:
+    _, inversion, judges = made(root)
     first = cards.digest(card_of(data, inversion, judges, labels()))
     again = cards.digest(card_of(data, inversion, judges, labels().flip(0)))
     assert first == again  # the order of images is no part of it
@@ -82,51 +83,51 @@ def test_whatever_differs_changes_the_hash_and_nothing_else_does(root: Path, dat
     assert len({first, *map(cards.digest, others)}) == 6
 
 
-def test_imported_images_have_an_unknown_selection(root: Path, data: Dataset) -> None:  # noqa: F811
-    target, inversion, judges = made(root)
-    theirs = Run(root, "inversions", "x", dict(inversion.spec), {"target": target})
+def test_imported_images_have_an_unknown_selection(root: Path, data: Dataset) -> None:
+    _, inversion, judges = made(root)
+    theirs = Run(root, "inversions", "x", dict(inversion.spec), {"target": inversion.target})
     card = card_of(data, theirs, judges, labels())
     assert card["selection"]["by"] == "another program, unknown" and card["budget"]["known"] is False
 
 
-def test_a_card_does_not_part_what_was_together(root: Path, data: Dataset) -> None:  # noqa: F811
+def test_a_card_does_not_part_what_was_together(root: Path, data: Dataset) -> None:
     """Scores with and without a card, of one protocol, stay in one table; the hash is in the row."""
-    before = collect.rows(root)
-    target, inversion, judges = made(root)
+    before = frame.scores(load.results(root))
+    _, inversion, judges = made(root)
     run = find(root, before[before["inversion"] == inversion.id]["score"].iloc[0])
     card = card_of(data, inversion, judges, labels())
     with_card(root, run, card)
-    after = collect.rows(root)
+    after = frame.scores(load.results(root))
     assert after["protocol"].nunique() == 1 and set(after["protocol"]) == set(before["protocol"])
     told = after.set_index("score")["card"]
     assert told[run.id] == cards.digest(card) and (told.drop(run.id).fillna("") == "").all()
     same = [column for column in before if column != "card"]
     pd.testing.assert_frame_equal(before[same], after[same])
-    assert protocol.apart(collect.scored(root), after["protocol"]) == []
+    assert protocol.apart(load.results(root), after["protocol"]) == []
 
 
-def test_other_people_are_another_protocol_though_as_many(root: Path, data: Dataset) -> None:  # noqa: F811
+def test_other_people_are_another_protocol_though_as_many(root: Path, data: Dataset) -> None:
     """The mistake it must see: two attacks on two people each, but not on the same two."""
     target, _, judges = made(root)
     first = score(root, "ppa", target, judges, bits("110110"), data, identities=2)
     other = score(root, "gmi", target, judges, bits("110110"), data, identities=2)
     inversion = other.parents["inversion"]
     assert isinstance(inversion, Run)
-    assert len({one.protocol for one in collect.scored(root) if one.scores["identities"] == 2}) == 1
+    assert len({one.protocol for one in load.results(root) if one.scores["identities"] == 2}) == 1
     with_card(root, other, card_of(data, inversion, judges, torch.tensor([2, 2, 3, 3])))
-    found = [one for one in collect.scored(root) if one.scores["identities"] == 2]
+    found = [one for one in load.results(root) if one.scores["identities"] == 2]
     assert len({one.protocol for one in found}) == 2
     order = [one.protocol for one in sorted(found, key=lambda one: one.run.id != first.id)]
     (line,) = protocol.apart(found, order)
     assert "who was attacked (the first ones; here labels 2, 3)" in line
 
 
-def test_the_report_says_which_field_differs_and_no_other(root: Path, data: Dataset) -> None:  # noqa: F811
+def test_the_report_says_which_field_differs_and_no_other(root: Path, data: Dataset) -> None:
     target, _, judges = made(root)
     score(root, "ppa", target, judges, bits("110"), data, identities=1)
     score(root, "ppa", target, judges[::-1], bits("111111111111"), data)
-    found = collect.scored(root)
-    table = collect.frame(found)
+    found = load.results(root)
+    table = frame.scores(found)
     lines = protocol.apart(found, table["protocol"])
     assert len(lines) == 2
     order = list(dict.fromkeys(table["protocol"]))
@@ -144,9 +145,9 @@ def test_the_report_says_which_field_differs_and_no_other(root: Path, data: Data
     assert json.loads((folder / "tables.json").read_text())["apart"] == lines
 
 
-def test_one_protocol_has_nothing_to_explain(root: Path) -> None:  # noqa: F811
-    found = collect.scored(root)
-    assert len(found) == len(HITS) and protocol.apart(found, collect.frame(found)["protocol"]) == []
+def test_one_protocol_has_nothing_to_explain(root: Path) -> None:
+    found = load.results(root)
+    assert len(found) == len(HITS) and protocol.apart(found, frame.scores(found)["protocol"]) == []
 
 
 @pytest.mark.parametrize(("given", "wanted"), [([0, 1, 2], None), ([1, 0], None), ([0, 2], [0, 2]), ([1], [1])])

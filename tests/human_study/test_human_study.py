@@ -1,5 +1,6 @@
 """The judge: blind questions, answers that survive anything, a page for this machine alone, once in a real browser."""
 
+# ruff: noqa: F811 (fixtures are imported)
 import http.client
 import json
 import shutil
@@ -14,8 +15,8 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from shell import command
-from test_report import CLASSES, data, noise, root, world  # noqa: F401 (fixtures)
+from reported import CLASSES, data, noise, root, world  # noqa: F401 (fixtures)
+from shell import command, full_disk
 
 from mibench.core import Dataset
 from mibench.human_study import exchange
@@ -28,12 +29,12 @@ from mibench.stats.intervals import proportion
 
 
 @pytest.fixture
-def inversion(root: Path) -> Run:  # noqa: F811
+def inversion(root: Path) -> Run:
     return find(root, next((root / "inversions").glob("gmi-*")).name)
 
 
 @pytest.fixture
-def questions(inversion: Run, data: Dataset) -> list[Question]:  # noqa: F811
+def questions(inversion: Run, data: Dataset) -> list[Question]:
     return ask(inversion, data, 8)
 
 
@@ -44,7 +45,7 @@ def kinds(questions: list[Question]) -> Counter[str]:
 # --- questions ------------------------------------------------------------------------------------------------------
 
 
-def test_catch_trials_are_what_they_say(questions: list[Question], data: Dataset) -> None:  # noqa: F811
+def test_catch_trials_are_what_they_say(questions: list[Question], data: Dataset) -> None:
     assert kinds(questions) == {"reconstruction": 8, "same": 2, "other": 2}
     held = {
         image.numpy().tobytes(): int(label)
@@ -65,7 +66,7 @@ def test_catch_trials_are_what_they_say(questions: list[Question], data: Dataset
         assert len(set(shown)) == 2 and {train[one] for one in shown} == {question.label}
 
 
-def test_more_pairs_are_the_same_ones_and_further_ones(inversion: Run, data: Dataset) -> None:  # noqa: F811
+def test_more_pairs_are_the_same_ones_and_further_ones(inversion: Run, data: Dataset) -> None:
     few, more, every = (ask(inversion, data, pairs) for pairs in (3, 8, 1000))
     ids = [{question.id: question.kind for question in own} for own in (few, more, every)]
     assert ids[0].items() < ids[1].items() < ids[2].items()
@@ -74,7 +75,7 @@ def test_more_pairs_are_the_same_ones_and_further_ones(inversion: Run, data: Dat
     assert about == dict.fromkeys(range(4), 2)
 
 
-def test_the_seed_decides_and_the_order_tells_nothing(inversion: Run, data: Dataset) -> None:  # noqa: F811
+def test_the_seed_decides_and_the_order_tells_nothing(inversion: Run, data: Dataset) -> None:
     first, again, other = (ask(inversion, data, 12, seed) for seed in (0, 0, 1))
     assert [one.id for one in first] == [one.id for one in again]
     assert not {one.id for one in first} & {one.id for one in other}
@@ -82,7 +83,7 @@ def test_the_seed_decides_and_the_order_tells_nothing(inversion: Run, data: Data
     assert order != sorted(order) and [one.id for one in first] == sorted(one.id for one in first)
 
 
-def test_a_score_means_its_inversion_and_a_target_nothing(root: Path, inversion: Run) -> None:  # noqa: F811
+def test_a_score_means_its_inversion_and_a_target_nothing(root: Path, inversion: Run) -> None:
     score = next(
         find(root, path.name)
         for path in (root / "scores").glob("gmi-*")
@@ -313,14 +314,9 @@ def test_what_is_no_answer_is_refused(server: Server, questions: list[Question],
     assert status == 400 and "error" in json.loads(told) and Answers(inversion).read() == {}
 
 
-def test_a_full_disk_is_told_to_the_page(
-    server: Server, questions: list[Question], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("mibench.human_study.answers.write_json", full)
-    status, _, told = request(server, "POST", f"/{server.token}/answer", {"id": questions[0].id, "answer": "same"})
+def test_a_full_disk_is_told_to_the_page(server: Server, questions: list[Question]) -> None:
+    with full_disk(0):
+        status, _, told = request(server, "POST", f"/{server.token}/answer", {"id": questions[0].id, "answer": "same"})
     assert status == 500 and "No space left" in json.loads(told)["error"]
 
 
@@ -332,7 +328,7 @@ def test_a_taken_port_is_refused(server: Server, questions: list[Question], inve
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
-def test_out_to_a_program_and_back(root: Path, inversion: Run, data: Dataset, tmp_path: Path) -> None:  # noqa: F811
+def test_out_to_a_program_and_back(root: Path, inversion: Run, data: Dataset, tmp_path: Path) -> None:
     own = ("--results", str(root))
     error = command("judge", inversion.id, "--summary", *own).error
     assert "nobody has judged" in error

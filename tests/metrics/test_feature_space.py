@@ -12,7 +12,7 @@ from worlds import colours, small_net
 from mibench.defenses.re import RandomErasing
 from mibench.metrics import feature_space as space
 from mibench.metrics.fid import frechet_distance
-from mibench.report import features
+from mibench.report import clouds
 from mibench.runs import Run
 from mibench.runtime.engine import resolve
 from mibench.runtime.errors import UserError
@@ -222,22 +222,22 @@ def test_what_is_refused() -> None:
 # --- the analysis
 
 
-def toy(found: torch.Tensor, owner: torch.Tensor) -> features.Clouds:
+def toy(found: torch.Tensor, owner: torch.Tensor) -> clouds.Clouds:
     """Three people at the corners of a triangle; erasing moves everyone by +1 in the first dimension."""
     labels = torch.arange(3).repeat_interleave(12)
     corners = torch.tensor([[0.0, 0, 0], [20, 0, 0], [0, 20, 0]])
     private = corners[labels] + normal(36, 3).clamp(-0.8, 0.8)
-    erased = (private + torch.tensor([3.0, 0, 0])).expand(features.DRAWS, -1, -1).contiguous()
+    erased = (private + torch.tensor([3.0, 0, 0])).expand(clouds.DRAWS, -1, -1).contiguous()
     unseen = corners[labels] + 0.5 * normal(36, 3, seed=9).clamp(-0.8, 0.8)
-    return features.Clouds(private, erased, labels, found, owner, unseen, labels, space.margin(private, labels))
+    return clouds.Clouds(private, erased, labels, found, owner, unseen, labels, space.margin(private, labels))
 
 
 def test_reconstructions_among_the_erased_images_are_told_from_those_among_the_private_ones() -> None:
     plain = toy(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))
     order = torch.arange(36).reshape(3, 12)[:, :5].flatten()
     owner = plain.private_labels[order]
-    at_home = features.measure(toy(plain.private[order], owner), 6)
-    moved = features.measure(toy(plain.erased[0][order], owner), 6)
+    at_home = clouds.measure(toy(plain.private[order], owner), 6)
+    moved = clouds.measure(toy(plain.erased[0][order], owner), 6)
     for report, near, far, share in ((at_home, "private", "erased", 0), (moved, "erased", "private", 1)):
         side = report["reconstructions"]
         assert side["nearest_is_erased"]["value"] == share and side["n"] == 15
@@ -253,15 +253,15 @@ def test_reconstructions_among_the_erased_images_are_told_from_those_among_the_p
 def test_two_reconstructions_of_a_person_have_no_hull_and_everything_else() -> None:
     plain = toy(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))
     order = torch.tensor([0, 1, 12, 13, 24, 25])
-    report = features.measure(toy(plain.private[order], plain.private_labels[order]), 6)["reconstructions"]
+    report = clouds.measure(toy(plain.private[order], plain.private_labels[order]), 6)["reconstructions"]
     assert report["overlap_private"] is None and report["overlap_erased"] is None
     assert report["inside_private"]["value"] == 1 and report["inside_private"]["n"] == 6
 
 
 def test_every_identity_counts_once_in_a_full_group() -> None:
     labels = torch.arange(8).repeat(3)
-    assert list(features.groups(labels, 3)) == [([0, 1, 2], [0, 1, 2]), ([3, 4, 5], [3, 4, 5]), ([5, 6, 7], [6, 7])]
-    assert list(features.groups(torch.tensor([4, 2, 4]), 6)) == [([2, 4], [2, 4])]
+    assert list(clouds.groups(labels, 3)) == [([0, 1, 2], [0, 1, 2]), ([3, 4, 5], [3, 4, 5]), ([5, 6, 7], [6, 7])]
+    assert list(clouds.groups(torch.tensor([4, 2, 4]), 6)) == [([2, 4], [2, 4])]
 
 
 def target(tmp_path: Path, *defenses: str) -> Run:
@@ -285,16 +285,16 @@ def test_erased_images_are_those_of_the_training(tmp_path: Path, monkeypatch: py
         fit(small_net(), data, 3, recipe, engine, 3, Silent(), "toy", [RandomErasing()])
     assert len(shown) == 2
     for epoch, (keys, images) in enumerate(shown):
-        mine = features.erase(data, torch.arange(12), target(tmp_path, "re"), epoch, engine)
+        mine = clouds.erase(data, torch.arange(12), target(tmp_path, "re"), epoch, engine)
         assert torch.equal(mine.images[keys], (images * 255).round().to(torch.uint8))
     some = torch.tensor([2, 7])
-    assert torch.equal(features.erase(data, some, target(tmp_path, "re"), 1, engine).images, mine.images[some])
+    assert torch.equal(clouds.erase(data, some, target(tmp_path, "re"), 1, engine).images, mine.images[some])
 
 
 def test_a_target_without_erasing_is_shown_that_of_the_paper(tmp_path: Path) -> None:
     data, engine = colours(6), resolve("cpu", "fp32")
-    _, words, trained = features.erasing(target(tmp_path))
+    _, words, trained = clouds.erasing(target(tmp_path))
     assert (words, trained) == ("re a_e=0.4", False)
-    assert features.erasing(target(tmp_path, "re"))[1:] == ("re a_e=0.4", True)
-    plain = features.erase(data, torch.arange(6), target(tmp_path), 0, engine)
-    assert torch.equal(plain.images, features.erase(data, torch.arange(6), target(tmp_path, "re"), 0, engine).images)
+    assert clouds.erasing(target(tmp_path, "re"))[1:] == ("re a_e=0.4", True)
+    plain = clouds.erase(data, torch.arange(6), target(tmp_path), 0, engine)
+    assert torch.equal(plain.images, clouds.erase(data, torch.arange(6), target(tmp_path, "re"), 0, engine).images)

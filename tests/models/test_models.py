@@ -46,6 +46,17 @@ def relative(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max() / b.abs().max())
 
 
+def test_ir3_is_ir_with_three_units_in_the_last_stage() -> None:
+    """The others, which are drawn first, are the same bits: evaluation models are `ir`."""
+    small, deep = make("ir").state_dict(), make("ir3").state_dict()
+    first = [key for key in small if key.startswith(("trunk.stem", "trunk.stage1", "trunk.stage2", "trunk.stage3"))]
+    assert first and all(torch.equal(small[key], deep[key]) for key in first)
+    assert len(make("ir3").trunk.stage4) == 3 and len(make("ir").trunk.stage4) == 1
+    identities = [unit for unit in make("ir3").trunk.stage4 if isinstance(unit.shortcut, nn.Identity)]
+    assert len(identities) == 2, "and two of their skip connections are no projections"
+    assert family("ir3") == family("ir")
+
+
 # --- every classifier -------------------------------------------------------------------------------------------------
 
 

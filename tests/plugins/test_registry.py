@@ -1,5 +1,6 @@
 """Laws of the registry: cards are literals, names and settings are checked, errors name what would be right."""
 
+import ast
 import inspect
 import json
 import math
@@ -109,10 +110,48 @@ def test_presets_build_and_specs_are_json(kind: str, name: str) -> None:
             assert registry.configure(kind, name, settings=spec["settings"]).plugin == choice.plugin
 
 
-@pytest.mark.parametrize("kind", ["attacks"])
-def test_attacks_have_paper_and_quick(kind: str) -> None:
-    for name in registry.names(kind):
-        assert {"paper", "quick", "default"} <= set(registry.presets(kind, name))
+def test_attacks_have_quick_and_what_is_in_a_paper_has_paper() -> None:
+    """The floors are nobody's method, CMA-ES's paper is about an optimiser, and untrap is ours."""
+    for name in registry.names("attacks"):
+        offered = set(registry.presets("attacks", name))
+        assert {"quick", "default"} <= offered
+        published = registry.card("attacks", name)["role"] != "floor" and name not in ("cma_es", "untrap")
+        assert published == any(preset.startswith("paper") for preset in offered)
+
+
+def test_a_wrapper_says_what_its_authors_changed_around_one_attack() -> None:
+    """AROUND lies over both; what the attack calls its own is the attack's."""
+    around = registry.presets("attacks", "gmi+align")
+    assert around["paper_taa"]["realism"] == 0.0 and around["paper_taa"]["align.copies"] == 30
+    assert around["quick"] == registry.presets("attacks", "gmi")["quick"] | {"align.copies": 4, "realism": 0.0}
+    assert "paper_taa" not in registry.presets("attacks", "plg+align")
+    both = registry.configure("attacks", "gmi+align+eot", "paper_taa").plugin
+    assert (both.wrapped.mode, both.wrapped.wrapped.realism, both.copies) == ("transform", 0.0, 30)
+
+
+def test_a_preset_that_is_not_the_whole_method_says_so() -> None:
+    assert "sphere" in registry.partial("brep", "quick") and "sphere" in registry.partial("brep+untrap", "quick")
+    assert not registry.partial("brep", "paper") and not registry.partial("ppa", "quick")
+    assert not registry.partial("a program that nobody registered", "quick")
+    for name, card in registry.cards("attacks").items():
+        for preset, what in card.get("partial", {}).items():
+            assert preset in registry.presets("attacks", name) and "\n" not in what and not what.endswith(".")
+
+
+def test_reading_literals_alone_is_reading_the_whole_file(tmp_path: Path) -> None:
+    odd = tmp_path / "odd.py"
+    odd.write_text(
+        'CARD = {"summary": """a\nb}\nc""", "n": (1,\n2)}\n'
+        'PRESETS = {"a": {}}  # why\nARCHITECTURES = (\n    "x",\n)\nf()\n'
+    )
+    for path in [odd, *ROOT.rglob("*.py")]:
+        whole = {}
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            name = node.targets[0].id if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) else ""
+            if name in ("CARD", "PRESETS", "AROUND", "ARCHITECTURES"):
+                whole[name] = ast.literal_eval(node.value)  # type: ignore[attr-defined]
+        assert registry._literals(path) == whole, path
+    assert registry._literals(odd)["PRESETS"] == {"a": {}}
 
 
 def test_cards_load_without_torch() -> None:

@@ -1,23 +1,20 @@
 """Laws of diffusion: golden schedules, closed-form Gaussians, guidance, the network's start, resuming, labels."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from interruptions import assert_resumes, session
 from torch import Tensor
-from worlds import SHAPE, GaussianDiffusion, small_net
+from worlds import SHAPE, GaussianDiffusion, public, small_net
 
-from mibench.core import Access, Oracle, Prior, Split, TrainingContext
+from mibench.core import Access, Oracle, Split, TrainingContext
 from mibench.plugins import registry
 from mibench.priors.ddpm import Ddpm, DdpmPrior, Eigenspace, UNet
 from mibench.priors.diffusion import LEVELS, signal, timesteps
-from mibench.priors.gan import Loop
-from mibench.runtime.engine import resolve
 from mibench.runtime.errors import UserError
-from mibench.runtime.progress import Silent
 from mibench.runtime.rng import Noise
 
 CLASSES = 3
@@ -39,18 +36,8 @@ TINY: dict[str, Any] = {
 }
 
 
-def public(size: int = 16, channels: int = 3, count: int = 24) -> Split:
-    generator = torch.Generator().manual_seed(5)
-    images = torch.randint(0, 256, (count, channels, size, size), generator=generator, dtype=torch.uint8)
-    return Split(images, torch.full((count,), -1))
-
-
 def oracle(access: Access = Access.WHITE_BOX) -> Oracle:
     return Oracle(small_net(CLASSES).eval().requires_grad_(False), access, CLASSES)
-
-
-def session(checkpoint: Path | None = None, picture: Callable[[Prior], None] = lambda prior: None) -> TrainingContext:
-    return TrainingContext(resolve("cpu", "fp32"), 7, Silent(), "train prior toy", checkpoint, picture)
 
 
 def built(split: Split, **changed: Any) -> tuple[Ddpm, DdpmPrior]:
@@ -207,33 +194,16 @@ def test_eigenfaces_predict_best_for_gaussian_images() -> None:
 # --- training
 
 
-@pytest.mark.parametrize("cut", [1, 2])
-def test_a_resumed_training_ends_with_the_same_bits(cut: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_training_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted while it learns to denoise, and while it is tuned."""
-    run = Loop.run
-    monkeypatch.setattr(Loop, "run", lambda self, phase, steps, step, every: run(self, phase, steps, step, 2))
     split = public()
 
     def trained(told: TrainingContext) -> tuple[DdpmPrior, list[dict[str, float]]]:
         recipe, prior = built(split, mirror=True, eigenfaces=4)
         return prior, recipe.train(prior, split, oracle(), told)
 
-    reference, log = trained(session(tmp_path / "a"))
-    left = cut
-
-    def picture(prior: Prior) -> None:
-        nonlocal left
-        left -= 1
-        if left == 0:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        trained(session(tmp_path / "b", picture))
-    torch.rand(3)  # whatever this process drew meanwhile
-    prior, resumed = trained(session(tmp_path / "b"))
-    for name, value in reference.state_dict().items():
-        assert torch.equal(value, prior.state_dict()[name]), name
-    assert resumed == log and len(log) == 3
+    _, log = assert_resumes(trained, (1, 2), tmp_path, monkeypatch)
+    assert len(log) == 3
 
 
 def test_the_target_chooses_the_images_and_is_asked_a_known_number_of_times() -> None:

@@ -1,25 +1,24 @@
 """Laws of the small StyleGAN2: modulation by explicit weights, spaces, places, losses by hand, resuming."""
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from interruptions import assert_resumes, session
 from torch import Tensor
 from torch.nn import functional as F
-from worlds import small_net
+from worlds import public, small_net
 
 from mibench.attacks.ppa import PPA
-from mibench.core import Access, AttackContext, Oracle, Prior, Split, TrainingContext
+from mibench.core import Access, AttackContext, Oracle, Split, TrainingContext
+from mibench.plugins import capabilities
 from mibench.priors.dcgan import DcganPrior, ShippedDcgan
 from mibench.priors.gan import Loop
 from mibench.priors.stylegan2 import StyleGan2, StylePrior, r1
 from mibench.priors.stylegan2_network import Linear, Mapping, Modulated, StyleGenerator, activate
-from mibench.runtime.engine import resolve
 from mibench.runtime.errors import UserError
-from mibench.runtime.progress import Silent
 from mibench.runtime.rng import Noise
 
 SETTINGS: dict[str, Any] = {
@@ -32,16 +31,6 @@ SETTINGS: dict[str, Any] = {
     "batch": 4,
     "lazy": 2,
 }
-
-
-def public(size: int = 16, channels: int = 3, count: int = 24) -> Split:
-    generator = torch.Generator().manual_seed(5)
-    images = torch.randint(0, 256, (count, channels, size, size), generator=generator, dtype=torch.uint8)
-    return Split(images, torch.full((count,), -1))
-
-
-def session(checkpoint: Path | None = None, picture: Callable[[Prior], None] = lambda prior: None) -> TrainingContext:
-    return TrainingContext(resolve("cpu", "fp32"), 7, Silent(), "train prior toy", checkpoint, picture)
 
 
 def untrained(shape: tuple[int, int, int] = (3, 32, 32), **changed: Any) -> StylePrior:
@@ -142,7 +131,7 @@ def test_the_learning_rate_is_the_same_for_every_layer_relative_to_its_weights(r
 
 @pytest.mark.parametrize(("side", "layers"), [(16, 6), (32, 8), (64, 10), (256, 14), (1024, 18)])
 def test_published_numbers_of_layers_that_hear_w(side: int, layers: int) -> None:
-    """attacks.md section 11: 18 at 1024 px, 16 at 512, 14 at 256."""
+    """18 at 1024 px, 16 at 512, 14 at 256."""
     assert StyleGenerator((3, side, side), 2, 2, 1, 1, 2, 1.0).layers == layers
 
 
@@ -234,7 +223,7 @@ def test_the_shipped_generator_can_be_entered_too(shape: tuple[int, int, int]) -
 
 @pytest.mark.parametrize("start", ["same", "legacy"])
 def test_ppa_searches_w_and_its_legacy_scores_other_images(start: str) -> None:
-    """attacks.md section 11: the scored image hears an untruncated w in its later layers, the start does not."""
+    """The scored image hears an untruncated w in its later layers, the start does not."""
     prior = untrained(psi=0.2, cutoff=2)
     target = small_net(3).eval()
     attack = PPA(images=2, candidates=2, pool=40, steps=0, scored_start=start)
@@ -251,7 +240,7 @@ def test_ppa_searches_w_and_its_legacy_scores_other_images(start: str) -> None:
     in_z = PPA(images=1, candidates=1, pool=3, steps=0, space="z")
     assert in_z(Oracle(target, Access.WHITE_BOX, 3), prior, torch.arange(3), 0, AttackContext()).latents.shape == (3, 6)
     with pytest.raises(UserError, match="no v space"):
-        PPA(space="v").needs(prior)
+        capabilities.require(PPA(space="v"), prior)
 
 
 # --- training
@@ -309,27 +298,10 @@ def test_two_steps_are_the_published_losses(monkeypatch: pytest.MonkeyPatch) -> 
             torch.testing.assert_close(found, one, rtol=2e-3, atol=2e-5)
 
 
-@pytest.mark.parametrize("cut", [1, 2, 3])
-def test_a_resumed_training_ends_with_the_same_bits(cut: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Loop.run
-    monkeypatch.setattr(Loop, "run", lambda self, phase, steps, step: run(self, phase, steps, step, every=2))
+def test_a_resumed_training_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = StyleGan2(**(SETTINGS | {"warm_up": 4, "decay": 0.5, "mirror": True}))
-    reference, log = trained(recipe, public(), session(tmp_path / "a"))
-    left = cut
-
-    def picture(prior: Prior) -> None:
-        nonlocal left
-        left -= 1
-        if left == 0:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        trained(recipe, public(), session(tmp_path / "b", picture))
-    torch.rand(3)
-    prior, resumed = trained(recipe, public(), session(tmp_path / "b"))
-    for name, value in reference.state_dict().items():
-        assert torch.equal(value, prior.state_dict()[name]), name
-    assert resumed == log and len(log) == 4 and prior.generator.centre.abs().sum() > 0
+    prior, log = assert_resumes(lambda told: trained(recipe, public(), told), (1, 2, 3), tmp_path, monkeypatch)
+    assert len(log) == 4 and prior.generator.centre.abs().sum() > 0
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Laws of per-person leakage: closed forms, coverage, who is named, and groups from groups.csv to the report."""
 
+# ruff: noqa: F811 (fixtures are imported)
 import hashlib
 import io
 import json
@@ -12,13 +13,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reported import CLASSES, bits, judge, noise, score, target  # noqa: F401 (noise is a fixture)
 from rich.console import Console
 from scipy.stats import betabinom
-from test_data import folder, tree
-from test_report import CLASSES, bits, judge, noise, score, target  # noqa: F401 (noise is a fixture)
+from worlds import folder, tree
 
 from mibench.core import Dataset
-from mibench.report import collect, leakage, write
+from mibench.report import frame, leakage, leakage_tables, load, write
 from mibench.report.leakage import gini, gini_by_luck, gini_interval
 from mibench.runtime.errors import UserError
 from mibench.stages import artifacts
@@ -81,7 +82,7 @@ def test_its_interval_leaves_out_one_person_at_a_time() -> None:
 
 
 @pytest.fixture
-def root(tmp_path: Path, noise: Dataset, monkeypatch: pytest.MonkeyPatch) -> Path:  # noqa: F811
+def root(tmp_path: Path, noise: Dataset, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two targets; the weaker attack of the first would name others."""
     monkeypatch.setattr(artifacts, "open_dataset", lambda inputs: noise)
     judges = [judge(tmp_path, name, noise) for name in ("resnet", "ir")]
@@ -100,8 +101,8 @@ def root(tmp_path: Path, noise: Dataset, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 def measured(root: Path) -> leakage.Leakage:
-    found = collect.scored(root)
-    return leakage.leakage(found, collect.frame(found))
+    found = load.results(root)
+    return leakage.leakage(found, frame.scores(found))
 
 
 def test_people_are_ranked_by_hits_and_then_by_distance(root: Path) -> None:
@@ -111,7 +112,7 @@ def test_people_are_ranked_by_hits_and_then_by_distance(root: Path) -> None:
     assert own["hits"].tolist() == [3, 2, 2, 0] and own["rank"].tolist() == [1, 2, 3, 4]
     assert own["identity"].iloc[0] == "person_2" and own["identity"].iloc[-1] == "person_0"
     assert own["nearest"].iloc[1] <= own["nearest"].iloc[2]
-    found = next(one for one in collect.scored(root) if one.inversion.spec["attack"]["name"] == "ppa")
+    found = next(one for one in load.results(root) if one.inversion.spec["attack"]["name"] == "ppa")
     for _, row in own.iterrows():
         images = found.per_image[found.per_image["label"] == row["label"]]
         assert row["nearest"] == images["knn_train@resnet"].min() and row["n"] == 3
@@ -169,8 +170,8 @@ def test_many_targets_name_fewer_people_each() -> None:
     table = pd.DataFrame(
         [{"protocol": "p", "dataset": "x", "dataset_settings": "", "identities": 7, "classes": 7, "evaluators": "e"}]
     )
-    worst = next(leakage.sections(leakage.Leakage(pd.DataFrame(rows), targets, pd.DataFrame()), table))
-    assert len(worst.rows) == 15 * (leakage.ROWS // 15) and worst.notes[0].startswith("The 2 people")
+    worst = next(leakage_tables.sections(leakage.Leakage(pd.DataFrame(rows), targets, pd.DataFrame()), table))
+    assert len(worst.rows) == 15 * (leakage_tables.ROWS // 15) and worst.notes[0].startswith("The 2 people")
 
 
 # --- groups ---------------------------------------------------------------------------------------------------------

@@ -1,259 +1,56 @@
 """The report: numbers as scored, protocols apart, damage named, pictures true."""
 
+# ruff: noqa: F811 (fixtures are imported)
 import ast
-import csv
 import io
 import json
 import math
-import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from reported import (  # noqa: F401 (fixtures)
+    CLASSES,
+    DATA,
+    HITS,
+    IMAGES,
+    RE,
+    bits,
+    data,
+    finish,
+    judge,
+    noise,
+    root,
+    score,
+    split,
+    summary,
+    target,
+    world,
+)
 from rich.console import Console
 
-from mibench.core import Dataset, Split
+from mibench.core import Dataset
 from mibench.plugins import registry
-from mibench.report import collect, exports, grids, show, tables, terminal, write
+from mibench.report import files, frame, grids, load, naming, rows, show, tables, terminal, write
 from mibench.report.content import Content
 from mibench.report.differences import COLUMNS, differences, notes
-from mibench.runs import Run, find
+from mibench.report.format import probability
+from mibench.report.result import Result
+from mibench.runs import find
 from mibench.runtime.errors import UserError
 from mibench.stages import artifacts
-from mibench.stats.intervals import clustered_interval, paired_interval
+from mibench.stats.intervals import paired_interval
+from mibench.stats.pairing import Hits
 from mibench.stats.significance import adjusted, least_p, paired_test
 
-CLASSES = tuple(f"person_{i}" for i in range(4))
-DATA = {"name": "digiface", "settings": {}}
-RE = {"a_e": 0.4, "a_min": 0.1, "p": 1.0, "ratio": [1.0, 1.0], "fill": "mean", "location": "uniform"}
-IMAGES = 3
+
+def rows_of(root: Path, errors: list[str] | None = None) -> pd.DataFrame:
+    return frame.scores(load.results(root, errors))
 
 
-def split(n: int, labels: list[int], seed: int) -> Split:
-    images = torch.randint(256, (n, 3, 8, 8), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-    return Split(images, torch.tensor(labels))
-
-
-@pytest.fixture(scope="session")
-def noise() -> Dataset:
-    own = [0, 0, 1, 1, 2, 2, 3, 3]
-    return Dataset(
-        "digiface",
-        CLASSES,
-        split(8, own, 1),
-        split(8, own, 2),
-        split(5, [0, 1, 2, 3, 4], 3),
-        split(3, [0, 1, 2], 4),
-        False,
-        True,
-        {"source": "noise"},
-    )
-
-
-@pytest.fixture
-def data(noise: Dataset, monkeypatch: pytest.MonkeyPatch) -> Dataset:
-    """A data set of noise, in place of the one the runs name."""
-    monkeypatch.setattr(artifacts, "open_dataset", lambda inputs: noise)
-    return noise
-
-
-def finish(run: Run, files: dict[str, object], seconds: float = 1.5) -> Run:
-    with run.writing() as folder:
-        for name, content in files.items():
-            if isinstance(content, str):
-                (folder / name).write_text(content)
-            elif name.endswith(".json"):
-                (folder / name).write_text(json.dumps(content))
-            else:
-                tensors, header = content  # type: ignore[misc]
-                artifacts.write_tensors(folder / name, tensors, header)
-        run.finish({"seconds": seconds, "device": "cpu", "machine": "x", "finished": "then", "mibench": "0"})
-    return run
-
-
-def summary(values: torch.Tensor, labels: torch.Tensor) -> dict[str, float | None]:
-    found = clustered_interval(values, labels)._asdict()
-    return {key: None if value != value else value for key, value in found.items()}  # JSON has no NaN
-
-
-def judge(root: Path, name: str, data: Dataset) -> Run:
-    draw = torch.Generator().manual_seed(9)
-    tensors = {f"{part}_features": torch.randn(len(data.train), 5, generator=draw) for part in ("train", "heldout")}
-    tensors |= {f"{part}_logits": torch.randn(len(data.train), 7, generator=draw) for part in ("train", "heldout")}
-    tensors |= {"train_labels": data.train.labels, "heldout_labels": data.heldout.labels}
-    run = Run(
-        root,
-        "evaluators",
-        f"digiface-{name}",
-        {"dataset": DATA, "model": name, "seed": 1000, "training": {}},
-        inputs={"dataset": DATA},
-    )
-    accuracy = summary(torch.arange(len(data.heldout)) < len(data.heldout) - 1, data.heldout.labels)
-    return finish(
-        run,
-        {
-            "metrics.json": {
-                "classes": 4,
-                "dataset_fingerprint": data.fingerprint(),
-                "natural_accuracy": accuracy,
-                "open_set_accuracy": accuracy,
-                "distractors": 3,
-                "distractors_are_public": False,
-                "knn_real_to_real": 7.25,
-                "parameters": 10,
-            },
-            "features.safetensors": (tensors, {"role": "private features"}),
-        },
-    )
-
-
-def target(root: Path, defenses: list[dict[str, object]], data: Dataset, seed: int = 0) -> Run:
-    spec = {"dataset": DATA, "defenses": defenses, "model": "cnn", "seed": seed, "training": {}}
-    name = "digiface-cnn-" + ("+".join(str(item["name"]) for item in defenses) or "none")
-    correct = torch.arange(len(data.heldout)) < len(data.heldout) - 1 - len(defenses)
-    return finish(
-        Run(root, "targets", name, spec, inputs={"dataset": DATA}),
-        {
-            "metrics.json": {
-                "classes": 4,
-                "dataset_fingerprint": data.fingerprint(),
-                "parameters": 10,
-                "natural_accuracy": summary(correct, data.heldout.labels),
-            },
-            "data.json": {"source": "synthetic people", "licence": "MIT"},
-        },
-    )
-
-
-def score(
-    root: Path,
-    attack: str,
-    victim: Run,
-    judges: list[Run],
-    hits: list[int],
-    data: Dataset,
-    identities: int = 4,
-    settings: dict[str, object] | None = None,
-    seed: int = 0,
-    images: int = IMAGES,
-) -> Run:
-    """A score whose headline hits are given, image by image."""
-    prior = Run(
-        root,
-        "priors",
-        "digiface-dcgan",
-        {"dataset": DATA, "precision": "fp32", "seed": 0, "prior": {"name": "dcgan", "settings": {}}},
-    )
-    if not prior.done:
-        finish(prior, {"metrics.json": {"target_queries": 0, "latent_dim": 2, "parameters": 3, "public_images": 5}})
-    spec = {
-        "access": "white_box",
-        "attack": {"name": attack, "settings": settings or {}},
-        "budget": None,
-        "identities": identities,
-        "precision": "fp32",
-        "seed": seed,
-    }
-    labels = torch.arange(identities).repeat_interleave(images)
-    draw = torch.Generator().manual_seed(sum(hits))
-    shape = (len(labels), *data.image_shape)
-    made = torch.randint(256, shape, generator=draw, dtype=torch.uint8)
-    inversion = finish(
-        Run(root, "inversions", attack, spec, {"prior": prior, "target": victim}),
-        {
-            "metrics.json": {
-                "gradient_images_per_identity": 60.0,
-                "queries_per_identity": 80.0,
-                "shared_queries": 1000,
-                "images": len(labels),
-                "identities": identities,
-            },
-            "images.safetensors": ({"images": made, "labels": labels}, {"role": "reconstructions"}),
-        },
-        seconds=12.25,
-    )
-    hit = torch.tensor(hits).bool()
-    columns = {"target_top1": hit | True, "target_confidence": torch.rand(len(hit), generator=draw)}
-    report: dict[str, object] = {"n": len(hit), "identities": identities, "classes": len(data.classes)}
-    report["perceptual"] = {}
-    report["chance"] = {"closed_top1": 0.25} | {f"open_top1@{run.spec['model']}": 1 / 7 for run in judges}
-    report["natural_accuracy"] = victim.read("metrics.json")["natural_accuracy"]
-    report["target"] = {
-        "top1": summary(columns["target_top1"], labels),
-        "confidence": summary(columns["target_confidence"], labels),
-    }
-    report["unavailable"] = [{"name": "lpips", "why": "no weights", "how": "fetch them"}]
-    report["evaluators"], report["ceiling"] = {}, {}
-    for place, run in enumerate(judges):
-        name = run.spec["model"]
-        # A second evaluation model disagrees with the first about everything.
-        verdicts = {key: hit if place == 0 else ~hit for key in collect.RATES if "top" in key}
-        verdicts |= {key: torch.rand(len(hit), generator=draw) * 30 for key in ("knn_train", "knn_heldout")}
-        columns |= {f"{key}@{name}": values for key, values in verdicts.items()}
-        sets = {"fid": 10.5 + sum(hits), "kid": 0.1, "kid_error": 0.01, "n": len(hit), "n_real": 8}
-        own = run.read("metrics.json")
-        report["evaluators"][name] = (
-            {key: summary(values, labels) for key, values in verdicts.items()}
-            | sets
-            | {
-                "heldout_accuracy": own["natural_accuracy"],
-                "heldout_accuracy_open": own["open_set_accuracy"],
-                "distractors": 3,
-                "distractors_are_public": False,
-                "knn_real_to_real": 7.25,
-            }
-        )
-        real = torch.ones(len(labels), dtype=torch.bool)
-        report["ceiling"][name] = {
-            key: summary(real if "top" in key else torch.ones(len(labels)), labels)
-            for key in collect.RATES
-            if key != "knn_heldout"
-        } | sets
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["identity", "label", *columns])
-    for place, label in enumerate(labels.tolist()):
-        writer.writerow([data.classes[label], label, *(f"{float(values[place]):.6g}" for values in columns.values())])
-    run = Run(root, "scores", attack, {"precision": "fp32"}, {"evaluators": judges, "inversion": inversion})
-    return finish(run, {"scores.json": report, "per_image.csv": text.getvalue()})
-
-
-HITS = {  # (defense strength, attack): one digit an image
-    (None, "gmi"): "110100100110",
-    (None, "ppa"): "111111111101",
-    (None, "prior_search"): "111111111111",
-    (0.4, "gmi"): "000100000100",
-    (0.4, "ppa"): "011010010001",
-    (0.8, "gmi"): "000000000000",
-    (0.8, "ppa"): "000000000000",
-}
-
-
-def bits(text: str) -> list[int]:
-    return [int(digit) for digit in text]
-
-
-@pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory, noise: Dataset) -> Path:
-    """Three targets, two attacks and a floor that beats them all."""
-    folder = tmp_path_factory.mktemp("world")
-    judges = [judge(folder, name, noise) for name in ("resnet", "ir")]
-    victims = {None: target(folder, [], noise)}
-    victims |= {area: target(folder, [{"name": "re", "settings": RE | {"a_e": area}}], noise) for area in (0.8, 0.4)}
-    for (area, attack), hits in HITS.items():
-        score(folder, attack, victims[area], judges, bits(hits), noise)
-    return folder
-
-
-@pytest.fixture
-def root(tmp_path: Path, world: Path, data: Dataset) -> Path:
-    """A copy of the world that a test may damage."""
-    return Path(shutil.copytree(world, tmp_path / "results"))
-
-
-def drawn(found: list[collect.Scored], width: int) -> str:
+def drawn(found: list[Result], width: int) -> str:
     console = Console(width=width, file=io.StringIO(), color_system=None)
     console.print(terminal.render(Content(found), console))
     return console.file.getvalue()  # type: ignore[attr-defined]
@@ -263,14 +60,14 @@ def drawn(found: list[collect.Scored], width: int) -> str:
 
 
 def test_every_number_is_the_scored_one(root: Path) -> None:
-    table = collect.rows(root)
+    table = rows_of(root)
     made = table[table["score"].notna()]
     assert len(made) == len(HITS)
     for _, row in made.iterrows():
         run = find(root, row["score"])
         scores = run.read("scores.json")
         for name in ("resnet", "ir"):
-            for key in collect.RATES:
+            for key in rows.RATES:
                 wanted = scores["evaluators"][name][key]
                 assert row[f"{key}@{name}"] == wanted["value"]
                 assert row[f"{key}_low@{name}"] == wanted["low"] and row[f"{key}_high@{name}"] == wanted["high"]
@@ -280,7 +77,7 @@ def test_every_number_is_the_scored_one(root: Path) -> None:
 
 
 def test_order_labels_and_reference_rows(root: Path) -> None:
-    table = collect.rows(root)
+    table = rows_of(root)
     assert list(zip(table["target_label"], table["attack_label"], strict=True)) == [
         ("", "chance"),
         ("none", "prior_search"),
@@ -300,8 +97,8 @@ def test_order_labels_and_reference_rows(root: Path) -> None:
 def test_defenses_stack_and_show_only_what_is_not_default() -> None:
     other = {"name": "unheard_of", "settings": {"strength": 2.0}}
     spec = {"defenses": [{"name": "re", "settings": RE | {"ratio": [0.5, 2.0]}}, other]}
-    assert collect.defense_label(spec) == "re a_e=0.4 ratio=0.5,2 + unheard_of strength=2"
-    assert collect.defense_label({"defenses": []}) == "none"
+    assert naming.defense_label(spec) == "re a_e=0.4 ratio=0.5,2 + unheard_of strength=2"
+    assert naming.defense_label({"defenses": []}) == "none"
 
 
 def test_equal_names_are_told_apart(root: Path, data: Dataset) -> None:
@@ -311,7 +108,7 @@ def test_equal_names_are_told_apart(root: Path, data: Dataset) -> None:
     score(root, "gmi", again, judges, bits("110000000000"), data, seed=3)
     quick = registry.presets("attacks", "gmi")["quick"]
     score(root, "gmi", again, judges, bits("111000000000"), data, settings=quick)
-    table = collect.rows(root)
+    table = rows_of(root)
     assert table["protocol"].nunique() == 1
     own = table[table["target"] == again.id]
     assert set(own["target_label"]) == {"none seed 5"}
@@ -332,7 +129,7 @@ def test_damaged_runs_are_named_and_left_out(root: Path, capsys: pytest.CaptureF
     (older / "run.json").write_text(json.dumps(card | {"protocol": 0}))
     (root / "scores" / ".ppa-00000000.partial").mkdir()
     warnings: list[str] = []
-    table = collect.rows(root, warnings)
+    table = rows_of(root, warnings)
     assert table["score"].notna().sum() == len(HITS) - 5
     assert len(warnings) == 5
     for path, line in zip((torn, lost, edited, orphan, older), warnings, strict=True):
@@ -352,25 +149,25 @@ def test_two_protocols_never_share_a_table(root: Path, data: Dataset) -> None:
     victim = find(root, next((root / "targets").glob("*-none-*")).name)
     score(root, "ppa", victim, judges, bits("110"), data, identities=1)  # fewer people
     score(root, "ppa", victim, judges[::-1], bits("111111111111"), data)  # another headline
-    table = collect.rows(root)
+    table = rows_of(root)
     assert table["protocol"].nunique() == 3
     assert [len(group) for group in tables.protocols(table)].count(3) == 2  # chance, one score, ceiling
-    text = drawn(collect.scored(root), 120)
+    text = drawn(load.results(root), 120)
     assert sum(line.strip().startswith("real held-out") and "=" not in line for line in text.splitlines()) == 3
     for group in tables.protocols(table):
         assert group["identities"].nunique() == group["evaluators"].nunique() == group["fingerprint"].nunique() == 1
-    markdown = exports.to_markdown(Content(collect.scored(root)).sections())
+    markdown = files.to_markdown(Content(load.results(root)).sections())
     assert markdown.count("| chance |") == 3 and markdown.count("## digiface: ") == 3
     assert "1 of 4 identities" in markdown
     # None of the three has a twin under another protocol.
-    assert set(differences(collect.scored(root), table)["identities"]) == {4}
+    assert set(differences(load.results(root), table)["identities"]) == {4}
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------
 
 
 def test_floors_take_no_part_in_best_and_worst(root: Path) -> None:
-    group = next(tables.protocols(collect.rows(root)))
+    group = next(tables.protocols(rows_of(root)))
     found = {(group["target_label"][i], group["attack_label"][i]): mark for i, mark in tables.marks(group).items()}
     assert group["open_top1@resnet"][1] == 1.0  # the floor is above every attack
     assert found == {
@@ -383,7 +180,7 @@ def test_floors_take_no_part_in_best_and_worst(root: Path) -> None:
 
 
 def test_floors_are_dim_and_attacks_are_not(root: Path) -> None:
-    found = collect.scored(root)
+    found = load.results(root)
     console = Console(width=120, file=io.StringIO(), force_terminal=True, color_system="standard")
     console.print(terminal.render(Content(found), console))
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
@@ -394,7 +191,7 @@ def test_floors_are_dim_and_attacks_are_not(root: Path) -> None:
 
 @pytest.mark.parametrize("width", [80, 100, 120, 200])
 def test_the_table_fits_and_drops_columns_in_order(root: Path, width: int) -> None:
-    found = collect.scored(root)
+    found = load.results(root)
     text = drawn(found, width)
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
@@ -404,8 +201,8 @@ def test_the_table_fits_and_drops_columns_in_order(root: Path, width: int) -> No
 
 
 def test_paired_difference_in_closed_form(root: Path) -> None:
-    found = collect.scored(root)
-    compared = differences(found, collect.frame(found))
+    found = load.results(root)
+    compared = differences(found, frame.scores(found))
     row = compared[(compared["defense"] == "re a_e=0.4") & (compared["attack"] == "gmi")].iloc[0]
     a, b = bits(HITS[0.4, "gmi"]), bits(HITS[None, "gmi"])
     assert row["difference"] == pytest.approx((2 - 6) / 12)
@@ -419,18 +216,17 @@ def test_paired_difference_in_closed_form(root: Path) -> None:
     assert compared[compared["judged_by"]]["attack"].tolist()[0] == "ppa"
 
 
-def crowd(found: list[collect.Scored], copies: int = 6) -> list[collect.Scored]:
+def crowd(found: list[Result], copies: int = 6) -> list[Result]:
     """The same hits of so many times as many people."""
     for one in found:
-        labels = torch.cat([one.hits.labels + 4 * place for place in range(copies)])
-        vars(one)["hits"] = collect.Hits(labels, one.hits.hits.repeat(copies))
-        vars(one).pop("by_identity", None)
+        people = torch.cat([one.hits.people + 4 * place for place in range(copies)])
+        vars(one)["hits"] = Hits(people, one.hits.hits.repeat(copies))
     return found
 
 
 def test_the_verdict_follows_the_p_value_corrected_over_the_rows(root: Path) -> None:
-    found = crowd(collect.scored(root))
-    compared = differences(found, collect.frame(found))
+    found = crowd(load.results(root))
+    compared = differences(found, frame.scores(found))
     assert compared["p_adjusted"].tolist() == adjusted(torch.tensor(compared["p"].to_numpy())).tolist()
     assert (compared["p_adjusted"] > compared["p"]).any() and (compared["verdict"] == "lower").sum() >= 3
     for _, row in compared.iterrows():
@@ -442,8 +238,8 @@ def test_the_verdict_follows_the_p_value_corrected_over_the_rows(root: Path) -> 
 
 
 def test_few_identities_are_told_that_nothing_can_be_clear(root: Path) -> None:
-    found = collect.scored(root)
-    table = collect.frame(found)
+    found = load.results(root)
+    table = frame.scores(found)
     compared = differences(found, table)
     said = notes(compared)
     assert len(compared) == 5 and least_p(4, 5) == 0.625
@@ -453,8 +249,8 @@ def test_few_identities_are_told_that_nothing_can_be_clear(root: Path) -> None:
 
 
 def test_power_tells_of_the_smallest_and_the_largest_claim(root: Path) -> None:
-    found = crowd(collect.scored(root))
-    compared = differences(found, collect.frame(found))
+    found = crowd(load.results(root))
+    compared = differences(found, frame.scores(found))
     claimed = compared[compared["verdict"] == "lower"].sort_values("difference")
     note = notes(compared)[-1]
     for end, word in ((claimed.iloc[0], "largest"), (claimed.iloc[-1], "smallest")):
@@ -475,8 +271,8 @@ def test_seeds_are_counted_where_there_are_several(root: Path, data: Dataset) ->
         (target(root, [{"name": "re", "settings": RE}], data, seed=5), "010000000100"),
     ):
         score(root, "ppa", victim, judges, bits(hits), data)
-    found = collect.scored(root)
-    compared = differences(found, collect.frame(found))
+    found = load.results(root)
+    compared = differences(found, frame.scores(found))
     own = compared[compared["defense"].str.startswith("re a_e=0.4") & (compared["attack"] == "ppa")]
     assert own["seeds"].tolist() == [2, 2] and own["seeds_needed"].nunique() == 1
     others = compared.drop(own.index)
@@ -485,7 +281,7 @@ def test_seeds_are_counted_where_there_are_several(root: Path, data: Dataset) ->
 
 
 def test_the_adjusted_p_is_shown_where_there_is_room(root: Path) -> None:
-    assert [tables.probability(p) for p in (0.0001, 0.0123, 0.5, 0.9999, 1.0, math.nan)] == [
+    assert [probability(p) for p in (0.0001, 0.0123, 0.5, 0.9999, 1.0, math.nan)] == [
         "<.001",
         ".012",
         ".500",
@@ -498,8 +294,8 @@ def test_the_adjusted_p_is_shown_where_there_is_room(root: Path) -> None:
 
 
 def test_pairs_follow_label_and_order_not_rows(root: Path) -> None:
-    found = collect.scored(root)
-    table = collect.frame(found)
+    found = load.results(root)
+    table = frame.scores(found)
     plain = differences(found, table)
     for one in found:
         if one.target.spec["defenses"]:  # people in another order, each one's images in theirs
@@ -508,7 +304,7 @@ def test_pairs_follow_label_and_order_not_rows(root: Path) -> None:
             path.write_text(
                 "\n".join([head, *(lines[place + 3 * person] for place in range(3) for person in (2, 0, 3, 1)), ""])
             )
-            del vars(one)["hits"], vars(one)["by_identity"]
+            del vars(one)["hits"]
     pd.testing.assert_frame_equal(plain, differences(found, table))
 
 
@@ -517,8 +313,8 @@ def test_strongest_against_strongest_when_they_differ(root: Path, data: Dataset)
     victim = target(root, [{"name": "re", "settings": RE | {"a_e": 0.6}}], data)
     score(root, "gmi", victim, judges, bits("110000000000"), data)
     score(root, "ppa", victim, judges, bits("100000000000"), data)
-    found = collect.scored(root)
-    compared = differences(found, collect.frame(found))
+    found = load.results(root)
+    compared = differences(found, frame.scores(found))
     last = compared[(compared["defense"] == "re a_e=0.6") & (compared["attack"] == "strongest")].iloc[0]
     assert (last["attack_with"], last["attack_without"]) == ("gmi", "ppa")
     assert last["difference"] == pytest.approx(2 / 12 - 11 / 12) and last["judged_by"]
@@ -555,12 +351,12 @@ def test_json_has_no_nan(root: Path) -> None:
 
     whole = json.loads((folder / "tables.json").read_text(), parse_constant=refuse)
     assert whole["rows"][0]["natural_accuracy"] is None
-    made = exports.records(pd.DataFrame({"a": [math.nan, 1.0], "b": [math.inf, 2.0], "c": ["x", None]}))
+    made = files.records(pd.DataFrame({"a": [math.nan, 1.0], "b": [math.inf, 2.0], "c": ["x", None]}))
     assert made == [{"a": None, "b": None, "c": "x"}, {"a": 1.0, "b": 2.0, "c": None}]
 
 
 def test_latex_is_escaped_and_whole(root: Path) -> None:
-    assert exports.escape_latex("a_b 5% R&D #1 $x {y} ~ ^ \\") == (
+    assert files.escape_latex("a_b 5% R&D #1 $x {y} ~ ^ \\") == (
         r"a\_b 5\% R\&D \#1 \$x \{y\} \textasciitilde{} \textasciicircum{} \textbackslash{}"
     )
     text = (write(root, Console(file=io.StringIO(), width=120)) / "tables.tex").read_text()
@@ -589,6 +385,14 @@ def test_markdown_says_how_to_get_what_is_missing(root: Path) -> None:
     assert {line.replace("\\|", "").count("|") for line in heads} == {14, 9, 7, 8}
 
 
+def test_a_row_that_is_not_the_whole_method_is_named(root: Path) -> None:
+    group = next(tables.protocols(collect.rows(root))).copy()
+    assert not any("whole method" in line for line in tables.caption(group))
+    group.loc[group["attack"] == "gmi", ["attack", "preset"]] = ["brep", "quick"]
+    told = [line for line in tables.caption(group) if "whole method" in line]
+    assert len(told) == 1 and told[0].startswith("brep quick is not the whole method: its sphere")
+
+
 def test_nothing_to_report_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="mibench demo"):
         write(tmp_path, Console(file=io.StringIO()))
@@ -607,7 +411,7 @@ def test_grid_holds_the_real_pixels(root: Path, data: Dataset) -> None:
     factor = round(grids.TILE / 8)
     side = 8 * factor
     assert high > 4 * side and wide > 8 * side
-    inversion = find(root, collect.rows(root)["inversion"].iloc[2])  # gmi, undefended: the first strip
+    inversion = find(root, rows_of(root)["inversion"].iloc[2])  # gmi, undefended: the first strip
     images, _ = artifacts.read_tensors(inversion.path / "images.safetensors", "reconstructions")
     top = grids.MARGIN + 40 + 2 * grids.LINE + 10
     step = side + 2 * grids.LINE + 20
@@ -650,7 +454,7 @@ def test_a_report_to_hand_on_names_nobody(root: Path, data: Dataset, shown: bool
 
 
 def test_the_nearest_heldout_image_is_of_the_same_person(root: Path, data: Dataset) -> None:
-    one = collect.scored(root)[0]
+    one = load.results(root)[0]
     features, _ = artifacts.read_tensors(one.evaluators[0].path / "features.safetensors", "private features")
     private, heldout = grids.real(one, data, [0, 3])
     for place, label in enumerate((0, 3)):
@@ -691,7 +495,7 @@ def test_a_missing_data_set_costs_the_picture_only(root: Path, monkeypatch: pyte
 
 
 def test_show_walks_from_a_score_to_the_data(root: Path) -> None:
-    run = find(root, collect.rows(root)["score"].iloc[-2])
+    run = find(root, rows_of(root)["score"].iloc[-2])
     console = Console(width=400, file=io.StringIO(), color_system=None)
     console.print(show.chain(run))
     text = console.file.getvalue()  # type: ignore[attr-defined]

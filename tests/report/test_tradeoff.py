@@ -8,24 +8,29 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from mibench.report import figures, tradeoff
-from mibench.report.tradeoff import Curve, Judged, Point, curves, delta, hypervolume, matched, pareto
+from mibench.core import Access
+from mibench.report import curves as curving
+from mibench.report import figures, tables, tradeoff, tradeoff_tables
+from mibench.report.curves import Curve, curves, hypervolume, matched, pareto
+from mibench.report.pairing import Attacked, compare
+from mibench.report.points import Point
+from mibench.report.tradeoff import delta
 from mibench.runs import Run
-from mibench.stats.intervals import proportion
+from mibench.stats.pairing import Hits
+from mibench.stats.significance import adjusted, paired_test
 
 PEOPLE = 20
 EACH = 50
 
 
-def hits(rate: float, seed: int = 0) -> tuple[Tensor, Tensor]:
+def hits(rate: float, seed: int = 0) -> Hits:
     """Exactly this share of hits, 50 images of each of 20 people."""
     n = PEOPLE * EACH
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     found = torch.zeros(n, dtype=torch.bool)
     found[order[: round(rate * n)]] = True
-    return found, torch.arange(PEOPLE).repeat_interleave(EACH)
+    return Hits(torch.arange(PEOPLE).repeat_interleave(EACH), found)
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Told(Run):
 
 
 def target(natural: float, seconds: float, effects: dict[str, Any]) -> Run:
-    value = proportion(*hits(natural))._asdict()
+    value = hits(natural).rate._asdict()
     return Told(
         Path(),
         "targets",
@@ -61,10 +66,7 @@ def point(
     effects: dict[str, Any] | None = None,
     **attacks: float,
 ) -> Point:
-    judged = {
-        access: Judged(f"best {access}", *hits(rate, 1), torch.zeros(PEOPLE * EACH, dtype=torch.int64))
-        for access, rate in attacks.items()
-    }
+    judged = {Access.of(access): Attacked(f"best {access}", hits(rate, 1)) for access, rate in attacks.items()}
     label = defense if math.isnan(strength) else f"{defense} s={strength:g}"
     run = target(natural, seconds, effects or {})
     return Point("p", base, defense, label, strength, (run,), judged, hits(natural, 2))
@@ -98,25 +100,25 @@ def test_hypervolume_against_counting() -> None:
 
 
 def test_pareto_front() -> None:
-    assert pareto(ALL, "white_box") == [NONE, WEAK, STRONG]
-    assert pareto(ALL, "black_box") == [NONE]  # equal privacy at more accuracy beats; STRONG leaks even more
-    assert pareto(ALL, "label_only") == []
+    assert pareto(ALL, Access.WHITE_BOX) == [NONE, WEAK, STRONG]
+    assert pareto(ALL, Access.BLACK_BOX) == [NONE]  # equal privacy at more accuracy beats; STRONG leaks even more
+    assert pareto(ALL, Access.LABEL_ONLY) == []
     twin = point("bido", 0.7, 1.0, white_box=0.1)
-    assert pareto([*ALL, twin], "white_box") == [NONE, WEAK, STRONG, twin]  # equals do not beat each other
+    assert pareto([*ALL, twin], Access.WHITE_BOX) == [NONE, WEAK, STRONG, twin]  # equals do not beat each other
 
 
 def test_curves_begin_at_no_defense() -> None:
-    found = {curve.defense: curve for curve in curves(ALL, "white_box")}
+    found = {curve.defense: curve for curve in curves(ALL, Access.WHITE_BOX)}
     assert found["re"].points == (NONE, WEAK, STRONG) and found["mid"].points == (NONE, BAD)
     elsewhere = point("re", 0.5, 0.5, base="resnet", white_box=0.2)
-    assert [curve.points for curve in curves([NONE, elsewhere], "white_box")] == [(elsewhere,)]
+    assert [curve.points for curve in curves([NONE, elsewhere], Access.WHITE_BOX)] == [(elsewhere,)]
 
 
 @pytest.mark.parametrize(
     ("natural", "expected"), [(0.9, 0.8), (0.85, 0.7), (0.8, 0.6), (0.75, 0.35), (0.7, 0.1), (0.91, None), (0.69, None)]
 )
 def test_matched_accuracy_is_linear_between_points_and_nothing_beyond(natural: float, expected: float | None) -> None:
-    found = matched(Curve("re", "white_box", (NONE, WEAK, STRONG)), natural)
+    found = matched(Curve("re", Access.WHITE_BOX, (NONE, WEAK, STRONG)), natural)
     if expected is None:
         assert found is None
         return
@@ -125,14 +127,14 @@ def test_matched_accuracy_is_linear_between_points_and_nothing_beyond(natural: f
 
 
 def test_matched_accuracy_needs_a_curve() -> None:
-    assert matched(Curve("re", "white_box", (WEAK,)), 0.8) is None
+    assert matched(Curve("re", Access.WHITE_BOX, (WEAK,)), 0.8) is None
 
 
 def test_the_papers_delta() -> None:
-    assert delta(NONE, WEAK, "white_box") == pytest.approx(2.0)
-    assert delta(NONE, STRONG, "white_box") == pytest.approx(3.5)
-    assert math.isnan(delta(NONE, point("x", 0.9, white_box=0.1), "white_box"))
-    assert delta(NONE, point("x", 0.95, white_box=0.7), "white_box") == pytest.approx(-2.0)
+    assert delta(NONE, WEAK, Access.WHITE_BOX) == pytest.approx(2.0)
+    assert delta(NONE, STRONG, Access.WHITE_BOX) == pytest.approx(3.5)
+    assert math.isnan(delta(NONE, point("x", 0.9, white_box=0.1), Access.WHITE_BOX))
+    assert delta(NONE, point("x", 0.95, white_box=0.7), Access.WHITE_BOX) == pytest.approx(-2.0)
 
 
 def test_the_table_compares_with_the_twin() -> None:
@@ -145,20 +147,20 @@ def test_the_table_compares_with_the_twin() -> None:
 
 
 def test_pairs_are_the_same_people_and_seeds() -> None:
-    one = Judged("a", torch.tensor([True, True, False, False]), torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1]))
-    other = Judged("b", torch.tensor([False, True, True]), torch.tensor([0, 1, 2]), torch.tensor([0, 0, 0]))
-    found = tradeoff.paired(one, other)
+    one = Hits(torch.tensor([0, 0, 1, 1]), torch.tensor([True, True, False, False]), torch.tensor([0, 1, 0, 1]))
+    other = Hits(torch.tensor([0, 1, 2]), torch.tensor([False, True, True]))
+    found = compare(Attacked("a", one), Attacked("b", other))
     # (seed 0, person 0): 1 - 0; (seed 0, person 1): 0 - 1; nothing else is shared.
-    assert found is not None and found.value == 0.0 and found.n == 2
-    assert tradeoff.paired(one, Judged("c", other.hits, other.labels + 10, other.seeds)) is None
+    assert found is not None and (found.interval.value, found.interval.n) == (0.0, 2)
+    assert compare(Attacked("a", one), Attacked("c", Hits(other.people + 10, other.hits))) is None
 
 
 def test_summary_says_what_no_strength_reaches() -> None:
-    rows = tradeoff.summary(ALL).set_index(["defense", "access"])
+    rows = curving.frame(ALL).set_index(["defense", "access"])
     line = rows.loc[("re", "white_box")]
     assert line["hypervolume"] == pytest.approx(0.69) and line["hypervolume_none"] == pytest.approx(0.18)
     assert line["at_minus_10"] == pytest.approx(0.6) and line["at_minus_5"] == pytest.approx(0.7)
-    short = tradeoff.summary([NONE, point("re", 0.87, 0.1, white_box=0.5)]).iloc[0]
+    short = curving.frame([NONE, point("re", 0.87, 0.1, white_box=0.5)]).iloc[0]
     assert short["at_minus_2"] == pytest.approx(0.6) and math.isnan(short["at_minus_5"])
 
 
@@ -175,9 +177,45 @@ def test_the_figure_shows_every_point_where_it_is() -> None:
     front = next(line for line in white.lines if line.get_drawstyle() == "steps-pre")
     assert np.allclose(np.array(front.get_data()), [[70, 80, 90], [10, 60, 80]])
     assert not [line for line in black.lines if line.get_drawstyle() == "steps-pre"]  # one point is no front
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
-        "no defense",
-        "Pareto front",
-        "1  re",
-        "2  mid",
-    ]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["no defense", "Pareto front", "re", "mid"]
+    assert {text.get_text() for text in white.texts} >= {"re s=0.2", "re s=0.8", "mid s=0.1"}
+    many = [point(f"d{place}", 0.8 - place / 50, 0.1, white_box=0.5) for place in range(figures.FEW)]
+    crowded = figures.draw([*ALL, *many], "toy")
+    assert [text.get_text() for text in crowded.legends[0].get_texts()][2:4] == ["1  re", "2  mid"]
+    assert {text.get_text() for text in crowded.axes[0].texts} >= {"1", "2", "5"}
+
+
+# --- in the trade-off -----------------------------------------------------------------------------------------------
+
+
+def test_the_tradeoff_corrects_over_the_points_of_an_access() -> None:
+    rows = tradeoff.frame(ALL).set_index("defense")
+    own = rows["white_box_p"].dropna()
+    assert list(own.index) == ["re s=0.2", "re s=0.8", "mid s=0.1"]
+    wanted = adjusted(torch.tensor(own.to_numpy(), dtype=torch.float64)).tolist()
+    assert rows["white_box_p_adjusted"].dropna().tolist() == wanted
+    assert rows.loc["re s=0.2", "black_box_p"] == 1.0 and rows["label_only_p"].isna().all()
+    judged, twin = (one.attacks[Access.WHITE_BOX].hits for one in (ALL[1], NONE))
+    assert own["re s=0.2"] == paired_test(judged.hits, twin.hits, judged.people).p
+
+
+def test_another_protocol_is_another_family() -> None:
+    def elsewhere(one: Point) -> Point:
+        return Point(
+            "q",
+            *(getattr(one, name) for name in ("base", "defense", "label", "strength", "targets", "attacks", "heldout")),
+        )
+
+    alone = tradeoff.frame(ALL)["white_box_p_adjusted"].dropna().tolist()
+    both = tradeoff.frame([*ALL, *map(elsewhere, ALL)])["white_box_p_adjusted"].dropna().tolist()
+    assert both == alone * 2
+
+
+def test_only_a_difference_that_is_hardly_chance_is_marked() -> None:
+    small = point("mid", 0.85, 0.1, white_box=0.798)  # two hits fewer
+    found = [NONE, ALL[2], small]
+    (section, *_) = tradeoff_tables.sections(tradeoff.frame(found), curving.frame(found), {"p": "toy"})
+    column = next(column for column in section.columns if column.top == "difference")
+    cells = {row["defense"]: column.cell(row, 1) for row in tables.rows(section.rows)}
+    assert cells["re s=0.8"].startswith(f"-70.0{tradeoff_tables.SURE} [") and cells["mid s=0.1"].startswith("-0.2 [")
+    assert cells["none"] == "" and "Holm" in section.notes[0] and PEOPLE == 20

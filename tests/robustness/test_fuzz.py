@@ -33,10 +33,10 @@ from shell import GAN, JUDGES, SMALL, Outcome, command, full_disk, results, sets
 
 from mibench import runs
 from mibench.data import decode as decoding
-from mibench.experiments import sweep
+from mibench.experiments import suites
 from mibench.plugins import registry
 from mibench.plugins.settings import settings_of
-from mibench.report import collect
+from mibench.report import frame, load
 from mibench.runs import Library, Run, canonical
 from mibench.runtime.checkpoints import read_checkpoint, write_checkpoint
 from mibench.runtime.errors import UserError
@@ -351,7 +351,7 @@ OPTIONS = {
     "invert": ["--method", "--preset", "--target", "--prior", "--identities", "--budget", "--dataset"],
     "attack": ["--method", "--preset", "--target", "--prior", "--identities", "--evaluators"],
     "score": ["--inversion", "--images", "--target", "--name", "--evaluators"],
-    "sweep": ["--defense", "--method", "--strengths", "--model", "--seeds", "--preset"],
+    "sweep": ["--defense", "--method", "--strengths", "--model", "--seeds", "--seed", "--preset"],
 }
 
 
@@ -365,7 +365,7 @@ def safe(text: str) -> str:
 def test_commands_take_or_refuse_any_words(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(list(OPTIONS)))
     chosen = data.draw(st.lists(st.sampled_from(OPTIONS[name]), unique=True, max_size=3))
-    words = [name, "--dry-run", "--results", "/nonexistent"]
+    words = [name, "--dry-run", "--json", "--results", "/nonexistent"]
     for option in chosen:
         words += [option, safe(data.draw(WORDS))]
     for one in data.draw(st.lists(SETS, max_size=2)):
@@ -396,7 +396,7 @@ betas = [0.5, 0.9]
 [[sweep]]
 identities = 2
 [[sweep]]
-informed = false
+adaptive = false
 """
 VALUES = st.recursive(
     st.none()
@@ -427,7 +427,7 @@ def toml(value: Any) -> str:
 
 def suite(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    done = law("toml", "run", str(path), "--dry-run", "--results", "/nonexistent")
+    done = law("toml", "run", str(path), "--dry-run", "--json", "--results", "/nonexistent")
     if done.code == 0:
         json.loads(done.out)
 
@@ -435,7 +435,7 @@ def suite(path: Path, content: bytes) -> None:
 @examples(60)
 @given(st.data())
 def test_suites_of_any_values(data: st.DataObject) -> None:
-    fields = [*typing.get_type_hints(sweep.Sweep), "sweep", "colour"]
+    fields = [*suites.FIELDS, "sweep", "colour"]
     found = data.draw(st.dictionaries(st.sampled_from(fields), VALUES, min_size=1, max_size=3))
     lines = [f"{key} = {toml(value)}" for key, value in found.items()]
     rest = [line for line in SUITE.partition("[settings")[0].splitlines() if line.split(" ")[0] not in found]
@@ -572,8 +572,9 @@ def said(root: Path, kind: str) -> Said:
         done = law(kind, *words)
         found[words] = done.out + done.err
     warnings: list[str] = []
-    each = [one.per_image.to_csv() for one in collect.scored(root)]
-    found[("report",)] = "\n".join([collect.rows(root, warnings).to_csv(), *each, *warnings])
+    results = load.results(root, warnings)
+    each = [result.per_image.to_csv() for result in results]
+    found[("report",)] = "\n".join([frame.scores(results).to_csv(), *each, *warnings])
     told = law(kind, "checks").err
     assert all(line.replace(str(root), "results") in told for line in warnings)
     return found

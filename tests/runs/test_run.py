@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shell import full_disk
 
 import mibench
 from mibench.runs import KINDS, Run, clock, find, finished, provenance
@@ -290,15 +291,10 @@ def test_a_results_folder_that_is_a_file(tmp_path: Path) -> None:
 
 def test_a_full_disk_says_so_and_keeps_what_is_done(tmp_path: Path) -> None:
     run = run_of(tmp_path)
-
-    def full(scratch: Path) -> None:
-        scratch.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     wanted = r"No space left on device.*run the same command again"
-    with pytest.raises(UserError, match=wanted) as caught, run.locked(), run.writing() as folder:
+    with full_disk(1), pytest.raises(UserError, match=wanted) as caught, run.locked(), run.writing() as folder:
         write_json(folder / "checkpoint-1.pt", [1])
-        write_atomic(folder / "model.bin", full)
+        write_json(folder / "model.bin", [2])
     assert str(run.work) in str(caught.value) and not run.done
     assert [path.name for path in run.work.iterdir()] == ["checkpoint-1.pt"]
     work(run)
@@ -428,3 +424,29 @@ def test_provenance_tells_who_and_how_long() -> None:
     assert 3.0 <= told["seconds"] < 30 and 2.0 <= told["cpu_seconds"] < 30 and told["device"] == "cpu"
     assert told["mibench"] == mibench.__version__ and told["command"]
     json.dumps(told, allow_nan=False)
+
+
+# --- what a run builds on -------------------------------------------------------------------------------------------
+
+
+def test_relations_lead_from_a_score_to_the_backbone(tmp_path: Path) -> None:
+    backbone = Run(tmp_path, "backbones", "b", {})
+    target = Run(tmp_path, "targets", "t", {}, {"backbone": backbone})
+    prior = Run(tmp_path, "priors", "p", {})
+    inversion = Run(tmp_path, "inversions", "i", {}, {"target": target, "prior": prior})
+    judges = [Run(tmp_path, "evaluators", name, {}) for name in ("one", "two")]
+    score = Run(tmp_path, "scores", "s", {}, {"inversion": inversion, "evaluators": judges})
+    assert score.inversion is inversion and score.evaluators == judges and inversion.prior is prior
+    assert score.inversion.target.backbone is backbone
+    assert Run(tmp_path, "inversions", "theirs", {}, {"target": target}).prior is None
+
+
+def test_a_relation_that_is_not_there_is_named(tmp_path: Path) -> None:
+    target = Run(tmp_path, "targets", "t", {})
+    with pytest.raises(UserError, match=rf"{target.label} has no backbone; its parents are: none"):
+        _ = target.backbone
+    with pytest.raises(UserError, match=rf"{target.label} has no evaluation models; its parents are: none"):
+        _ = target.evaluators
+    twice = Run(tmp_path, "inversions", "i", {}, {"target": [target, target]})
+    with pytest.raises(UserError, match="names several runs as its target; delete it and run it again"):
+        _ = twice.target

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from shell import JUDGES, Outcome, command, results, world
 
-from mibench.report import cite, collect, tables
+from mibench.report import cite, frames, tables
 from mibench.runs import find
 from mibench.runtime.engine import resolve
 from mibench.runtime.errors import UserError
@@ -76,7 +76,7 @@ def test_nothing_is_known_of_how_they_were_made(root: Path, tmp_path: Path) -> N
     run = find(root, told.last.name)
     made = run.parents["inversion"].read("metrics.json")  # type: ignore[union-attr]
     assert made["queries_per_identity"] is None and made["gradient_images_per_identity"] is None
-    table = collect.rows(root)
+    table = frames(root).scores
     row = table[table["score"] == run.id].iloc[0]
     assert (row["attack"], row["access"], row["role"], row["prior"]) == ("theirs", "none", "attack", "")
     assert all(math.isnan(row[key]) for key in ("queries", "shared_queries", "prior_queries", "seconds"))
@@ -107,7 +107,7 @@ def test_unequal_numbers_and_missing_people(root: Path, tmp_path: Path) -> None:
     assert found["value"] == sum(int(row["closed_top1@resnet"]) for row in rows) / 3 and found["clusters"] == 2
     card = report["card"]
     assert card["split"]["attacked"] == [1, 3] and card["selection"]["images_per_identity"] == [1, 2]
-    assert collect.rows(root)["protocol"].nunique() == 2
+    assert frames(root).scores["protocol"].nunique() == 2
     told = command("report", "results")
     assert "who was attacked (the first ones; here labels 1, 3)" in " ".join(told.out.split())
     assert len(list(told.last.glob("grid-*.png"))) == 2

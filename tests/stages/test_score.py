@@ -1,15 +1,21 @@
 """Scoring: refusals, and what is kept between two scores."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from shell import JUDGES, SMALL, command, sets, world
 from torch import Tensor
 
+from mibench import training
 from mibench.core import Split
 from mibench.data import cache
+from mibench.evaluation import evaluate, model
+from mibench.evaluation.perceptual import inception_features
 from mibench.metrics.fid import frechet_distance
+from mibench.runs import find
+from mibench.runtime.engine import resolve
 from mibench.runtime.errors import UserError
 from mibench.stages import artifacts, score
 
@@ -22,26 +28,28 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+def infinite(logits: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+    return logits, features.clone().fill_(torch.inf)
+
+
 @pytest.mark.parametrize("place", [0, 1, 2], ids=["target", "first judge", "second judge"])
 def test_answers_that_are_no_numbers_stop_the_score_and_name_the_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
 ) -> None:
     made = world()
     root = made.copy(tmp_path)
-    told = score.predict
+    whole, asked = model.answers, 0
 
-    def broken(*given: object) -> tuple[Tensor, Tensor]:
-        logits, features = told(*given)
-        return logits, features.clone().fill_(torch.inf) if asked == place else features
-
-    def count(who: object, *given: object) -> tuple[Tensor, Tensor]:
+    def broken(label: str, *given: Any) -> tuple[Tensor, Tensor]:
+        """The answers of the network that is asked as the `place`-th are infinite."""
         nonlocal asked
         asked += 1
-        return answers(who, *given)
+        with pytest.MonkeyPatch.context() as patch:
+            if asked == place + 1:
+                patch.setattr(model, "predict", lambda *rest: infinite(*training.predict(*rest)))
+            return whole(label, *given)
 
-    asked, answers = -1, score.answers
-    monkeypatch.setattr(score, "predict", broken)
-    monkeypatch.setattr(score, "answers", count)
+    monkeypatch.setattr(evaluate, "answers", broken)
     said = command(*FLOOR, *sets(images=2)).error
     assert "NaN or infinity" in said and "--precision fp32" in said
     assert ("targets/" in said) == (place == 0) and ("evaluators/" in said) == (place > 0)
@@ -51,17 +59,20 @@ def test_answers_that_are_no_numbers_stop_the_score_and_name_the_model(
     assert command(*FLOOR, *sets(images=2)).code == 0 and len({*root.glob("scores/[!.]*")} - others) == 1
 
 
-def test_private_statistics_are_taken_once_and_are_those_of_the_attacked(tmp_path: Path) -> None:
-    folder = world().one("evaluators/digiface-ir-*")
-    score.private_reference.cache_clear()
-    found = score.private_reference(folder, (0, 2), torch.device("cpu"))
-    assert score.private_reference(folder, (0, 2), torch.device("cpu")) is found
-    private, _ = artifacts.read_tensors(folder / "features.safetensors", "private features")
-    own = private["train_features"][(private["train_labels"] == 0) | (private["train_labels"] == 2)]
-    assert torch.equal(found.features, own) and found.statistics is not None
-    assert frechet_distance(found.statistics, own) == pytest.approx(0, abs=1e-6)
-    other = score.private_reference(folder, (0, 1), torch.device("cpu"))
-    assert len(other.features) != len(own) or not torch.equal(other.features, own)
+def test_an_evaluation_model_is_prepared_once_and_again_when_its_run_is_done_again(tmp_path: Path) -> None:
+    root, engine = world().copy(tmp_path), resolve("cpu", "fp32")
+    run = find(root, world().one("evaluators/digiface-ir-*", root).name)
+    data = artifacts.dataset(run)
+    first = score.evaluation_model(run, data, engine)
+    assert score.evaluation_model(run, data, engine) is first
+    here = torch.device("cpu")
+    real = first.reference((0, 2), here)
+    assert first.reference((0, 2), here) is real and real.statistics is not None
+    own = first.private.train.of(torch.tensor([0, 2])).features
+    assert torch.equal(real.features, own) and frechet_distance(real.statistics, own) == pytest.approx(0, abs=1e-6)
+    assert not torch.equal(first.reference((0, 1), here).features, own)
+    (run.path / "done").touch()
+    assert score.evaluation_model(run, data, engine) is not first
 
 
 def test_inceptions_view_of_private_images_is_kept_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +87,7 @@ def test_inceptions_view_of_private_images_is_kept_on_disk(tmp_path: Path, monke
         return x.flatten(1).float().repeat(1, 8)[:, :2048]
 
     def features(real: Split) -> Tensor:
-        return score.inception_features(pool3, real, data, torch.device("cpu"))
+        return inception_features(pool3, real, data, torch.device("cpu"))
 
     some = data.train.take((data.train.labels < 3).nonzero()[:, 0])
     first = features(some)

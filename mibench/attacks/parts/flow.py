@@ -7,7 +7,9 @@ References:
     | Variational Model Inversion Attacks (Wang et al., NeurIPS 2021)
     | https://arxiv.org/abs/2201.10787
     | Glow: Generative Flow with Invertible 1x1 Convolutions (Kingma and Dhariwal, NeurIPS 2018), the step of a flow
+    | https://arxiv.org/abs/1807.03039
     | NICE: Non-linear Independent Components Estimation (Dinh, Krueger and Bengio, 2014), the additive coupling
+    | https://arxiv.org/abs/1410.8516
 """
 
 import math
@@ -25,7 +27,7 @@ __all__ = ["Flow", "FullGaussian"]
 
 @dataclass
 class FullGaussian:
-    """N(m, s^2 L L^T) per identity, L lower triangular; it starts as N(0, s^2 I).
+    """N(m, s^2 L L^T) per identity, L any square matrix; it starts as N(0, s^2 I).
 
     Args:
         count: Identities.
@@ -47,24 +49,25 @@ class FullGaussian:
         self.factor = identity.repeat(self.count, 1, 1).requires_grad_()
 
     def parameters(self) -> list[Tensor]:
-        """What the optimiser moves; what lies above the factor's diagonal is never used."""
+        """What the optimiser moves."""
         return [self.mean, self.factor]
 
     def draw(self, noise: Noise) -> Float[Tensor, "m d"]:
         """m + s L eps: an equal number of draws for each identity, in a row, one per stream of the noise."""
         eps = self.scale * noise.normal(self.dim).reshape(self.count, -1, self.dim)
         with torch.autocast(self.device.type, enabled=False):
-            z = self.mean[:, None] + eps @ self.factor.tril().mT
+            z = self.mean[:, None] + eps @ self.factor.mT
         return z.reshape(-1, self.dim)
 
     def kl(self, z: Float[Tensor, "m d"], noise: Noise) -> Float[Tensor, " m"]:
-        """KL(q | N(0, I)) = (|sL|^2 + |m|^2 - d) / 2 - sum_i log |s L_ii|, the same for all draws of an identity.
+        """KL(q | N(0, I)) = (|sL|^2 + |m|^2 - d) / 2 - log |det sL|, the same for all draws of an identity.
 
         Differs: the authors estimate E|z|^2 from 1,000 draws.
         """
-        lower = self.scale * self.factor.tril()
-        square = lower.square().sum(dim=(1, 2)) + self.mean.square().sum(dim=1) - self.dim
-        determinant = lower.diagonal(dim1=1, dim2=2).abs().log().sum(dim=1)
+        wide = self.scale * self.factor
+        square = wide.square().sum(dim=(1, 2)) + self.mean.square().sum(dim=1) - self.dim
+        with torch.autocast(self.device.type, enabled=False):
+            determinant = torch.linalg.slogdet(wide).logabsdet
         return (0.5 * square - determinant).repeat_interleave(len(z) // self.count)
 
 

@@ -57,7 +57,8 @@ class Lomma(Attack):
         student_lr: SGD's learning rate; momentum .9, weight decay 1e-4, halved every 20 epochs.
         student_batch: Images a step.
 
-    Source: section 4 of the paper; values of the authors' code.
+    Source: section 4 of the paper; values of the authors' code (commit ed4b6b8 of
+    https://github.com/sutd-visual-computing-group/Re-thinking_MI).
     Differs: mu is the mean over all public images (theirs over 5,050); torchvision's students see
     images resized to 224 pixels.
     """
@@ -97,11 +98,6 @@ class Lomma(Attack):
     def asks(self) -> bool:
         """Whether the target must be shown the public images."""
         return self.logit_loss or (self.augmented and len(self.students) > 0)
-
-    def needs(self, prior: Prior) -> None:
-        """A generator with a critic."""
-        if prior.critic_kind == "none":
-            raise UserError(f"{self.called} needs a prior with a critic; use --prior wgan_gp or --prior kedmi")
 
     def study(self, oracle: Oracle, seed: int, work: AttackContext) -> Study | None:
         """Show the target the public images once, then teach the students; None where neither is used."""

@@ -2,7 +2,9 @@
 
 References:
     | The Secret Revealer: Generative Model-Inversion Attacks Against Deep Neural Networks (Zhang et al., CVPR 2020)
+    | https://arxiv.org/abs/1911.07135
     | Knowledge-Enriched Distributional Model Inversion Attacks (Chen et al., ICCV 2021)
+    | https://arxiv.org/abs/2010.04092
 """
 
 from collections.abc import Callable
@@ -12,7 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from mibench.attacks.parts.latents import DiagonalGaussian, Point
-from mibench.attacks.parts.search import descend, keys
+from mibench.attacks.parts.search import adam, descend, keys
 from mibench.core import Prior
 from mibench.runtime.rng import Noise
 
@@ -53,14 +55,15 @@ def fit_gaussians(
     lr: float,
     log_var: float,
     clip: float | None,
+    reference_batch: int = 60,
 ) -> Float[Tensor, "n e"]:
     """KEDMI's rule: Adam on (mu, log sigma^2) from (0, log_var), one eps a step; both side by side in a row.
 
-    With `clip`, images are made of clamp(z, -clip, clip).
+    With `clip`, images are made of clamp(z, -clip, clip). The authors average over 60 identities; see `adam`.
     """
     start = torch.zeros(len(y), prior.latent_dim, device=y.device)
     gaussian = DiagonalGaussian(start, torch.full_like(start, log_var))
-    optimizer = torch.optim.Adam(gaussian.parameters(), lr=lr)
+    optimizer = adam(gaussian.parameters(), lr, reference_batch)
 
     def of_latents(z: Tensor, drawn: Noise) -> Tensor:
         return loss(prior.decode(_clipped(z, clip), y), y, drawn)

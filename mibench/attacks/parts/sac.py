@@ -23,6 +23,8 @@ from mibench.runtime.rng import Noise
 __all__ = ["Agents", "Networks", "Replay", "Transitions", "tanh_gaussian"]
 
 LOG_STD = (-20.0, 2.0)
+CRITIC_LAST = 3e-3
+"""A critic starts near 0 everywhere: no action looks better than another before the first reward."""
 
 
 class Transitions(NamedTuple):
@@ -82,14 +84,19 @@ class Networks:
     Args:
         noise: One stream for each, for the initial weights and biases: U(-1, 1) / sqrt(inputs), torch's default.
         sizes: Width of the input, of each hidden layer, of the output.
+        last: With a number the weights start as the authors' critics do: U(-1, 1) / sqrt(outputs), and
+            U(-last, last) in the last layer; biases as ever.
     """
 
-    def __init__(self, noise: Noise, sizes: Sequence[int]) -> None:
+    def __init__(self, noise: Noise, sizes: Sequence[int], last: float | None = None) -> None:
         self.weights, self.biases = [], []
         for layer, (inputs, outputs) in enumerate(pairwise(sizes)):
-            drawn = (2.0 * noise.of("layer", layer).uniform(inputs + 1, outputs) - 1.0) / math.sqrt(inputs)
-            self.weights.append(drawn[:, 1:].contiguous().requires_grad_())
-            self.biases.append(drawn[:, :1].contiguous().requires_grad_())
+            drawn = 2.0 * noise.of("layer", layer).uniform(inputs + 1, outputs) - 1.0
+            usual = reach = 1.0 / math.sqrt(inputs)
+            if last is not None:
+                reach = last if layer == len(sizes) - 2 else 1.0 / math.sqrt(outputs)
+            self.weights.append((reach * drawn[:, 1:]).contiguous().requires_grad_())
+            self.biases.append((usual * drawn[:, :1]).contiguous().requires_grad_())
 
     def parameters(self) -> list[Tensor]:
         """Weights [k, in, out], biases [k, 1, out]."""
@@ -112,11 +119,15 @@ class Networks:
 
 
 class Agents:
-    """k agents: a tanh-Gaussian actor, twin critics (with slow copies where episodes go on) and a temperature each.
+    """k agents: a tanh-Gaussian actor, a critic (with a slow copy where episodes go on) and a temperature each.
 
-    Critics minimise .5 (Q(s, a) - t)^2, t = r + gamma (1 - done) (min Q'(s', a') - alpha log pi(a' | s')); the actor
-    minimises alpha log pi(a | s) - min Q(s, a); the temperature alpha minimises -alpha (log pi + target entropy) with
-    target entropy -d. Slow copies follow by tau after each update.
+    The critic minimises .5 (Q(s, a) - t)^2, t = r + gamma (1 - done) (Q'(s', a') - alpha log pi(a' | s')); the actor
+    minimises alpha log pi(a | s) - Q(s, a); the temperature alpha minimises -log alpha (log pi + target entropy) with
+    target entropy -d. The slow copy follows by tau after each update.
+
+    There is one critic, not soft actor-critic's twins, because RLB-MI has one: its code builds two from the same seed
+    and teaches both the same, so that they stay equal and min(Q1, Q2) = Q1. With twins that differ, the minimum at
+    actor and target makes the agent shy of what it knows little about.
 
     Args:
         noise: One stream for each agent.
@@ -125,14 +136,14 @@ class Agents:
         hidden: Width of the two hidden layers of every network.
         lr: Adam's learning rate for all three.
         gamma: Discount.
-        tau: Speed of the slow critics.
+        tau: Speed of the slow critic.
         draw: vector: every dimension has its own noise; scalar: one number for all of them (and, in an update, for the
             whole batch).
         log_prob: sum over the dimensions of an action: its log-density; mean: that divided by d.
-        bootstrap: Whether an episode may go on after a transition. If not, t = r, there are no slow critics, and what
+        bootstrap: Whether an episode may go on after a transition. If not, t = r, there is no slow critic, and what
             came after (batch.after) is never looked at.
 
-    Source: values and the two variants from attacks.md section 5.
+    Source: SAC.py of https://github.com/HanGyojin/RLB-MI (commit 3a113bd).
     """
 
     def __init__(
@@ -149,14 +160,13 @@ class Agents:
         bootstrap: bool = True,
     ) -> None:
         self.actions, self.gamma, self.tau = actions, gamma, tau
-        self.scalar, self.mean, self.bootstrap = draw == "scalar", log_prob == "mean", bootstrap
+        self.scalar, self.mean = draw == "scalar", log_prob == "mean"
         self.actor = Networks(noise.of("actor"), [states, hidden, hidden, 2 * actions])
         sizes = [states + actions, hidden, hidden, 1]
-        self.critics = [Networks(noise.of("critic", twin), sizes) for twin in range(2)]
-        self.slow = [Networks(noise.of("critic", twin), sizes) for twin in range(2)] if bootstrap else []
+        self.critic = Networks(noise.of("critic"), sizes, last=CRITIC_LAST)
+        self.slow = Networks(noise.of("critic"), sizes, last=CRITIC_LAST) if bootstrap else None
         self.log_alpha = torch.zeros(len(noise.keys), device=noise.keys.device, requires_grad=True)
-        values = [parameter for critic in self.critics for parameter in critic.parameters()]
-        self.of_critics = torch.optim.Adam(values, lr=lr, fused=True)
+        self.of_critic = torch.optim.Adam(self.critic.parameters(), lr=lr, fused=True)
         self.of_policy = torch.optim.Adam([*self.actor.parameters(), self.log_alpha], lr=lr, fused=True)
 
     def _sample(
@@ -178,44 +188,38 @@ class Agents:
         return self._sample(state, noise.normal(*shape))
 
     @staticmethod
-    def _values(
-        critics: list[Networks], state: Float[Tensor, "k b s"], action: Float[Tensor, "k b a"]
-    ) -> Float[Tensor, "2 k b"]:
-        pair = torch.cat([state, action], dim=2)
-        return torch.stack([critic(pair)[:, :, 0] for critic in critics])
+    def _value(critic: Networks, state: Float[Tensor, "k b s"], action: Float[Tensor, "k b a"]) -> Float[Tensor, "k b"]:
+        return critic(torch.cat([state, action], dim=2))[:, :, 0]
 
     @torch.no_grad()
     def target(self, batch: Transitions, noise: Noise) -> Float[Tensor, "k b"]:
-        """What the critics should say: t."""
-        if not self.bootstrap:
+        """What the critic should say: t."""
+        if self.slow is None:
             return batch.reward
         action, density = self._policy(batch.after, noise.of("target"))
-        value = self._values(self.slow, batch.after, action).amin(dim=0) - self.log_alpha.exp()[:, None] * density
+        value = self._value(self.slow, batch.after, action) - self.log_alpha.exp()[:, None] * density
         return batch.reward + self.gamma * (1.0 - batch.done) * value
 
     def critic_loss(self, batch: Transitions, noise: Noise) -> Float[Tensor, " k"]:
-        """Of both critics together."""
-        error = self._values(self.critics, batch.state, batch.action) - self.target(batch, noise)
-        return 0.5 * error.square().mean(dim=2).sum(dim=0)
+        """Half the mean squared error."""
+        error = self._value(self.critic, batch.state, batch.action) - self.target(batch, noise)
+        return 0.5 * error.square().mean(dim=1)
 
     def policy_loss(self, batch: Transitions, noise: Noise) -> Float[Tensor, " k"]:
         """Of actor and temperature together; neither's gradient sees the other's part."""
         action, density = self._policy(batch.state, noise.of("actor"))
-        value = self._values(self.critics, batch.state, action).amin(dim=0)
-        alpha = self.log_alpha.exp()
-        actor = alpha.detach()[:, None] * density - value
-        temperature = -alpha[:, None] * (density.detach() - self.actions)
+        actor = self.log_alpha.detach().exp()[:, None] * density - self._value(self.critic, batch.state, action)
+        temperature = -self.log_alpha[:, None] * (density.detach() - self.actions)
         return (actor + temperature).mean(dim=1)
 
     def update(self, batch: Transitions, noise: Noise) -> None:
-        """One step of the critics, then one of actor and temperature, then the slow critics follow."""
-        for loss, optimizer in ((self.critic_loss, self.of_critics), (self.policy_loss, self.of_policy)):
+        """One step of the critic, then one of actor and temperature, then the slow critic follows."""
+        for loss, optimizer in ((self.critic_loss, self.of_critic), (self.policy_loss, self.of_policy)):
             parameters = optimizer.param_groups[0]["params"]
             with torch.enable_grad():
                 gradients = torch.autograd.grad(loss(batch, noise).sum(), parameters)
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = gradient
             optimizer.step()
-        if self.bootstrap:
-            for slow, critic in zip(self.slow, self.critics, strict=True):
-                slow.follow(critic, self.tau)
+        if self.slow is not None:
+            self.slow.follow(self.critic, self.tau)

@@ -1,10 +1,10 @@
 """Gradient search over latents, and scoring a pool of latents or images without gradients."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import pairwise
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
@@ -14,7 +14,7 @@ from mibench.core import AttackContext, BudgetExhausted, Oracle, Prior, augment
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
 
-__all__ = ["best_of_pool", "descend", "keys", "piecewise", "pool_scores", "render", "robust_confidence"]
+__all__ = ["adam", "best_of_pool", "descend", "keys", "piecewise", "pool_scores", "render", "robust_confidence"]
 
 
 @runtime_checkable
@@ -34,6 +34,20 @@ def keys(labels: Int64[Tensor, " k"], images: int) -> tuple[Int64[Tensor, " n"],
     return repeated, repeated * images + torch.arange(images, device=labels.device).repeat(len(labels))
 
 
+def adam(
+    parameters: Iterable[Tensor] | Iterable[dict[str, Any]],
+    lr: float,
+    reference_batch: int = 1,
+    betas: tuple[float, float] = (0.9, 0.999),
+) -> torch.optim.Adam:
+    """Adam that moves under a sum of losses as torch's does under their mean over `reference_batch` of them.
+
+    m / B / (sqrt(v) / B + eps) = m / (sqrt(v) + B eps): to divide all gradients by B is to multiply eps by B. Authors
+    average over a batch; `descend` sums, so that no latent depends on its company.
+    """
+    return torch.optim.Adam(parameters, lr=lr, betas=betas, eps=1e-8 * reference_batch)
+
+
 def descend(
     latents: Latents,
     loss: Callable[[Float[Tensor, "n d"], Noise], Float[Tensor, " n"]],
@@ -46,8 +60,8 @@ def descend(
     """Minimise sum_i loss_i * scale by gradient steps; returns the steps taken (fewer where the budget ends).
 
     The sum keeps latents independent: the gradient of one is what it would get alone. Reference code averages over a
-    batch of B instead; `scale` = 1 / B gives its step size. With `clamp`, latents are clamped to [-clamp, clamp] after
-    each step, without resetting the momentum.
+    batch of B instead; `scale` = 1 / B gives SGD's step size, `adam` Adam's. With `clamp`, latents are clamped to
+    [-clamp, clamp] after each step, without resetting the momentum.
 
     Raises:
         UserError: If a loss or gradient stops being finite; names the step and the learning rate.

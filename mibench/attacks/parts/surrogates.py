@@ -128,7 +128,8 @@ def distil(
 ) -> None:
     """Train the student in place, on the answers' device; it comes back frozen and in eval mode.
 
-    With `augment` the loss is CE(x) / 2 + CE(augment(x)) / 2, both from one pass.
+    With `augment` the loss is CE(x) / 2 + CE(augment(x)) / 2, each with batch statistics of its own, as in LOKT's code
+    (commit b751417 of https://github.com/ngoc-nguyen-0/LOKT_neurips2023).
 
     Args:
         student: What learns.
@@ -161,10 +162,10 @@ def distil(
             for index in order.tensor_split(per_epoch):
                 x = to_float(images[index.to(images.device)].to(device)).contiguous(memory_format=torch.channels_last)
                 wanted = answers[index]
-                if augment is not None:
-                    x = torch.cat([x, augment(x, Noise(seed_of(seed, "augment"), index).of(epoch))])
-                    wanted = wanted.repeat(2, 1)
                 loss = soft_cross_entropy(student(x), wanted).mean()
+                if augment is not None:
+                    seen = augment(x, Noise(seed_of(seed, "augment"), index).of(epoch))
+                    loss = (loss + soft_cross_entropy(student(seen), wanted).mean()) / 2
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()

@@ -6,10 +6,12 @@ from torch import Tensor
 
 from mibench.runtime.rng import Noise
 
-__all__ = ["hanging"]
+__all__ = ["clipped_boxes"]
 
 
-def hanging(noise: Noise, sides: Int64[Tensor, "n 2"], height: int, width: int) -> Bool[Tensor, "n {height} {width}"]:
+def clipped_boxes(
+    noise: Noise, sides: Int64[Tensor, "n 2"], height: int, width: int
+) -> Bool[Tensor, "n {height} {width}"]:
     """One rectangle per image, its centre uniform over the image's pixels; what hangs over the edge is cut off.
 
     For a side of s height pixels the rows inside are s - s^2 / 4 of the image's on average, and likewise the columns.

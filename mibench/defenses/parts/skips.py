@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mibench.core import Lacks
 from mibench.models import ir, resnet
 from mibench.models.base import Classifier
 from mibench.runtime.errors import UserError
@@ -67,10 +68,7 @@ def weaken(model: nn.Module, owner: str, stages: int, k: float) -> nn.Module:
     found = [[block for block in child.modules() if _name(block)] for child in model.trunk.children()]
     found = [blocks for blocks in found if blocks]
     if not found:
-        raise UserError(
-            f"{owner}: this architecture has no skip connections that can be weakened; choose one that has: resnet, "
-            "ir, facenet64, facenet112, ir152 or one of torchvision's ResNets"
-        )
+        raise Lacks(f"{owner}: this architecture has no skip connections that can be weakened", "models", "skips")
     if stages > len(found):
         raise UserError(f"{owner}: stages must be <= {len(found)} for this architecture, got {stages}")
     for block in [block for blocks in found[len(found) - stages :] for block in blocks]:

@@ -6,7 +6,7 @@ from torch import Tensor
 from worlds import World
 
 from mibench.attacks.parts.latents import DiagonalGaussian, Point
-from mibench.attacks.parts.search import best_of_pool, chunks, descend, keys, pool_scores, robust_confidence
+from mibench.attacks.parts.search import adam, best_of_pool, chunks, descend, keys, pool_scores, robust_confidence
 from mibench.core import Access, AttackContext, BudgetExhausted, Oracle, augment
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
@@ -23,7 +23,7 @@ def momentum(point: Point, lr: float = 0.02) -> torch.optim.Optimizer:
 
 
 def test_three_steps_of_momentum_are_the_published_ones() -> None:
-    """attacks.md section 0.3: f = z^2 / 2 from z = 1, lr .02, momentum .9."""
+    """By hand: f = z^2 / 2 from z = 1, lr .02, momentum .9."""
     for steps, expected in enumerate((0.96200000, 0.90924400, 0.84452833), start=1):
         point = Point(torch.ones(3, 2))
         assert descend(point, half_square, momentum(point), steps, NOISE) == steps
@@ -294,3 +294,27 @@ def test_shared_images_count_against_everybodys_budget() -> None:
     with pytest.raises(BudgetExhausted):
         oracle.probs(x[:3], None)
     assert oracle.queries.tolist() == [0, 2, 1, 0] and oracle.shared_queries == 8
+
+
+# --- Adam under a sum
+
+
+def test_adam_under_a_sum_moves_as_torchs_under_the_mean_over_a_batch() -> None:
+    """m / B / (sqrt(v) / B + eps): gradients of 1e-7, which eps = 1e-8 would otherwise treat as 25 times larger."""
+    start = torch.linspace(-1, 1, 25, dtype=torch.float64)[:, None]
+
+    def loss(z: Tensor) -> Tensor:
+        return 1e-7 * z.square().sum(dim=1)
+
+    theirs = start.clone().requires_grad_()
+    optimizer = torch.optim.Adam([theirs], lr=0.005, betas=(0.1, 0.1))
+    for _ in range(50):
+        optimizer.zero_grad()
+        loss(theirs).mean().backward()
+        optimizer.step()
+    ours = Point(start)
+    descend(ours, lambda z, noise: loss(z), adam(ours.parameters(), 0.005, 25, (0.1, 0.1)), 50, NOISE)
+    torch.testing.assert_close(ours.z.detach(), theirs.detach(), rtol=0, atol=1e-14)
+    plain = Point(start)
+    descend(plain, lambda z, noise: loss(z), adam(plain.parameters(), 0.005, 1, (0.1, 0.1)), 50, NOISE)
+    assert float((plain.z - theirs).abs().max()) > 0.01

@@ -54,7 +54,7 @@ def test_soft_cross_entropy_is_kl_plus_the_answers_entropy() -> None:
 
 
 def test_the_published_value() -> None:
-    """attacks.md section 0.3: logits [.5, 0, -.5, 1] against softmax([2, 1, 0, -1])."""
+    """By hand: logits [.5, 0, -.5, 1] against softmax([2, 1, 0, -1])."""
     found = soft_cross_entropy(torch.tensor([[0.5, 0.0, -0.5, 1.0]]), torch.tensor([[2.0, 1.0, 0.0, -1.0]]).softmax(1))
     assert float(found) == pytest.approx(1.476895, abs=1e-5)
 
@@ -116,6 +116,18 @@ def test_augmented_copies_weigh_half() -> None:
     torch.testing.assert_close(twice, plain)
     seen = plain.reshape(4, *SHAPE)
     torch.testing.assert_close(both.reshape(4, *SHAPE), (seen + seen.flip(3)) / 2)
+
+
+def test_images_and_their_copies_have_batch_statistics_of_their_own() -> None:
+    """Dark copies of bright images: one batch of both would be normalised by what neither has. Source: LOKT's code."""
+    images, answers = lesson_data(8)
+    student = build_surrogates(("cnn",), 4, SHAPE, 0)[0]
+    norm = next(part for part in student.modules() if isinstance(part, nn.BatchNorm2d))
+    seen: list[Tensor] = []
+    norm.register_forward_pre_hook(lambda part, given: seen.append(given[0].detach()))
+    distil(student, images, answers, Distillation(batch=8, epochs=1), 0, lambda x, noise: 0.1 * x)
+    plain, dark = seen
+    assert len(plain) == len(dark) == 8 and not torch.equal(plain, dark)
 
 
 def test_only_the_seed_decides() -> None:

@@ -1,0 +1,480 @@
+"""The Python API: train a target, learn a prior, attack, evaluate, load results.
+
+A call plans the same runs as the command of its name, executes what is not done yet and returns an object that reads
+the finished run when it is asked. Settings are grouped by what they belong to, as before the dot of `--set`:
+`{"data": {"identities": 10}, "re": {"a_e": 0.8}, "training": {"epochs": 30}}`.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from mibench import report, runs
+from mibench.core import Dataset, Prior, to_float
+from mibench.evaluation import evaluate as evaluation
+from mibench.evaluation.model import EvaluationModel
+from mibench.evaluation.score import Score
+from mibench.experiments.experiment import Experiment, Finished, Targets, Trained
+from mibench.experiments.plan import plan
+from mibench.experiments.reading import prior_preset, read_attackers, read_evaluators, read_target
+from mibench.models.base import Classifier
+from mibench.plugins import registry
+from mibench.report import Frames
+from mibench.runs import Run, executor
+from mibench.runtime import engine
+from mibench.runtime.display import Shown
+from mibench.runtime.errors import UserError, unknown
+from mibench.runtime.progress import Reporter, Silent
+from mibench.stages import artifacts, execute
+from mibench.stages.score import evaluation_model
+
+__all__ = [
+    "Inversion",
+    "LearntPrior",
+    "Settings",
+    "Target",
+    "evaluate",
+    "invert",
+    "load_results",
+    "score",
+    "train_evaluators",
+    "train_prior",
+    "train_target",
+]
+
+Settings = Mapping[str, Mapping[str, Any]]
+"""Settings by what they belong to: `data`, `training`, `evaluator`, `attack`, `prior`, or a defense's name."""
+
+
+@dataclass(frozen=True, repr=False)
+class _Finished(Shown):
+    """A finished run.
+
+    Args:
+        run: Where it lies and what was asked.
+    """
+
+    run: Run
+
+    @property
+    def id(self) -> str:
+        """What `mibench show` and `mibench cite` take."""
+        return self.run.id
+
+    @property
+    def path(self) -> Path:
+        """Its directory."""
+        return self.run.path
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """Everything that was measured: its metrics.json. Rates lie in [0, 1], times are seconds."""
+        return self.run.read("metrics.json")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}: {value}' for name, value in self.summary().items())})"
+
+
+@dataclass(frozen=True, repr=False)
+class Target(_Finished):
+    """A trained classifier that is to be attacked; what `train_target` returns."""
+
+    @cached_property
+    def data(self) -> Dataset:
+        """The data set that it was trained on.
+
+        Raises:
+            UserError: If its images have changed since.
+        """
+        return artifacts.dataset(self.run)
+
+    @cached_property
+    def model(self) -> Classifier:
+        """The network as it is served: images (n, c, h, w) in [0, 1] to logits (n, classes); frozen, in eval mode."""
+        return artifacts.load_classifier(self.run, self.data)
+
+    @property
+    def natural_accuracy(self) -> float:
+        """The share of the held-out images of the private people that it names rightly, in [0, 1]."""
+        return float(self.metrics["natural_accuracy"]["value"])
+
+    def summary(self) -> dict[str, str]:
+        spec = self.run.spec
+        return {
+            "model": str(spec["model"]),
+            "defense": " + ".join(one["name"] for one in spec["defenses"]) or "none",
+            "data set": str(spec["dataset"]["name"]),
+            "natural accuracy": f"{100 * self.natural_accuracy:.1f}%",
+            "run": str(self.path),
+        }
+
+
+@dataclass(frozen=True, repr=False)
+class LearntPrior(_Finished):
+    """An image prior; what `train_prior` returns.
+
+    Args:
+        run: Where it lies and what was asked.
+        data: The data set whose public images it learnt.
+    """
+
+    data: Dataset
+
+    @cached_property
+    def prior(self) -> Prior:
+        """The prior itself: `sample`, `decode(z)` to images in [0, 1]; frozen, in eval mode."""
+        return artifacts.load_prior(self.run, self.data)
+
+    def picture(self) -> Path:
+        return self.path / "samples.png"
+
+    def summary(self) -> dict[str, str]:
+        return {"prior": str(self.run.spec["prior"]["name"]), "public images of": self.data.name, "run": str(self.path)}
+
+
+@dataclass(frozen=True, repr=False)
+class Inversion(_Finished):
+    """What an attack reconstructed; what `invert` returns.
+
+    Args:
+        run: Where it lies and what was asked.
+        target: What was attacked.
+    """
+
+    target: Target
+
+    @cached_property
+    def _tensors(self) -> dict[str, Tensor]:
+        return artifacts.read_tensors(self.path / "images.safetensors", "reconstructions")[0]
+
+    @cached_property
+    def images(self) -> Float[Tensor, "n c h w"]:
+        """The reconstructions as they are stored and scored: multiples of 1/255 in [0, 1], grouped by identity."""
+        return to_float(self._tensors["images"])
+
+    @cached_property
+    def labels(self) -> Int64[Tensor, " n"]:
+        """Whom each image is to show: a place in `target.data.classes`."""
+        return self._tensors["labels"]
+
+    def picture(self) -> Path:
+        return self.path / "grid.png"
+
+    def summary(self) -> dict[str, str]:
+        people = len(self.labels.unique())
+        return {
+            "attack": str(self.run.spec["attack"]["name"]),
+            "target": self.target.path.name,
+            "reconstructions": f"{len(self.labels)} of {people} identities",
+            "run": str(self.path),
+        }
+
+
+def train_target(
+    defense: str = "none",
+    model: str = "cnn",
+    dataset: str = "digiface",
+    *,
+    pretrained: str | None = None,
+    seed: int = 0,
+    settings: Settings | None = None,
+    results: str | Path = "results",
+    device: str = "auto",
+    precision: str = "auto",
+    progress: bool = True,
+) -> Target:
+    """Train a target, or find it trained: the command `mibench train-target`.
+
+    Args:
+        defense: A defense's name, or several that are stacked: `re+nls`.
+        model: An architecture; see `mibench list models`, or any of torchvision's classifiers.
+        dataset: A data set's name.
+        pretrained: `none`, `imagenet` or `public`; what the defense needs if absent.
+        seed: Everything random is derived from it.
+        settings: Of `data`, `training`, and of each defense by its name.
+        results: The folder of all runs.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        precision: `auto`, `fp32` or `bf16`.
+        progress: Draw bars on stderr.
+
+    Raises:
+        UserError: For an unknown name or setting, a value out of range, defenses that cannot be combined, or a loss
+            that stops being finite.
+    """
+    given = _owned(settings, ("data", "training", *defense.split("+")))
+    experiment = Experiment(
+        "target",
+        registry.configure("data", dataset, settings=given["data"]),
+        Targets((read_target(model, defense, given, pretrained),), (seed,)),
+        seed=seed,
+        precision=_precision(device, precision),
+    )
+    return Target(_execute(experiment, results, device, progress)[-1])
+
+
+def train_evaluators(
+    target: Target,
+    names: Sequence[str] | None = None,
+    *,
+    settings: Settings | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    progress: bool = True,
+) -> tuple[EvaluationModel, ...]:
+    """Train the evaluation models of a target's data set, or find them trained; the first gives the headline.
+
+    Args:
+        target: Whose reconstructions they will judge; none may be of its family.
+        names: Architectures of at least two families; two of other families than the target's if absent.
+        settings: Of the `evaluator`: what differs from their training recipe.
+        device: As in `train_target`.
+        precision: As in `train_target`.
+        progress: Draw bars on stderr.
+
+    Raises:
+        UserError: If two families are not there, or one is the target's.
+    """
+    given = _owned(settings, ("evaluator", "verifier"))
+    experiment = Experiment(
+        "training",
+        None,
+        Trained((target.path.name,)),
+        evaluators=read_evaluators(",".join(names) if names else None, given),
+        precision=_precision(device, precision),
+    )
+    made = _execute(experiment, target.run.root, device, progress)
+    at = engine.resolve(device, precision)
+    return tuple(evaluation_model(run, target.data, at) for run in made if run.kind == "evaluators")
+
+
+def train_prior(
+    name: str = "wgan_gp",
+    dataset: str = "digiface",
+    *,
+    target: Target | None = None,
+    preset: str = "quick",
+    seed: int = 0,
+    settings: Settings | None = None,
+    results: str | Path = "results",
+    device: str = "auto",
+    precision: str = "auto",
+    progress: bool = True,
+) -> LearntPrior:
+    """Learn an image prior on the public images of a data set, or find it learnt: `mibench train-prior`.
+
+    Args:
+        name: A prior's name.
+        dataset: Whose public images; a target's own if a target is given.
+        target: What the prior learns from besides, where it must (`kedmi`, `plg`, `tacgan`).
+        preset: `quick`, `paper` or `default`.
+        seed: Everything random is derived from it.
+        settings: Of the `prior`, and of `data` where no target is given.
+        results: The folder of all runs; a target's own if a target is given.
+        device: As in `train_target`.
+        precision: As in `train_target`.
+        progress: Draw bars on stderr.
+
+    Raises:
+        UserError: For an unknown name or setting, or a prior that needs a target where none is given.
+    """
+    given = _owned(settings, ("prior",) if target else ("prior", "data"))
+    recipe = registry.configure("priors", name, prior_preset(name, preset), given["prior"])
+    if target is None and recipe.plugin.target_access is not None:
+        raise UserError(f"the prior {name} learns from a target too: train_prior('{name}', target=...)")
+    if target is None:
+        data = registry.configure("data", dataset, settings=given["data"])
+    else:
+        asked = target.run.inputs["dataset"]
+        data = registry.configure("data", asked["name"], settings=asked["settings"])
+    experiment = Experiment(
+        "prior",
+        data,
+        Trained((target.path.name,) if target else ()),
+        prior=recipe,
+        seed=seed,
+        precision=_precision(device, precision),
+    )
+    run = _execute(experiment, target.run.root if target else results, device, progress)[-1]
+    return LearntPrior(run, target.data if target else artifacts.open_dataset(run.inputs["dataset"]))
+
+
+def invert(
+    target: Target,
+    attack: str = "ppa",
+    *,
+    prior: str | LearntPrior | None = None,
+    preset: str = "quick",
+    identities: int | None = None,
+    budget: int | None = None,
+    seed: int = 0,
+    settings: Settings | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    progress: bool = True,
+) -> Inversion:
+    """Attack a target and keep the reconstructions, or find them made; scores nothing: `mibench invert`.
+
+    Args:
+        target: What is attacked.
+        attack: An attack's name, perhaps wrapped: `ppa+eot`.
+        prior: A prior's name, or one that was learnt with the same seed; the attack's own if absent.
+        preset: `quick`, `paper` or `legacy`; the prior's too, unless it was given learnt.
+        identities: Only the first so many are attacked; all if absent.
+        budget: Most images the target is asked for one identity, shared ones included; unlimited if absent.
+        seed: Everything random is derived from it.
+        settings: Of the `attack` (of a wrapper as `"eot.copies"`) and of the `prior`.
+        device: As in `train_target`.
+        precision: As in `train_target`.
+        progress: Draw bars on stderr.
+
+    Raises:
+        UserError: For an unknown name or setting, a prior that lacks what the attack requires or that learnt from more
+            of the target than the attack may ask for, or a search whose loss stops being finite.
+    """
+    given = _owned(settings, ("attack", "prior"))
+    if isinstance(prior, LearntPrior):
+        if prior.run.spec["seed"] != seed:
+            raise UserError(f"the prior was learnt with seed {prior.run.spec['seed']}, the attack has seed {seed}")
+        given["prior"] = {**prior.run.spec["prior"]["settings"], **given["prior"]}
+        prior = str(prior.run.spec["prior"]["name"])
+    if "," in attack or attack == "all":
+        raise UserError(f"invert makes one attack at a time, got '{attack}'; call it once for each")
+    experiment = Experiment(
+        "inversions",
+        None,
+        Trained((target.path.name,)),
+        read_attackers(attack, preset, given["attack"], prior, given["prior"]),
+        identities=identities,
+        budget=budget,
+        seed=seed,
+        precision=_precision(device, precision),
+    )
+    return Inversion(_execute(experiment, target.run.root, device, progress)[-1], target)
+
+
+def score(
+    inversion: Inversion,
+    evaluators: Sequence[str] | None = None,
+    *,
+    settings: Settings | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    progress: bool = True,
+) -> Score:
+    """Judge an inversion and keep the score with the runs, for reports and `load_results`: `mibench score`.
+
+    Evaluation models that are missing are trained first.
+
+    Args:
+        inversion: What is judged.
+        evaluators: Architectures of at least two families; two of other families than the target's if absent.
+        settings: Of the `evaluator`: what differs from the evaluation models' training recipe.
+        device: As in `train_target`.
+        precision: As in `train_target`.
+        progress: Draw bars on stderr.
+
+    Raises:
+        UserError: If two families are not there, or one is the target's.
+    """
+    given = _owned(settings, ("evaluator", "verifier"))
+    experiment = Experiment(
+        "scores",
+        None,
+        Finished((inversion.path.name,)),
+        evaluators=read_evaluators(",".join(evaluators) if evaluators else None, given),
+        precision=_precision(device, precision),
+    )
+    run = _execute(experiment, inversion.run.root, device, progress)[-1]
+    return Score.from_json(run.read("scores.json"))
+
+
+def evaluate(
+    images: UInt8[Tensor, "n c h w"] | Float[Tensor, "n c h w"],
+    labels: Int64[Tensor, " n"],
+    target: Target | Classifier,
+    evaluators: Sequence[EvaluationModel],
+    data: Dataset | None = None,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+) -> Score:
+    """Judge images of any program, without files.
+
+    Args:
+        images: Reconstructions as uint8, or in [0, 1]: these are rounded to 8 bits first, as saving would.
+        labels: Whom each image claims to show: places in `data.classes`.
+        target: What was attacked: what `train_target` returned, or a `Classifier` with `features`, `head` and `serve`.
+        evaluators: What `train_evaluators` returned, or `EvaluationModel.of` a network; the headline first.
+        data: The target's data set; that of the `Target` if absent.
+        device: As in `train_target`.
+        precision: As in `train_target`.
+
+    Returns:
+        Rates in [0, 1] and distances, each mean with its 95% interval clustered by identity; the values of each image.
+
+    Raises:
+        UserError: For no evaluation model, two of one name, images of another shape than the data's, labels that are
+            no class, a network that answers NaN or infinity, or a target without data.
+        ValueError: Not one label for each image, or no image.
+    """
+    network = target.model if isinstance(target, Target) else target
+    if data is None:
+        if not isinstance(target, Target):
+            raise UserError("evaluate needs data=... where the target is a network: its private and held-out images")
+        data = target.data
+    return evaluation.evaluate(images, labels, network, evaluators, data, engine.resolve(device, precision))
+
+
+def load_results(results: str | Path = "results") -> Frames:
+    """All finished scores of a results folder as tidy data frames; nothing is printed or written.
+
+    Args:
+        results: The folder of all runs. Runs that cannot be read are named in `errors` of what is returned.
+
+    Returns:
+        `scores` (one row a score), `metrics` (one row a score, metric and evaluation model), `reconstructions` (one row
+        an image), `differences` and `tradeoff`. Rates lie in [0, 1]; `x_low` and `x_high` bound x with 95%; `x@resnet`
+        is what resnet measured. Columns are described in dictionary.csv of a report.
+
+    Raises:
+        UserError: If there is no such folder.
+    """
+    return report.frames(results)
+
+
+def _owned(settings: Settings | None, owners: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Settings of every owner, empty where none are given.
+
+    Raises:
+        UserError: If something else owns some.
+    """
+    given = {name: dict(own) for name, own in (settings or {}).items()}
+    for name in given:
+        if name not in owners:
+            raise unknown("owner of settings", name, owners)
+    return {name: {} for name in owners} | given
+
+
+def _precision(device: str, precision: str) -> str:
+    return engine.resolve(device, precision).precision
+
+
+def _execute(experiment: Experiment, results: str | Path, device: str, progress: bool) -> list[Run]:
+    """Plan an experiment and do what is not done, one run after the other: a notebook, or a script without the guard
+    that multiprocessing wants, cannot start worker processes. Threads, and so all bits, are those of the commands."""
+    planned = plan(experiment, Path(results))
+    with ExitStack() as stack:
+        reporter: Reporter = Silent()
+        if progress:
+            from mibench.runtime.terminal import Terminal
+
+            reporter = stack.enter_context(Terminal())
+        for run in executor.pending(planned):
+            execute([run], engine.device_name(device), reporter)
+    return [runs.find(run.root, run.path.name) for run in planned]

@@ -1,0 +1,129 @@
+"""The floor of label-only attacks: as many labels, spent on fresh samples of the prior."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from mibench.attacks.parts.search import piecewise, render
+from mibench.core import (
+    Attack,
+    AttackContext,
+    BudgetExhausted,
+    Capabilities,
+    Cost,
+    Oracle,
+    Prior,
+    Reconstructions,
+    augment,
+)
+from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise
+
+__all__ = ["LabelSearch", "hits_first"]
+
+CARD = {
+    "summary": "floor: prior samples with the right label that keep it under small changes, from labels alone",
+    "title": "Floor",
+    "authors": "",
+    "venue": "",
+    "year": None,
+    "link": "",
+    "access": "label_only",
+    "prior": "dcgan",
+    "role": "floor",
+    "cost": [480, 0, 1520],
+}
+
+PRESETS = {"quick": {"images": 2}}
+
+
+def hits_first(hit: Bool[Tensor, "k n"], count: int) -> Int64[Tensor, "k count"]:
+    """Places of each row's first `count` hits, in order; where there are fewer, the first of the others follow."""
+    return (~hit).to(torch.int8).argsort(dim=1, stable=True)[:, :count]
+
+
+@dataclass(frozen=True)
+class LabelSearch(Attack):
+    """argmax_z [T(G(z)) = y] + sum_v [T(v(G(z))) = y] over samples z of the prior, from the target's labels T alone.
+
+    Three quarters of the queries ask for labels of samples, of one pool for all identities, or of each identity's own
+    where the prior is told whom to draw. The last quarter shows the first `candidates` of them with the label y through
+    random views v (see `augment.view`): the nearer to the class's boundary, the more often a small change crosses it.
+    Equals stay in the order in which they were drawn.
+
+    Args:
+        images: Reconstructions per identity: those with the most votes. One that no answer named y has failed.
+        queries: Labels asked for each identity, those of the shared pool included.
+        candidates: Samples per identity that are looked at again.
+        mirror: Mirror half of the views (faces yes, digits no).
+    """
+
+    images: int = 5
+    queries: int = 2000
+    candidates: int = 32
+    mirror: bool = True
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.images <= min(self.candidates, self.queries):
+            raise UserError(
+                "label_search: images must be at least 1 and at most candidates and queries, got "
+                f"{self.images}, {self.candidates} and {self.queries}"
+            )
+
+    def split(self, queries: int) -> tuple[int, int, int]:
+        """How many samples are drawn, how many of them looked at again, and how often each."""
+        candidates = max(self.images, min(self.candidates, queries // 4))
+        looks = queries // 4 // candidates
+        return queries - looks * candidates, candidates, looks
+
+    def cost(self, prior: Capabilities, public: int = 0) -> Cost:
+        """All `queries`; those for the pool are shared unless the prior is conditional."""
+        draws, candidates, looks = self.split(self.queries)
+        return Cost(self.queries, 0, 0) if prior.conditional else Cost(candidates * looks, 0, draws)
+
+    @torch.no_grad()
+    def __call__(
+        self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: AttackContext
+    ) -> Reconstructions:
+        """Draw, ask, look again, keep what keeps its label."""
+        queries = oracle.affordable(self.queries, 1)
+        if queries < self.images:
+            raise BudgetExhausted
+        draws, candidates, looks = self.split(queries)
+        sample = torch.arange(draws, device=labels.device)
+        own = (labels[:, None] << 32) + sample  # the key of an identity's sample: no other identity has it
+        if prior.conditional:
+            pool, whom = prior.sample(Noise(seed, own.flatten()).of("pool")), labels.repeat_interleave(draws)
+
+            def named(rows: slice) -> Tensor:
+                return (oracle.labels(prior.decode(pool[rows], whom[rows]), whom[rows]) == whom[rows])[:, None].float()
+
+            hit = piecewise("label_search-own", len(whom), oracle, work, named).reshape(len(labels), draws) > 0
+            pool = pool.unflatten(0, (len(labels), draws))
+        else:
+            pool = prior.sample(Noise(seed, sample).of("pool"))
+
+            def ask() -> Tensor:
+                return torch.cat([oracle.labels(prior.decode(part), None) for part in pool.split(work.batch)])
+
+            hit = work.once("label_search-pool", oracle, ask)[None, :] == labels[:, None]
+            pool = pool.expand(len(labels), -1, -1)
+        place = hits_first(hit, candidates)
+        z = pool.gather(1, place[..., None].expand(-1, -1, pool.shape[2])).flatten(0, 1)
+        y, key = labels.repeat_interleave(candidates), own.gather(1, place).flatten()
+
+        def kept(rows: slice) -> Tensor:
+            x, noise = prior.decode(z[rows], y[rows]), Noise(seed, key[rows]).of("label_search")
+            votes = torch.zeros(len(x), 1, device=x.device)
+            for look in range(looks):
+                view = augment.view(x, noise.of("look", look), self.mirror, jitter=0.5)
+                votes[:, 0] += oracle.labels(view, y[rows]) == y[rows]
+            return votes
+
+        votes = hit.gather(1, place) + piecewise("label_search", len(y), oracle, work, kept).reshape(place.shape)
+        best = votes.argsort(dim=1, descending=True, stable=True)[:, : self.images]
+        rows = (best + torch.arange(len(labels), device=y.device)[:, None] * candidates).flatten()
+        failed = votes.gather(1, best).flatten() == 0
+        return Reconstructions(render(prior, z[rows], y[rows], work), y[rows], z[rows], failed)

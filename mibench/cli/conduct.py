@@ -1,0 +1,77 @@
+"""An experiment, conducted: planned, then executed or described, then shown."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mibench.experiments.experiment import Experiment
+from mibench.experiments.plan import plan
+from mibench.runs import Run
+from mibench.runs.executor import pending
+from mibench.runtime import engine
+from mibench.runtime.terminal import Terminal
+from mibench.stages import execute, rehearse
+
+__all__ = ["conduct", "machine", "metrics_of"]
+
+
+def machine(device: str, precision: str) -> tuple[str, str]:
+    """The device and precision that `auto` stands for here."""
+    return engine.device_name(device), engine.resolve(device, precision).precision
+
+
+def conduct(
+    experiments: Sequence[Experiment],
+    results: Path,
+    device: str,
+    *,
+    dry_run: bool,
+    force: bool,
+    as_json: bool,
+    show: Callable[[list[Run]], None] = lambda runs: None,
+) -> None:
+    """Plan all of it before any of it is done; do it, or describe what would be done; print.
+
+    stdout has the JSON, or what `show` prints and the run directories, the main one last.
+    """
+    planned = {run.id: run for experiment in experiments for run in plan(experiment, results)}
+    runs = list(planned.values())
+    if dry_run:
+        describe(runs, force, as_json)
+        return
+    with Terminal() as terminal:
+        execute(runs[::-1], device, terminal, force)
+    if as_json:
+        shown = [{**run.description(), "path": str(run.path), "metrics": metrics_of(run)} for run in runs]
+        print(json.dumps(shown, indent=1, sort_keys=True))
+        return
+    show(runs)
+    for run in runs:
+        print(run.path)
+
+
+def describe(runs: list[Run], force: bool, as_json: bool) -> None:
+    """What would be done: the runs with all that they build on, parents first."""
+    left = pending(runs, force)
+    rehearse(left)
+    todo = {run.label for run in left}
+    whole = {run.label: run for run in _with_ancestors(runs)}
+    if as_json:
+        shown = [{**run.description(), "done": label not in todo} for label, run in whole.items()]
+        print(json.dumps(shown, indent=1, sort_keys=True))
+        return
+    from mibench.cli import printing
+
+    printing.print_plan(list(whole.values()), todo)
+
+
+def _with_ancestors(runs: Sequence[Run]) -> Iterator[Run]:
+    for run in runs:
+        yield from _with_ancestors(run.ancestors())
+        yield run
+
+
+def metrics_of(run: Run) -> dict[str, Any]:
+    """What a finished run measured."""
+    return run.read("scores.json" if run.kind == "scores" else "metrics.json")

@@ -1,0 +1,208 @@
+"""The commands that do the main job: train, attack, sweep, run, demo, report."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mibench.cli import options
+
+if TYPE_CHECKING:
+    from mibench.runs import Run
+
+__all__ = ["attack", "demo", "report", "run", "sweep", "train"]
+
+
+def train(
+    defense: options.Defense = "none",
+    model: options.Model = "cnn",
+    pretrained: options.Pretrained = None,
+    evaluators: options.Evaluators = None,
+    dataset: options.Dataset = "digiface",
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    results: options.Results = options.RESULTS,
+    sets: options.Sets = None,
+    dry_run: options.DryRun = False,
+    force: options.Force = False,
+    as_json: options.Json = False,
+) -> None:
+    """Train a target, defended or not, and the evaluation models of its data set."""
+    from mibench.cli import conduct, printing
+    from mibench.experiments import options as experiments
+
+    device, precision = conduct.machine(device, precision)
+    experiment = experiments.training(
+        defense=defense,
+        model=model,
+        pretrained=pretrained,
+        evaluators=evaluators,
+        dataset=dataset,
+        seed=seed,
+        sets=sets,
+        precision=precision,
+    )
+    conduct.conduct(
+        [experiment], results, device, dry_run=dry_run, force=force, as_json=as_json, show=printing.print_training
+    )
+
+
+def attack(
+    method: options.Method = "ppa",
+    preset: options.Preset = "quick",
+    target: options.Targets = None,
+    prior: options.AttackPrior = None,
+    adaptive: options.Adaptive = False,
+    identities: options.Identities = None,
+    budget: options.Budget = None,
+    evaluators: options.Evaluators = None,
+    dataset: options.Dataset = "digiface",
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    results: options.Results = options.RESULTS,
+    sets: options.Sets = None,
+    dry_run: options.DryRun = False,
+    force: options.Force = False,
+    as_json: options.Json = False,
+) -> None:
+    """Attack every trained target of the data set: prior if missing, inversion, floors, scores."""
+    from mibench.cli import conduct
+    from mibench.experiments import options as experiments
+
+    device, precision = conduct.machine(device, precision)
+    experiment = experiments.attack(
+        method=method,
+        preset=preset,
+        target=target,
+        prior=prior,
+        adaptive=adaptive,
+        identities=identities,
+        budget=budget,
+        evaluators=evaluators,
+        dataset=dataset,
+        seed=seed,
+        sets=sets,
+        precision=precision,
+    )
+    conduct.conduct([experiment], results, device, dry_run=dry_run, force=force, as_json=as_json, show=_tables)
+
+
+def sweep(
+    defense: options.Defenses = None,
+    method: options.Methods = None,
+    strengths: options.Strengths = "grid",
+    seeds: options.Seeds = 1,
+    adaptive: options.Adaptive = False,
+    preset: options.Preset = "quick",
+    model: options.Model = "cnn",
+    pretrained: options.Pretrained = None,
+    identities: options.Identities = None,
+    budget: options.Budget = None,
+    evaluators: options.Evaluators = None,
+    dataset: options.Dataset = "digiface",
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    results: options.Results = options.RESULTS,
+    sets: options.Sets = None,
+    dry_run: options.DryRun = False,
+    force: options.Force = False,
+    as_json: options.Json = False,
+) -> None:
+    """Train defenses over their strengths, attack them all, show privacy against utility."""
+    from mibench.cli import conduct
+    from mibench.experiments import options as experiments
+    from mibench.experiments.reading import split_sets
+
+    device, precision = conduct.machine(device, precision)
+    experiment = experiments.grid(
+        dataset=dataset,
+        model=model,
+        defenses=defense or ("none", "re"),
+        strengths=strengths if strengths in ("grid", "default") else strengths.split(","),
+        seeds=range(seed, seed + seeds),
+        seed=seed,
+        methods=method or ("ppa",),
+        adaptive=adaptive,
+        preset=preset,
+        identities=identities,
+        budget=budget,
+        pretrained=pretrained,
+        evaluators=evaluators,
+        settings=split_sets(sets, "training", ["data", "prior", "evaluator", "verifier"]),
+        precision=precision,
+    )
+    conduct.conduct([experiment], results, device, dry_run=dry_run, force=force, as_json=as_json, show=_tables)
+
+
+def run(
+    suite: options.Suite,
+    identities: options.Identities = None,
+    dataset: options.OtherDataset = None,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    results: options.Results = options.RESULTS,
+    sets: options.Sets = None,
+    dry_run: options.DryRun = False,
+    force: options.Force = False,
+    as_json: options.Json = False,
+) -> None:
+    """Run a suite: a file of targets and attacks, resumable."""
+    from mibench.cli import conduct
+    from mibench.experiments import suites
+
+    device, precision = conduct.machine(device, precision)
+    experiments = suites.read(suite, dataset=dataset, seed=seed, identities=identities, sets=sets, precision=precision)
+    conduct.conduct(experiments, results, device, dry_run=dry_run, force=force, as_json=as_json, show=_tables)
+
+
+def demo(
+    identities: options.Identities = None,
+    dataset: options.OtherDataset = None,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    results: options.Results = options.RESULTS,
+    sets: options.Sets = None,
+    dry_run: options.DryRun = False,
+    force: options.Force = False,
+    as_json: options.Json = False,
+) -> None:
+    """No defense against random erasing under two attacks, on embedded data, in minutes."""
+    from mibench.cli import conduct
+    from mibench.experiments import suites
+
+    def show(runs: list["Run"]) -> None:
+        report(results, as_json=False)
+
+    device, precision = conduct.machine(device, precision)
+    experiments = suites.read("demo", dataset=dataset, seed=seed, identities=identities, sets=sets, precision=precision)
+    conduct.conduct(experiments, results, device, dry_run=dry_run, force=force, as_json=as_json, show=show)
+
+
+def report(
+    results: options.Folder = options.RESULTS,
+    private_images: Annotated[
+        bool, typer.Option("--private-images/--no-private-images", help="Show real photographs, and people's names.")
+    ] = True,
+    as_json: options.Json = False,
+) -> None:
+    """Tables in the terminal; the same as CSV, Markdown, LaTeX and JSON; figures and picture grids."""
+    from rich.console import Console
+
+    from mibench import report as reports
+
+    folder = reports.write(results, Console(quiet=as_json), private_images)
+    if as_json:
+        print((folder / "tables.json").read_text(encoding="utf-8"))
+    else:
+        print(folder)
+
+
+def _tables(runs: list["Run"]) -> None:
+    """The tables of some scores, on stdout."""
+    from mibench.cli import printing
+
+    printing.show_tables(runs[-1].root, runs)

@@ -1,0 +1,69 @@
+"""The options of all commands, each said once; a command names them in this order."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+# --- what a command is about
+
+Defense = Annotated[
+    str, typer.Option("--defense", help="none, re, or several joined by +; see: mibench list defenses.")
+]
+Defenses = Annotated[
+    list[str] | None, typer.Option("--defense", help="As often as you like: none, re, 're location=torus', all.")
+]
+Strengths = Annotated[str, typer.Option("--strengths", help="grid, default, or values: 0.2,0.4.")]
+Seeds = Annotated[int, typer.Option("--seeds", min=1, help="Targets of each kind: seeds --seed, --seed + 1, ...")]
+Model = Annotated[str, typer.Option("--model", help="Architecture of the target model.")]
+Pretrained = Annotated[
+    str | None, typer.Option("--pretrained", help="What the target starts from: none, imagenet or public.")
+]
+Method = Annotated[
+    str, typer.Option("--method", help="Attacks: ppa, ppa+eot, gmi,kedmi or all; see: mibench list attacks.")
+]
+Methods = Annotated[list[str] | None, typer.Option("--method", help="As often as you like: ppa, 'ppa steps=100'.")]
+Preset = Annotated[str, typer.Option("--preset", help="Settings of the attack: quick, paper or legacy.")]
+Targets = Annotated[
+    list[str] | None, typer.Option("--target", help="Trained target (id or directory); all of the data set if absent.")
+]
+Helper = Annotated[str | None, typer.Option("--target", help="The target that a prior such as kedmi learns from.")]
+AttackPrior = Annotated[str | None, typer.Option("--prior", help="Prior; the attack's own if absent.")]
+LearntPrior = Annotated[str, typer.Option("--prior", help="Prior; see: mibench list priors.")]
+Adaptive = Annotated[
+    bool, typer.Option("--adaptive", help="Add what attackers try who know the defense, at the attack's own budget.")
+]
+Identities = Annotated[int | None, typer.Option("--identities", min=1, help="Attack only the first so many.")]
+Budget = Annotated[int | None, typer.Option("--budget", min=1, help="Most target queries per identity.")]
+Evaluators = Annotated[
+    str | None, typer.Option("--evaluators", help="Evaluation models, comma-separated; two of other families.")
+]
+Inversions = Annotated[
+    list[str] | None, typer.Option("--inversion", help="Inversion (id or directory); all if absent.")
+]
+Images = Annotated[Path | None, typer.Option("--images", help="Score another program's images: FOLDER/<person>/*.png.")]
+ImagesTarget = Annotated[str | None, typer.Option("--target", help="The target that --images were made from.")]
+ImagesName = Annotated[str | None, typer.Option("--name", help="What to call --images; the folder's if absent.")]
+Suite = Annotated[str, typer.Argument(help="A TOML file, or a suite's name; see: mibench list suites.")]
+AnyRun = Annotated[str, typer.Argument(help="A run: its id, the beginning of it, or its directory.")]
+Reconstructed = Annotated[str, typer.Argument(help="An inversion or a score: its id, its beginning, or its directory.")]
+Folder = Annotated[Path, typer.Argument(help="Folder of all runs.")]
+DataName = Annotated[str, typer.Argument(help="Data set.")]
+
+# --- what all of them share
+
+Dataset = Annotated[str, typer.Option("--dataset", help="Data set: digiface, orl, mnist, folder.")]
+OtherDataset = Annotated[str | None, typer.Option("--dataset", help="Data set, in the place of the suite's own.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Everything random is derived from it.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+Precision = Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")]
+Results = Annotated[Path, typer.Option("--results", help="Folder of all runs.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Change a setting; prefix data., training., prior. as needed."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Plan it, show the runs, and stop.")]
+Force = Annotated[bool, typer.Option("--force", help="Do it again even if it is done.")]
+Json = Annotated[bool, typer.Option("--json", help="Print only JSON on stdout.")]
+
+RESULTS = Path("results")

@@ -1,0 +1,138 @@
+"""The stages, one by one: train-target, train-prior, invert, score."""
+
+from mibench.cli import options
+
+__all__ = ["invert", "score", "train_prior", "train_target"]
+
+
+def train_target(
+    defense: options.Defense = "none",
+    model: options.Model = "cnn",
+    pretrained: options.Pretrained = None,
+    dataset: options.Dataset = "digiface",
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    results: options.Results = options.RESULTS,
+    sets: options.Sets = None,
+    dry_run: options.DryRun = False,
+    force: options.Force = False,
+    as_json: options.Json = False,
+) -> None:
+    """Stage 1: train one target."""
+    from mibench.cli import conduct, printing
+    from mibench.experiments import options as experiments
+
+    device, precision = conduct.machine(device, precision)
+    experiment = experiments.training(
+        "target",
+        defense=defense,
+        model=model,
+        pretrained=pretrained,
+        dataset=dataset,
+        seed=seed,
+        sets=sets,
+        precision=precision,
+    )
+    conduct.conduct(
+        [experiment], results, device, dry_run=dry_run, force=force, as_json=as_json, show=printing.print_training
+    )
+
+
+def train_prior(
+    prior: options.LearntPrior = "wgan_gp",
+    preset: options.Preset = "quick",
+    target: options.Helper = None,
+    dataset: options.Dataset = "digiface",
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    results: options.Results = options.RESULTS,
+    sets: options.Sets = None,
+    dry_run: options.DryRun = False,
+    force: options.Force = False,
+    as_json: options.Json = False,
+) -> None:
+    """Stage 2: learn an image prior on the public images."""
+    from mibench.cli import conduct
+    from mibench.experiments import options as experiments
+
+    device, precision = conduct.machine(device, precision)
+    experiment = experiments.prior(
+        prior=prior, preset=preset, target=target, dataset=dataset, seed=seed, sets=sets, precision=precision
+    )
+    conduct.conduct([experiment], results, device, dry_run=dry_run, force=force, as_json=as_json)
+
+
+def invert(
+    method: options.Method = "ppa",
+    preset: options.Preset = "quick",
+    target: options.Targets = None,
+    prior: options.AttackPrior = None,
+    identities: options.Identities = None,
+    budget: options.Budget = None,
+    dataset: options.Dataset = "digiface",
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    results: options.Results = options.RESULTS,
+    sets: options.Sets = None,
+    dry_run: options.DryRun = False,
+    force: options.Force = False,
+    as_json: options.Json = False,
+) -> None:
+    """Stage 3: attack targets, keep the reconstructions, score nothing."""
+    from mibench.cli import conduct
+    from mibench.experiments import options as experiments
+
+    device, precision = conduct.machine(device, precision)
+    experiment = experiments.attack(
+        "inversions",
+        method=method,
+        preset=preset,
+        target=target,
+        prior=prior,
+        identities=identities,
+        budget=budget,
+        dataset=dataset,
+        seed=seed,
+        sets=sets,
+        precision=precision,
+    )
+    conduct.conduct([experiment], results, device, dry_run=dry_run, force=force, as_json=as_json)
+
+
+def score(
+    inversion: options.Inversions = None,
+    images: options.Images = None,
+    target: options.ImagesTarget = None,
+    name: options.ImagesName = None,
+    evaluators: options.Evaluators = None,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    results: options.Results = options.RESULTS,
+    sets: options.Sets = None,
+    dry_run: options.DryRun = False,
+    force: options.Force = False,
+    as_json: options.Json = False,
+) -> None:
+    """Stage 4: score reconstructions, your own or another program's, by evaluation models the attack never saw."""
+    from mibench.cli import conduct, printing
+    from mibench.experiments import options as experiments
+    from mibench.runs import Run
+
+    def show(scores: list[Run]) -> None:
+        if images is not None:
+            printing.show_tables(results, scores)
+
+    device, precision = conduct.machine(device, precision)
+    experiment = experiments.scoring(
+        inversion=inversion,
+        images=images,
+        target=target,
+        name=name,
+        evaluators=evaluators,
+        sets=sets,
+        precision=precision,
+    )
+    conduct.conduct([experiment], results, device, dry_run=dry_run, force=force, as_json=as_json, show=show)

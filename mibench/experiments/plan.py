@@ -1,0 +1,308 @@
+"""From an experiment to the graph of runs: targets x attacks x floors x what adaptive attackers try -> scores.
+
+Planning is arithmetic on what was asked and what cards declare: it opens no data set and builds no network.
+"""
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mibench import runs
+from mibench.core import Attack, Cost
+from mibench.experiments.experiment import Attacker, Experiment, Finished, Images, Target, Targets, Trained
+from mibench.experiments.reading import prior_preset
+from mibench.plugins import capabilities, registry
+from mibench.plugins.registry import Choice
+from mibench.plugins.settings import parse_settings
+from mibench.runs import Run, canonical
+from mibench.runtime.errors import UserError
+from mibench.stages import import_images, invert, score, train_prior, train_target, train_verifier
+
+__all__ = ["Planner", "adaptive_attacks", "plan"]
+
+
+def plan(experiment: Experiment, results: Path = Path("results")) -> list[Run]:
+    """The runs that an experiment asks for, each once, the main one last; what they build on are their parents.
+
+    Args:
+        results: The folder of all runs. Finished ones are found there; nothing is written.
+
+    Raises:
+        UserError: For whatever a stage would refuse and can be told without data.
+    """
+    return Planner(experiment, results).plan()
+
+
+class Planner:
+    """One experiment's runs; what several of them share is settled once.
+
+    Args:
+        experiment: What is asked.
+        results: The folder of all runs.
+    """
+
+    def __init__(self, experiment: Experiment, results: Path) -> None:
+        self.experiment = experiment
+        self.results = results
+        self._data: dict[str, Choice] = {}
+        self._evaluators: dict[tuple[str, str], list[Run]] = {}
+        self._verifiers: dict[tuple[str, str], list[Run]] = {}
+
+    def plan(self) -> list[Run]:
+        """See the function `plan`."""
+        goal = self.experiment.goal
+        if goal == "prior":
+            return [self.prior()]
+        if goal in ("target", "training"):
+            targets = self.targets
+            judges = [
+                run for one in targets for run in [*self.evaluators(one), *self.verifiers(one)] if goal == "training"
+            ]
+            return _once([*judges, *targets])
+        inversions = _once(self.inversions())
+        return inversions if goal == "inversions" else _once(map(self.score, inversions))
+
+    # --- targets and who judges them
+
+    @property
+    def dataset(self) -> Choice:
+        """The experiment's data set; what is finished has its own."""
+        assert self.experiment.dataset is not None
+        return self.experiment.dataset
+
+    @cached_property
+    def targets(self) -> list[Run]:
+        """The targets to train, or those found in the results folder.
+
+        Raises:
+            UserError: There is none, or something else has the name.
+        """
+        subject = self.experiment.subject
+        if isinstance(subject, Targets):
+            return _once(self._target(one, seed) for seed in subject.seeds for one in subject.each)
+        assert isinstance(subject, Trained)
+        if subject.names:
+            return [self._named(name, "targets") for name in subject.names]
+        data = self.dataset
+        trained = [
+            run
+            for run in runs.finished(self.results, "targets")
+            if run.spec["dataset"]["name"] == data.name
+            and (not subject.same_settings or run.spec["dataset"] == data.spec())
+        ]
+        if not trained:
+            raise UserError(
+                f"no trained target of data set '{data.name}' in {self.results}; run first: mibench train --dataset "
+                f"{data.name}"
+            )
+        return trained
+
+    def _target(self, one: Target, seed: int) -> Run:
+        data, precision = self.dataset, self.experiment.precision
+        defenses, training = list(one.defenses), dict(one.training)
+        return train_target.plan(self.results, data, one.model, defenses, seed, precision, training, one.pretrained)
+
+    def _named(self, name: str, kind: str) -> Run:
+        run = runs.find(self.results, name)
+        if run.kind != kind:
+            what = kind.removesuffix("s")
+            raise UserError(
+                f"{run.label} is not a{'n' * (what[0] in 'aeiou')} {what}; --{what} takes one of {self.results}/{kind}"
+            )
+        return run
+
+    def data_of(self, target: Run) -> Choice:
+        """The data set a target is trained on."""
+        asked = target.inputs["dataset"]
+        key = canonical(dict(asked))
+        if key not in self._data:
+            planned = isinstance(self.experiment.subject, Targets)
+            self._data[key] = (
+                self.dataset if planned else registry.configure("data", asked["name"], settings=asked["settings"])
+            )
+        return self._data[key]
+
+    def evaluators(self, target: Run) -> list[Run]:
+        """The runs of the evaluation models for a target.
+
+        Raises:
+            UserError: If one is of the target's own family.
+        """
+        key = (canonical(dict(target.inputs["dataset"])), str(target.spec["model"]))
+        if key not in self._evaluators:
+            asked, architecture = self.experiment.evaluators, key[1]
+            names = asked.names or train_target.evaluator_families(architecture)
+            for name in names:
+                train_target.require_other_family(name, architecture)
+            self._evaluators[key] = [
+                train_target.plan_evaluator(
+                    target.root, self.data_of(target), name, self.experiment.precision, dict(asked.training)
+                )
+                for name in names
+            ]
+        return self._evaluators[key]
+
+    def verifiers(self, target: Run) -> list[Run]:
+        """The runs of the verifiers for a target, two of other families than its own; none where the data have too few
+        people who play no other part."""
+        key = (canonical(dict(target.inputs["dataset"])), str(target.spec["model"]))
+        if key not in self._verifiers:
+            training = dict(self.experiment.evaluators.verifier_training)
+            planned = [
+                train_verifier.plan(target.root, self.data_of(target), name, self.experiment.precision, training)
+                for name in train_target.evaluator_families(key[1])
+            ]
+            self._verifiers[key] = [run for run in planned if run is not None]
+        return self._verifiers[key]
+
+    # --- what is attacked and judged
+
+    def prior(self) -> Run:
+        """The prior to learn, with the help of a target where it asks for one."""
+        experiment = self.experiment
+        assert experiment.prior is not None and isinstance(experiment.subject, Trained)
+        helped = experiment.subject.names or experiment.prior.plugin.target_access is not None
+        owner = self.targets[0] if helped else None
+        data = self.data_of(owner) if owner else self.dataset
+        return train_prior.plan(self.results, data, experiment.prior, owner, experiment.seed, experiment.precision)
+
+    def score(self, inversion: Run) -> Run:
+        """The score of one inversion."""
+        target = inversion.parents["target"]
+        assert isinstance(target, Run)
+        return score.plan(
+            target.root, inversion, self.evaluators(target), self.experiment.precision, self.verifiers(target)
+        )
+
+    def inversions(self) -> Iterator[Run]:
+        """Every target under every attack: its floors, what adaptive attackers try, then the attack itself."""
+        subject = self.experiment.subject
+        if isinstance(subject, Images):
+            yield self._images(subject)
+        elif isinstance(subject, Finished):
+            yield from self._finished(subject)
+        else:
+            for target in self.targets:
+                for attacker in self.experiment.attackers:
+                    yield from self._attacks(target, attacker)
+
+    def _attacks(self, target: Run, attacker: Attacker) -> Iterator[Run]:
+        budget = self.experiment.budget
+        main = self._inversion(target, attacker, budget)
+        if attacker.attack.name not in registry.attacks("floor"):
+            yield from self._floors(target, attacker, main)
+        if self.experiment.adaptive and (others := adaptive_attacks(attacker.attack, target.spec["defenses"])):
+            most = budget or self._queries(target, attacker)
+            for other in others:
+                yield self._inversion(target, Attacker(other, attacker.prior), most)
+        yield main
+
+    def _inversion(self, target: Run, attacker: Attacker, budget: int | None) -> Run:
+        experiment = self.experiment
+        if (count := experiment.identities) is not None and count > (known := self._identities(target)):
+            raise UserError(f"--identities {count}: the target {target.label} knows {known} identities")
+        prior = train_prior.plan(
+            target.root, self.data_of(target), attacker.prior, target, experiment.seed, experiment.precision
+        )
+        return invert.plan(
+            target.root, target, prior, attacker.attack, experiment.seed, experiment.precision, count, budget
+        )
+
+    def _identities(self, target: Run) -> int:
+        known = target.read("metrics.json")["classes"] if target.done else self.data_of(target).shape.classes
+        return int(known)
+
+    def _floors(self, target: Run, attacker: Attacker, main: Run) -> Iterator[Run]:
+        """The floors an attack's numbers stand on: the same target and number of images, and the same prior unless the
+        floor's own offers what the attack's cannot.
+
+        A floor that asks for more than the attack is granted says nothing about it, and is left out; so is one that
+        spends the attack's own number of queries (it has a setting `queries`) on answers of another kind.
+        """
+        asked = main.spec["attack"]["settings"]
+        for name in self.experiment.floors:
+            access = registry.card("attacks", name)["access"]
+            if invert.ACCESS[access] > invert.ACCESS[main.spec["access"]]:
+                continue
+            known = registry.defaults("attacks", name)
+            settings: dict[str, Any] = {key: asked[key] for key in ("images", "pool") if key in asked and key in known}
+            if "queries" in known:
+                if access != main.spec["access"]:
+                    continue
+                settings["queries"] = self._queries(target, attacker)
+            floor = registry.configure("attacks", name, "default", settings)
+            prior = attacker.prior
+            if "images" in registry.card("attacks", name).get("requires", ()):
+                own = registry.card("attacks", name)["prior"]
+                prior = registry.configure("priors", own, prior_preset(own, "default"))
+            yield self._inversion(target, Attacker(floor, prior), None)
+
+    def _queries(self, target: Run, attacker: Attacker) -> int:
+        """What an attack asks of the target for one identity, shared queries included."""
+        cost = cost_of(attacker, self.data_of(target))
+        asks = cost.queries + cost.shared_queries
+        return min(asks, self.experiment.budget or asks)
+
+    def _finished(self, subject: Finished) -> list[Run]:
+        if subject.names:
+            return [self._named(name, "inversions") for name in subject.names]
+        inversions = runs.finished(self.results, "inversions")
+        if not inversions:
+            raise UserError(f"no inversion in {self.results}; run first: mibench invert")
+        return inversions
+
+    def _images(self, images: Images) -> Run:
+        known = [f"{run.name}-{run.id}" for run in runs.finished(self.results, "targets")]
+        if images.target is None:
+            offered = f"one of {', '.join(known[:6])}" if known else "train one first: mibench train"
+            raise UserError(f"--images needs the target that was attacked; name it with --target: {offered}")
+        target = self._named(images.target, "targets")
+        return import_images.plan(self.results, target, images.folder, images.name)
+
+
+def cost_of(attacker: Attacker, data: Choice) -> Cost:
+    """What an attack asks of a target, in closed form, from what its prior's card and its data set declare."""
+    attack: Attack = attacker.attack.plugin
+    blocks = attacker.prior.plugin.blocks_of(data.shape.image_shape)
+    return attack.cost(capabilities.declared(attacker.prior.name, blocks), data.shape.public)
+
+
+def adaptive_attacks(attack: Choice, defenses: list[dict[str, Any]]) -> list[Choice]:
+    """What attackers try who know the target's defenses and their settings, besides the attack itself; white box only.
+
+    The attack in `align`, and every change that a defense's card declares (`adaptive`). What an attack cannot do (it
+    has no such setting) is left out.
+
+    Args:
+        attack: The attack itself.
+        defenses: The target's, as its specification names them.
+    """
+    if registry.card("attacks", attack.name)["access"] != "white_box":
+        return []
+    changes = ["+align"]
+    for item in defenses:
+        declared = registry.card("defenses", item["name"]).get("adaptive", {})
+        changes += [change.format(**item["settings"]) for change in declared]
+    own = attack.spec()["settings"]
+    tried = []
+    for change in dict.fromkeys(changes):
+        if change.startswith("+"):
+            wrapper, *words = change[1:].split()
+            if wrapper in registry.wrappers(attack.name):
+                continue
+            whole = f"{attack.name}+{wrapper}"
+            # Two views of each image and half as many steps: as many images as the attack alone asks for.
+            views = {"copies": 2, "select": False} | parse_settings(words)
+            offered = registry.defaults("attacks", whole)
+            added = {f"{wrapper}.{key}": value for key, value in views.items() if f"{wrapper}.{key}" in offered}
+            tried.append(registry.configure("attacks", whole, attack.preset, own | added))
+        else:
+            key, _, value = change.partition("=")
+            if key in own:
+                tried.append(registry.configure("attacks", attack.name, attack.preset, own | {key: value}))
+    return tried
+
+
+def _once(wanted: Iterable[Run]) -> list[Run]:
+    return list({run.id: run for run in wanted}.values())

@@ -1,0 +1,121 @@
+"""A protocol's main table with the lines below it: what the numbers mean, how they were made, what is missing."""
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from mibench.metrics import Unit, metric
+from mibench.plugins import registry
+from mibench.report.result import Result
+from mibench.report.tables import BEST, WORST, Section, columns, evaluators, kappas, measured, rows, title
+
+__all__ = ["caption", "section"]
+
+
+def caption(group: pd.DataFrame) -> dict[str, list[str]]:
+    """What the numbers mean and how they were made, a line each, with the headers of the columns that a line explains;
+    none where it is about the whole table."""
+    row, first = group.iloc[0], evaluators(group)[0]
+    runs = group[group["target"].notna()]
+    sizes = sorted({int(n) for n in runs["n"]})
+    n = f"n = {sizes[0]:,}" if len(sizes) == 1 else f"n = {sizes[0]:,} to {sizes[-1]:,}"
+    floors = ", ".join(dict.fromkeys(group["attack"][group["role"] == "floor"]))
+    real = group[group["role"] == "ceiling"].iloc[0]
+    lines: dict[str, list[str]] = {
+        f"Rates are % of {n} reconstructions of {row['identities']} identities, [95% interval: bootstrap clustered by "
+        f"identity, widened for rates]. {_leaks('open_top1')}.": [],
+        f"open-set = top-1 attack accuracy of an evaluation model that can also answer 'someone else'; {first}'s is "
+        "the headline. closed = private identities only, as in most papers.": [],
+        f"{BEST} leaks most and {WORST} least of a target's attacks, by the headline. Floors, without optimisation: "
+        f"{floors}. Ceiling: {real['attack']}, {Unit.COUNT.show(real['n'])} unseen real images of the same people, "
+        "judged as if reconstructed.": [],
+        f"KNN = squared L2 to the nearest private image of the person, in {first}'s features (train to train "
+        f"{Unit.SQUARED_L2.show(row[f'knn_real_to_real@{first}'])}); fid@{first} is taken there too. "
+        f"{_leaks('knn_train')}.": _headers(("knn_train", "knn_heldout", "fid"), first),
+        "queries each = images the target was asked for one identity, those for all identities included; with grad. = "
+        "of these, images it was differentiated for; sec. = the whole inversion.": [
+            "queries each",
+            "with grad.",
+            "sec.",
+        ],
+    }
+    lines |= _doubts(group, first)
+    lines[f"Evaluation models, held-out accuracy: {_judges(group)}."] = []
+    lines[f"Attack settings: {_settings(runs)}. Target: {', '.join(sorted(set(runs['model'])))}."] = []
+    lines |= {line: [] for line in _partial(runs)}
+    learning = runs[runs["prior_queries"] > 0].groupby("prior")[["prior_queries", "prior_gradients"]].max()
+    if len(learning):
+        parts = [
+            f"{name} {int(row['prior_queries']):,}"
+            + (f" ({int(row['prior_gradients']):,} of them with grad.)" if row["prior_gradients"] else "")
+            for name, row in learning.iterrows()
+        ]
+        lines[f"What learning a prior asked each target comes on top: {', '.join(parts)}."] = []
+    if bool(row[f"distractors_are_public@{first}"]) and "public_search" in set(runs["attack"]):
+        note = "The people taken for someone else are the attacker's public people, so public_search scores 0."
+        lines[note] = []
+    return lines
+
+
+def _partial(runs: pd.DataFrame) -> list[str]:
+    """A line for each preset that stands for its method only in part, see `registry.partial`."""
+    settings = dict.fromkeys((row["attack"], row["preset"]) for row in rows(runs[runs["role"] == "attack"]))
+    told = ((f"{attack} {preset}", registry.partial(attack, preset)) for attack, preset in settings)
+    return [f"{name} is not the whole method: {what}." for name, what in told if what]
+
+
+def _headers(names: Iterable[str], at: str) -> list[str]:
+    """The headers of some metrics' columns."""
+    return [measured(name, at).header for name in names]
+
+
+def _judges(group: pd.DataFrame) -> str:
+    """`resnet 84.6 (80.8 open-set, among 100 other people), ...`."""
+    row, share = group.iloc[0], Unit.SHARE.show
+    return ", ".join(
+        f"{name} {share(row[f'heldout_accuracy@{name}'])} ({share(row[f'heldout_accuracy_open@{name}'])} open-set, "
+        f"among {Unit.COUNT.show(row[f'distractors@{name}'])} other people)"
+        for name in evaluators(group)
+    )
+
+
+def _leaks(name: str) -> str:
+    """`Higher leaks more`, as the metric declares."""
+    return metric(name).direction.words.capitalize()
+
+
+def _doubts(group: pd.DataFrame, first: str) -> dict[str, list[str]]:
+    """What the columns about false positives mean, where there are any."""
+    if f"calibrated@{first}" not in group:
+        return {}
+    pairs = [name.partition("@")[2] for name in kappas(group)]
+    judges = f"; kappa = how far {pairs[0].replace('+', ' and ')} agree on the hits, 0 is chance" if pairs else ""
+    note = (
+        f"Likeness or look-alike: calibrated = % that {first} takes for the person more surely than 99% of real images "
+        "of other people; target minus = points by which the target's own verdict exceeds open-set; times real = "
+        f"distance to the nearest held-out image in units of another real photograph's{judges}."
+    )
+    return {note: [*_headers(("calibrated", "gap", "times_real"), first), *_headers(("kappa",) if pairs else (), "")]}
+
+
+def _settings(runs: pd.DataFrame) -> str:
+    """`gmi quick from wgan_gp, ppa quick from dcgan`."""
+    texts = {
+        f"{row['attack']} {row['preset']}" + (f" from {row['prior']}" if row["prior"] else ""): None
+        for row in rows(runs[runs["role"] == "attack"])
+    }
+    return ", ".join(texts)
+
+
+def section(group: pd.DataFrame, results: Iterable[Result], brief: bool = False) -> Section:
+    """A protocol's table, with what could not be measured and how to get it (if brief: where that is written)."""
+    protocol = group["protocol"].iloc[0]
+    own = [result for result in results if result.protocol == protocol]
+    gone = {item["name"]: (item["why"], item["how"]) for result in own for item in result.scores["unavailable"]}
+    notes = [f"Not measured: {name}: {why}; {how}" for name, (why, how) in gone.items()]
+    if brief and gone:
+        why = "; ".join(f"{name}: {why}" for name, (why, _) in gone.items())
+        path = own[0].run.path / "scores.json"
+        notes = [f"Not measured: {why}. What to fetch and where to put it: 'unavailable' in {path}."]
+    about = caption(group)
+    return Section(title(group), group, columns(group), [*about, *notes], {key: to for key, to in about.items() if to})

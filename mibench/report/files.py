@@ -1,0 +1,158 @@
+"""The report as files: CSV and JSON with every number as it was scored, Markdown and LaTeX as they are read."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mibench.report import dictionary, tables, tradeoff_tables
+from mibench.report.content import Content
+from mibench.report.protocol import TITLE
+from mibench.report.tables import Section
+from mibench.runtime.files import write_atomic
+
+__all__ = ["escape_latex", "records", "to_csv", "to_json", "to_latex", "to_markdown", "write"]
+
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "_": r"\_",
+    "%": r"\%",
+    "&": r"\&",
+    "#": r"\#",
+    "$": r"\$",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": "$<$",
+    ">": "$>$",
+    "Δ": r"$\Delta$",
+    "ε": r"$\varepsilon$",
+    tradeoff_tables.FRONT: r"$\diamond$",
+    tables.BEST: r"$\bigtriangleup$",
+    tables.WORST: r"$\bigtriangledown$",
+}
+"""What plain LaTeX reads otherwise, character by character."""
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as JSON values; what a row does not have is null."""
+    return [{str(key): _plain(value) for key, value in row.items()} for row in tables.rows(table)]
+
+
+def _plain(value: Any) -> Any:
+    """A Python value JSON can hold."""
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if value is None or (isinstance(value, float) and not math.isfinite(value)) else value
+
+
+def _cells(rows: pd.DataFrame, columns: list[tables.Column], escape: Callable[[str], str]) -> list[list[str]]:
+    return [[escape(column.cell(row, 1)) for column in columns] for row in tables.rows(rows)]
+
+
+def to_json(parts: Mapping[str, Sequence[Any]]) -> str:
+    """Lists by name, one item a line: quick to write and read, and a change of one row changes one line."""
+    texts = []
+    for name, items in sorted(parts.items()):
+        lines = ",\n".join(json.dumps(item, sort_keys=True, allow_nan=False) for item in items)
+        texts.append(f"{json.dumps(name)}: [\n{lines}\n]" if items else f"{json.dumps(name)}: []")
+    return "{\n" + ",\n".join(texts) + "\n}\n"
+
+
+def to_markdown(
+    sections: Iterable[Section], checked: Sequence[str] = (), why: Sequence[str] = (), errors: Sequence[str] = ()
+) -> str:
+    """GitHub's tables, a caption below each; then what the checks found, why tables are apart, what was left out."""
+
+    def escape(text: str) -> str:
+        return text.replace("|", "\\|").replace("_", "\\_").replace("<", "&lt;")
+
+    lines = []
+    for title, rows, columns, notes, _ in sections:
+        lines += [f"## {escape(title)}", ""]
+        lines.append(f"| {' | '.join(escape(column.header) for column in columns)} |")
+        lines.append(f"|{'|'.join(':---' if column.left else '---:' for column in columns)}|")
+        lines += [f"| {' | '.join(cells)} |" for cells in _cells(rows, columns, escape)]
+        lines += ["", *(f"- {escape(note)}" for note in notes), ""]
+    for head, texts in (("## Checks", checked), (f"**{TITLE}**", why), ("## Left out", errors)):
+        if texts:
+            lines += [head, "", *(f"- {escape(line)}" for line in texts), ""]
+    return "\n".join(lines)
+
+
+def escape_latex(text: str) -> str:
+    """Text that plain LaTeX prints as it is."""
+    return "".join(LATEX.get(character, character) for character in text)
+
+
+def to_latex(sections: Iterable[Section]) -> str:
+    r"""One `table` with a `tabular` each, for \input into an article; needs no package."""
+    lines = [r"% Made by mibench report. \input this file; it needs no package."]
+    for title, rows, columns, notes, _ in sections:
+        lines += ["", r"\begin{table}", r"\centering\scriptsize\setlength{\tabcolsep}{3pt}"]
+        lines.append(rf"\begin{{tabular}}{{{''.join('l' if column.left else 'r' for column in columns)}}}")
+        for part in ("top", "bottom"):
+            heads = [escape_latex(getattr(column, part).replace("-\n", "-")) for column in columns]
+            lines.append(f"{' & '.join(heads)} \\\\")
+        lines.append(r"\hline")
+        last = None
+        for cells in _cells(rows, columns, escape_latex):
+            if last is not None and cells[0] and cells[0] != last:
+                lines.append(r"\hline")
+            last = cells[0] or last
+            lines.append(f"{' & '.join(_guard(cells))} \\\\")
+        lines += [r"\end{tabular}", rf"\caption{{{escape_latex(title)}. {escape_latex(' '.join(notes))}}}"]
+        lines.append(r"\end{table}")
+    return "\n".join(lines) + "\n"
+
+
+def _guard(cells: list[str]) -> list[str]:
+    r"""A row must not begin with a bracket, which `\\` would take for its option."""
+    return [f"{{}}{cells[0]}" if cells[0].startswith(("[", "*")) else cells[0], *cells[1:]]
+
+
+def write(folder: Path, content: Content, errors: Sequence[str]) -> list[Path]:
+    """tables.{csv,json,md,tex}, differences.csv, tradeoff.csv, curves.csv, leakage.csv, inequality.csv, groups.csv, and
+    dictionary.csv, which describes their columns; each appears whole or not at all.
+
+    tables.json holds the same rows as the CSV files, those of tables.csv under `rows`, the others under their file's
+    name, what was left out under `warnings`, what the checks found under `checks`.
+
+    Args:
+        folder: Where they go; it exists.
+        content: What they hold.
+        errors: A line for each run that was left out.
+
+    Returns:
+        The paths of the files that were written; files that would be empty are removed.
+    """
+    sections = [*content.sections(), *content.people()]
+    checked = [finding.line for finding in content.findings]
+    parts = {name if name != "tables" else "rows": records(frame) for name, frame in content.frames.items()}
+    lines = {"apart": content.apart, "checks": checked, "warnings": errors}
+    texts = {f"{name}.csv": to_csv(frame) for name, frame in content.frames.items()}
+    texts |= {
+        "dictionary.csv": to_csv(dictionary.describe(content.frames)),
+        "tables.md": to_markdown(sections, checked, content.apart, errors),
+        "tables.tex": to_latex(sections),
+        "tables.json": to_json(lines | parts),
+    }
+    paths = []
+    for name, text in texts.items():
+        path = folder / name
+        if text:
+            write_atomic(path, partial(Path.write_text, data=text, encoding="utf-8"))
+            paths.append(path)
+        else:
+            path.unlink(missing_ok=True)
+    return paths
+
+
+def to_csv(frame: pd.DataFrame) -> str:
+    """Every number with all its digits; nothing at all for no rows."""
+    return frame.to_csv(index=False, lineterminator="\n") if len(frame) else ""

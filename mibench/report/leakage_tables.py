@@ -1,0 +1,136 @@
+"""Who leaks, as tables: the worst people, how unequally people leak, groups of people."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from mibench.metrics import Unit
+from mibench.report import tables
+from mibench.report.format import coefficient, probability, shown
+from mibench.report.leakage import Leakage
+from mibench.report.tables import Column, Row, Section, evaluators, protocols
+
+__all__ = ["NAMED", "ROWS", "sections"]
+
+NAMED = 5
+"""At most so many people of a target are named in a table; leakage.csv has all."""
+
+ROWS = 40
+"""So many people in all are named in a table, but at least one of each target."""
+
+
+def _short(text: str, digits: int) -> str:
+    """A name as a terminal (digits 0) can show it."""
+    return text if digits or len(text) <= 24 else f"{text[:23]}…"
+
+
+def _first(rows: pd.DataFrame, name: str) -> Any:
+    """A cell that shows what is new in a column of targets, and nothing where it repeats."""
+    opened = set(rows.index[rows["defense"] != rows["defense"].shift()])
+    return lambda row, digits: row[name] if row.name in opened else ""
+
+
+def _people(rows: pd.DataFrame) -> list[Column]:
+    columns = [
+        Column("", "defense", _first(rows, "defense"), left=True),
+        Column("", "attack", _first(rows, "attack"), drop=1, left=True),
+        Column("", "person", lambda row, digits: _short(str(row["identity"]), digits), left=True),
+        Column("", "hits", lambda row, digits: f"{row['hits']} of {row['n']}"),
+        Column("nearest", "private", lambda row, digits: Unit.SQUARED_L2.show(row["nearest"]), drop=3),
+        Column("target", "confidence", lambda row, digits: Unit.SHARE.show(row["target_confidence"]), drop=2),
+    ]
+    if rows["group"].any():
+        columns.insert(3, Column("", "group", lambda row, digits: _short(row["group"], digits), drop=4, left=True))
+    return columns
+
+
+def _targets(rows: pd.DataFrame) -> list[Column]:
+    def bounded(name: str) -> Any:
+        return lambda row, digits: shown(row, name, Unit.SHARE, digits)
+
+    def gini(row: Row, digits: int) -> str:
+        value, low, high = (coefficient(row[f"gini{end}"]) for end in ("", "_low", "_high"))
+        return f"{value} [{low},{high}]" if low else value
+
+    return [
+        Column("", "defense", lambda row, digits: row["defense"], left=True),
+        Column("", "attack", lambda row, digits: row["attack"], drop=1, left=True),
+        Column("attack", "accuracy", bounded("rate"), drop=3),
+        Column("Gini of", "hit rates", gini),
+        Column("Gini", "by luck", lambda row, digits: coefficient(row["gini_by_luck"]), drop=2),
+        Column("people", "never hit", bounded("never")),
+        Column("people", "always hit", bounded("always")),
+    ]
+
+
+def _groups(rows: pd.DataFrame) -> list[Column]:
+    gap, p = _first(rows, "gap"), _first(rows, "gap_p_adjusted")
+
+    def points(row: Row, digits: int) -> str:
+        value = gap(row, digits)
+        return "" if value == "" else f"{100 * value:.1f}"
+
+    def adjusted_p(row: Row, digits: int) -> str:
+        value = p(row, digits)
+        return "" if value == "" else probability(value)
+
+    return [
+        Column("", "defense", _first(rows, "defense"), left=True),
+        Column("", "attack", _first(rows, "attack"), drop=1, left=True),
+        Column("", "group", lambda row, digits: _short(row["group"], digits), left=True),
+        Column("", "people", lambda row, digits: f"{row['identities']}", drop=2),
+        Column("attack", "accuracy", lambda row, digits: shown(row, "rate", Unit.SHARE, digits)),
+        Column("largest", "gap", points),
+        Column("Holm", "p", adjusted_p, drop=3),
+    ]
+
+
+def sections(leaks: Leakage, table: pd.DataFrame) -> Iterator[Section]:
+    """The tables of each protocol: the worst people, how unequally people leak, groups where the data have any."""
+    for group in protocols(table):
+        protocol, about = group["protocol"].iloc[0], tables.title(group)
+        people, targets, groups = (_of(part, protocol) for part in leaks)
+        if people.empty:
+            continue
+        most = max(1, min(NAMED, ROWS // len(targets)))
+        worst = people[people["rank"] <= most].reset_index(drop=True)
+        whom = f"The {most} people" if most > 1 else "The person"
+        yield Section(
+            f"Who leaks most, {about}",
+            worst,
+            _people(worst),
+            [
+                f"{whom} of each target that its strongest attack hit most often, equal ones by distance; leakage.csv "
+                "has everybody. nearest private = squared L2 of the nearest "
+                f"reconstruction to a private image of the person, in {evaluators(group)[0]}'s features; lower leaks "
+                "more. target confidence: mean over the person's reconstructions, in %."
+            ],
+        )
+        yield Section(
+            f"How unequally people leak, {about}",
+            targets,
+            _targets(targets),
+            [
+                "Gini of hit rates over people [95% interval over identities]: 0 everybody is hit alike, 1 one person "
+                "has all hits; by luck = what so few reconstructions each would give if everybody were hit with the "
+                "same probability. Never and always hit: % of the attacked people [95% interval]."
+            ],
+        )
+        if len(groups):
+            outside = int((people.groupby("defense", sort=False)["group"].apply(lambda one: (one == "").sum())).max())
+            left = f" {outside} attacked people are in no group." if outside else ""
+            yield Section(
+                f"Groups of people, {about}",
+                groups,
+                _groups(groups),
+                [
+                    "Attack accuracy of each group, the strongest attack, in % [95% interval, clustered by identity]. "
+                    "largest gap: highest minus lowest, in points; p that memberships shuffled among the people give "
+                    f"one as large, Holm's correction over the targets.{left}"
+                ],
+            )
+
+
+def _of(part: pd.DataFrame, protocol: str) -> pd.DataFrame:
+    return part[part["protocol"] == protocol].reset_index(drop=True) if len(part) else part

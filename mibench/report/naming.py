@@ -1,0 +1,77 @@
+"""What people call a target, an attack and their settings, from specifications."""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from mibench.plugins import registry
+from mibench.runtime.errors import UserError
+
+__all__ = ["card", "changes", "defense_label", "preset", "settings_text"]
+
+
+def changes(kind: str, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are not the plug-in's defaults; all of them if the plug-in is no longer installed."""
+    defaults = _defaults(kind, name)
+    if defaults is None:
+        return dict(settings)
+    return {key: value for key, value in settings.items() if defaults.get(key) != _plain(value)}
+
+
+@cache
+def _defaults(kind: str, name: str) -> dict[str, Any] | None:
+    """As JSON has them; None if the plug-in is no longer installed. Kept: a report asks for each many times."""
+    try:
+        return {key: _plain(value) for key, value in registry.defaults(kind, name).items()}
+    except (UserError, ImportError):
+        return None
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no tuples."""
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def card(kind: str, name: str) -> dict[str, Any]:
+    """The plug-in's card; empty if it is no longer installed."""
+    try:
+        return registry.card(kind, name)
+    except UserError:
+        return {}
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """`a_e=0.8 ratio=0.5,2`."""
+    return " ".join(f"{key}={_value_text(value)}" for key, value in settings.items())
+
+
+def _value_text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ",".join(_value_text(item) for item in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def defense_label(spec: Mapping[str, Any]) -> str:
+    """`none`, `re a_e=0.8`, `re a_e=0.4 + bido`: names, their strength, and what else is not a default."""
+    labels = []
+    for item in spec.get("defenses", []):
+        name, settings = item["name"], item["settings"]
+        strength = card("defenses", name).get("strength")
+        shown: dict[str, Any] = {strength: settings[strength]} if strength and strength in settings else {}
+        labels.append(f"{name} {settings_text(shown | changes('defenses', name, settings))}".strip())
+    return " + ".join(labels) or "none"
+
+
+def preset(kind: str, name: str, settings: Mapping[str, Any]) -> str:
+    """The preset that gives these settings; else what is not a default."""
+    changed = changes(kind, name, settings)
+    try:
+        presets = registry.presets(kind, name)
+    except UserError:
+        presets = {"default": {}}
+    matching = [
+        key
+        for key in sorted(presets, key=lambda key: key == "default")
+        if {field: _plain(value) for field, value in changes(kind, name, presets[key]).items()} == changed
+    ]
+    return matching[0] if matching else settings_text(changed)

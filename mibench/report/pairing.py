@@ -1,0 +1,146 @@
+"""Which scores are compared, and the one comparison that every part of the report shows.
+
+A defended target is compared with its *twin*: the undefended target that is otherwise equal, attacked in the same way
+from the same prior and seed. `compare` is the only place where the report turns two sets of scores into a difference,
+its interval and its p-value (the arithmetic is `stats.pairing`).
+
+Some defenses are out of an attacker's reach: whoever is told labels alone cannot see that scores were truncated, and
+who holds the weights is not bound to what the service makes of their scores. Cards say so (`unseen_by`). Where nothing
+that tells two targets apart can be seen, and the attack indeed made the same pixels, there is nothing to estimate: the
+comparison is *identical* and has no interval and no p-value. Any other difference has an interval of some width.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import pandas as pd
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from mibench.report.naming import card
+from mibench.report.result import Result
+from mibench.runs import canonical
+from mibench.stats.intervals import Interval
+from mibench.stats.pairing import Hits, Pairs, combined, pair
+from mibench.stats.significance import adjusted
+
+__all__ = ["IDENTICAL", "Attacked", "Comparison", "compare", "holm", "identical", "seedless"]
+
+IDENTICAL = "identical"
+"""What a cell says where two targets answer an attacker alike by construction and the same pixels came out."""
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """One attack on one configuration: its scores, one for each training seed.
+
+    Args:
+        attack: What the attack is called.
+        hits: The headline evaluation model's verdicts, all seeds together.
+        results: Where they come from, one for each seed; empty if unknown.
+    """
+
+    attack: str
+    hits: Hits
+    results: tuple[Result, ...] = ()
+
+    @classmethod
+    def of(cls, attack: str, results: Sequence[Result]) -> "Attacked":
+        """What some scores say together."""
+        return cls(attack, combined([result.hits for result in results]), tuple(results))
+
+    @property
+    def rate(self) -> Interval:
+        """Attack accuracy, its interval clustered by identity."""
+        return self.hits.rate
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Attack accuracy of one minus that of another.
+
+    Args:
+        pairs: The people and seeds that both have.
+        identical: Whether both are the same by construction.
+    """
+
+    pairs: Pairs
+    identical: bool
+
+    @cached_property
+    def interval(self) -> Interval:
+        """The difference; without bounds where there is nothing to estimate."""
+        whole = self.pairs.interval
+        return whole._replace(low=math.nan, high=math.nan) if self.identical else whole
+
+    @property
+    def p(self) -> float:
+        """Two-sided p-value of a sign-flip test over identities; NaN where there is nothing to test."""
+        return math.nan if self.identical else self.pairs.p
+
+    @property
+    def people(self) -> Int64[Tensor, " p"]:
+        """Who was compared, in rising order."""
+        return self.pairs.people.unique()
+
+    @property
+    def by_person(self) -> Float64[Tensor, " p"]:
+        """The mean difference of each of `people`."""
+        return self.pairs.by_person
+
+
+def compare(one: Attacked, other: Attacked) -> Comparison | None:
+    """Attack accuracy of one minus the other's, paired over the identities and seeds that both have; None if none."""
+    pairs = pair(one.hits, other.hits)
+    return None if pairs is None else Comparison(pairs, _identical(one.results, other.results))
+
+
+def _identical(ones: Sequence[Result], others: Sequence[Result]) -> bool:
+    """Whether each score has an identical one on the other side."""
+    there = {result.target.spec["seed"]: result for result in others}
+    alike = len(ones) == len(others) == len(there) > 0
+    return alike and all(
+        (twin := there.get(result.target.spec["seed"])) is not None and identical(result, twin) for result in ones
+    )
+
+
+def identical(one: Result, other: Result) -> bool:
+    """Whether two targets answer an attacker alike by construction, and the same pixels came out of it.
+
+    The pixels are compared by the digest that scoring wrote down; scores without one are never called identical.
+    """
+    pixels = [result.scores.get("pixels") for result in (one, other)]
+    return (
+        pixels[0] is not None
+        and pixels[0] == pixels[1]
+        and one.access == other.access
+        and _seen(one) == _seen(other)
+        and torch.equal(one.hits.hits, other.hits.hits)
+    )
+
+
+def _seen(result: Result) -> str:
+    """The part of a target's specification that an attacker of this access can notice."""
+    spec = dict(result.target.spec)
+    hidden = result.access.key
+    spec["defenses"] = [
+        item for item in spec.get("defenses", []) if hidden not in card("defenses", item["name"]).get("unseen_by", [])
+    ]
+    return canonical(spec)
+
+
+def holm(p: pd.Series) -> list[float]:
+    """Holm's correction over the comparisons of a table that were tested; NaN where one was not."""
+    tested = p.notna()
+    raised = pd.Series(math.nan, index=p.index)
+    raised[tested] = adjusted(torch.tensor(p[tested].to_numpy(dtype="float64"))).numpy()
+    return [float(value) for value in raised]
+
+
+def seedless(result: Result) -> str:
+    """What repeats of one experiment share."""
+    specs = (result.target.spec, *result.made_by)
+    return canonical([{key: value for key, value in spec.items() if key != "seed"} for spec in specs])

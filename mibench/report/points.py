@@ -1,0 +1,159 @@
+"""Configurations: a defense at one strength, its targets of all training seeds together.
+
+Attack accuracy is open-set top-1 of the headline evaluation model; utility is natural accuracy. Intervals resample
+identities, of all seeds together: they say how other people would have fared, while the spread over seeds is shown as
+such. Which attack is strongest is chosen by the same numbers that are shown, so that a defense under many attacks looks
+a little worse than one under few.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+from typing import Any
+
+import pandas as pd
+
+from mibench.core import Access
+from mibench.report.naming import card, changes, settings_text
+from mibench.report.pairing import Attacked
+from mibench.report.result import Result
+from mibench.runs import Run
+from mibench.stages import artifacts
+from mibench.stats.intervals import Interval
+from mibench.stats.pairing import Hits, combined
+
+__all__ = ["Point", "points", "undefended"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A defense at one strength, its targets of all seeds together.
+
+    Args:
+        protocol: Rows that share it are comparable.
+        base: The network, what it starts from and how it is trained: what an undefended twin shares.
+        defense: The stack and its settings but the strength; `none` is the undefended target.
+        label: The same with the strength.
+        strength: The value of the swept field; NaN if there is none.
+        targets: One for each seed.
+        attacks: Access -> the strongest attack of that access.
+        heldout: Verdicts of the targets on held-out images, all seeds; older targets have none.
+    """
+
+    protocol: str
+    base: str
+    defense: str
+    label: str
+    strength: float
+    targets: tuple[Run, ...]
+    attacks: Mapping[Access, Attacked]
+    heldout: Hits | None
+
+    @property
+    def defended(self) -> bool:
+        """Whether there is any defense."""
+        return self.defense != "none"
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        """What each target's training wrote down."""
+        return [run.read("metrics.json") for run in self.targets]
+
+    @cached_property
+    def natural(self) -> Interval:
+        """Natural accuracy; without the single verdicts (older targets) only the mean of the seeds."""
+        if self.heldout is not None:
+            return self.heldout.rate
+        known = [one["natural_accuracy"] for one in self.metrics]
+        mean = fmean(one["value"] for one in known)
+        low, high = (known[0]["low"], known[0]["high"]) if len(known) == 1 else (math.nan, math.nan)
+        return Interval(mean, low, high, sum(one["n"] for one in known), known[0]["clusters"])
+
+    @cached_property
+    def spread(self) -> tuple[float, float]:
+        """Least and greatest natural accuracy of a seed."""
+        values = [one["natural_accuracy"]["value"] for one in self.metrics]
+        return min(values), max(values)
+
+    @property
+    def strongest(self) -> tuple[Access, Attacked]:
+        """The access and the attack that leak most: what the defense is judged by."""
+        access = max(self.attacks, key=lambda one: self.attacks[one].rate.value)
+        return access, self.attacks[access]
+
+
+def points(results: Iterable[Result], table: pd.DataFrame) -> list[Point]:
+    """Every defended and undefended configuration that attacks were run on, in the order of the table."""
+    runs = {result.run.id: result for result in results}
+    attacks = table[table["role"] == "attack"] if len(table) else table
+    groups: dict[tuple[str, str, str], list[Result]] = defaultdict(list)
+    labels: dict[tuple[str, str, str], str] = {}
+    for row in attacks.to_dict("records"):
+        base = " ".join(part for part in (row["model"], row["start"], row["training"]) if part)
+        key = (row["protocol"], base, row["defense"])
+        groups[key].append(runs[row["score"]])
+        labels[key] = row["defense"] if not row["start"] else f"{row['defense']} ({row['start']})"
+    return [_point(key, labels[key], own) for key, own in groups.items()]
+
+
+def _point(key: tuple[str, str, str], label: str, results: list[Result]) -> Point:
+    protocol, base, _ = key
+    targets = {result.target.id: result.target for result in results}
+    by_attack: dict[Access, dict[str, dict[str, Result]]] = defaultdict(lambda: defaultdict(dict))
+    for result in results:
+        name = f"{result.inversion.spec['attack']['name']} {_adaptations(result)}".strip()
+        by_attack[result.access][name].setdefault(result.target.id, result)
+    strongest: dict[Access, Attacked] = {}
+    for access in Access.strongest_first():
+        # An attack counts where it was run on every seed, so that none is judged by its luckiest target.
+        whole = {name: runs for name, runs in by_attack.get(access, {}).items() if len(runs) == len(targets)}
+        attacked = [Attacked.of(name, list(runs.values())) for name, runs in whole.items()]
+        if attacked:
+            strongest[access] = max(attacked, key=lambda one: one.rate.value)
+    defense, strength = _strength(next(iter(targets.values())).spec)
+    own = tuple(targets.values())
+    return Point(protocol, base, defense, label, strength, own, strongest, _heldout(own))
+
+
+def _strength(spec: Mapping[str, Any]) -> tuple[str, float]:
+    """What a stack is called without its strength, and the strength of its first defense."""
+    names, strength = [], math.nan
+    for place, item in enumerate(spec["defenses"]):
+        name, settings = item["name"], dict(item["settings"])
+        swept = card("defenses", name).get("strength")
+        if place == 0 and swept in settings and isinstance(settings[swept], int | float):
+            strength = float(settings.pop(swept))
+        names.append(f"{name} {settings_text(changes('defenses', name, settings))}".strip())
+    return " + ".join(names) or "none", strength
+
+
+def _adaptations(result: Result) -> str:
+    """The settings of an attack that were changed because of the target's defenses."""
+    settings = result.inversion.spec["attack"]["settings"]
+    changed = []
+    for item in result.target.spec["defenses"]:
+        for change in card("defenses", item["name"]).get("adaptive", {}):
+            key, equals, value = change.partition("=")
+            if equals and not key.startswith("+") and str(settings.get(key)) == value:
+                changed.append(change)
+    return " ".join(dict.fromkeys(changed))
+
+
+def _heldout(targets: Sequence[Run]) -> Hits | None:
+    parts = []
+    for run in targets:
+        path = run.path / "heldout.safetensors"
+        if not path.is_file():
+            return None
+        tensors, _ = artifacts.read_tensors(path, "held-out verdicts")
+        parts.append(Hits(tensors["labels"], tensors["hits"].bool()))
+    return combined(parts)
+
+
+def undefended(point: Point, among: Iterable[Point]) -> Point | None:
+    """The undefended twin: same protocol, network, start and training."""
+    key = (point.protocol, point.base)
+    return next((one for one in among if not one.defended and (one.protocol, one.base) == key), None)

@@ -1,0 +1,159 @@
+"""A finished score with the runs it builds on.
+
+Scores are comparable only within one *protocol*: the same images, the same evaluation models, the same attacked
+identities. Each result says which protocol it belongs to; a table never mixes two.
+"""
+
+import csv
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+import torch
+
+from mibench.core import Access
+from mibench.report import rows
+from mibench.report.naming import card
+from mibench.runs import Run, canonical
+from mibench.runtime.errors import UserError
+from mibench.stats.pairing import Hits
+
+__all__ = ["Result"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A whole score run with the runs it builds on.
+
+    Args:
+        run: The score.
+        scores: Its scores.json.
+    """
+
+    run: Run
+    scores: Mapping[str, Any]
+
+    @property
+    def inversion(self) -> Run:
+        """What was scored."""
+        return _single(self.run, "inversion")
+
+    @property
+    def target(self) -> Run:
+        """What was attacked."""
+        return _single(self.inversion, "target")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of all pixels of the target's data set."""
+        return str(self.target.read("metrics.json")["dataset_fingerprint"])
+
+    @property
+    def prior(self) -> Run | None:
+        """Where the images come from; None where another program made them."""
+        return _single(self.inversion, "prior") if "prior" in self.inversion.parents else None
+
+    @property
+    def attack(self) -> str:
+        """The attack's name; of another program's images what they are called."""
+        attack = self.inversion.spec["attack"]
+        return str(attack["name"] if self.prior else attack["settings"]["name"])
+
+    @property
+    def role(self) -> str:
+        """`attack` or `floor`."""
+        return str(card("attacks", self.inversion.spec["attack"]["name"]).get("role", "attack"))
+
+    @property
+    def access(self) -> Access:
+        """What the attacker was allowed to ask of the target."""
+        return Access.of(self.inversion.spec["access"])
+
+    @property
+    def made_by(self) -> list[Mapping[str, Any]]:
+        """How the images were made, as specifications; of another program's images only what they are called."""
+        return [{"name": self.attack}] if self.prior is None else [self.inversion.spec, self.prior.spec]
+
+    @property
+    def evaluators(self) -> list[Run]:
+        """The evaluation models' runs; the first gives the headline."""
+        runs = self.run.parents["evaluators"]
+        return runs if isinstance(runs, list) else [runs]
+
+    @property
+    def names(self) -> list[str]:
+        """The evaluation models' names, headline first."""
+        return [run.spec["model"] for run in self.evaluators]
+
+    @property
+    def card(self) -> Mapping[str, Any]:
+        """The protocol card; empty in older scores."""
+        known = self.scores.get("card")
+        return known if isinstance(known, Mapping) else {}
+
+    @cached_property
+    def protocol(self) -> str:
+        """6 hex digits: the images, the evaluation models and who was attacked; rows that share them are comparable.
+
+        Of the card, resolution, crop and reference images follow from the fingerprint of all pixels. Selection and
+        budget are the attack's own, which its row shows.
+        """
+        key = [self.fingerprint, [run.id for run in self.evaluators], self.scores["identities"]]
+        # Attacks of mibench take the first so many identities; a folder of images may be of any.
+        others = self.card.get("split", {}).get("attacked")
+        key += [others] if others is not None else []
+        return hashlib.sha256(canonical(key).encode()).hexdigest()[:6]
+
+    @cached_property
+    def recipe(self) -> str:
+        """What an undefended twin shares: everything but the defense."""
+        target = {key: value for key, value in self.target.spec.items() if key != "defenses"}
+        return canonical([target, *self.made_by])
+
+    @cached_property
+    def hits(self) -> Hits:
+        """The headline evaluation model's open-set verdicts, in the order in which the images were made."""
+        # Not by way of `per_image`: pandas takes ten times as long for a small file, and a report reads them all.
+        with (self.run.path / "per_image.csv").open(encoding="utf-8", newline="") as file:
+            lines = csv.reader(file)
+            head = next(lines)
+            label, hit = head.index("label"), head.index(f"open_top1@{self.names[0]}")
+            verdicts = torch.tensor([(int(line[label]), line[hit] == "1") for line in lines], dtype=torch.int64)
+        people, hits = verdicts.T
+        seeds = torch.full_like(people, int(self.target.spec["seed"]))
+        return Hits(people, hits.bool(), seeds)
+
+    @cached_property
+    def shared(self) -> dict[str, Any]:
+        """What all rows of a protocol have in common, as the beginning of a flat row."""
+        return {"protocol": self.protocol} | rows.shared(self.target, self.scores, self.fingerprint, self.names)
+
+    @cached_property
+    def row(self) -> dict[str, Any]:
+        """The score as one flat row."""
+        flat = self.shared | rows.target(self.target)
+        flat |= rows.interval("natural_accuracy", self.scores["natural_accuracy"])
+        flat |= {"attack": self.attack, "role": self.role} | rows.origin(self.inversion, self.prior)
+        flat |= {"n": self.scores["n"]} | rows.measured(self.scores, self.names)
+        flat |= rows.cost(self.inversion, self.prior)
+        prior = self.prior.id if self.prior else ""
+        card = self.scores.get("card_hash", "")
+        return flat | {"inversion": self.inversion.id, "prior_run": prior, "card": card, "score": self.run.id}
+
+    @cached_property
+    def per_image(self) -> pd.DataFrame:
+        """One row per reconstruction, in the order they were made; `order` counts within an identity."""
+        table = pd.read_csv(self.run.path / "per_image.csv", dtype={"identity": str}, keep_default_na=False)
+        table["label"] = table["label"].astype("int64")
+        table["order"] = table.groupby("label").cumcount()
+        return table
+
+
+def _single(run: Run, role: str) -> Run:
+    parent = run.parents[role]
+    if not isinstance(parent, Run):
+        raise UserError(f"{run.path} names several runs as its {role}; delete it and run it again")
+    return parent

@@ -1,0 +1,172 @@
+"""Privacy against utility as tables: points, curves, side effects, and what the checks found."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import pandas as pd
+
+from mibench.core import Access
+from mibench.metrics import Unit, metric
+from mibench.report.curves import BELOW
+from mibench.report.format import coefficient, shown
+from mibench.report.pairing import IDENTICAL
+from mibench.report.tables import CLEAR, LEVEL, Column, Row, Section, measured
+
+__all__ = ["FRONT", "SURE", "sections"]
+
+FRONT = "◆"
+"""Marks a point that no other beats in both natural accuracy and the strongest attack of an access."""
+
+SURE = "*"
+"""Marks a difference to the undefended target that is hardly chance."""
+
+
+def _difference(access: Access) -> Callable[[Row, int], str]:
+    def cell(row: Row, digits: int) -> str:
+        if row[f"{access.key}_identical"]:
+            return IDENTICAL
+        mark = SURE if row[f"{access.key}_p_adjusted"] < CLEAR else ""
+        return shown(row, f"{access.key}_difference", Unit.POINTS, digits, mark)
+
+    return cell
+
+
+def _rate(name: str) -> Callable[[Row, int], str]:
+    return lambda row, digits: shown(row, name, Unit.SHARE, digits)
+
+
+def _attack(access: Access) -> Callable[[Row, int], str]:
+    return lambda row, digits: row[f"{access.key}_attack"] + (f" {FRONT}" if row[f"{access.key}_pareto"] else "")
+
+
+def _delta(access: Access) -> Callable[[Row, int], str]:
+    return lambda row, digits: coefficient(row[f"{access.key}_delta"])
+
+
+def _attacked(rows: pd.DataFrame) -> list[Access]:
+    """The accesses under which anything was attacked, strongest first."""
+    return [access for access in Access.strongest_first() if rows[f"{access.key}_attack"].any()]
+
+
+def _tradeoff(rows: pd.DataFrame) -> list[Column]:
+    columns = [
+        Column("", "defense", lambda row, digits: row["defense"], left=True),
+        Column("", "seeds", lambda row, digits: f"{row['seeds']}", drop=6),
+        Column("natural", "accuracy", _rate("natural_accuracy")),
+    ]
+    for place, access in enumerate(_attacked(rows)):
+        columns += [
+            Column(access.words, "attack accuracy", _rate(access.key)),
+            Column("difference", "to none", _difference(access), drop=3 if place else 0),
+            Column("strongest", "attack", _attack(access), drop=5 if place else 2, left=True),
+            Column("", "Δ", _delta(access), drop=4 if place else 1),
+        ]
+    return columns
+
+
+def _effects(rows: pd.DataFrame) -> list[Column]:
+    names = [str(name) for name in rows if rows[name].notna().any()]
+    columns = [
+        Column("", "defense", lambda row, digits: row["defense"], left=True),
+        Column("natural", "accuracy", _rate("natural_accuracy")),
+        Column("least", "seed", _plain("natural_least", Unit.SHARE), drop=2),
+        Column("most", "seed", _plain("natural_most", Unit.SHARE), drop=2),
+    ]
+    robust = metric("adversarial_accuracy")
+    columns += [
+        Column(*robust.heading(name.removeprefix("pgd_")), _plain(name, robust.unit))
+        for name in names
+        if name.startswith("pgd_")
+    ]
+    if "ece" in names:
+        columns.append(measured("ece"))
+    if "training_ratio" in names:
+        columns.append(Column("training", "time", lambda row, digits: _times(row["training_ratio"])))
+    for name in names:
+        if _reported(rows, name):
+            top, _, bottom = name.replace("_", " ").rpartition(" ")
+            columns.append(Column(top, bottom, _plain(name, Unit.NUMBER), drop=1))
+    return columns
+
+
+def _plain(name: str, unit: Unit) -> Callable[[Row, int], str]:
+    return lambda row, digits: unit.show(row[name])
+
+
+def _times(ratio: float) -> str:
+    return f"{text}x" if (text := coefficient(ratio)) else ""
+
+
+def _reported(rows: pd.DataFrame, name: str) -> bool:
+    """Whether a column is a number that a defense reported of its training."""
+    own = ("natural_", "judged", "pgd_", "training_", "ece", "strength", *(access.key for access in Access))
+    return pd.api.types.is_float_dtype(rows[name]) and not name.startswith(own)
+
+
+def _curves(rows: pd.DataFrame) -> list[Column]:
+    columns = [
+        Column("", "defense", lambda row, digits: row["defense"], left=True),
+        Column("", "access", lambda row, digits: Access.of(row["access"]).words, left=True),
+        Column("points", "on it", lambda row, digits: f"{row['points']}", drop=2),
+        Column("hyper-", "volume", lambda row, digits: coefficient(row["hypervolume"], 3)),
+        Column("none", "alone", lambda row, digits: coefficient(row["hypervolume_none"], 3), drop=1),
+    ]
+    for below in BELOW:
+        columns.append(Column("at natural", f"-{100 * below:g} points", _rate(f"at_minus_{100 * below:g}")))
+    return columns
+
+
+def sections(tradeoff: pd.DataFrame, curves: pd.DataFrame, titles: Mapping[str, str]) -> Iterator[Section]:
+    """The tables of each protocol that has a defended target beside an undefended one.
+
+    Args:
+        tradeoff: `tradeoff.frame`.
+        curves: `curves.frame`.
+        titles: What each protocol is about.
+    """
+    if tradeoff.empty:
+        return
+    attacked = tradeoff[(tradeoff[[f"{access.key}_attack" for access in Access]] != "").any(axis=1)]
+    for protocol, own in attacked.groupby("protocol", sort=False):
+        defended = own["family"] != "none"
+        if defended.all() or not defended.any():
+            continue
+        about, rows = titles[str(protocol)], own.reset_index(drop=True)
+        yield Section(
+            f"Privacy against utility, {about}",
+            rows,
+            _tradeoff(rows),
+            [
+                "Per access the strongest attack that was run on every seed, open-set top-1 of the headline evaluation "
+                "model, in % [95% interval, clustered by identity, all seeds together]. difference: paired over "
+                f"identities and seeds, in points; {SURE} p < {LEVEL}, sign-flip test over identities, Holm's "
+                f"correction over the access's tested differences. {FRONT} "
+                "no other target is both more accurate and safer under that access.",
+                "Δ = attack accuracy prevented per point of natural accuracy lost, the papers' trade-off: blank where "
+                "accuracies differ by less than half a point, negative where the defense raises accuracy.",
+            ],
+        )
+        if len(curves) and len(swept := curves[(curves["protocol"] == protocol) & (curves["points"] > 2)]):
+            swept = swept.reset_index(drop=True)
+            yield Section(
+                f"Every strength of a defense together, {about}",
+                swept,
+                _curves(swept),
+                [
+                    "hypervolume: area of (natural accuracy, 1 - attack accuracy) that some strength or no defense "
+                    "reaches; higher is better, 1 is all. 'none alone' is what the undefended target reaches.",
+                    "Attack accuracy where natural accuracy is so many points below the undefended target's: linear "
+                    "between the nearest two strengths, blank where no strength goes that far (no extrapolation).",
+                ],
+            )
+        if len(_effects(rows)) > 4:
+            yield Section(
+                f"Side effects, {about}",
+                rows,
+                _effects(rows),
+                [
+                    "PGD: natural accuracy under an adversary who may change every pixel by ε (pixels in [0, 1]; APGD "
+                    "on the DLR loss, 10 steps, 200 held-out images). ECE: expected calibration error in points, 15 "
+                    "bins. training time: processor seconds, beside the undefended target's. Means over seeds; least "
+                    "and most are seeds."
+                ],
+            )

@@ -1,0 +1,294 @@
+"""Whatever two parts of a report both show agrees to the last digit; what cannot differ by construction says so."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mibench.core import Access
+from mibench.plugins import registry
+from mibench.report import pairing
+from mibench.report.content import Content
+from mibench.report.pairing import IDENTICAL, Attacked, compare, identical
+from mibench.report.result import Result
+from mibench.report.tables import rows
+from mibench.runs import Run
+from mibench.stats.intervals import clustered_interval, proportion
+from mibench.stats.pairing import Hits
+
+ATTACKS = {"ppa": "white_box", "cma_es": "black_box", "brep": "label_only"}
+DEFENSES: Mapping[str, list[tuple[str, Mapping[str, object]]]] = {
+    "none": [],
+    "re": [("re", {"a_e": 0.4})],
+    "truncate": [("truncate", {"k": 1})],
+    "temperature": [("temperature", {"temperature": 5.0})],
+    "rounding": [("rounding", {"digits": 1})],
+    "re+truncate": [("re", {"a_e": 0.4}), ("truncate", {"k": 1})],
+}
+DATA = {"name": "digiface", "settings": {}}
+
+
+@dataclass(frozen=True)
+class Told(Run):
+    """A run whose files are given."""
+
+    files: Mapping[str, Any] = field(default_factory=dict)
+
+    def read(self, file: str) -> dict[str, Any]:
+        return dict(self.files[file])
+
+
+def told(kind: str, name: str, spec: Mapping[str, Any], parents: Mapping[str, Any], files: Mapping[str, Any]) -> Told:
+    known = {"run.json": {"provenance": {"seconds": 1.0, "training_cpu_seconds": 2.0}}, "done": {}}
+    return Told(Path("results"), kind, name, spec, parents, files=known | files)
+
+
+def rated(value: float, n: int = 40) -> dict[str, float | None]:
+    return proportion(torch.arange(n) < round(value * n), torch.arange(n) % 8).as_json()
+
+
+def target(defense: str, seed: int, natural: float = 0.8) -> Told:
+    stack = [
+        {"name": name, "settings": registry.defaults("defenses", name) | dict(own)} for name, own in DEFENSES[defense]
+    ]
+    spec = {"dataset": DATA, "defenses": stack, "model": "cnn", "seed": seed, "training": {}}
+    return told(
+        "targets",
+        f"digiface-cnn-{defense}",
+        spec,
+        {},
+        {"metrics.json": {"dataset_fingerprint": "f" * 64, "natural_accuracy": rated(natural), "side_effects": {}}},
+    )
+
+
+PRIOR = told(
+    "priors",
+    "dcgan",
+    {"dataset": DATA, "prior": {"name": "dcgan", "settings": {}}, "seed": 0},
+    {},
+    {"metrics.json": {"target_queries": 0}},
+)
+
+
+def evaluator(name: str) -> Told:
+    own = {"natural_accuracy": rated(0.9), "dataset_fingerprint": "f" * 64}
+    return told("evaluators", name, {"dataset": DATA, "model": name, "seed": 1000}, {}, {"metrics.json": own})
+
+
+def result(victim: Told, attack: str, people: torch.Tensor, hits: torch.Tensor, pixels: str | None = None) -> Result:
+    """What scoring would have written of these hits."""
+    spec = {
+        "access": ATTACKS[attack],
+        "attack": {"name": attack, "settings": {}},
+        "budget": None,
+        "identities": len(people.unique()),
+        "seed": 0,
+    }
+    made = {"queries_per_identity": 10.0, "gradient_images_per_identity": 0.0, "shared_queries": 0}
+    inversion = told("inversions", attack, spec, {"prior": PRIOR, "target": victim}, {"metrics.json": made})
+    own = {key: clustered_interval(hits, people).as_json() for key in ("open_top1", "open_top5", "closed_top1")}
+    own |= {key: own["open_top1"] for key in ("closed_top5", "knn_train", "knn_heldout")} | {"fid": 1.0, "kid": 0.1}
+    own |= {"heldout_accuracy": rated(0.9), "heldout_accuracy_open": rated(0.9), "distractors": 3}
+    own |= {"distractors_are_public": False, "knn_real_to_real": 7.25}
+    scores = {
+        "n": len(hits),
+        "identities": len(people.unique()),
+        "classes": 9,
+        "evaluators": {"resnet": own},
+        "ceiling": {"resnet": own},
+        "chance": {"closed_top1": 1 / 9, "open_top1@resnet": 1 / 12},
+        "natural_accuracy": victim.read("metrics.json")["natural_accuracy"],
+        "target": {"top1": own["open_top1"], "confidence": own["open_top1"]},
+        "perceptual": {},
+        "unavailable": [],
+    } | ({"pixels": pixels} if pixels else {})
+    run = told("scores", attack, {}, {"inversion": inversion, "evaluators": [evaluator("resnet")]}, {})
+    made_up = Result(run, scores)
+    vars(made_up)["hits"] = Hits(people, hits, torch.full_like(people, int(victim.spec["seed"])))
+    images = {"identity": [f"person {who}" for who in people.tolist()], "label": people.numpy()}
+    images |= {"open_top1@resnet": hits.long().numpy(), "knn_train@resnet": 1.0, "target_confidence": 0.5}
+    vars(made_up)["per_image"] = pd.DataFrame(images)
+    return made_up
+
+
+WORLD = {
+    "defenses": st.lists(st.sampled_from(list(DEFENSES)[1:]), min_size=1, max_size=3, unique=True),
+    "attacks": st.lists(st.sampled_from(list(ATTACKS)), min_size=1, unique=True),
+    "seeds": st.integers(1, 2),
+    "count": st.integers(2, 7),
+    "alike": st.booleans(),
+    "dice": st.integers(0, 2**32),
+}
+
+
+def world(defenses: list[str], attacks: list[str], seeds: int, count: int, alike: bool, dice: int) -> list[Result]:
+    """Some defenses, attacks and training seeds; hits at random; if not alike, each attack made its own numbers."""
+    draw = np.random.default_rng(dice)
+    results = []
+    for defense, seed in product(["none", *defenses], range(seeds)):
+        victim = target(defense, seed, float(draw.choice([0.5, 0.7, 0.75, 0.8])))
+        for attack in attacks:
+            sizes = torch.from_numpy(np.full(count, 3) if alike else draw.integers(1, 4, count))
+            people = torch.arange(count).repeat_interleave(sizes)
+            hits = torch.from_numpy(draw.random(len(people)) < draw.choice([0.0, 0.3, 0.7, 1.0]))
+            results.append(result(victim, attack, people, hits))
+    return results
+
+
+def same(one: float, other: float) -> bool:
+    return one == other or (math.isnan(one) and math.isnan(other))
+
+
+BOUNDS = ("", "_low", "_high")
+
+
+@given(**WORLD)
+@settings(max_examples=20, deadline=None)
+def test_two_parts_never_show_two_numbers_of_one_quantity_and_none_without_a_width(**drawn: Any) -> None:
+    content = Content(world(**drawn))
+    agree(content)
+    have_a_width(content)
+
+
+def agree(content: Content) -> None:
+    table = {row["score"]: row for row in rows(content.table) if isinstance(row["score"], str)}
+    differences = {(row["score_with"], row["score_without"]): row for row in rows(content.differences)}
+    points = {point.label: point for point in content.points}
+    leaks = {(row["defense"], row["attack"]): row for row in rows(content.leaks.targets)}
+    tradeoff = {row["defense"]: row for row in rows(content.tradeoff)}
+    compared = 0
+    for (one, other), row in differences.items():
+        assert row["with"] == table[one]["open_top1@resnet"] and row["without"] == table[other]["open_top1@resnet"]
+        assert row["natural_accuracy_with"] == table[one]["natural_accuracy"]
+    for label, point in points.items():
+        for access, attacked in point.attacks.items():
+            shown = tradeoff[label]
+            if len(attacked.results) > 1:
+                continue
+            score = attacked.results[0].run.id
+            for end in BOUNDS:  # attack accuracy: main table, trade-off
+                assert shown[f"{access.key}{end}"] == table[score][f"open_top1{end}@resnet"]
+                assert same(shown[f"natural_accuracy{end}"], table[score][f"natural_accuracy{end}"])
+            twin = points["none"].attacks.get(access)
+            row = differences.get((score, twin.results[0].run.id)) if twin and point.defended else None
+            if row is not None:  # the difference: its own table, trade-off
+                compared += 1
+                for end in BOUNDS:
+                    assert same(row[f"difference{end}"], shown[f"{access.key}_difference{end}"])
+                assert same(row["p"], shown[f"{access.key}_p"])
+                assert (row["verdict"] == IDENTICAL) == shown[f"{access.key}_identical"]
+    if max(len(point.targets) for point in points.values()) == 1:
+        assert compared >= 1
+    for (defense, attack), own in leaks.items():  # leakage: main table, one row a person
+        (row,) = (row for row in table.values() if (row["target_label"], row["attack_label"]) == (defense, attack))
+        assert all(own[f"rate{end}"] == row[f"open_top1{end}@resnet"] for end in BOUNDS)
+        people = content.leaks.people.query("defense == @defense")
+        assert people["hits"].sum() / people["n"].sum() == pytest.approx(own["rate"], abs=1e-15)
+
+
+def have_a_width(content: Content) -> None:
+    seen = 0
+    for name, columns in {
+        "differences": ["difference"],
+        "tradeoff": [*(access.key for access in Access), *(f"{access.key}_difference" for access in Access)],
+        "curves": ["at_minus_2", "at_minus_5", "at_minus_10"],
+        "inequality": ["rate", "never", "always"],
+    }.items():
+        for row, column in product(rows(content.frames[name]), columns):
+            value, low, high = (row[f"{column}{end}"] for end in BOUNDS)
+            if not math.isnan(low):
+                seen += 1
+                assert low < high and low <= value <= high, (name, column)
+    assert seen
+
+
+# --- identical by construction --------------------------------------------------------------------------------------
+
+PEOPLE = torch.arange(5).repeat_interleave(2)
+HITS = PEOPLE % 2 == 0
+
+
+def pair_of(defense: str, attack: str, pixels: str | None = "a", other: str | None = "a") -> tuple[Result, Result]:
+    return result(target(defense, 0), attack, PEOPLE, HITS, pixels), result(
+        target("none", 0), attack, PEOPLE, HITS, other
+    )
+
+
+@pytest.mark.parametrize(
+    ("defense", "attack", "unseen"),
+    [
+        ("truncate", "brep", True),  # the arg max stays
+        ("temperature", "brep", True),
+        ("rounding", "brep", False),  # two classes may round to the same score
+        ("truncate", "cma_es", False),  # the scores are what it changes
+        ("truncate", "ppa", True),  # who holds the weights takes the scores before
+        ("rounding", "ppa", True),
+        ("re", "brep", False),
+        ("re", "ppa", False),
+    ],
+)
+def test_what_an_attacker_cannot_see_makes_no_difference(defense: str, attack: str, unseen: bool) -> None:
+    one, other = pair_of(defense, attack)
+    assert identical(one, other) is unseen
+    content = Content([one, other])
+    (row,) = rows(content.differences)
+    column = next(column for column in _section(content, "What each defense").columns if column.top == "difference")
+    assert (column.cell(row, 1) == IDENTICAL) is unseen and row["difference"] == 0
+    assert math.isnan(row["difference_low"]) is math.isnan(row["p"]) is math.isnan(row["p_adjusted"]) is unseen
+    key = ATTACKS[attack]
+    (line,) = (line for line in rows(content.tradeoff) if line["family"] != "none")
+    assert line[f"{key}_identical"] is unseen and math.isnan(line[f"{key}_difference_low"]) is unseen
+    note = any("nothing to estimate" in text for text in _section(content, "What each defense").notes)
+    assert note is unseen
+
+
+def _section(content: Content, title: str) -> Any:
+    return next(section for section in content.sections() if section.title.startswith(title))
+
+
+@pytest.mark.parametrize(("one", "other"), [("a", "b"), (None, None), ("a", None)])
+def test_other_pixels_or_unknown_ones_are_a_comparison_like_any(one: str | None, other: str | None) -> None:
+    a, b = pair_of("truncate", "brep", one, other)
+    assert not identical(a, b)
+    found = compare(Attacked.of("brep", [a]), Attacked.of("brep", [b]))
+    assert found is not None and found.interval.low < 0 < found.interval.high and found.p == 1
+
+
+def test_a_stack_hides_only_what_each_of_its_defenses_hides() -> None:
+    stack, alone, bare = (result(target(name, 0), "brep", PEOPLE, HITS, "a") for name in ("re+truncate", "re", "none"))
+    assert identical(stack, alone) and not identical(stack, bare)
+
+
+def test_one_seed_that_is_not_identical_makes_a_comparison() -> None:
+    pairs = [
+        (
+            result(target("truncate", seed), "brep", PEOPLE, HITS, "a"),
+            result(target("none", seed), "brep", PEOPLE, HITS, own),
+        )
+        for seed, own in ((0, "a"), (1, "b"))
+    ]
+    ones, others = ([pair[side] for pair in pairs] for side in (0, 1))
+    both = compare(Attacked.of("brep", ones), Attacked.of("brep", others))
+    first = compare(Attacked.of("brep", ones[:1]), Attacked.of("brep", others[:1]))
+    assert both is not None and first is not None and first.identical and not both.identical
+    assert both.interval.clusters == 5 and both.interval.n == 20
+
+
+def test_identical_rows_are_no_tests_and_raise_no_other_p_value() -> None:
+    few = PEOPLE == 0
+    results = [result(target("none", 0), "brep", PEOPLE, HITS, "a"), result(target("none", 0), "cma_es", PEOPLE, HITS)]
+    results += [result(target("truncate", 0), "brep", PEOPLE, HITS, "a")]
+    results += [result(target("truncate", 0), "cma_es", PEOPLE, few)]
+    content = Content(results)
+    known = {row["attack"]: row for row in rows(content.differences)}
+    assert known["brep"]["verdict"] == IDENTICAL and known["cma_es"]["p_adjusted"] == known["cma_es"]["p"] < 1
+    assert pairing.holm(pd.Series([0.01, math.nan, 0.04])) == pytest.approx([0.02, math.nan, 0.04], nan_ok=True)

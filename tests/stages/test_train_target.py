@@ -1,0 +1,70 @@
+"""What a trained target tells of itself, and that evaluation models are none of a defense's business."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mibench.metrics.ood import detection
+from mibench.plugins import registry
+from mibench.runs import Run
+from mibench.runtime.engine import resolve
+from mibench.runtime.progress import Silent
+from mibench.stages import artifacts, train_target
+from mibench.training import predict
+
+ENGINE = resolve("cpu", "fp32")
+PEOPLE = {
+    "identities": 4,
+    "train_images": 6,
+    "heldout_images": 3,
+    "public_images": 40,
+    "distractors": 2,
+    "distractor_images": 4,
+    "image_size": 16,
+}
+
+
+def data() -> registry.Choice:
+    return registry.configure("data", "digiface", settings=PEOPLE)
+
+
+def target(root: Path, *defenses: registry.Choice) -> Run:
+    run = train_target.plan(root, data(), "cnn", list(defenses), 0, "fp32", {"epochs": 1, "batch": 8})
+    train_target.work(run, ENGINE, Silent())
+    return run
+
+
+def test_a_defense_that_trains_on_strangers_reports_who_is_let_in(tmp_path: Path) -> None:
+    run = target(tmp_path, registry.configure("defenses", "dcd", settings={"share": 0.5, "images": 5}))
+    (report,) = run.read("metrics.json")["defense_reports"]
+    assert {"impostor_acceptance", "accuracy_protected", "accuracy_unprotected"} <= report.keys()
+    assert all(0 <= value <= 1 for value in report.values())
+    natural = run.read("metrics.json")["natural_accuracy"]["value"]
+    assert (report["accuracy_protected"] + report["accuracy_unprotected"]) / 2 == pytest.approx(natural)
+
+
+def test_detection_of_strangers_is_measured_on_the_public_images(tmp_path: Path) -> None:
+    run = target(tmp_path)
+    people = artifacts.open_dataset(run.inputs["dataset"])
+    model = ENGINE.place(artifacts.load_classifier(run, people))
+    own, others = (predict(model, split.images, ENGINE)[0].softmax(1) for split in (people.heldout, people.public))
+    assert run.read("metrics.json")["side_effects"]["ood"] == detection(own, others)._asdict()
+
+
+def test_evaluation_models_get_no_public_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+
+    def watch(*args: Any, **named: Any) -> Any:
+        given.append((len(args[1]), named.get("public")))
+        return fit(*args, **named)
+
+    fit = train_target.fit
+    monkeypatch.setattr(train_target, "fit", watch)
+    target(tmp_path)
+    run = train_target.plan_evaluator(tmp_path, data(), "resnet", "fp32", {"epochs": 1, "batch": 8})
+    train_target.work(run, ENGINE, Silent())
+    (own, strangers), (both, none) = given
+    assert own == 24 and len(strangers) == 40 and torch.equal(strangers.labels, torch.full((40,), -1))
+    assert both == 24 + 8 and none is None
