@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mibench.api import Inversion as Inversion
     from mibench.api import LearntPrior as LearntPrior
-    from mibench.api import Settings as Settings
     from mibench.api import Target as Target
     from mibench.api import evaluate as evaluate
     from mibench.api import invert as invert
@@ -41,7 +40,6 @@ _WHERE = {
     "Inversion": "mibench.api",
     "Score": "mibench.evaluation.score",
     "Frames": "mibench.report",
-    "Settings": "mibench.api",
     "UserError": "mibench.runtime.errors",
 }
 """Public name -> the module that defines it, in the order in which a reader meets them."""

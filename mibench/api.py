@@ -33,6 +33,7 @@ from mibench.runtime.errors import UserError, unknown
 from mibench.runtime.progress import Reporter, Silent
 from mibench.stages import artifacts, execute
 from mibench.stages.score import evaluation_model
+from mibench.stats.intervals import Interval
 
 __all__ = [
     "Inversion",
@@ -423,12 +424,15 @@ def evaluate(
             no class, a network that answers NaN or infinity, or a target without data.
         ValueError: Not one label for each image, or no image.
     """
-    network = target.model if isinstance(target, Target) else target
-    if data is None:
-        if not isinstance(target, Target):
+    at = engine.resolve(device, precision)
+    if not isinstance(target, Target):
+        if data is None:
             raise UserError("evaluate needs data=... where the target is a network: its private and held-out images")
-        data = target.data
-    return evaluation.evaluate(images, labels, network, evaluators, data, engine.resolve(device, precision))
+        return evaluation.evaluate(images, labels, target, evaluators, data, at)
+    natural = Interval(**target.metrics["natural_accuracy"])
+    return evaluation.evaluate(
+        images, labels, target.model, evaluators, data or target.data, at, natural_accuracy=natural
+    )
 
 
 def load_results(results: str | Path = "results") -> Frames:

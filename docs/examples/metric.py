@@ -2,8 +2,8 @@
 
     PSNR(x) = max over references r with the label of x of  -10 log10 mean((x - r)^2)
 
-In dB, for pixels in [0, 1]; equal images have no noise and are given 100 dB. A high value means a copied image; a low one
-says little, because a face that has moved by a few pixels is far away.
+In dB, for pixels in [0, 1]; equal images have no noise and are given 100 dB. A high value means a copied image; a low
+one says little, because a face that has moved by a few pixels is far away.
 
 References:
     | Image Quality Assessment: From Error Visibility to Structural Similarity (Wang et al., 2004), section I

@@ -71,4 +71,4 @@ def picture() -> str:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= 96 else f"{text[:95].rsplit(' ', 1)[0]} …"
+    return text if len(text) <= 88 else f"{text[:87].rsplit(' ', 1)[0]} …"

@@ -12,7 +12,8 @@ from typing import Any
 
 from docstrings import cell, parse, prose, references, signature
 
-from mibench.plugins import registry
+from mibench.core.capabilities import CAPABILITIES
+from mibench.plugins import capabilities, registry
 from mibench.plugins.settings import settings_of
 from mibench.report.cite import entry
 
@@ -111,6 +112,9 @@ def _facts(kind: str, name: str, card: dict[str, Any]) -> str:
             facts.append(
                 ("its prior", f"[`{card['prior']}`](../priors/{card['prior']}.md) unless `--prior` says other")
             )
+        for word in card.get("requires", ()):
+            able = ", ".join(f"[`{one}`](../priors/{one}.md)" for one in capabilities.offering("priors", word))
+            facts.append(("requires", f"{cell(CAPABILITIES.get(word, word))}: {able}"))
         if card.get("cost"):
             each, gradients, shared = card["cost"]
             many = "as many as there are public images, or as its settings say" if shared is None else f"{shared:,}"

@@ -1,8 +1,11 @@
 """The command line and the Python API as pages, read from the program itself."""
 
+import ast
 import importlib
 import inspect
 from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from docstrings import cell, parse, prose, signature
@@ -10,7 +13,7 @@ from docstrings import cell, parse, prose, signature
 import mibench
 from mibench.cli import app
 
-__all__ = ["api", "cli", "commands", "public"]
+__all__ = ["alias", "api", "cli", "commands", "public"]
 
 VOCABULARY = ("core",)
 """Packages whose public names a plug-in's author works with."""
@@ -51,7 +54,7 @@ def _option(given: Any) -> str:
     words = f"`{given.name.upper()}`" if argument else ", ".join(f"`{word}`" for word in given.opts)
     if not argument and given.secondary_opts:
         words += f", `{given.secondary_opts[0]}`"
-    default = "" if given.default in (None, False) or callable(given.default) else f"`{given.default}`"
+    default = "" if given.default is None or given.default is False or callable(given.default) else f"`{given.default}`"
     if given.required:
         default = "required"
     return f"| {words} | {default} | {cell(getattr(given, 'help', '') or '')} |"
@@ -75,8 +78,7 @@ def api() -> str:
         "that says what was given, what is allowed and what to do. See the "
         "[quickstart](quickstart.md#from-python) for a program.",
     ]
-    described = {name: one for name, one in public().items() if inspect.getdoc(one) and not isinstance(one, str)}
-    for name, one in described.items():
+    for name, one in public().items():
         if name == "mibench.core.Access":
             parts += [
                 "## The vocabulary of plug-ins",
@@ -89,11 +91,24 @@ def api() -> str:
 def _member(name: str, one: Any, level: str) -> Iterator[str]:
     short = name.removeprefix("mibench.core.")
     yield f"{level} {short}"
+    if not inspect.isclass(one) and not inspect.isfunction(one):
+        yield prose(alias(short))
+        return
     if callable(one) and not _enumeration(one):
         yield f"```python\n{signature(short, one)}\n```"
     yield from _sections(one)
     if inspect.isclass(one):
         yield from _methods(one)
+
+
+def alias(name: str) -> str:
+    """What is written below `Name = ...`, where a name stands for a type and so has no docstring of its own."""
+    for path in Path(mibench.__file__).parent.glob("core/*.py"):
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        for node, below in pairwise(body):
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name and isinstance(below, ast.Expr):
+                return f"`{ast.unparse(node.value)}`: {ast.literal_eval(below.value)}"
+    return ""
 
 
 def _enumeration(one: Any) -> bool:

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from mibench.attacks.parts.asking import ask_many
+from mibench.attacks.parts.queries import query_many
 from mibench.attacks.parts.search import keys, piecewise, render
 from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions
 from mibench.runtime.errors import UserError
@@ -160,7 +160,7 @@ class BREP(Attack):
         for number in range(iterations):
             drawn = noise.of("iteration", number).normal(self.points, z.shape[1])
             u = F.normalize(drawn, dim=2).transpose(0, 1)
-            inside = ask_many(oracle.labels, prior, z + radius * u, y, work) == y
+            inside = query_many(oracle.labels, prior, z + radius * u, y, work) == y
             grows = expands(inside, self.rule)[:, None]
             if self.max_radius is not None:
                 grows = grows & (radius * self.expansion <= self.max_radius)
@@ -169,7 +169,7 @@ class BREP(Attack):
                 step = torch.where(grows, step / self.expansion, step)
             outside = (~inside).to(u.dtype)[:, :, None]
             proposal = (z - step * (outside * u).mean(dim=0)).clamp(-self.clip, self.clip)
-            accepted = (ask_many(oracle.labels, prior, proposal[None], y, work)[0] == y)[:, None]
+            accepted = (query_many(oracle.labels, prior, proposal[None], y, work)[0] == y)[:, None]
             z = torch.where(accepted, proposal, z)
             best, grown = torch.where(accepted & grows, proposal, best), grown | (accepted & grows)
             radius = torch.where(grows, radius * self.expansion, radius)

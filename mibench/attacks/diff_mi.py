@@ -39,7 +39,7 @@ CARD = {
     "requires": ["diffusion"],
     "partial": {
         "quick": "its diffusion model is hardly more than a Gaussian for each person, of the public images that the "
-        "target picked, and is tuned on the target for one epoch"
+        "target picked, and is not tuned on the target, the paper's main step"
     },
 }
 

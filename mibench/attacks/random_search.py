@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from mibench.attacks.parts.asking import ask_many
+from mibench.attacks.parts.queries import query_many
 from mibench.attacks.parts.search import keys, piecewise, render
 from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions
 from mibench.runtime.errors import UserError
@@ -84,7 +84,7 @@ class RandomSearch(Attack):
             # The key of a sample depends on the identity and its number alone, not on how many there will be.
             key = ((y[None, :] << 32) + sample[:, None]).flatten()
             z = prior.sample(Noise(seed, key).of("random_search")).unflatten(0, (len(sample), len(y)))
-            p = ask_many(oracle.probs, prior, z, y, work)
+            p = query_many(oracle.probs, prior, z, y, work)
             own = p.gather(2, y[None, :, None].expand(len(sample), -1, 1))
             found = torch.cat([found, torch.cat([z, own], dim=2).transpose(0, 1)], dim=1)
             place = found[:, :, -1].topk(self.images, dim=1).indices[:, :, None]

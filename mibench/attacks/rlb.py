@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from mibench.attacks.parts.asking import ask_many
+from mibench.attacks.parts.queries import query_many
 from mibench.attacks.parts.sac import Agents, Replay, Transitions
 from mibench.attacks.parts.search import keys, piecewise, render
 from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions
@@ -175,7 +175,7 @@ class RLB(Attack):
                 asked = after if last else after[:, :n]
                 if self.alpha > 0:
                     asked = torch.cat([asked, action[:, :n]], dim=1)
-                p = ask_many(oracle.probs, prior, asked.transpose(0, 1), y, work).transpose(0, 1)
+                p = query_many(oracle.probs, prior, asked.transpose(0, 1), y, work).transpose(0, 1)
                 at_action = p[:, -n:] if self.alpha > 0 else None
                 gained = margin_reward(p[:, :n], y[:, None].expand(-1, n), self.weights, at_action)
                 next_state = after[:, :n] if self.steps > 1 else after[:, :n, :0]

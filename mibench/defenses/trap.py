@@ -109,8 +109,9 @@ class TrapMID(Defense):
         beta: Weight of the trapped rows; that of the images is 1 - beta. 0 makes no traps.
         step: Size of a trigger's step, in pixel units of [0, 1].
         lr: Learning rate of the discriminator.
-        turn: Crop, mirror and turn (`turned`) what the network sees; mirror images too where classes have none (the
-            authors' digits too).
+        turn: Crop, mirror and turn (`turned`) what the network sees, also where a mirror image is no image of the class
+            (as the authors do with digits). On CUDA the gradient of a turned trigger is summed in no fixed order, so
+            that the same seed need not give the same bits.
 
     Source: section 3 of the paper; alpha, beta, step, the discriminator's SGD and `turn` as in the authors' code for 64
     pixels.

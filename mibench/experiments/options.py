@@ -73,6 +73,8 @@ def prior(
         UserError: For an unknown name or setting.
     """
     given = split_sets(sets, "prior", ["data"])
+    if preset not in (presets := registry.presets("priors", prior) | dict.fromkeys(("quick", "paper", "legacy"))):
+        raise unknown(f"preset of {prior}", preset, presets)
     return Experiment(
         "prior",
         registry.configure("data", dataset, settings=given["data"]),

@@ -227,7 +227,7 @@ class Planner:
                 continue
             known = registry.defaults("attacks", name)
             settings: dict[str, Any] = {key: asked[key] for key in ("images", "pool") if key in asked and key in known}
-            if "queries" in known:
+            if "queries" in known:  # it matches what an attack of its own access asks
                 if access != main.spec["access"]:
                     continue
                 settings["queries"] = self._queries(target, attacker)

@@ -130,14 +130,14 @@ def read_evaluators(names: str | None, given: Mapping[str, Mapping[str, Any]]) -
 def read_attackers(
     method: str, preset: str, settings: Mapping[str, Any], prior: str | None, prior_settings: Mapping[str, Any]
 ) -> tuple[Attacker, ...]:
-    """`gmi,ppa+eot` or `all,ppa+eot`: the attacks (all with this preset, no floors or wrappers), each with its prior.
+    """`gmi,ppa+eot` or `all,ppa+eot`: the attacks (all that have this preset, no floors or wrappers) with their priors.
 
     Raises:
         UserError: For an unknown name or setting, settings that are for one of several attacks, or a prior that an
             attack cannot use.
     """
-    every = registry.attacks("attack")
-    every = [name for name in every if preset in registry.presets("attacks", name)] or every
+    named = registry.attacks("attack")
+    every = [name for name in named if preset in registry.presets("attacks", name)] or named
     listed = [name.strip() for name in method.split(",")]
     chosen = list(dict.fromkeys(one for name in listed for one in (every if name == "all" else [name])))
     if len(chosen) > 1 and settings:

@@ -4,6 +4,10 @@ A plug-in is a module with a literal `CARD` (read without importing it, so that 
 optional literal `PRESETS`, and one frozen dataclass whose fields are its settings. Other packages add plug-ins through
 the entry points `mibench.attacks`, `mibench.defenses`, `mibench.priors` and `mibench.data`.
 
+A card also declares what fits together (`plugins.capabilities`): a prior what it offers (`critic`, `conditional`,
+`differentiable`, `diffusion`, `spaces`, `enterable`), an attack what it `requires` of a prior or, in a wrapper, of the
+attack that it `wraps`, a family of architectures what it `offers` and a defense what it `requires` of one.
+
 An attack may be wrapped: `ppa+eot` is the wrapper `eot` around `ppa`, and `eot.copies` one of its settings.
 """
 
@@ -73,7 +77,10 @@ def wrappers(name: str) -> list[str]:
     return name.split("+")[1:]
 
 
-_LITERAL = re.compile(r"^(?:CARD|PRESETS|AROUND|ARCHITECTURES) *=.*?(?=^[^\s)\]}#]|\Z)", re.MULTILINE | re.DOTALL)
+LITERALS = ("CARD", "PRESETS", "AROUND", "ARCHITECTURES")
+"""What is read of a plug-in without importing it."""
+
+_LITERAL = re.compile(rf"^(?:{'|'.join(LITERALS)}) *=.*?(?=^[^\s)\]}}#]|\Z)", re.MULTILINE | re.DOTALL)
 """From the name to the next line that begins a statement of its own."""
 
 
@@ -91,7 +98,7 @@ def _literals(path: Path) -> dict[str, Any]:
     literals = {}
     for node in nodes:
         target = node.targets[0] if isinstance(node, ast.Assign) else None
-        if isinstance(target, ast.Name) and target.id in ("CARD", "PRESETS", "AROUND", "ARCHITECTURES"):
+        if isinstance(target, ast.Name) and target.id in LITERALS:
             literals[target.id] = ast.literal_eval(node.value)
     return literals
 

@@ -68,7 +68,7 @@ class Frames(Shown):
         return shown | ({"left out": "; ".join(self.errors)} if self.errors else {})
 
     def __repr__(self) -> str:
-        images = sum(result.scores["n"] for result in self.content.results)
+        images = sum(result.score.n for result in self.content.results)
         left = f", {len(self.errors)} runs left out" if self.errors else ""
         return (
             f"Frames of {len(self.content.results)} scores of {images:,} reconstructions{left}: "

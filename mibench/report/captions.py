@@ -111,7 +111,7 @@ def section(group: pd.DataFrame, results: Iterable[Result], brief: bool = False)
     """A protocol's table, with what could not be measured and how to get it (if brief: where that is written)."""
     protocol = group["protocol"].iloc[0]
     own = [result for result in results if result.protocol == protocol]
-    gone = {item["name"]: (item["why"], item["how"]) for result in own for item in result.scores["unavailable"]}
+    gone = {item.name: (item.why, item.how) for result in own for item in result.score.unavailable}
     notes = [f"Not measured: {name}: {why}; {how}" for name, (why, how) in gone.items()]
     if brief and gone:
         why = "; ".join(f"{name}: {why}" for name, (why, _) in gone.items())

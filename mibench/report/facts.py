@@ -63,8 +63,8 @@ def facts(result: Result) -> Facts:
     )
     same = prior is None or prior.spec.get("dataset") == target.spec["dataset"]
     selects = card("attacks", result.inversion.spec["attack"]["name"]).get("selects", "target")
-    scores = result.scores
-    saved = _saved(result.inversion.path / "images.safetensors") if "pixels" in scores else None
+    score = result.score
+    saved = _saved(result.inversion.path / "images.safetensors") if score.pixels else None
     return Facts(
         f"{result.inversion.name} on {target.name}-{target.id}",
         _family(target.spec["model"]),
@@ -72,17 +72,15 @@ def facts(result: Result) -> Facts:
         _classes(target.path / "model.safetensors"),
         result.fingerprint,
         judges,
-        scores["n"],
-        "inception" in scores["perceptual"],
-        scores.get("shared"),
+        score.n,
+        score.inception is not None,
+        None,
         result.fingerprint if same else "another",
         selects,
-        scores.get("pixels"),
+        score.pixels or None,
         saved,
-        scores["target"].get(
-            "answer_difference", scores["target"].get("answer_difference", scores["target"].get("wobble"))
-        ),  # as older scores call it
-        scores["target"].get("passes", 1),
+        score.target.answer_difference,
+        score.target.passes,
     )
 
 

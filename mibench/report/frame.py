@@ -49,8 +49,8 @@ def scores(results: Iterable[Result]) -> pd.DataFrame:
 
 def _references(result: Result) -> list[dict[str, Any]]:
     """The chance row and the ceiling row: they depend on the protocol only, not on the target or the attack."""
-    chance = {"attack": "chance", "role": "floor"} | rows.chance(result.scores, result.names)
-    real = {"attack": "real held-out", "role": "ceiling"} | rows.ceiling(result.scores, result.names)
+    chance = {"attack": "chance", "role": "floor"} | rows.chance(result.score, result.names)
+    real = {"attack": "real held-out", "role": "ceiling"} | rows.ceiling(result.score, result.names)
     return [result.shared | chance, result.shared | real]
 
 

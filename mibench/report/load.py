@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from mibench.evaluation.score import Score
 from mibench.report.result import Result
 from mibench.runs import PROTOCOL, Library, unchanged
 from mibench.runtime.errors import UserError, printable
@@ -46,6 +47,6 @@ def _read(library: Library, path: Path) -> Result:
         raise UserError(f"a run it builds on is missing ({gone}); run the same command again") from None
     for name in run.read("done"):
         unchanged(path / name)
-    result = Result(run, run.read("scores.json"))
+    result = Result(run, Score.from_json(run.read("scores.json")))
     _ = result.row  # whatever a report needs of it is there
     return result

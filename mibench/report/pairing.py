@@ -112,10 +112,9 @@ def identical(one: Result, other: Result) -> bool:
 
     The pixels are compared by the digest that scoring wrote down; scores without one are never called identical.
     """
-    pixels = [result.scores.get("pixels") for result in (one, other)]
     return (
-        pixels[0] is not None
-        and pixels[0] == pixels[1]
+        one.score.pixels != ""
+        and one.score.pixels == other.score.pixels
         and one.access == other.access
         and _seen(one) == _seen(other)
         and torch.equal(one.hits.hits, other.hits.hits)

@@ -17,13 +17,13 @@ TITLE = "Why these tables are apart"
 
 def fields(result: Result) -> dict[str, str]:
     """The comparable part of a score's protocol, field by field, as text."""
-    data, split = result.target.spec["dataset"], result.card.get("split", {})
-    images = result.card.get("images")
+    data, split = result.target.spec["dataset"], result.score.card.get("split", {})
+    images = result.score.card.get("images")
     settings = settings_text(changes("data", data["name"], data["settings"]))
     texts = {
         "data set": f"{data['name']}{f' ({settings})' if settings else ''}",
         "split": f"fingerprint {result.fingerprint[:8]}",
-        "identities attacked": f"{result.scores['identities']} of {result.scores['classes']}",
+        "identities attacked": f"{result.score.identities} of {result.score.classes}",
         "who was attacked": _who(split.get("attacked")),
         "evaluation models": ", ".join(f"{run.spec['model']} {run.id}" for run in result.evaluators),
     }
@@ -55,7 +55,7 @@ def apart(results: Iterable[Result], order: Iterable[Any]) -> list[str]:
     firsts: dict[str, Result] = {}
     for result in results:
         known = firsts.setdefault(result.protocol, result)
-        if not known.card and result.card:
+        if not known.score.card and result.score.card:
             firsts[result.protocol] = result
     earlier: dict[str, dict[str, str]] = {}
     lines = []

@@ -15,10 +15,11 @@ import pandas as pd
 import torch
 
 from mibench.core import Access
+from mibench.evaluation.protocol import digest
+from mibench.evaluation.score import Score
 from mibench.report import rows
 from mibench.report.naming import card
 from mibench.runs import Run, canonical
-from mibench.runtime.errors import UserError
 from mibench.stats.pairing import Hits
 
 __all__ = ["Result"]
@@ -29,32 +30,37 @@ class Result:
     """A whole score run with the runs it builds on.
 
     Args:
-        run: The score.
-        scores: Its scores.json.
+        run: The run that made it.
+        score: What it found, without the values of single images.
     """
 
     run: Run
-    scores: Mapping[str, Any]
+    score: Score
 
     @property
     def inversion(self) -> Run:
         """What was scored."""
-        return _single(self.run, "inversion")
+        return self.run.inversion
 
     @property
     def target(self) -> Run:
         """What was attacked."""
-        return _single(self.inversion, "target")
+        return self.inversion.target
+
+    @property
+    def prior(self) -> Run | None:
+        """Where the images come from; None where another program made them."""
+        return self.inversion.prior
+
+    @property
+    def evaluators(self) -> list[Run]:
+        """The evaluation models' runs; the first gives the headline."""
+        return self.run.evaluators
 
     @cached_property
     def fingerprint(self) -> str:
         """A digest of all pixels of the target's data set."""
         return str(self.target.read("metrics.json")["dataset_fingerprint"])
-
-    @property
-    def prior(self) -> Run | None:
-        """Where the images come from; None where another program made them."""
-        return _single(self.inversion, "prior") if "prior" in self.inversion.parents else None
 
     @property
     def attack(self) -> str:
@@ -78,21 +84,9 @@ class Result:
         return [{"name": self.attack}] if self.prior is None else [self.inversion.spec, self.prior.spec]
 
     @property
-    def evaluators(self) -> list[Run]:
-        """The evaluation models' runs; the first gives the headline."""
-        runs = self.run.parents["evaluators"]
-        return runs if isinstance(runs, list) else [runs]
-
-    @property
     def names(self) -> list[str]:
         """The evaluation models' names, headline first."""
         return [run.spec["model"] for run in self.evaluators]
-
-    @property
-    def card(self) -> Mapping[str, Any]:
-        """The protocol card; empty in older scores."""
-        known = self.scores.get("card")
-        return known if isinstance(known, Mapping) else {}
 
     @cached_property
     def protocol(self) -> str:
@@ -101,9 +95,9 @@ class Result:
         Of the card, resolution, crop and reference images follow from the fingerprint of all pixels. Selection and
         budget are the attack's own, which its row shows.
         """
-        key = [self.fingerprint, [run.id for run in self.evaluators], self.scores["identities"]]
+        key = [self.fingerprint, [run.id for run in self.evaluators], self.score.identities]
         # Attacks of mibench take the first so many identities; a folder of images may be of any.
-        others = self.card.get("split", {}).get("attacked")
+        others = self.score.card.get("split", {}).get("attacked")
         key += [others] if others is not None else []
         return hashlib.sha256(canonical(key).encode()).hexdigest()[:6]
 
@@ -122,25 +116,25 @@ class Result:
             head = next(lines)
             label, hit = head.index("label"), head.index(f"open_top1@{self.names[0]}")
             verdicts = torch.tensor([(int(line[label]), line[hit] == "1") for line in lines], dtype=torch.int64)
-        people, hits = verdicts.T
+        people, hits = verdicts.T.contiguous()
         seeds = torch.full_like(people, int(self.target.spec["seed"]))
         return Hits(people, hits.bool(), seeds)
 
     @cached_property
     def shared(self) -> dict[str, Any]:
         """What all rows of a protocol have in common, as the beginning of a flat row."""
-        return {"protocol": self.protocol} | rows.shared(self.target, self.scores, self.fingerprint, self.names)
+        return {"protocol": self.protocol} | rows.shared(self.target, self.score, self.fingerprint, self.names)
 
     @cached_property
     def row(self) -> dict[str, Any]:
         """The score as one flat row."""
         flat = self.shared | rows.target(self.target)
-        flat |= rows.interval("natural_accuracy", self.scores["natural_accuracy"])
+        flat |= rows.bounds("natural_accuracy", self.score.natural_accuracy)
         flat |= {"attack": self.attack, "role": self.role} | rows.origin(self.inversion, self.prior)
-        flat |= {"n": self.scores["n"]} | rows.measured(self.scores, self.names)
+        flat |= {"n": self.score.n} | rows.measured(self.score, self.names)
         flat |= rows.cost(self.inversion, self.prior)
         prior = self.prior.id if self.prior else ""
-        card = self.scores.get("card_hash", "")
+        card = digest(self.score.card) if self.score.card else ""
         return flat | {"inversion": self.inversion.id, "prior_run": prior, "card": card, "score": self.run.id}
 
     @cached_property
@@ -150,10 +144,3 @@ class Result:
         table["label"] = table["label"].astype("int64")
         table["order"] = table.groupby("label").cumcount()
         return table
-
-
-def _single(run: Run, role: str) -> Run:
-    parent = run.parents[role]
-    if not isinstance(parent, Run):
-        raise UserError(f"{run.path} names several runs as its {role}; delete it and run it again")
-    return parent

@@ -1,4 +1,4 @@
-"""Parts of a score's flat row, from its scores.json and the runs it builds on.
+"""Parts of a score's flat row, from the `Score` and the runs it builds on.
 
 A rate takes three columns: `open_top1@resnet`, `open_top1_low@resnet`, `open_top1_high@resnet`; what stands behind the
 @ is the network whose verdict or features it is.
@@ -8,12 +8,15 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from mibench.evaluation.records import Distances, Judgement
+from mibench.evaluation.score import Score
+from mibench.metrics.prdc import PRDC
 from mibench.report.naming import changes, defense_label, preset, settings_text
 from mibench.runs import Run
 from mibench.stages.train_target import changed_from_recipe
 from mibench.stats.intervals import Interval
 
-__all__ = ["PRDC", "RATES", "bounds", "ceiling", "chance", "cost", "interval", "measured", "origin", "shared", "target"]
+__all__ = ["RATES", "bounds", "ceiling", "chance", "cost", "judged", "measured", "origin", "shared", "target"]
 
 RATES = ("open_top1", "open_top5", "closed_top1", "closed_top5", "knn_train", "knn_heldout")
 """What an evaluation model says of each image; every one has an interval."""
@@ -21,43 +24,32 @@ RATES = ("open_top1", "open_top5", "closed_top1", "closed_top5", "knn_train", "k
 DOUBTS = ("calibrated", "gap", "times_real")
 """How much of that is likeness, with intervals; older scores have none of them."""
 
-SETS = ("fid", "kid")
-"""What an evaluation model's features say of all images together."""
 
-PRDC = ("precision", "recall", "density", "coverage")
-"""How far the images lie among real ones in these features; blank in scores that were made without it."""
-
-
-def interval(key: str, value: Mapping[str, Any], at: str = "") -> dict[str, Any]:
-    """A number with its bounds."""
-    return {f"{key}{at}": value["value"], f"{key}_low{at}": value["low"], f"{key}_high{at}": value["high"]}
-
-
-def bounds(key: str, value: Interval | None) -> dict[str, float]:
-    """The same of an interval; NaN where there is none."""
+def bounds(key: str, value: Interval | None, at: str = "") -> dict[str, float]:
+    """A number with its bounds; NaN where there is none."""
     known = value or Interval(math.nan, math.nan, math.nan, 0, 0)
-    return {key: known.value, f"{key}_low": known.low, f"{key}_high": known.high}
+    return {f"{key}{at}": known.value, f"{key}_low{at}": known.low, f"{key}_high{at}": known.high}
 
 
-def _prdc(sets: Mapping[str, Any], name: str) -> dict[str, float | None]:
+def _prdc(distances: Distances, name: str) -> dict[str, float | None]:
     """Precision, recall, density, coverage; null where there are too few images, or in an old file."""
-    known = sets.get("prdc") or {}
-    return {f"{key}@{name}": known.get(key) for key in PRDC}
+    known = distances.prdc
+    return {f"{key}@{name}": known and getattr(known, key) for key in PRDC._fields}
 
 
-def _by_evaluator(names: Iterable[str], verdicts: Mapping[str, Any]) -> dict[str, Any]:
-    """`open_top1@resnet`, `open_top1_low@resnet`, ... from the `evaluators` or the `ceiling` of a scores.json."""
+def judged(judgements: Mapping[str, Judgement], names: Iterable[str]) -> dict[str, Any]:
+    """`open_top1@resnet`, `open_top1_low@resnet`, ... by each evaluation model, of reconstructions or real images."""
     flat: dict[str, Any] = {}
     for name in names:
-        own = verdicts[name]
+        own = judgements[name]
         for key in (*RATES, *DOUBTS):
-            if key in own:  # the ceiling has no distance to the held-out images: each would find itself
-                flat |= interval(key, own[key], f"@{name}")
-        flat |= {f"{key}@{name}": own[key] for key in SETS} | _prdc(own, name)
+            if key in own.means:  # real images have no distance to the held-out ones: each would find itself
+                flat |= bounds(key, own.means[key], f"@{name}")
+        flat |= {f"fid@{name}": own.distances.fid, f"kid@{name}": own.distances.kid} | _prdc(own.distances, name)
     return flat
 
 
-def shared(target: Run, scores: Mapping[str, Any], fingerprint: str, names: list[str]) -> dict[str, Any]:
+def shared(target: Run, score: Score, fingerprint: str, names: list[str]) -> dict[str, Any]:
     """What all rows of a protocol have in common: the data, and the evaluation models on real images."""
     data = target.spec["dataset"]
     flat: dict[str, Any] = {
@@ -65,15 +57,16 @@ def shared(target: Run, scores: Mapping[str, Any], fingerprint: str, names: list
         "dataset_settings": settings_text(changes("data", data["name"], data["settings"])),
         "fingerprint": fingerprint,
         "evaluators": ",".join(names),
-        "identities": scores["identities"],
-        "classes": scores["classes"],
-        "unavailable": "; ".join(item["name"] for item in scores["unavailable"]),
+        "identities": score.identities,
+        "classes": score.classes,
+        "unavailable": "; ".join(item.name for item in score.unavailable),
     }
     for name in names:
-        own = scores["evaluators"][name]
-        for key in ("heldout_accuracy", "heldout_accuracy_open"):
-            flat |= interval(key, own[key], f"@{name}")
-        flat |= {f"{key}@{name}": own[key] for key in ("distractors", "distractors_are_public", "knn_real_to_real")}
+        own = score.facts[name]
+        flat |= bounds("heldout_accuracy", own.heldout_accuracy, f"@{name}")
+        flat |= bounds("heldout_accuracy_open", own.heldout_accuracy_open, f"@{name}")
+        flat |= {f"distractors@{name}": own.distractors, f"distractors_are_public@{name}": own.distractors_are_public}
+        flat |= {f"knn_real_to_real@{name}": own.knn_real_to_real}
     return flat
 
 
@@ -104,18 +97,16 @@ def origin(inversion: Run, prior: Run | None) -> dict[str, Any]:
     return flat | {"prior": learnt["name"], "prior_preset": preset("priors", learnt["name"], learnt["settings"])}
 
 
-def measured(scores: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
+def measured(score: Score, names: list[str]) -> dict[str, Any]:
     """Every verdict and distance of the reconstructions."""
-    flat = _by_evaluator(names, scores["evaluators"])
-    flat |= interval("target_top1", scores["target"]["top1"])
-    flat |= interval("target_confidence", scores["target"]["confidence"])
-    for name, value in scores["perceptual"].items():
-        if name == "inception":
-            flat |= {"fid": value["fid"], "kid": value["kid"]} | _prdc(value, "inception")
-        else:
-            flat |= interval(name, value)
-    for pair, value in scores.get("agreement", {}).items():
-        flat |= interval("both", value["both"], f"@{pair}") | {f"kappa@{pair}": value["kappa"]}
+    flat = judged(score.evaluators, names)
+    flat |= bounds("target_top1", score.target.top1) | bounds("target_confidence", score.target.confidence)
+    for name, value in score.perceptual.items():
+        flat |= bounds(name, value)
+    if score.inception is not None:
+        flat |= {"fid": score.inception.fid, "kid": score.inception.kid} | _prdc(score.inception, "inception")
+    for pair, agreement in score.agreement.items():
+        flat |= bounds("both", agreement.both, f"@{pair}") | {f"kappa@{pair}": agreement.kappa}
     return flat
 
 
@@ -144,15 +135,12 @@ COST = (
 )
 
 
-def chance(scores: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
+def chance(score: Score, names: list[str]) -> dict[str, float]:
     """What guessing gives, which depends on the protocol only."""
-    lowest = scores["chance"]
-    return {f"closed_top1@{name}": lowest["closed_top1"] for name in names} | {
-        key: value for key, value in lowest.items() if key != "closed_top1"
-    }
+    closed = {f"closed_top1@{name}": score.chance["closed_top1"] for name in names}
+    return closed | {key: value for key, value in score.chance.items() if key != "closed_top1"}
 
 
-def ceiling(scores: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
+def ceiling(score: Score, names: list[str]) -> dict[str, Any]:
     """What unseen real images of the same people give, which depends on the protocol only."""
-    real = scores["ceiling"]
-    return {"n": real[names[0]]["open_top1"]["n"]} | _by_evaluator(names, real)
+    return {"n": score.ceiling[names[0]].means["open_top1"].n} | judged(score.ceiling, names)

@@ -88,7 +88,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         batch = at_once(BATCH[engine.device.type], data.image_shape, engine.device)
         workspace = AttackContext(batch, folder, data.public.on(engine), training_transform(target))
         made: Reconstructions | None = None
-        with suppress(BudgetExhausted), engine.autocast():
+        with suppress(BudgetExhausted), engine.autocast(), capabilities.naming_others():
             made = attack(oracle, prior, labels, run.spec["seed"], workspace)
         if made is None or (run.spec["budget"] is not None and cost.queries and oracle.queries.max() == 0):
             raise UserError(

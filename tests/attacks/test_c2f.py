@@ -119,7 +119,7 @@ def test_the_coarse_stage_asks_the_target_nothing_and_takes_adam_steps_on_the_em
     oracle = world.oracle(Access.BLACK_BOX, budget=len(world.public()))  # not one query more than the shared ones
     runs = []
     for steps in (0, 1, 2):
-        attack = quick("c2f", **SMALL | {"steps": steps, "lr": 0.05})
+        attack = quick("c2f", **SMALL | {"steps": steps, "lr": 0.05, "starts": 3, "kept": 3, "population": 3})
         runs.append(attack(oracle_of(world), world.prior, torch.arange(2), 0, left))
     attack_on(world, "c2f", torch.arange(2), oracle=oracle, **SMALL)
     assert int(oracle.queries.sum()) == 0 and oracle.shared_queries == 400

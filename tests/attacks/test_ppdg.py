@@ -319,7 +319,7 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any]) -> No
 def test_priors_and_attacks_that_cannot_be_tuned_are_refused() -> None:
     world = World(4, "none")
     public: Prior = PublicImages(world.public().images)
-    with pytest.raises(UserError, match="ppa needs a generator"):
+    with pytest.raises(UserError, match="ppdg needs a generator"):
         capabilities.require(SHORT, public)
     with pytest.raises(UserError, match="gmi needs a prior with a critic"):
         capabilities.require(replace(SHORT, attack=GMI(images=2)), world.prior)

@@ -201,6 +201,46 @@ def test_dry_run_in_an_empty_folder_writes_nothing(tmp_path: Path) -> None:
     assert settings["settings"]["steps"] > 0  # resolved: the preset's values, not its name
 
 
+def test_people_get_a_table_of_the_plan() -> None:
+    told = command("demo", "--identities", "20", "--dry-run")
+    lines = told.out.splitlines()
+    assert told.code == 0 and told.err == ""
+    assert lines[-1].startswith("50 runs, 50 to do") and len(lines) == 51
+    assert all(line.startswith("to do ") for line in lines[:-1])
+    assert lines[1].startswith("to do  evaluators/digiface-ir-")
+
+
+def test_a_dry_run_refuses_what_the_run_would(tmp_path: Path) -> None:
+    for words in (
+        ("train", "--defense", "rolss", "--model", "resnet", "--set", "stages=9"),
+        ("train", "--defense", "loft", "--set", "rank=100000"),
+        ("demo", "--identities", "101"),
+        ("sweep", "--method", "gmi", "--set", "prior.width=0"),
+    ):
+        assert command(*words, "--dry-run").error == command(*words).error
+    assert not list(tmp_path.iterdir())
+
+
+SHARED = ["dataset", "seed", "device", "precision", "results", "sets", "dry_run", "force", "as_json"]
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_shared_options_stand_last_and_in_one_order(path: tuple[str, ...]) -> None:
+    found = typer.main.get_command(cli.app)
+    for name in path:
+        found = found.commands[name]  # type: ignore[attr-defined]
+    names = [parameter.name for parameter in found.params]
+    assert [name for name in names if name in SHARED] == [name for name in SHARED if name in names]
+    if "dry_run" in names:
+        last = [name for name in SHARED if name not in ("dataset", "seed") or name in names]
+        assert names[-len(last) :] == last
+
+
+def test_a_renamed_option_says_its_new_name() -> None:
+    for name in ("attack", "sweep"):
+        assert command(name, "--informed").error == "--informed is now called --adaptive"
+
+
 # --- looking
 
 

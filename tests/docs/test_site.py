@@ -1,5 +1,6 @@
 """The site is whole: every method and command has its page, every public name its docstring, every command exists."""
 
+import inspect
 import json
 import re
 import shlex
@@ -34,6 +35,8 @@ def test_every_method_has_a_page_with_its_settings_and_source(kind: str, name: s
     assert f"({name}.md)" in methods.index(kind)
     if card.get("authors"):
         assert f"]({card['link']})" in page and "```bibtex" in page
+    prose_only = re.sub(r"\]\([^)]*\)", "", page)
+    assert not re.findall(r"[\w/]+\.md\b", prose_only), "cite what a reader can open"
     if kind in registry.BASES:
         from mibench.plugins.settings import settings_of
 
@@ -78,11 +81,10 @@ def test_every_public_name_is_described() -> None:
     page = reference.api()
     for name, one in reference.public().items():
         assert f"# {name.removeprefix('mibench.core.')}\n" in page, f"{name} is not on the page"
-        doc = parse(getattr(one, "__doc__", None))
+        named = isinstance(one, type) or inspect.isfunction(one)
+        doc = parse(one.__doc__ if named else reference.alias(name.rpartition(".")[2]))
         assert doc.body, f"{name} has no docstring"
         if name.count(".") == 1 and callable(one) and not isinstance(one, type):  # a function of mibench itself
-            import inspect
-
             arguments = set(inspect.signature(one).parameters)
             assert set(doc.items("Args")) == arguments, f"{name}: Args differ: {set(doc.items('Args')) ^ arguments}"
             assert "Raises" in doc.sections, f"{name} does not say what it raises"

@@ -39,6 +39,7 @@ from mibench.evaluation.judgement import Answers, PrivateAnswers, distances, ref
 from mibench.evaluation.model import accuracy as accuracy_of
 from mibench.evaluation.model import real_to_real
 from mibench.evaluation.perceptual import perceptual
+from mibench.evaluation.records import Judgement
 from mibench.metrics import (
     Unit,
     accuracy,
@@ -456,10 +457,10 @@ def test_scores_hold_prdc_and_reuse_the_real_side() -> None:
 
 def test_tables_have_the_four_columns_and_old_scores_leave_them_blank() -> None:
     found = distances(*pair()).to_json()
-    flat = rows._by_evaluator(["resnet"], {"resnet": found})
+    flat = rows.judged({"resnet": Judgement.from_json(found)}, ["resnet"])
     assert flat["density@resnet"] == found["prdc"]["density"] and flat["recall@resnet"] == found["prdc"]["recall"]
     old = {key: value for key, value in found.items() if key != "prdc"}
     for one in (old, found | {"prdc": None}):
-        flat = rows._by_evaluator(["resnet"], {"resnet": one})
+        flat = rows.judged({"resnet": Judgement.from_json(one)}, ["resnet"])
         assert flat["fid@resnet"] == found["fid"]
         assert all(flat[f"{key}@resnet"] is None for key in ("precision", "recall", "density", "coverage"))

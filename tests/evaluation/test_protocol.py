@@ -113,9 +113,9 @@ def test_other_people_are_another_protocol_though_as_many(root: Path, data: Data
     other = score(root, "gmi", target, judges, bits("110110"), data, identities=2)
     inversion = other.parents["inversion"]
     assert isinstance(inversion, Run)
-    assert len({one.protocol for one in load.results(root) if one.scores["identities"] == 2}) == 1
+    assert len({one.protocol for one in load.results(root) if one.score.identities == 2}) == 1
     with_card(root, other, card_of(data, inversion, judges, torch.tensor([2, 2, 3, 3])))
-    found = [one for one in load.results(root) if one.scores["identities"] == 2]
+    found = [one for one in load.results(root) if one.score.identities == 2]
     assert len({one.protocol for one in found}) == 2
     order = [one.protocol for one in sorted(found, key=lambda one: one.run.id != first.id)]
     (line,) = protocol.apart(found, order)

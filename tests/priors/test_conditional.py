@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 from worlds import public, small_net
 
 from mibench.core import Access, Oracle, PriorTrainer, Split, TrainingContext, augment
+from mibench.plugins import registry
 from mibench.priors.conditional import ConditionalNorm, ConditionalPrior, Trunk, Up, conv, halved, identities
 from mibench.priors.gan import Loop
 from mibench.priors.plg import Plg, PlgPrior, top_n
@@ -274,6 +275,16 @@ def test_one_step_of_plg_is_the_published_loss(monkeypatch: pytest.MonkeyPatch) 
     margin = torch.stack([max(logits[i, k] for k in range(CLASSES) if k != y[i]) - logits[i, y[i]] for i in range(4)])
     wanted = 0.7 * margin.mean() - fresh.judge(fake, y).mean()
     assert_gradients(on_generator, wanted, list(fresh.generator.parameters()))
+
+
+def test_the_papers_reals_are_not_mirrored_but_the_targets_views_are() -> None:
+    """train_cgan.py: no flip among the public images' transforms, RandomHorizontalFlip among the fakes'."""
+    for kind in ("plg", "tacgan"):
+        paper = registry.configure("priors", kind, "paper").plugin
+        assert not paper.mirror and getattr(paper, "mirror_views", True)
+        assert registry.configure("priors", kind, "quick").plugin.mirror  # 2,000 images are few
+    x = torch.rand(8, 3, 16, 16)
+    assert torch.equal(tiny("plg").mirrored(x, Noise(0, torch.arange(8))), x)
 
 
 def test_the_projection_discriminator_is_the_formula() -> None:

@@ -10,7 +10,7 @@ from interruptions import assert_resumes, session
 from torch import Tensor
 from worlds import SHAPE, GaussianDiffusion, public, small_net
 
-from mibench.core import Access, Oracle, Split, TrainingContext
+from mibench.core import Access, Oracle, Split, TrainingContext, augment
 from mibench.plugins import registry
 from mibench.priors.ddpm import Ddpm, DdpmPrior, Eigenspace, UNet
 from mibench.priors.diffusion import LEVELS, signal, timesteps
@@ -239,6 +239,31 @@ def test_tuning_moves_the_label_embedding_and_the_middle_only() -> None:
         for part in ("weight", "bias")
     }
     assert names == {"net.label.weight", "net.middle.1.project.weight", "net.middle.1.project.bias", *convolutions}
+
+
+def test_tuning_looks_as_the_authors_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PLG-MI's view with jitter in every other one, of predictions that are clamped for the view and not before."""
+    split = public()
+    recipe, prior = built(split, tune_steps=1, steps=1)
+    plain, shown, drawn = augment.view, [], []
+    denoise = prior.denoise
+
+    def watched(x: Tensor, noise: Noise, mirror: bool, jitter: float = 1.0) -> Tensor:
+        shown.append((x.detach(), mirror, jitter))
+        return plain(x, noise, mirror, jitter)
+
+    def drawing(*given: Any, **named: Any) -> Any:
+        for x in denoise(*given, **named):
+            drawn.append(x.detach())
+            yield x
+
+    monkeypatch.setattr(augment, "view", watched)
+    prior.denoise = drawing  # type: ignore[method-assign]
+    recipe.train(prior, split, oracle(), session())
+    assert [(mirror, jitter) for _, mirror, jitter in shown] == [(True, 0.5)] * len(drawn) and len(drawn) == 2
+    assert max(float(x.abs().max()) for x in drawn) > 1
+    for x, (seen, _, _) in zip(drawn, shown, strict=True):
+        torch.testing.assert_close(seen, ((x + 1) / 2).clamp(0, 1))
 
 
 def test_tuning_lowers_the_targets_loss() -> None:

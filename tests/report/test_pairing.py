@@ -14,7 +14,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mibench.core import Access
+from mibench import models
+from mibench.core import Access, Defense, Oracle
+from mibench.evaluation.score import Score
 from mibench.plugins import registry
 from mibench.report import pairing
 from mibench.report.content import Content
@@ -96,10 +98,16 @@ def result(victim: Told, attack: str, people: torch.Tensor, hits: torch.Tensor, 
     made = {"queries_per_identity": 10.0, "gradient_images_per_identity": 0.0, "shared_queries": 0}
     inversion = told("inversions", attack, spec, {"prior": PRIOR, "target": victim}, {"metrics.json": made})
     own = {key: clustered_interval(hits, people).as_json() for key in ("open_top1", "open_top5", "closed_top1")}
-    own |= {key: own["open_top1"] for key in ("closed_top5", "knn_train", "knn_heldout")} | {"fid": 1.0, "kid": 0.1}
+    own |= {key: own["open_top1"] for key in ("closed_top5", "knn_train", "knn_heldout")} | {
+        "fid": 1.0,
+        "kid": 0.1,
+        "kid_error": 0.01,
+        "n": 8,
+        "n_real": 8,
+    }
     own |= {"heldout_accuracy": rated(0.9), "heldout_accuracy_open": rated(0.9), "distractors": 3}
     own |= {"distractors_are_public": False, "knn_real_to_real": 7.25}
-    scores = {
+    saved = {
         "n": len(hits),
         "identities": len(people.unique()),
         "classes": 9,
@@ -112,7 +120,7 @@ def result(victim: Told, attack: str, people: torch.Tensor, hits: torch.Tensor, 
         "unavailable": [],
     } | ({"pixels": pixels} if pixels else {})
     run = told("scores", attack, {}, {"inversion": inversion, "evaluators": [evaluator("resnet")]}, {})
-    made_up = Result(run, scores)
+    made_up = Result(run, Score.from_json(saved))
     vars(made_up)["hits"] = Hits(people, hits, torch.full_like(people, int(victim.spec["seed"])))
     images = {"identity": [f"person {who}" for who in people.tolist()], "label": people.numpy()}
     images |= {"open_top1@resnet": hits.long().numpy(), "knn_train@resnet": 1.0, "target_confidence": 0.5}
@@ -292,3 +300,40 @@ def test_identical_rows_are_no_tests_and_raise_no_other_p_value() -> None:
     known = {row["attack"]: row for row in rows(content.differences)}
     assert known["brep"]["verdict"] == IDENTICAL and known["cma_es"]["p_adjusted"] == known["cma_es"]["p"] < 1
     assert pairing.holm(pd.Series([0.01, math.nan, 0.04])) == pytest.approx([0.02, math.nan, 0.04], nan_ok=True)
+
+
+# --- what cards claim -----------------------------------------------------------------------------------------------
+
+UNSEEN = {name: card["unseen_by"] for name, card in registry.cards("defenses").items() if "unseen_by" in card}
+
+
+def test_the_cards_that_claim_to_be_unseen() -> None:
+    assert set(UNSEEN) == {"truncate", "temperature", "rounding", "noise", "ssd"}
+    assert {key for keys in UNSEEN.values() for key in keys} <= {access.key for access in Access}
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_what_a_card_calls_unseen_is_not_seen(name: str) -> None:
+    """Training is as without it, a white-box attacker gets the same features and logits, labels are the same."""
+    kind = registry.load("defenses", name)
+    trains = ("surgery", "wrap", "epoch", "transform", "batch", "taps", "penalty")
+    assert all(getattr(kind, hook) is getattr(Defense, hook) for hook in trains) and kind.sampling == Defense.sampling
+    torch.manual_seed(0)
+    network = models.build("cnn", 12, (3, 32, 32)).eval()
+    x = torch.rand(64, 3, 32, 32)
+    strength = registry.card("defenses", name)["strength"]
+    for value in registry.card("defenses", name)["grid"]:
+        defense = registry.configure("defenses", name, settings={strength: value}).plugin
+        memory = defense.memory(12, (3, 32, 32))
+        served = defense.deploy(network, torch.nn.Module() if memory is None else memory)
+        bare, shaped = Oracle(network, Access.LABEL_ONLY, 12), Oracle(served, Access.LABEL_ONLY, 12)
+        if "label_only" in UNSEEN[name]:
+            assert torch.equal(bare.labels(x, None), shaped.labels(x, None))
+        bare, shaped = Oracle(network, Access.WHITE_BOX, 12), Oracle(served, Access.WHITE_BOX, 12)
+        for ask in ("answers", "probs", "labels"):
+            pairs = zip(_tuple(getattr(bare, ask)(x, None)), _tuple(getattr(shaped, ask)(x, None)), strict=True)
+            assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def _tuple(answer: Any) -> tuple[torch.Tensor, ...]:
+    return answer if isinstance(answer, tuple) else (answer,)

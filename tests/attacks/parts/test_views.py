@@ -195,7 +195,7 @@ def test_composed_by_name_they_are_the_same_attack() -> None:
     world = World(4)
     settings = {"steps": 5, "images": 2, "eot.copies": 3, "align.copies": 2, "align.sigma": 0.1}
     found = attack_on(world, "gmi+eot+align", **settings)
-    by_hand = Align(EOT(GMI(images=2, steps=5, lr=0.5), copies=3), copies=2, sigma=0.1)
+    by_hand = Align(EOT(GMI(images=2, steps=5, lr=0.5, realism=0.0), copies=3), copies=2, sigma=0.1)
     assert same(found, run(by_hand, world, work=workspace(world)))
 
 

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from mibench.core import AttackContext, Prior
 
-__all__ = ["ask_many"]
+__all__ = ["query_many"]
 
 
 @torch.no_grad()
-def ask_many(
+def query_many(
     answer: Callable[[Float[Tensor, "m c h w"], Int64[Tensor, " n"]], Shaped[Tensor, "m *a"]],
     prior: Prior,
     z: Float[Tensor, "v n d"],
