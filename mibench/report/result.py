@@ -97,8 +97,8 @@ class Result:
     def protocol(self) -> str:
         """6 hex digits: the images, the evaluation models and who was attacked; rows that share them are comparable.
 
-        Verifiers count as evaluation models do. Of the card, resolution, crop and reference images follow from the fingerprint of all pixels. Selection and
-        budget are the attack's own, which its row shows.
+        Verifiers count as evaluation models do. Of the card, resolution, crop and reference images follow from the
+        fingerprint of all pixels. Selection and budget are the attack's own, which its row shows.
         """
         key = [self.fingerprint, [run.id for run in self.evaluators], self.score.identities]
         key += [[run.id for run in self.verifiers]] if self.verifiers else []
@@ -128,7 +128,9 @@ class Result:
         with (self.run.path / "per_image.csv").open(encoding="utf-8", newline="") as file:
             lines = csv.reader(file)
             head = next(lines)
-            names = [name for name in head if name.partition("@")[0] in ("likeness", "open_top1", "own_ball", "verified")]
+            names = [
+                name for name in head if name.partition("@")[0] in ("likeness", "open_top1", "own_ball", "verified")
+            ]
             places = [head.index("label"), *(head.index(name) for name in names)]
             cells = torch.tensor([[int(line[place]) for place in places] for line in lines], dtype=torch.int64)
         people, *columns = cells.T.contiguous()
