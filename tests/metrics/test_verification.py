@@ -1,4 +1,4 @@
-"""A matcher's verdict: templates and cosines from their definitions, thresholds on ties, the ROC against scikit-learn."""
+"""A matcher's verdict: templates and cosines by definition, thresholds on ties, the ROC against scikit-learn."""
 
 import math
 

@@ -5,20 +5,22 @@ import io
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from reported import RE, bits, data, judge, noise, score, target, verifier  # noqa: F401 (fixtures)
 from rich.console import Console
 
 from mibench.core import Dataset
-from mibench.report import load, write
+from mibench.report import files, load, terminal
 from mibench.report.captions import caption
 from mibench.report.content import Content
 from mibench.report.judges import MOST, Disagreement, Effect, disagreement, lines, sentence, words
 from mibench.report.tables import ABOVE, columns, protocols, rows
 from mibench.stats.intervals import Interval
-from mibench.stats.pairing import pair
+from mibench.stats.pairing import Hits
 
 
 def effect(low: float, value: float, high: float, judge: str = "x") -> Effect:
@@ -89,31 +91,32 @@ def results(tmp_path: Path, data: Dataset) -> Path:
     return tmp_path
 
 
-def test_the_first_line_says_that_judges_disagree(results: Path) -> None:
-    content = Content(load.results(results))
+def test_the_first_line_says_that_judges_disagree(results: Path, tmp_path: Path) -> None:
+    found = load.results(results)
+    for one in found:  # the same verdicts on six times as many people: four cannot make anything clear
+        people = torch.cat([one.hits.people + 4 * place for place in range(6)])
+        vars(one)["verdicts"] = {name: Hits(people, own.hits.repeat(6)) for name, own in one.verdicts.items()}
+        del vars(one)["hits"]
+    content = Content(found)
     table = {row["judge"]: row for row in rows(content.judges)}
     assert list(table) == ["open_top1@resnet", "own_ball@resnet", "verified@resnet", "verified@ir"]
     (headline,) = rows(content.differences)
     for name in list(table)[:3]:  # these say what the headline says
         assert table[name]["difference"] == headline["difference"] == pytest.approx(-2 / 3)
         assert table[name]["difference_low"] == headline["difference_low"]
-    one, other = (
-        found.verdicts["verified@ir"] for found in sorted(content.results, key=lambda one: -len(one.target.name))
-    )
-    if other.hits.any():
-        one, other = other, one
-    paired = pair(one, other)
-    assert paired is not None and table["verified@ir"]["difference"] == paired.interval.value == 1
+    assert table["verified@ir"]["difference"] == 1
     assert {row["judges"] for row in table.values()} == {Disagreement.SIGN.words}
     (line,) = content.disagreements
     assert line.startswith(
-        "Judges disagree: re a_e=0.4 under ppa: the judges disagree about the sign; less leaks by open"
+        "Judges disagree: re a_e=0.4 under ppa: the judges disagree about the sign; less leaks by ope"
     )
     console = Console(file=io.StringIO(), width=400, color_system=None)
-    folder = write(results, console)
+    console.print(terminal.render(content, console))
     assert console.file.getvalue().startswith(f"! {line}\n")  # type: ignore[attr-defined]
-    assert (folder / "tables.md").read_text().startswith("**Judges disagree: re a")
-    assert json.loads((folder / "tables.json").read_text())["disagreements"] == [line]
+    files.write(tmp_path, content, [])
+    assert (tmp_path / "tables.md").read_text().startswith("**Judges disagree: re a")
+    assert json.loads((tmp_path / "tables.json").read_text())["disagreements"] == [line]
+    assert Content(load.results(results)).disagreements == []
 
 
 def test_the_report_says_who_the_judges_are(results: Path) -> None:
@@ -145,8 +148,6 @@ def test_images_that_beat_photographs_are_marked_and_explained(tmp_path: Path, d
 
 
 def test_many_disagreements_are_counted() -> None:
-    import pandas as pd
-
     def line(defense: str, judge: str, value: float) -> dict[str, object]:
         bounds = {"difference": value, "difference_low": value - 0.01, "difference_high": value + 0.01}
         return {"protocol": "p", "defense": defense, "attack": "ppa", "judge": judge, "n": 9, "identities": 3} | bounds
