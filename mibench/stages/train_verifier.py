@@ -36,14 +36,14 @@ RECIPE = {"epochs": 20, "batch": 50, "least_steps": 1600}
 def plan(
     root: Path, data: Choice, architecture: str, precision: str, training: dict[str, Any] | None = None
 ) -> Run | None:
-    """The run that trains a verifier; None where the data have fewer than 20 bystanders.
+    """The run that trains a verifier; None where the data have fewer than 20 bystanders or private people.
 
     Raises:
         UserError: For an unknown architecture or a setting out of range.
     """
     models.family(architecture)
     source: Source = data.plugin
-    if source.bystander_count < FEWEST:
+    if min(source.bystander_count, data.shape.classes) < FEWEST:
         return None
     spec, inputs = artifacts.dataset_spec(data)
     given = training or {}
