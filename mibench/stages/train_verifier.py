@@ -43,7 +43,7 @@ def plan(
     """
     models.family(architecture)
     source: Source = data.plugin
-    if min(source.bystander_count, data.shape.classes) < FEWEST:
+    if source.bystander_count < FEWEST or data.shape.classes < FEWEST:
         return None
     spec, inputs = artifacts.dataset_spec(data)
     given = training or {}
