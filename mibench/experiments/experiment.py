@@ -113,15 +113,17 @@ class Attacker:
 
 @dataclass(frozen=True)
 class Evaluators:
-    """The models that judge.
+    """The models that judge, and the independent verifiers beside them.
 
     Args:
-        names: Their architectures, at least two families; None is two of other families than the target's.
+        names: Evaluation models' architectures, at least two families; None is two of other families than the target's.
         training: What differs from their recipe, typed.
+        verifier_training: What differs from the verifiers' recipe, typed.
     """
 
     names: tuple[str, ...] | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
+    verifier_training: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

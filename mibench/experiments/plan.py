@@ -17,7 +17,7 @@ from mibench.plugins.registry import Choice
 from mibench.plugins.settings import parse_settings
 from mibench.runs import Run, canonical
 from mibench.runtime.errors import UserError
-from mibench.stages import import_images, invert, score, train_prior, train_target
+from mibench.stages import import_images, invert, score, train_prior, train_target, train_verifier
 
 __all__ = ["Planner", "adaptive_attacks", "plan"]
 
@@ -47,6 +47,7 @@ class Planner:
         self.results = results
         self._data: dict[str, Choice] = {}
         self._evaluators: dict[tuple[str, str], list[Run]] = {}
+        self._verifiers: dict[tuple[str, str], list[Run]] = {}
 
     def plan(self) -> list[Run]:
         """See the function `plan`."""
@@ -55,7 +56,9 @@ class Planner:
             return [self.prior()]
         if goal in ("target", "training"):
             targets = self.targets
-            judges = [run for one in targets for run in self.evaluators(one)] if goal == "training" else []
+            judges = [
+                run for one in targets for run in [*self.evaluators(one), *self.verifiers(one)] if goal == "training"
+            ]
             return _once([*judges, *targets])
         inversions = _once(self.inversions())
         return inversions if goal == "inversions" else _once(map(self.score, inversions))
@@ -140,6 +143,19 @@ class Planner:
             ]
         return self._evaluators[key]
 
+    def verifiers(self, target: Run) -> list[Run]:
+        """The runs of the verifiers for a target, two of other families than its own; none where the data have too few
+        people who play no other part."""
+        key = (canonical(dict(target.inputs["dataset"])), str(target.spec["model"]))
+        if key not in self._verifiers:
+            training = dict(self.experiment.evaluators.verifier_training)
+            planned = [
+                train_verifier.plan(target.root, self.data_of(target), name, self.experiment.precision, training)
+                for name in train_target.evaluator_families(key[1])
+            ]
+            self._verifiers[key] = [run for run in planned if run is not None]
+        return self._verifiers[key]
+
     # --- what is attacked and judged
 
     def prior(self) -> Run:
@@ -155,7 +171,9 @@ class Planner:
         """The score of one inversion."""
         target = inversion.parents["target"]
         assert isinstance(target, Run)
-        return score.plan(target.root, inversion, self.evaluators(target), self.experiment.precision)
+        return score.plan(
+            target.root, inversion, self.evaluators(target), self.experiment.precision, self.verifiers(target)
+        )
 
     def inversions(self) -> Iterator[Run]:
         """Every target under every attack: its floors, what adaptive attackers try, then the attack itself."""

@@ -110,12 +110,21 @@ def read_target(model: str, defense: str, settings: Sets, pretrained: str | None
     return Target(model, defenses, cast(Pretrained, pretrained), training)
 
 
-def read_evaluators(names: str | None, settings: Mapping[str, Any]) -> Evaluators:
-    """`resnet,ir`, or those that suit the target, with their training."""
+def read_evaluators(names: str | None, given: Mapping[str, Mapping[str, Any]]) -> Evaluators:
+    """`resnet,ir`, or those that suit the target, with their training and that of the verifiers.
+
+    Args:
+        names: Architectures of evaluation models, comma-separated.
+        given: Settings by owner; those of `evaluator` and `verifier` are read.
+
+    Raises:
+        UserError: For an unknown name or setting, or fewer than two families.
+    """
     chosen = tuple(dict.fromkeys(name.strip() for name in names.split(","))) if names else None
     if chosen is not None and len({models.family(name) for name in chosen}) < 2:
         raise UserError(f"--evaluators needs at least two models of different families, got {', '.join(chosen)}")
-    return Evaluators(chosen, typed_settings(Training, "evaluator", settings))
+    recipes = [typed_settings(Training, owner, given.get(owner, {})) for owner in ("evaluator", "verifier")]
+    return Evaluators(chosen, *recipes)
 
 
 def read_attackers(

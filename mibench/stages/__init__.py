@@ -7,7 +7,16 @@ different days, or on different machines.
 from mibench.runs import Run, canonical, executor
 from mibench.runtime.engine import Engine
 from mibench.runtime.progress import Reporter
-from mibench.stages import artifacts, import_images, invert, score, train_backbone, train_prior, train_target
+from mibench.stages import (
+    artifacts,
+    import_images,
+    invert,
+    score,
+    train_backbone,
+    train_prior,
+    train_target,
+    train_verifier,
+)
 
 __all__ = ["execute", "perform", "rehearse"]
 
@@ -15,6 +24,7 @@ _STAGES = {
     "backbones": train_backbone.work,
     "targets": train_target.work,
     "evaluators": train_target.work,
+    "verifiers": train_verifier.work,
     "priors": train_prior.work,
     "inversions": invert.work,
     "scores": score.work,

@@ -34,6 +34,7 @@ __all__ = [
     "load_classifier",
     "load_memories",
     "load_prior",
+    "load_verifier",
     "open_dataset",
     "read_header",
     "read_tensors",
@@ -218,6 +219,20 @@ def load_classifier(run: Run, data: Dataset) -> Classifier:
     memories = load_memories(run, len(data.classes), data.image_shape)
     for defense, memory in zip(defenses(run), memories, strict=True):
         model = defense.deploy(model, memory)  # type: ignore[assignment]  # a classifier again
+    return model.requires_grad_(False).eval()
+
+
+def load_verifier(run: Run) -> Classifier:
+    """The trained network of a verifier, frozen and in eval mode.
+
+    Raises:
+        UserError: If the file is truncated, plays another role or does not fit.
+    """
+    path = run.path / "model.safetensors"
+    tensors, header = _claimed(path, "verifier")
+    shape = tuple(int(size) for size in header["image_shape"])
+    model = models.build(run.spec["model"], int(header["people"]), shape)  # type: ignore[arg-type]
+    _fill(model, tensors, path, run.spec["model"])
     return model.requires_grad_(False).eval()
 
 

@@ -116,58 +116,60 @@ def test_a_preset_a_prior_does_not_offer_falls_back_to_the_papers() -> None:
 # --- what planning is: arithmetic
 
 DEMO = """
-evaluators/digiface-ir-13878f25
-evaluators/digiface-resnet-cac67f23
-inversions/gmi-3e624114
-inversions/gmi-473c6749
-inversions/gmi-9a4a1f24
-inversions/ppa-292a7095
-inversions/ppa-8f4fd9a8
-inversions/ppa-dfa9e856
-inversions/prior_sample-0e8b3f16
-inversions/prior_sample-4f565f09
-inversions/prior_sample-a02412b3
-inversions/prior_sample-d80faf72
-inversions/prior_sample-dda0a19a
-inversions/prior_sample-efd9b8d0
-inversions/prior_search-018cedba
-inversions/prior_search-076fd320
-inversions/prior_search-099d3d4a
-inversions/prior_search-3c565845
-inversions/prior_search-79603cca
-inversions/prior_search-daad58c4
-inversions/public_search-a65e7a67
-inversions/public_search-bddc617f
-inversions/public_search-e56f3ef3
-priors/digiface-dcgan-50ee9959
-priors/digiface-public-6431a972
-priors/digiface-wgan_gp-9d11e0c3
-scores/gmi-1fd1941d
-scores/gmi-240e9c3d
-scores/gmi-ecfad0a4
-scores/ppa-438309b1
-scores/ppa-9e574e42
-scores/ppa-bbf4eaa3
-scores/prior_sample-386af852
-scores/prior_sample-43cce437
-scores/prior_sample-48ee3580
-scores/prior_sample-4f4702d6
-scores/prior_sample-55789669
-scores/prior_sample-85131ae7
-scores/prior_search-0531bbc6
-scores/prior_search-2f65e55f
-scores/prior_search-643a5bb9
-scores/prior_search-d14f7780
-scores/prior_search-d344e6ee
-scores/prior_search-e1f96141
-scores/public_search-2207826e
-scores/public_search-3886147f
-scores/public_search-ebbe1b3d
-targets/digiface-cnn-none-2a1a7c6e
-targets/digiface-cnn-re-40d876a4
-targets/digiface-cnn-re-9ebcc7e9
+evaluators/digiface-ir-11316e9b
+evaluators/digiface-resnet-cf104e2b
+inversions/gmi-2d2e09ed
+inversions/gmi-95ee473d
+inversions/gmi-9706a26e
+inversions/ppa-16873ba5
+inversions/ppa-b8de1ba3
+inversions/ppa-fb5cea04
+inversions/prior_sample-25f3b2ae
+inversions/prior_sample-759d309c
+inversions/prior_sample-77f5c52e
+inversions/prior_sample-9350ab53
+inversions/prior_sample-d9fab983
+inversions/prior_sample-e0d70370
+inversions/prior_search-247ca0aa
+inversions/prior_search-42c7486c
+inversions/prior_search-5ba1c4e7
+inversions/prior_search-89fb3549
+inversions/prior_search-95118e08
+inversions/prior_search-a58ae380
+inversions/public_search-34b204a2
+inversions/public_search-97832e60
+inversions/public_search-af3a8f38
+priors/digiface-dcgan-8a241142
+priors/digiface-public-8dd41202
+priors/digiface-wgan_gp-6b2bb09a
+scores/gmi-43048e8d
+scores/gmi-5f6b51b0
+scores/gmi-b357eee6
+scores/ppa-a8939ef5
+scores/ppa-b1acddfc
+scores/ppa-c9d84623
+scores/prior_sample-1219d7ce
+scores/prior_sample-2f88fe46
+scores/prior_sample-677517c0
+scores/prior_sample-6e0d38d4
+scores/prior_sample-a81bd694
+scores/prior_sample-d99c982a
+scores/prior_search-12782615
+scores/prior_search-6a252ea9
+scores/prior_search-88f2ef0a
+scores/prior_search-942694a9
+scores/prior_search-dbe5903f
+scores/prior_search-eaa2b9b0
+scores/public_search-4f0834ae
+scores/public_search-63040fd8
+scores/public_search-ebe2c851
+targets/digiface-cnn-none-364c308f
+targets/digiface-cnn-re-9d3229d2
+targets/digiface-cnn-re-f1e7caa1
+verifiers/digiface-ir-a07330fc
+verifiers/digiface-resnet-e960f241
 """
-"""Of `mibench demo --identities 20 --precision fp32`, as they were when commands still planned for themselves."""
+"""Of `mibench demo --identities 20 --precision fp32`, under protocol 2."""
 
 
 def test_the_demo_asks_for_the_runs_it_always_did() -> None:
@@ -196,7 +198,7 @@ def test_planning_opens_no_data_and_builds_no_network(dataset: str, tmp_path: Pa
             dataset=dataset,
             defenses=("all",),
             strengths="default",
-            methods=every,
+            methods=[name for name in every if preset in registry.presets("attacks", name)],
             adaptive=True,
             floors=("all",),
             preset=preset,
