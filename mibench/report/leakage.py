@@ -31,6 +31,7 @@ from mibench.report.pairing import holm
 from mibench.report.result import Result
 from mibench.report.tables import evaluators, protocols
 from mibench.stats.intervals import proportion
+from mibench.stats.pairing import Hits
 from mibench.stats.significance import gap_test
 
 __all__ = ["Leakage", "gini", "gini_by_luck", "gini_interval", "leakage", "numbered"]
@@ -148,7 +149,7 @@ def leakage(results: list[Result], table: pd.DataFrame, names: bool = True) -> L
                 persons["identity"] = [numbered(label) for label in persons["label"]]
             people.append(persons.assign(**about)[PEOPLE])
             targets.append(about | _headline(row, name) | _inequality(persons))
-            own += _by_group(about, runs[row["score"]], name, members)
+            own += _by_group(about, runs[row["score"]], members)
         groups += _with_adjusted(own)
     return Leakage(
         pd.concat(people, ignore_index=True) if people else pd.DataFrame(), pd.DataFrame(targets), pd.DataFrame(groups)
@@ -171,16 +172,17 @@ def _members(result: Result) -> dict[str, str]:
 def _persons(result: Result, name: str) -> pd.DataFrame:
     """One row per attacked person, worst first."""
     images = result.per_image.sort_values("label", kind="stable")
-    labels, starts, n = np.unique(images["label"].to_numpy(), return_index=True, return_counts=True)
+    cells, hit, made = result.hits.cells  # one cell a person, in the order of the labels
+    hits, n = hit.long().numpy(), made.long().numpy()
+    starts = np.cumsum(n) - n
 
     def column(key: str) -> NDArray[np.float64]:
         unknown = np.full(len(images), math.nan)
         return images[key].to_numpy(dtype="float64") if key in images else unknown
 
-    hits = np.add.reduceat((images[f"open_top1@{name}"] == 1).to_numpy().astype("int64"), starts)
     persons = pd.DataFrame(
         {
-            "label": labels,
+            "label": cells[:, 1].numpy(),
             "identity": images["identity"].to_numpy()[starts],
             "hits": hits,
             "n": n,
@@ -212,22 +214,23 @@ def _inequality(persons: pd.DataFrame) -> dict[str, Any]:
     return line
 
 
-def _by_group(about: dict[str, Any], result: Result, name: str, members: Mapping[str, str]) -> list[dict[str, Any]]:
+def _by_group(about: dict[str, Any], result: Result, members: Mapping[str, str]) -> list[dict[str, Any]]:
     """Hit rates of the groups, highest first; nothing unless two groups were attacked."""
     images = result.per_image.assign(group=[members.get(who, "") for who in result.per_image["identity"]])
     images = images[images["group"] != ""]
     names = sorted(set(images["group"]))
     if len(names) < 2:
         return []
-    hits, labels = torch.tensor(images[f"open_top1@{name}"].to_numpy() == 1), torch.tensor(images["label"].to_numpy())
+    mine = torch.tensor(images.index.to_numpy())
+    people, hits = result.hits.people[mine], result.hits.hits[mine]
     kinds = torch.tensor([names.index(each) for each in images["group"]])
-    rates = [(each, proportion(hits[kinds == place], labels[kinds == place])) for place, each in enumerate(names)]
+    rates = [(each, Hits(people[kinds == place], hits[kinds == place]).rate) for place, each in enumerate(names)]
     rates.sort(key=lambda pair: -pair[1].value)
     gap = {
         "gap": rates[0][1].value - rates[-1][1].value,
         "gap_most": rates[0][0],
         "gap_least": rates[-1][0],
-        "gap_p": gap_test(hits, labels, kinds),
+        "gap_p": gap_test(hits, people, kinds),
     }
     return [
         about | {"group": each, "identities": known.clusters, "n": known.n} | rows.bounds("rate", known) | gap

@@ -70,7 +70,7 @@ def test_a_black_box_attack_is_matched_by_as_many_random_queries(trained: Path) 
         (("--method", "brep", "--prior", "kedmi"), "brep is granted label_only access; the prior 'kedmi' learns from"),
         (("--method", "gmi,ppa", "--set", "steps=3"), "--set steps=... is for one attack; --method names 2"),
         (("--method", "gmi,gone"), "unknown attack 'gone'"),
-        (("--method", "eot"), "eot wraps another attack: --method ppa+eot"),
+        (("--method", "eot"), "eot wraps another attack: --method ATTACK+eot"),
         (("--method", "gmi", "--set", "eot.copies=3"), "unknown prefix of --set 'eot'"),
         (("--method", "rlb+eot"), "the attack inside, rlb, asks for none; wrap one that has: "),
         (("--method", "if_gmi", "--prior", "wgan_gp"), "if_gmi"),
