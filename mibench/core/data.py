@@ -4,7 +4,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -131,11 +131,17 @@ class Shape(NamedTuple):
     """(channels, height, width)."""
     public: int
     """The attacker's images."""
+    heldout: int | None = None
+    """Fewest held-out images of a private person; None where that cannot be told without reading images."""
 
 
 @dataclass(frozen=True)
 class Source(ABC):
     """Where a data set comes from: a frozen dataclass whose fields are the choices that change its images."""
+
+    refusable: ClassVar[bool] = True
+    """Whether `load` may refuse what the fields name: files are read even to plan. A source that draws its images says
+    no."""
 
     @abstractmethod
     def load(self, reporter: Reporter | None = None) -> Dataset:
@@ -170,7 +176,8 @@ class Source(ABC):
     def shape(self) -> "Shape":
         """How many people and images there are; a source that can count without reading its images says so here."""
         data = self.load()
-        return Shape(len(data.classes), data.image_shape, len(data.public))
+        fewest = int(torch.bincount(data.heldout.labels, minlength=len(data.classes)).min())
+        return Shape(len(data.classes), data.image_shape, len(data.public), fewest)
 
     def identity(self) -> dict[str, Any]:
         """What decides the bytes, for run ids: the fields, or a content hash where a field is a path."""

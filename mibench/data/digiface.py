@@ -16,7 +16,7 @@ References:
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -81,6 +81,8 @@ class Digiface(Source):
     may differ between kinds of processors, because their convolutions round differently.
     """
 
+    refusable: ClassVar[bool] = False
+
     identities: int = 100
     train_images: int = 20
     heldout_images: int = 5
@@ -140,7 +142,7 @@ class Digiface(Source):
 
     def shape(self) -> Shape:
         """As the fields say."""
-        return Shape(self.identities, (3, self.image_size, self.image_size), self.public_images)
+        return Shape(self.identities, (3, self.image_size, self.image_size), self.public_images, self.heldout_images)
 
     def load(self, reporter: Reporter | None = None) -> Dataset:
         """Draw all images, or read them from the cache: the first time takes about 3 ms an image on one core."""

@@ -187,7 +187,8 @@ class Planner:
                 for attacker in self.experiment.attackers:
                     yield from self._attacks(target, attacker)
 
-    def _attacks(self, target: Run, attacker: Attacker) -> Iterator[Run]:
+    def _attacks(self, target: Run, given: Attacker) -> Iterator[Run]:
+        attacker = given.on(target.spec["dataset"]["name"])
         budget = self.experiment.budget
         main = self._inversion(target, attacker, budget)
         if attacker.attack.name not in registry.attacks("floor"):
