@@ -21,8 +21,11 @@ __all__ = ["RATES", "bounds", "ceiling", "chance", "cost", "judged", "measured",
 RATES = ("open_top1", "open_top5", "closed_top1", "closed_top5", "knn_train", "knn_heldout")
 """What an evaluation model says of each image; every one has an interval."""
 
-DOUBTS = ("calibrated", "gap", "times_real")
-"""How much of that is likeness, with intervals; older scores have none of them."""
+DOUBTS = ("tpir", "own_ball", "closeness", "gap")
+"""How much of that is likeness, with intervals; absent where the data have no strangers."""
+
+VERIFIED = ("verified", "verified_strict", "similarity")
+"""What a verifier says of each image."""
 
 
 def bounds(key: str, value: Interval | None, at: str = "") -> dict[str, float]:
@@ -57,6 +60,8 @@ def shared(target: Run, score: Score, fingerprint: str, names: list[str]) -> dic
         "dataset_settings": settings_text(changes("data", data["name"], data["settings"])),
         "fingerprint": fingerprint,
         "evaluators": ",".join(names),
+        "verifiers": ",".join(score.verifiers),
+        "gate": score.gate,
         "identities": score.identities,
         "classes": score.classes,
         "unavailable": "; ".join(item.name for item in score.unavailable),
@@ -67,6 +72,10 @@ def shared(target: Run, score: Score, fingerprint: str, names: list[str]) -> dic
         flat |= bounds("heldout_accuracy_open", own.heldout_accuracy_open, f"@{name}")
         flat |= {f"distractors@{name}": own.distractors, f"distractors_are_public@{name}": own.distractors_are_public}
         flat |= {f"knn_real_to_real@{name}": own.knn_real_to_real}
+        known = own.calibration
+        flat |= {f"strangers_named@{name}": known and known.named, f"strangers@{name}": known and known.strangers}
+    for name, facts in score.verifier_facts.items():
+        flat |= {f"verifier_people@{name}": facts.people, f"verifier_auc@{name}": facts.auc}
     return flat
 
 
@@ -99,14 +108,29 @@ def origin(inversion: Run, prior: Run | None) -> dict[str, Any]:
 
 def measured(score: Score, names: list[str]) -> dict[str, Any]:
     """Every verdict and distance of the reconstructions."""
-    flat = judged(score.evaluators, names)
+    flat = bounds("likeness", score.likeness) | judged(score.evaluators, names)
+    for name, verified in score.verifiers.items():
+        flat |= _verified(verified.means, name)
+    if score.both_verified is not None:
+        flat |= bounds("both_verified", score.both_verified)
+    for name, value in score.truth.items():
+        flat |= bounds(name, value)
     flat |= bounds("target_top1", score.target.top1) | bounds("target_confidence", score.target.confidence)
     for name, value in score.perceptual.items():
         flat |= bounds(name, value)
     if score.inception is not None:
         flat |= {"fid": score.inception.fid, "kid": score.inception.kid} | _prdc(score.inception, "inception")
     for pair, agreement in score.agreement.items():
-        flat |= bounds("both", agreement.both, f"@{pair}") | {f"kappa@{pair}": agreement.kappa}
+        flat |= bounds("both", agreement.both, f"@{pair}")
+    return flat
+
+
+def _verified(means: Mapping[str, Interval], name: str) -> dict[str, float]:
+    """`verified@cnn`, `verified_low@cnn`, ... of reconstructions or real images."""
+    flat: dict[str, float] = {}
+    for key in VERIFIED:
+        if key in means:
+            flat |= bounds(key, means[key], f"@{name}")
     return flat
 
 
@@ -136,11 +160,15 @@ COST = (
 
 
 def chance(score: Score, names: list[str]) -> dict[str, float]:
-    """What guessing gives, which depends on the protocol only."""
+    """What guessing gives, which depends on the protocol only; likeness has no chance level of its own."""
     closed = {f"closed_top1@{name}": score.chance["closed_top1"] for name in names}
     return closed | {key: value for key, value in score.chance.items() if key != "closed_top1"}
 
 
 def ceiling(score: Score, names: list[str]) -> dict[str, Any]:
     """What unseen real images of the same people give, which depends on the protocol only."""
-    return {"n": score.ceiling[names[0]].means["open_top1"].n} | judged(score.ceiling, names)
+    flat: dict[str, Any] = {"n": score.likeness_ceiling.n}
+    flat |= bounds("likeness", score.likeness_ceiling) | judged(score.ceiling, names)
+    for name, facts in score.verifier_facts.items():
+        flat |= _verified(facts.genuine, name)
+    return flat

@@ -19,9 +19,10 @@ MOST = 150
 
 
 def render(content: Content, console: Console, people: bool = True) -> RenderableType:
-    """Every table as wide as the console (those of who leaks only with `people`), what the checks found, and why tables
+    """First where the judges disagree; then every table as wide as the console (those of who leaks only with `people`), what the checks found, and why tables
     are apart."""
-    parts: list[RenderableType] = []
+    parts: list[RenderableType] = [Text(f"! {line}", style="bold yellow") for line in content.disagreements]
+    parts += [Text()] if parts else []
     for section in [*content.sections(brief=True), *(content.people() if people else [])]:
         parts += [Text(section.title, style="bold underline"), Text(), *_shown(section, console.width), Text()]
     if content.findings:
