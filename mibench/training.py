@@ -312,7 +312,7 @@ def as_trained(
 ) -> UInt8[Tensor, "n c h w"]:
     """Training images as one more epoch would show them: augmented and changed by the defenses, as uint8.
 
-    What defenses do to whole batches (mixtures, adversarial examples, poisons) is left out: its images have no one label.
+    What defenses do to whole batches (mixtures, adversarial examples, poisons) is left out: mixtures have no one label.
 
     Args:
         split: Training images.

@@ -131,8 +131,6 @@ class Shape(NamedTuple):
     """(channels, height, width)."""
     public: int
     """The attacker's images."""
-    heldout: int | None = None
-    """Fewest held-out images of a private person; None where that cannot be told without reading images."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +149,11 @@ class Source(ABC):
     def bystander_count(self) -> int:
         """How many people it can show who play no other part, told without reading an image; 0 is none."""
         return 0
+
+    @property
+    def heldout_count(self) -> int | None:
+        """Fewest held-out images of a private person; None where that cannot be told without reading an image."""
+        return None
 
     def load_bystanders(self, reporter: Reporter | None = None) -> Split:
         """Images of people who are neither private nor public nor distractors: whom a verifier learns to tell apart.
@@ -176,8 +179,7 @@ class Source(ABC):
     def shape(self) -> "Shape":
         """How many people and images there are; a source that can count without reading its images says so here."""
         data = self.load()
-        fewest = int(torch.bincount(data.heldout.labels, minlength=len(data.classes)).min())
-        return Shape(len(data.classes), data.image_shape, len(data.public), fewest)
+        return Shape(len(data.classes), data.image_shape, len(data.public))
 
     def identity(self) -> dict[str, Any]:
         """What decides the bytes, for run ids: the fields, or a content hash where a field is a path."""

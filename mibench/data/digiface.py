@@ -120,6 +120,11 @@ class Digiface(Source):
         """As many as asked for: people are unlimited."""
         return self.bystanders
 
+    @property
+    def heldout_count(self) -> int:
+        """As many of everybody as asked for."""
+        return self.heldout_images
+
     def load_bystanders(self, reporter: Reporter | None = None) -> Split:
         """Draw them, or read them from the cache.
 
@@ -142,7 +147,7 @@ class Digiface(Source):
 
     def shape(self) -> Shape:
         """As the fields say."""
-        return Shape(self.identities, (3, self.image_size, self.image_size), self.public_images, self.heldout_images)
+        return Shape(self.identities, (3, self.image_size, self.image_size), self.public_images)
 
     def load(self, reporter: Reporter | None = None) -> Dataset:
         """Draw all images, or read them from the cache: the first time takes about 3 ms an image on one core."""

@@ -63,7 +63,7 @@ class Orl(Source):
 
     def shape(self) -> Shape:
         """Half of the 40 people are private, all 10 pictures of the others public."""
-        return Shape(20, (1, self.image_size, self.image_size), 200, 10 - self.train_images)
+        return Shape(20, (1, self.image_size, self.image_size), 200)
 
     def load(self, reporter: Reporter | None = None) -> Dataset:
         """Read the 400 pictures.

@@ -132,8 +132,8 @@ def read_attackers(
 ) -> tuple[Attacker, ...]:
     """`gmi,ppa+eot` or `all,ppa+eot`: the attacks (all that have this preset, no floors or wrappers) with their priors.
 
-    Without a prior each attack gets its card's; where that one is shipped and draws one data set only, also what it names
-    to be learnt `elsewhere`.
+    Without a prior each attack gets its card's; where that one is shipped and draws one data set only, also what it
+    names to be learnt `elsewhere`.
 
     Raises:
         UserError: For an unknown name or setting, settings that are for one of several attacks, or a prior that an

@@ -11,14 +11,14 @@ __all__ = ["remarks"]
 
 
 def remarks(experiments: Iterable[Experiment], runs: Sequence[Run]) -> list[str]:
-    """One line each: priors of another domain, and those that stand in for one; recipes that a setting leaves alone; why
-    no verifier judges.
+    """One line each: priors of another domain, and those that stand in for one; recipes that a setting leaves alone;
+    why no verifier judges.
 
     Args:
         experiments: What was asked.
         runs: What was planned for it.
     """
-    lines = [*_priors(runs), *(line for one in experiments for line in _recipes(one)), *_verifiers(runs)]
+    lines = [*_priors(runs), *(line for one in experiments for line in _recipes(one, runs)), *_verifiers(runs)]
     return list(dict.fromkeys(lines))
 
 
@@ -35,8 +35,8 @@ def _priors(runs: Sequence[Run]) -> Iterator[str]:
             other = registry.card("priors", name).get("elsewhere")
             instead = f"; --prior {other} learns from the public images of '{data}'" if other else ""
             yield (
-                f"the prior {name} draws {capabilities.domain(name)}, not what '{data}' shows: whatever it reconstructs "
-                f"is nobody of these data{instead}"
+                f"the prior {name} draws {capabilities.domain(name)}, not what '{data}' shows: whatever it "
+                f"reconstructs is nobody of these data{instead}"
             )
         elif name != own and registry.card("priors", own).get("elsewhere") == name:
             yield (
@@ -45,21 +45,20 @@ def _priors(runs: Sequence[Run]) -> Iterator[str]:
             )
 
 
-def _recipes(experiment: Experiment) -> Iterator[str]:
+def _recipes(experiment: Experiment, runs: Sequence[Run]) -> Iterator[str]:
     """Who gives the target fewer epochs may think that all networks get them."""
     if not isinstance(experiment.subject, Targets) or experiment.goal == "target":
         return
-    judges = experiment.evaluators
+    asked, kinds = experiment.evaluators, {one.kind for run in runs for one in [run, *run.ancestors()]}
+    recipes = {"evaluator": asked.training} | ({"verifier": asked.verifier_training} if "verifiers" in kinds else {})
     given = [key for one in experiment.subject.each for key in one.training]
-    keep = {
-        owner: [key for key in dict.fromkeys(given) if key not in own]
-        for owner, own in (("evaluator", judges.training), ("verifier", judges.verifier_training))
-    }
+    keep = {owner: [key for key in dict.fromkeys(given) if key not in own] for owner, own in recipes.items()}
     if not any(keep.values()):
         return
     shown = ", ".join(f"training.{key}" for key in dict.fromkeys(given))
     how = " ".join(f"--set {owner}.{key}=..." for owner, keys in keep.items() for key in keys)
-    yield f"{shown} is of targets alone; evaluation models and verifiers keep their own recipe: change it with {how}"
+    who = " and ".join({"evaluator": "evaluation models", "verifier": "verifiers"}[one] for one in keep if keep[one])
+    yield f"{shown} is of targets alone; {who} keep their own recipe: change it with {how}"
 
 
 def _verifiers(runs: Sequence[Run]) -> Iterator[str]:

@@ -102,8 +102,8 @@ METRICS = (
         ("fit", "as trained"),
         Unit.SHARE,
         Direction.NEITHER,
-        "share of its own training images, freshly augmented and changed by its defenses as in training, that the target "
-        "recognises: below 99% it is not converged, and what looks like a defense may be a lack of training",
+        "share of its own training images, freshly augmented and changed by its defenses as in training, that the "
+        "target recognises: below 99% it is not converged, and what looks like a defense may be a lack of training",
         "[0, 1]",
         per=Per.NETWORK,
         needs=(Need.TARGET, Need.TRAIN),

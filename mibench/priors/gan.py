@@ -40,8 +40,8 @@ def levels(image_shape: tuple[int, int, int]) -> int:
     if height != width or 4 * 2**count != height:
         near = 2 ** max(4, round(math.log2(max(height, width))))
         raise UserError(
-            f"a GAN prior needs square images of 16, 32, 64, 128, ... pixels; got {height} x {width}: choose such a size "
-            f"with --set data.image_size={near} and train again, or another prior with --prior"
+            f"a GAN prior needs square images of 16, 32, 64, 128, ... pixels; got {height} x {width}: choose such a "
+            f"size with --set data.image_size={near} and train again, or another prior with --prior"
         )
     return count
 

@@ -149,7 +149,9 @@ class _Line:
         attack = self.one.attack if self.attack == "strongest" else self.attack
         kind = disagreement(found).words
         return [
-            about | {"attack": attack, "judge": one.judge} | bounds("difference", one.interval)
+            about
+            | {"attack": attack, "judge": one.judge}
+            | bounds("difference", one.interval)
             | {"n": one.interval.n, "identities": one.interval.clusters, "judges": kind}
             for one in found
         ]

@@ -128,7 +128,9 @@ class Result:
         with (self.run.path / "per_image.csv").open(encoding="utf-8", newline="") as file:
             lines = csv.reader(file)
             head = next(lines)
-            names = [name for name in head if name.partition("@")[0] in ("likeness", "open_top1", "own_ball", "verified")]
+            names = [
+                name for name in head if name.partition("@")[0] in ("likeness", "open_top1", "own_ball", "verified")
+            ]
             places = [head.index("label"), *(head.index(name) for name in names)]
             cells = torch.tensor([[int(line[place]) for place in places] for line in lines], dtype=torch.int64)
         people, *columns = cells.T.contiguous()
@@ -149,7 +151,7 @@ class Result:
     def row(self) -> dict[str, Any]:
         """The score as one flat row."""
         flat = self.shared | rows.target(self.target)
-        flat |= rows.bounds("natural_accuracy", self.score.natural_accuracy)
+        flat |= rows.bounds("natural_accuracy", self.score.natural_accuracy) | rows.fit(self.target)
         flat |= {"attack": self.attack, "role": self.role} | rows.origin(self.inversion, self.prior)
         flat |= {"n": self.score.n} | rows.measured(self.score, self.names)
         flat |= rows.cost(self.inversion, self.prior)

@@ -270,8 +270,8 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
 def measure_fit(
     model: Classifier, data: Dataset, recipe: Training, defenses: list[Defense], engine: Engine, seed: int
 ) -> dict[str, Any]:
-    """Accuracy on the target's own training images as trained (`training.as_trained`), of at most `FITTED` images spread
-    over the people: whether the training has converged. The network as it was trained, before anything is served."""
+    """Accuracy on the target's own training images as trained (`training.as_trained`), of at most `FITTED` images
+    spread over the people: whether the training has converged. Of the network itself, whatever is served."""
     some = data.train.take(spread(data.train.labels, FITTED))
     shown = as_trained(some, recipe, defenses, engine, seed, data.flip)
     return accuracy(predict(model, shown, engine)[0], some.labels, len(data.classes))._asdict()

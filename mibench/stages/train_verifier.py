@@ -73,10 +73,10 @@ def missing(data: Choice) -> str:
         return f"a verifier learns from at least {FEWEST} people who play no other part; '{data.name}' has {has}"
     if data.shape.classes < FEWEST:
         return f"a verifier judges at least {FEWEST} private people; '{data.name}' has {data.shape.classes}"
-    if data.shape.heldout is not None and data.shape.heldout < 2:
+    if source.heldout_count is not None and source.heldout_count < 2:
         return (
             f"a verifier compares a person's held-out images with one another; people of '{data.name}' have "
-            f"{data.shape.heldout}: hold at least 2 out"
+            f"{source.heldout_count}: hold at least 2 out"
         )
     return ""
 
