@@ -72,7 +72,8 @@ def to_markdown(
     errors: Sequence[str] = (),
     first: Sequence[str] = (),
 ) -> str:
-    """First where the judges disagree, then GitHub's tables, a caption below each; then what the checks found, why tables are apart, what was left out."""
+    """First where the judges disagree, then GitHub's tables, a caption below each; then what the checks
+    found, why tables are apart, what was left out."""
 
     def escape(text: str) -> str:
         return text.replace("|", "\\|").replace("_", "\\_").replace("<", "&lt;")

@@ -1,7 +1,7 @@
 """Where the judges disagree about a defense: open-set evaluation model, own-ball and verifiers on the same images.
 
-No judge is the truth. A defense whose effect is clear to one and reversed to another has no effect that one number could
-tell, and the report says so first.
+No judge is the truth. A defense whose effect is clear to one and reversed to another has no effect that one number
+could tell, and the report says so first.
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,7 @@
 """Configurations: a defense at one strength, its targets of all training seeds together.
 
-Attack accuracy is the headline, likeness; utility is natural accuracy. Intervals resample identities, and training seeds
-where there are several. Which attack is strongest is chosen on one half of the people and counted on the other
+Attack accuracy is the headline, likeness; utility is natural accuracy. Intervals resample identities, and training
+seeds where there are several. Which attack is strongest is chosen on one half of the people and counted on the other
 (`stats.strongest`), so that a defense under many attacks looks no worse than one under few.
 """
 

@@ -97,8 +97,8 @@ class Result:
     def protocol(self) -> str:
         """6 hex digits: the images, the evaluation models and who was attacked; rows that share them are comparable.
 
-        Verifiers count as evaluation models do. Of the card, resolution, crop and reference images follow from the fingerprint of all pixels. Selection and
-        budget are the attack's own, which its row shows.
+        Verifiers count as evaluation models do. Of the card, resolution, crop and reference images follow from the
+        fingerprint of all pixels. Selection and budget are the attack's own, which its row shows.
         """
         key = [self.fingerprint, [run.id for run in self.evaluators], self.score.identities]
         key += [[run.id for run in self.verifiers]] if self.verifiers else []

@@ -20,8 +20,8 @@ MOST = 150
 
 
 def render(content: Content, console: Console, people: bool = True) -> RenderableType:
-    """First where the judges disagree; then every table as wide as the console (those of who leaks only with `people`), what the checks found, and why tables
-    are apart."""
+    """First where the judges disagree; then every table as wide as the console (those of who leaks only with
+    `people`), what the checks found, and why tables are apart."""
     parts: list[RenderableType] = [Text(f"! {line}", style="bold yellow") for line in content.disagreements]
     parts += [Text()] if parts else []
     for section in [*content.sections(brief=True), *(content.people() if people else [])]:

@@ -136,8 +136,8 @@ def sections(tradeoff: pd.DataFrame, curves: pd.DataFrame, titles: Mapping[str, 
             rows,
             _tradeoff(rows),
             [
-                "Per access the strongest attack that was run on every seed, by likeness in % [95% interval], chosen on "
-                "one half of the people and counted on the other ('a | b' where the halves chose two). difference: "
+                "Per access the strongest attack that was run on every seed, by likeness in % [95% interval], chosen "
+                "on one half of the people and counted on the other ('a | b' where the halves chose two). difference: "
                 f"paired over identities and seeds, in points; {SURE} p < {LEVEL}, Holm's correction over the access's "
                 f"tested differences. {FRONT} no other target is both more accurate and safer under that access.",
                 scope(int(rows["seeds"].min())),

@@ -8,15 +8,16 @@ chooses on half as many people.
 
 Where the attacks are exactly equal both halves agree on a lucky attack or disagree on two unlucky ones: the estimate
 varies 1.16 times as much as one attack's rate, and its 95% interval, made for one attack, covers 91% (of 5 attacks; the
-maximum's covers 86%). Where one attack is clearly strongest nothing of this happens.
+maximum's covers 90%, always from above). Where one attack is clearly strongest nothing of this happens.
 
 The halves hang on the people's numbers alone, so that two targets attacked on the same people are split alike and stay
 paired.
 
 References:
-    | Double/debiased machine learning for treatment and structural parameters (Chernozhukov et al., 2018), cross-fitting
+    | Double/debiased machine learning for treatment and structural parameters (Chernozhukov et al., 2018),
+      cross-fitting
     | https://arxiv.org/abs/1608.00060
-    | Better performance is bound to disappoint: winner's curse in the choice of a maximum (Smith and Winkler, 2006)
+    | The Optimizer's Curse: Skepticism and Postdecision Surprise in Decision Analysis (Smith and Winkler, 2006)
     | https://doi.org/10.1287/mnsc.1050.0451
 """
 

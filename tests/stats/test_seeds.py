@@ -61,7 +61,9 @@ def test_coverage_where_seeds_vary(seeds: int) -> None:
     inside = alone = wrong = 0
     for _ in range(trials):
         cells = crossed(seeds, people, 0.05, draw)
-        known = difference_of_rates(cells.values.view(seeds, people).sum(0), torch.full((people,), float(seeds)).double())
+        known = difference_of_rates(
+            cells.values.view(seeds, people).sum(0), torch.full((people,), float(seeds)).double()
+        )
         found = spanned(known, cells, -9.0, 9.0)
         inside += found.low <= 0 <= found.high
         alone += known.low <= 0 <= known.high

@@ -73,7 +73,7 @@ def test_the_maximum_of_five_equal_attacks_is_biased_and_the_cross_fitted_one_is
     assert sum(naive) / trials - 0.5 == pytest.approx(0.041, abs=0.004)  # 1.163 standard deviations of .0354
     assert abs(sum(fitted) / trials - 0.5) < 3 * 0.0354 / trials**0.5
     # Both halves agree on a lucky attack, or disagree on two unlucky ones: the spread is 1.16 times that of one attack.
-    assert 0.89 < covered / trials < 0.94 and before / trials < 0.89
+    assert 0.89 < covered / trials < 0.94 and before / trials < 0.92
 
 
 def test_two_targets_stay_paired() -> None:
