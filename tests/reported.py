@@ -212,6 +212,8 @@ def score(
     report["target"] = {
         "top1": summary(columns["target_top1"], labels),
         "confidence": summary(columns["target_confidence"], labels),
+        "passes": 1,
+        "answer_difference": 0.0,
     }
     report["unavailable"] = [{"name": "lpips", "why": "no weights", "how": "fetch them"}]
     report["evaluators"], report["ceiling"], report["verifiers"] = {}, {}, {}
@@ -253,6 +255,9 @@ def score(
         columns |= {f"{key}@{name}": values for key, values in verdicts.items()}
         report["verifiers"][name] = {key: summary(values, labels) for key, values in verdicts.items()}
         report["verifiers"][name]["facts"] = facts(len(data.classes)).to_json()
+    if verifiers:
+        report["card"] = {"verifiers": [{"model": run.spec["model"]} for run in verifiers]}
+        report["card"]["evaluators"] = [{"model": run.spec["model"]} for run in judges]
     pair = [report["verifiers"][run.spec["model"]]["verified"] for run in verifiers or []][1:]
     report["both_verified"] = pair[0] if pair else None
     text = io.StringIO()

@@ -103,9 +103,9 @@ def sections(leaks: Leakage, table: pd.DataFrame) -> Iterator[Section]:
             [
                 f"{whom} of each target that its strongest attack hit most often (likeness), equal ones by distance; "
                 "leakage.csv has everybody. The attack is chosen on one half of the people and counted on the other. "
-                "nearest private = squared L2 of the nearest "
-                f"reconstruction to a private image of the person, in {evaluators(group)[0]}'s features; lower leaks "
-                "more. target confidence: mean over the person's reconstructions, in %."
+                "nearest private = squared L2 of the nearest reconstruction to a private image of the person, in "
+                f"{evaluators(group)[0]}'s features; lower leaks more. target confidence: mean over the person's "
+                "reconstructions, in %."
             ],
         )
         yield Section(
@@ -113,9 +113,10 @@ def sections(leaks: Leakage, table: pd.DataFrame) -> Iterator[Section]:
             targets,
             _targets(targets),
             [
-                "These trained networks. Gini of hit rates over people [95% interval over identities]: 0 everybody is hit "
-                "alike, 1 one person has all hits; by luck = what so few reconstructions each would give if everybody were hit with the "
-                "same probability. Never and always hit: % of the attacked people [95% interval]."
+                "These trained networks. Gini of hit rates over people [95% interval over identities]: 0 everybody is "
+                "hit alike, 1 one person has all hits; by luck = what so few reconstructions each would give if "
+                "everybody were hit with the same probability. Never and always hit: % of the attacked people [95% "
+                "interval]."
             ],
         )
         if len(groups):

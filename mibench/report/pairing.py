@@ -49,7 +49,7 @@ class Attacked:
     attack: str
     hits: Hits
     results: tuple[Result, ...] = ()
-    people: tuple[Int64[Tensor, " p"], ...] = ()
+    people: tuple[Int64[Tensor, " _"], ...] = ()
 
     @classmethod
     def of(cls, attack: str, results: Sequence[Result]) -> "Attacked":
@@ -72,7 +72,7 @@ class Attacked:
         )
 
     @property
-    def parts(self) -> list[tuple[Result, Int64[Tensor, " p"] | None]]:
+    def parts(self) -> list[tuple[Result, Int64[Tensor, " _"] | None]]:
         """Each result with the people whose images count; None where all do."""
         whose = self.people or (None,) * len(self.results)
         return list(zip(self.results, whose, strict=True))

@@ -18,7 +18,7 @@ from mibench.evaluation.likeness import calibrate
 from mibench.evaluation.model import EvaluationModel, stranger_answers
 from mibench.evaluation.protocol import Origin
 from mibench.evaluation.records import EvaluatorFacts
-from mibench.evaluation.verifier import Verifier
+from mibench.evaluation.verifier import Verifier, lacking
 from mibench.metrics.latent import latent_cosine, latent_rank1
 from mibench.models.base import Classifier
 from mibench.models.fold import fold
@@ -120,19 +120,22 @@ _verifiers: dict[tuple[Any, ...], Verifier] = {}
 """Verifiers with templates and thresholds, likewise."""
 
 
-def verifier(run: Run, data: Dataset, engine: Engine) -> Verifier:
-    """A trained verifier; its templates and thresholds on the data are made once a process.
+def verifier(run: Run, data: Dataset, engine: Engine) -> Verifier | None:
+    """A trained verifier; its templates and thresholds on the data are made once a process. None where the data have
+    too few people or images for one (`evaluation.verifier.lacking`).
 
     Raises:
-        UserError: If the data have too few people or images for it, or a file is missing or damaged.
+        UserError: If a file is missing or damaged.
     """
-    network = artifacts.load_verifier(run)
+    network, people = artifacts.load_verifier(run), run.read("metrics.json")["people"]
+    if lacking(people, data) is not None:
+        return None
     finished = (run.path / "done").stat()
     key = (run.path, finished.st_mtime_ns, finished.st_ino, data.fingerprint(), engine.precision, str(engine.device))
     if key not in _verifiers:
         while len(_verifiers) >= 8:
             _verifiers.pop(next(iter(_verifiers)))
-        name, people = run.spec["model"], run.read("metrics.json")["people"]
+        name = run.spec["model"]
         _verifiers[key] = Verifier.of(
             name, network, people, data, engine, models.family(name), run.id, run.spec["seed"]
         )
@@ -166,7 +169,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
             [evaluation_model(evaluator, data, engine) for evaluator in run.evaluators],
             data,
             engine,
-            verifiers=[verifier(one, data, engine) for one in run.verifiers],
+            verifiers=[known for one in run.verifiers if (known := verifier(one, data, engine)) is not None],
             truth=ground_truth(inversion, tensors),
             natural_accuracy=Interval(**target.read("metrics.json")["natural_accuracy"]),
             origin=origin(inversion),

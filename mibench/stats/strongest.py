@@ -44,7 +44,7 @@ class Choice(NamedTuple):
     """
 
     places: tuple[int, ...]
-    people: tuple[Int64[Tensor, " p"], ...]
+    people: tuple[Int64[Tensor, " _"], ...]
     hits: Hits
 
 
