@@ -123,14 +123,13 @@ def print_plan(runs: list["Run"], todo: set[str]) -> None:
         todo: Labels of those that are still to do.
     """
     console = Console()
-    table = Table(box=None, pad_edge=False)
     width = max((len(run.label) for run in runs), default=0)
-    table.add_column("state", no_wrap=True)
-    table.add_column("run", style="cyan", no_wrap=True, min_width=width)
-    table.add_column("settings", style="dim", no_wrap=True, overflow="ellipsis", ratio=1)
+    lines = [Text(f"{'state':<6} {'run':<{width}}  settings", "bold")]
     for run in runs:
-        table.add_row("to do" if run.label in todo else "done", run.label, settings_of(run))
-    console.print(table)
+        state = "to do" if run.label in todo else "done"
+        lines.append(Text.assemble(f"{state:<6} ", (f"{run.label:<{width}}", "cyan"), (f"  {settings_of(run)}", "dim")))
+    for line in lines:
+        console.print(line, no_wrap=True, overflow="ellipsis")
     console.print(f"{len(runs)} runs, {len(todo)} to do; all settings with --json", style="dim")
 
 

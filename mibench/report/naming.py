@@ -48,8 +48,8 @@ def data_settings(run: Run) -> dict[str, Any]:
     if not asked:
         return changes("data", run.spec["dataset"]["name"], known)
     # What its content stands for in the specification is a path where it was given.
-    shown = {key: value if known.get(key) == value else Path(str(value)).name for key, value in asked.items()}
-    return changes("data", run.spec["dataset"]["name"], shown)
+    paths = {key: Path(str(value)).name for key, value in asked.items() if known.get(key) != value}
+    return changes("data", run.spec["dataset"]["name"], paths | {key: asked[key] for key in asked if key not in paths})
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:

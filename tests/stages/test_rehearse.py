@@ -42,11 +42,7 @@ def test_images_that_would_be_drawn_are_not(monkeypatch: pytest.MonkeyPatch, tmp
 
 @pytest.mark.parametrize(
     ("private", "pictures", "spoil", "why"),
-    [
-        (1, 2, False, "a classifier needs at least 2"),
-        (2, 1, False, "fewer than 2 pictures"),
-        (2, 2, True, "p0"),
-    ],
+    [(1, 2, False, "a classifier needs at least 2"), (2, 1, False, "fewer than 2 pictures"), (2, 2, True, "p0")],
     ids=["people", "heldout", "unreadable"],
 )
 def test_a_dry_run_refuses_a_folder_as_the_run_does(
