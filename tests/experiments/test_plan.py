@@ -153,7 +153,7 @@ targets/digiface-cnn-re-f1e7caa1
 verifiers/digiface-ir-a07330fc
 verifiers/digiface-resnet-e960f241
 """
-"""Of `mibench demo --identities 20 --precision fp32`, as they were when commands still planned for themselves."""
+"""Of `mibench demo --identities 20 --precision fp32`, under protocol 2."""
 
 
 def test_the_demo_asks_for_the_runs_it_always_did() -> None:

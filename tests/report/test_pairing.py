@@ -26,8 +26,9 @@ from mibench.report.tables import rows
 from mibench.runs import Run
 from mibench.stats.intervals import clustered_interval, proportion
 from mibench.stats.pairing import Hits
+from mibench.stats.strongest import first_half
 
-ATTACKS = {"ppa": "white_box", "cma_es": "black_box", "brep": "label_only"}
+ATTACKS = {"ppa": "white_box", "gmi": "white_box", "cma_es": "black_box", "brep": "label_only"}
 DEFENSES: Mapping[str, list[tuple[str, Mapping[str, object]]]] = {
     "none": [],
     "re": [("re", {"a_e": 0.4})],
@@ -200,7 +201,8 @@ def agree(content: Content) -> None:
                 assert shown[f"{access.key}{end}"] == table[score][f"likeness{end}"]
                 assert same(shown[f"natural_accuracy{end}"], table[score][f"natural_accuracy{end}"])
             twin = points["none"].attacks.get(access)
-            row = differences.get((score, twin.results[0].run.id)) if twin and point.defended else None
+            alone = twin is not None and len(twin.results) == 1 and point.defended
+            row = differences.get((score, twin.results[0].run.id)) if twin and alone else None
             if row is not None:  # the difference: its own table, trade-off
                 compared += 1
                 for end in BOUNDS:
@@ -232,6 +234,70 @@ def have_a_width(content: Content) -> None:
                 seen += 1
                 assert low < high and low <= value <= high, (name, column)
     assert seen
+
+
+# --- the strongest attack, and training seeds -----------------------------------------------------------------------
+
+
+def rated_hits(rates: torch.Tensor, each: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    """People 0, 1, ... with these shares of hits."""
+    people = torch.arange(len(rates)).repeat_interleave(each)
+    return people, torch.arange(each).repeat(len(rates)) < (rates * each).round().repeat_interleave(each)
+
+
+def test_a_defense_is_judged_by_an_attack_that_was_chosen_on_other_people() -> None:
+    """Either attack finds one half of the people: chosen there, it is counted on the other, which it misses."""
+    half = first_half(torch.arange(12))
+    one, other = half.double(), (~half).double()
+    bare = [result(target("none", 0), attack, *rated_hits(torch.full((12,), 0.75))) for attack in ("ppa", "gmi")]
+    defended = [result(target("re", 0), "ppa", *rated_hits(one)), result(target("re", 0), "gmi", *rated_hits(other))]
+    content = Content([*bare, *defended])
+    table = {(row["defense"], row["attack"]): row for row in rows(content.table) if row["role"] == "attack"}
+    assert table["re a_e=0.4", "ppa"]["likeness"] == table["re a_e=0.4", "gmi"]["likeness"] == 0.5
+    judged = next(row for row in rows(content.differences) if row["judged_by"])
+    assert judged["attack"] == "strongest" and sorted(judged["attack_with"].split(" | ")) == ["gmi", "ppa"]
+    assert (judged["with"], judged["without"]) == (0.0, 0.75) and judged["difference"] == -0.75
+    assert set(judged["score_with"].split(" | ")) == {one.run.id for one in defended}
+    line = next(row for row in rows(content.tradeoff) if row["defense"] == "re a_e=0.4")
+    for end in BOUNDS:  # the trade-off and the leakage say the same of the same images
+        assert line[f"white_box_difference{end}"] == judged[f"difference{end}"]
+        leak = next(row for row in rows(content.leaks.targets) if row["defense"] == "re a_e=0.4")
+        assert leak[f"rate{end}"] == line[f"white_box{end}"] == line[f"judged{end}"]
+    assert content.leaks.people.query("defense == 're a_e=0.4'")["hits"].sum() == 0
+    assert line["judged_by"] == judged["attack_with"] and line["judged_access"] == "white_box"
+
+
+def test_other_judges_see_the_images_that_were_chosen_by_the_headline() -> None:
+    half = first_half(torch.arange(12))
+    defended = [
+        result(target("re", 0), name, *rated_hits(own.double())) for name, own in (("ppa", half), ("gmi", ~half))
+    ]
+    for one in defended:
+        one.verdicts["own_ball@resnet"] = Hits(one.hits.people, ~one.hits.hits, one.hits.seeds)
+    best = Attacked.strongest([Attacked.of(one.attack, [one]) for one in defended])
+    own = best.judged_by("own_ball@resnet")
+    assert best.rate.value == 0 and own is not None and own.rate.value == 1 and len(own.hits.hits) == 48
+    assert best.judged_by("verified@gone") is None
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_tables_that_compare_targets_say_what_their_intervals_speak_of(seeds: int) -> None:
+    draw = np.random.default_rng(0)
+    results = []
+    for defense, seed in product(("none", "re"), range(seeds)):
+        hits = torch.from_numpy(draw.random(80) < 0.3 + 0.3 * seed)
+        results.append(result(target(defense, seed), "ppa", torch.arange(20).repeat_interleave(4), hits))
+    content = Content(results)
+    compared = [one for one in content.sections() if one.title.startswith(("What each defense", "Privacy against"))]
+    assert len(compared) == 2
+    told = [any("These trained networks" in note for note in section.notes) for section in compared]
+    assert told == [True, seeds == 1]  # differences are of one seed each
+    if seeds == 2:  # seeds .3 apart: the interval over people of these networks would be a quarter as wide
+        (line,) = (row for row in rows(content.tradeoff) if row["defense"] == "none")
+        whole = Attacked.of("ppa", [one for one in results if one.target.spec["defenses"] == []])
+        alone = proportion(whole.hits.hits, whole.hits.people)
+        assert line["white_box_high"] - line["white_box_low"] > 2 * (alone.high - alone.low)
+        assert any("At least 2 training seeds" in note for note in compared[1].notes)
 
 
 # --- identical by construction --------------------------------------------------------------------------------------
