@@ -62,7 +62,7 @@ class Outcome:
     @property
     def error(self) -> str:
         """The one line of a refusal: exit code 2, nothing else on stderr but chatter, no traceback."""
-        lines = [line for line in self.err.splitlines() if not line.startswith(("done ", "data set "))]
+        lines = [line for line in self.err.splitlines() if not line.startswith(("done ", "data set ", "note: "))]
         assert self.code == 2 and len(lines) == 1 and lines[0].startswith("mibench: error: "), (self.code, self.err)
         return lines[0].removeprefix("mibench: error: ")
 

@@ -151,7 +151,7 @@ class Result:
     def row(self) -> dict[str, Any]:
         """The score as one flat row."""
         flat = self.shared | rows.target(self.target)
-        flat |= rows.bounds("natural_accuracy", self.score.natural_accuracy)
+        flat |= rows.bounds("natural_accuracy", self.score.natural_accuracy) | rows.fit(self.target)
         flat |= {"attack": self.attack, "role": self.role} | rows.origin(self.inversion, self.prior)
         flat |= {"n": self.score.n} | rows.measured(self.score, self.names)
         flat |= rows.cost(self.inversion, self.prior)

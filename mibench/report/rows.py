@@ -11,12 +11,12 @@ from typing import Any
 from mibench.evaluation.records import Distances, Judgement
 from mibench.evaluation.score import Score
 from mibench.metrics.prdc import PRDC
-from mibench.report.naming import changes, defense_label, preset, settings_text
+from mibench.report.naming import data_settings, defense_label, preset, settings_text
 from mibench.runs import Run
 from mibench.stages.train_target import changed_from_recipe
 from mibench.stats.intervals import Interval
 
-__all__ = ["RATES", "bounds", "ceiling", "chance", "cost", "judged", "measured", "origin", "shared", "target"]
+__all__ = ["RATES", "bounds", "ceiling", "chance", "cost", "fit", "judged", "measured", "origin", "shared", "target"]
 
 RATES = ("open_top1", "open_top5", "closed_top1", "closed_top5", "knn_train", "knn_heldout")
 """What an evaluation model says of each image; every one has an interval."""
@@ -57,7 +57,7 @@ def shared(target: Run, score: Score, fingerprint: str, names: list[str]) -> dic
     data = target.spec["dataset"]
     flat: dict[str, Any] = {
         "dataset": data["name"],
-        "dataset_settings": settings_text(changes("data", data["name"], data["settings"])),
+        "dataset_settings": settings_text(data_settings(target)),
         "fingerprint": fingerprint,
         "evaluators": ",".join(names),
         "verifiers": ",".join(score.verifiers),
@@ -91,6 +91,12 @@ def target(run: Run) -> dict[str, Any]:
     }
 
 
+def fit(run: Run) -> dict[str, float]:
+    """A target's accuracy on its own training images as trained; NaN in older runs."""
+    known = run.read("metrics.json").get("fit")
+    return bounds("fit", Interval(**known) if known else None)
+
+
 def origin(inversion: Run, prior: Run | None) -> dict[str, Any]:
     """How the images were made; the prior is blank where another program made them."""
     attack = inversion.spec["attack"]
@@ -101,9 +107,13 @@ def origin(inversion: Run, prior: Run | None) -> dict[str, Any]:
         "budget": inversion.spec["budget"],
     }
     if prior is None:
-        return flat | {"prior": "", "prior_preset": ""}
+        return flat | {"prior": "", "prior_preset": "", "prior_draws": ""}
     learnt = prior.spec["prior"]
-    return flat | {"prior": learnt["name"], "prior_preset": preset("priors", learnt["name"], learnt["settings"])}
+    return flat | {
+        "prior": learnt["name"],
+        "prior_preset": preset("priors", learnt["name"], learnt["settings"]),
+        "prior_draws": prior.read("metrics.json").get("domain", ""),
+    }
 
 
 def measured(score: Score, names: list[str]) -> dict[str, Any]:

@@ -1,13 +1,16 @@
 """From an experiment to runs: several attacks at once, wrapped ones, their floors, and what is refused."""
 
 import json
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
-from shell import GAN, SMALL, Outcome, command, sets, world
+from shell import GAN, JUDGES, SMALL, Outcome, command, sets, world
 from torch import nn
 from worlds import World
 
+from mibench import runs
 from mibench.experiments import options, reading, suites
 from mibench.experiments.plan import plan
 from mibench.plugins import registry
@@ -192,13 +195,12 @@ def no_machinery(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_machinery")
 @pytest.mark.parametrize("dataset", ["digiface", "orl", "mnist"])
 def test_planning_opens_no_data_and_builds_no_network(dataset: str, tmp_path: Path) -> None:
-    every = [name for name, card in registry.cards("attacks").items() if card["role"] == "attack"]
     for preset in ("quick", "paper"):
         experiment = options.grid(
             dataset=dataset,
             defenses=("all",),
             strengths="default",
-            methods=[name for name in every if preset in registry.presets("attacks", name)],
+            methods=("all",),  # those that have the preset
             adaptive=True,
             floors=("all",),
             preset=preset,
@@ -227,3 +229,50 @@ def test_a_random_search_asks_what_the_attack_would_ask_at_its_budget(tmp_path: 
         inversions = {run.name: run.parents["inversion"] for run in plan(experiment, tmp_path)}
         assert inversions["random_search"].spec["attack"]["settings"]["queries"] == asks  # type: ignore[union-attr]
         assert inversions["cma_es"].spec["budget"] == budget  # type: ignore[union-attr]
+
+
+PLAIN = """
+from dataclasses import dataclass
+import torch
+from mibench.core import Attack, Cost, Reconstructions
+CARD = {"summary": "one draw, looked at once", "access": "black_box", "prior": "dcgan", "role": "attack"}
+
+@dataclass(frozen=True)
+class Plain(Attack):
+    seedling: int = 1
+
+    def cost(self, prior, public=0):
+        return Cost(1, 0, 0)
+
+    def __call__(self, oracle, prior, labels, seed, work):
+        from mibench.runtime.rng import Noise
+        z = prior.sample(Noise(seed, labels))
+        images = prior.decode(z)
+        oracle.probs(images, labels)
+        return Reconstructions(images, labels, z, torch.zeros(len(labels), dtype=torch.bool))
+"""
+
+
+@pytest.fixture
+def plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An attack of another package that has no number of images to choose."""
+    (tmp_path / "plain_attack.py").write_text(PLAIN)
+    monkeypatch.syspath_prepend(tmp_path)
+    points = [EntryPoint("plain", "plain_attack", "mibench.attacks")]
+    monkeypatch.setattr(registry, "entry_points", lambda group: points if group == "mibench.attacks" else [])
+    registry._modules.cache_clear()
+    yield
+    registry._modules.cache_clear()
+
+
+@pytest.mark.usefixtures("plain")
+def test_an_attack_without_a_number_of_images_is_run_and_judged_on_floors_of_their_own_number(trained: Path) -> None:
+    told = command("attack", "--method", "plain", "--preset", "default", *SMALL, *JUDGES)
+    assert told.code == 0, told.err
+    made = [run for run in runs.finished(trained, "inversions") if run.prior and run.prior.name == "digiface-dcgan"]
+    inversions = {run.name: run for run in made}
+    assert inversions["plain"].read("metrics.json")["images"] == 4
+    own = {name: registry.defaults("attacks", name)["images"] for name in ("prior_sample", "prior_search")}
+    assert {name: inversions[name].spec["attack"]["settings"]["images"] for name in own} == own
+    matched = inversions["random_search"].spec["attack"]["settings"]
+    assert (matched["queries"], matched["images"]) == (1, 1)  # where it keeps 5 by default
