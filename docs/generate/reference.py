@@ -77,6 +77,7 @@ def api() -> str:
         "in [0, 1], labels are integers from 0, rates lie in [0, 1]. A mistake raises `mibench.UserError`, one line "
         "that says what was given, what is allowed and what to do. See the "
         "[quickstart](quickstart.md#from-python) for a program.",
+        prose(parse(importlib.import_module("mibench.api").__doc__).body.split("\n\n")[1]),
     ]
     for name, one in public().items():
         if name == "mibench.core.Access":

@@ -178,7 +178,8 @@ def print_attacks(cards: dict[str, dict[str, Any]]) -> None:
             about = Text.assemble(card["summary"], (f"\n{card['link']}" if card.get("link") else "", "dim"))
             console.print(Padding(about, (0, 0, 0, 2)))
         console.print()
-    console.print(Text("images per class under the paper preset; shared: images that serve all classes", "dim"))
+    legend = "images per class under the paper preset, or the defaults; shared: images that serve all classes"
+    console.print(Text(legend, "dim"))
 
 
 def section_of(card: dict[str, Any]) -> str:

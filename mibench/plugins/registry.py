@@ -139,7 +139,7 @@ def _parts(kind: str, name: str) -> tuple[str, list[str]]:
     base, *around = name.split("+")
     offered = attacks("wrapper")
     if base in offered:
-        raise UserError(f"{base} wraps another attack: --method ppa+{base}")
+        raise UserError(f"{base} wraps another attack: --method ATTACK+{base}")
     for one in around:
         if one not in offered:
             raise UserError(f"--method {name}: after a + stands a wrapper, one of {', '.join(offered)}; got '{one}'")

@@ -350,7 +350,7 @@ def test_wrappers_stand_around_attacks_in_the_order_of_their_names() -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("eot", {}, "eot wraps another attack: --method ppa"),
+        ("eot", {}, "eot wraps another attack: --method ATTACK"),
         ("gmi+ppa", {}, "after a . stands a wrapper"),
         ("gmi+eot+eot", {}, "names a wrapper twice"),
         ("gmi+gone", {}, "got 'gone'"),
