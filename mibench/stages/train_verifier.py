@@ -43,11 +43,7 @@ def plan(
     """
     models.family(architecture)
     source: Source = data.plugin
-<<<<<<< HEAD
     if missing(data):
-=======
-    if source.bystander_count < FEWEST or data.shape.classes < FEWEST:
->>>>>>> likeness
         return None
     spec, inputs = artifacts.dataset_spec(data)
     given = training or {}
