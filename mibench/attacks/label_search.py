@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
-from mibench.attacks.parts.search import piecewise, render
+from mibench.attacks.parts.search import chunks, piecewise, render
 from mibench.core import (
     Attack,
     AttackContext,
@@ -39,19 +39,19 @@ CARD = {
 PRESETS = {"quick": {"images": 2}}
 
 
-def hits_first(hit: Bool[Tensor, "k n"], count: int) -> Int64[Tensor, "k count"]:
-    """Places of each row's first `count` hits, in order; where there are fewer, the first of the others follow."""
-    return (~hit).to(torch.int8).argsort(dim=1, stable=True)[:, :count]
+def hits_first(rank: Int64[Tensor, " n"], count: int) -> Int64[Tensor, " count"]:
+    """Places of the first `count` by rank, of equal ranks in order."""
+    return rank.argsort(stable=True)[:count]
 
 
 @dataclass(frozen=True)
 class LabelSearch(Attack):
     """argmax_z [T(G(z)) = y] + sum_v [T(v(G(z))) = y] over samples z of the prior, from the target's labels T alone.
 
-    Three quarters of the queries ask for labels of samples, of one pool for all identities, or of each identity's own
-    where the prior is told whom to draw. The last quarter shows the first `candidates` of them with the label y through
-    random views v (see `augment.view`): the nearer to the class's boundary, the more often a small change crosses it.
-    Equals stay in the order in which they were drawn.
+    Three quarters of the queries ask for labels of samples, one pool for all identities; a prior that is told whom to
+    draw draws all of the target's classes in turn, and a sample counts for the one it was drawn for. The last quarter
+    shows the first `candidates` of them with the label y through random views v (see `augment.view`): the nearer to the
+    class's boundary, the more often a small change crosses it. Equals stay in the order in which they were drawn.
 
     Args:
         images: Reconstructions per identity: those with the most votes. One that no answer named y has failed.
@@ -79,9 +79,9 @@ class LabelSearch(Attack):
         return queries - looks * candidates, candidates, looks
 
     def cost(self, prior: Capabilities, public: int = 0) -> Cost:
-        """All `queries`; those for the pool are shared unless the prior is conditional."""
+        """All `queries`, those for the pool once for everybody."""
         draws, candidates, looks = self.split(self.queries)
-        return Cost(self.queries, 0, 0) if prior.conditional else Cost(candidates * looks, 0, draws)
+        return Cost(candidates * looks, 0, draws)
 
     @torch.no_grad()
     def __call__(
@@ -93,36 +93,29 @@ class LabelSearch(Attack):
             raise BudgetExhausted
         draws, candidates, looks = self.split(queries)
         sample = torch.arange(draws, device=labels.device)
-        own = (labels[:, None] << 32) + sample  # the key of an identity's sample: no other identity has it
-        if prior.conditional:
-            pool, whom = prior.sample(Noise(seed, own.flatten()).of("pool")), labels.repeat_interleave(draws)
+        pool, whom = prior.sample(Noise(seed, sample).of("pool")), sample % oracle.num_classes
 
-            def named(rows: slice) -> Tensor:
-                return (oracle.labels(prior.decode(pool[rows], whom[rows]), whom[rows]) == whom[rows])[:, None].float()
+        def ask() -> Tensor:
+            parts = chunks(draws, work.batch)
+            return torch.cat([oracle.labels(prior.decode(pool[rows], whom[rows]), None) for rows in parts])
 
-            hit = piecewise("label_search-own", len(whom), oracle, work, named).reshape(len(labels), draws) > 0
-            pool = pool.unflatten(0, (len(labels), draws))
-        else:
-            pool = prior.sample(Noise(seed, sample).of("pool"))
-
-            def ask() -> Tensor:
-                return torch.cat([oracle.labels(prior.decode(part), None) for part in pool.split(work.batch)])
-
-            hit = work.once("label_search-pool", oracle, ask)[None, :] == labels[:, None]
-            pool = pool.expand(len(labels), -1, -1)
-        place = hits_first(hit, candidates)
-        z = pool.gather(1, place[..., None].expand(-1, -1, pool.shape[2])).flatten(0, 1)
-        y, key = labels.repeat_interleave(candidates), own.gather(1, place).flatten()
+        said = work.once("label_search-pool", oracle, ask)
+        # One identity at a time: all ranks at once would be as many numbers as identities times labels.
+        ranks = ((said != label).long() + 2 * ((whom != label) & prior.conditional) for label in labels)
+        place = torch.stack([hits_first(rank, candidates) for rank in ranks])
+        votes = (said[place] == labels[:, None]) & ((whom[place] == labels[:, None]) | (not prior.conditional))
+        z, y = pool[place.flatten()], labels.repeat_interleave(candidates)
+        key = ((labels[:, None] << 32) + place).flatten()  # the same sample looks different to every identity
 
         def kept(rows: slice) -> Tensor:
             x, noise = prior.decode(z[rows], y[rows]), Noise(seed, key[rows]).of("label_search")
-            votes = torch.zeros(len(x), 1, device=x.device)
+            kept = torch.zeros(len(x), 1, device=x.device)
             for look in range(looks):
                 view = augment.view(x, noise.of("look", look), self.mirror, jitter=0.5)
-                votes[:, 0] += oracle.labels(view, y[rows]) == y[rows]
-            return votes
+                kept[:, 0] += oracle.labels(view, y[rows]) == y[rows]
+            return kept
 
-        votes = hit.gather(1, place) + piecewise("label_search", len(y), oracle, work, kept).reshape(place.shape)
+        votes = votes + piecewise("label_search", len(y), oracle, work, kept).reshape(place.shape)
         best = votes.argsort(dim=1, descending=True, stable=True)[:, : self.images]
         rows = (best + torch.arange(len(labels), device=y.device)[:, None] * candidates).flatten()
         failed = votes.gather(1, best).flatten() == 0

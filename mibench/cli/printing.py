@@ -27,11 +27,14 @@ __all__ = [
 
 
 def print_training(runs: list["Run"]) -> None:
-    """Natural accuracy of targets and evaluation models, as a table."""
+    """Natural accuracy of targets and evaluation models, as a table; who taught each verifier, below."""
     table = Table(box=None, pad_edge=False, title_justify="left", title="Natural accuracy on held-out images")
     for column in ("run", "role", "accuracy", "95% interval", "open-set"):
         table.add_column(column, justify="right" if column in ("accuracy", "open-set") else "left")
+    verifiers = [run for run in runs if run.kind == "verifiers"]
     for run in runs:
+        if run in verifiers:
+            continue
         metrics = run.read("metrics.json")
         natural = metrics["natural_accuracy"]
         opened = metrics.get("open_set_accuracy")
@@ -42,7 +45,13 @@ def print_training(runs: list["Run"]) -> None:
             f"{natural['low']:.3f} - {natural['high']:.3f}",
             f"{opened['value']:.3f}" if opened else "",
         )
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    for run in verifiers:
+        people = run.read("metrics.json")["people"]
+        console.print(
+            f"{run.name}-{run.id}  verifier, taught by {people} people who play no other part", highlight=False
+        )
 
 
 def print_cards(kinds: dict[str, dict[str, dict[str, Any]]]) -> None:
@@ -171,7 +180,8 @@ def print_attacks(cards: dict[str, dict[str, Any]]) -> None:
             about = Text.assemble(card["summary"], (f"\n{card['link']}" if card.get("link") else "", "dim"))
             console.print(Padding(about, (0, 0, 0, 2)))
         console.print()
-    console.print(Text("images per class under the paper preset; shared: images that serve all classes", "dim"))
+    legend = "images per class under the paper preset, or the defaults; shared: images that serve all classes"
+    console.print(Text(legend, "dim"))
 
 
 def section_of(card: dict[str, Any]) -> str:

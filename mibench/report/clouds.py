@@ -59,7 +59,8 @@ class Clouds:
 def erasing(target: Run) -> tuple[list[Defense], str, bool]:
     """What erases, in words, and whether the target was trained with it."""
     stack = artifacts.defenses(target)
-    if any(type(defense).transform is not Defense.transform for defense in stack):
+    changes = [(type(one).before, type(one).transform) != (Defense.before, Defense.transform) for one in stack]
+    if any(changes):
         return stack, defense_label(target.spec), True
     plain = RandomErasing()
     return [plain], f"re a_e={plain.a_e:g}", False
@@ -72,9 +73,9 @@ def erase(split: Split, index: Int64[Tensor, " m"], target: Run, draw: int, engi
     parts = []
     for chosen in index.split(256):
         x = engine.images(split.images[chosen])
-        for defense, seed in zip(stack, seeds, strict=True):
-            noise = Noise(seed, chosen.to(engine.device)).of(draw).of("transform")
-            x = defense.transform(x, noise)
+        for hook in ("before", "transform"):
+            for defense, seed in zip(stack, seeds, strict=True):
+                x = getattr(defense, hook)(x, Noise(seed, chosen.to(engine.device)).of(draw).of(hook))
         parts.append(to_uint8(x).cpu())
     return Split(torch.cat(parts), split.labels[index])
 

@@ -152,6 +152,8 @@ def _result(run: Run) -> str:
     if run.kind == "backbones":
         people = "named people" if metrics["named_people"] else "images, each a class of its own"
         return f"learnt to tell {metrics['classes']:,} public {people} apart; {metrics['parameters']:,} parameters"
+    if run.kind == "verifiers":
+        return f"taught by {metrics['people']:,} people who play no other part; {metrics['parameters']:,} parameters"
     text = f"natural accuracy {rate(metrics['natural_accuracy'])}"
     if "open_set_accuracy" in metrics:
         text += f", open-set {rate(metrics['open_set_accuracy'])} among {metrics['distractors']} more people"

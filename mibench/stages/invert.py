@@ -1,6 +1,6 @@
 """Run an attack against a target through the oracle and keep the reconstructions as uint8 images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,18 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from mibench.core import Access, Attack, AttackContext, BudgetExhausted, Oracle, Prior, Reconstructions, to_uint8
+from mibench.core import (
+    Access,
+    Attack,
+    AttackContext,
+    BudgetExhausted,
+    Defense,
+    Oracle,
+    Prior,
+    Reconstructions,
+    to_uint8,
+)
 from mibench.models.fold import fold
-from mibench.models.winograd import winograd
 from mibench.plugins import capabilities, registry
 from mibench.plugins.registry import Choice
 from mibench.runs import Run, clock, provenance
@@ -23,7 +32,7 @@ from mibench.runtime.progress import Reporter
 from mibench.runtime.rng import Noise
 from mibench.stages import artifacts
 
-__all__ = ["ACCESS", "plan", "work"]
+__all__ = ["ACCESS", "plan", "shown_by", "work"]
 
 ACCESS = {
     "none": Access.LABEL_ONLY,
@@ -64,6 +73,18 @@ def plan(
     )
 
 
+def shown_by(defenses: Sequence[Defense]) -> Callable[[Tensor, Noise], Tensor]:
+    """What defenses do to the training images, without the base augmentation between `before` and `transform`."""
+
+    def transform(x: Tensor, noise: Noise) -> Tensor:
+        for hook in ("before", "transform"):
+            for place, defense in enumerate(defenses):
+                x = getattr(defense, hook)(x, noise.of(place))
+        return x
+
+    return transform
+
+
 def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     """Invert, quantise, write."""
     started = clock()
@@ -79,14 +100,14 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         raise UserError(f"--identities {count}: the target knows {len(data.classes)} identities")
     prior: Prior = engine.place(artifacts.load_prior(source, data))  # type: ignore[assignment]
     capabilities.require(attack, prior)
-    network = winograd(engine.place(fold(artifacts.load_classifier(target, data))), engine)
+    network = engine.place(fold(artifacts.load_classifier(target, data)))
     labels = torch.arange(count, device=engine.device)
     cost = attack.cost(prior, len(data.public))
     total = cost.queries * count + cost.shared_queries
     with run.writing() as folder, reporter.task(f"{run.name} on {target.name}", total, "images") as task:
         oracle = Oracle(network, ACCESS[run.spec["access"]], len(data.classes), run.spec["budget"], tick=task.advance)
         batch = at_once(BATCH[engine.device.type], data.image_shape, engine.device)
-        workspace = AttackContext(batch, folder, data.public.on(engine), training_transform(target))
+        workspace = AttackContext(batch, folder, data.public.on(engine), shown_by(artifacts.defenses(target)))
         made: Reconstructions | None = None
         with suppress(BudgetExhausted), engine.autocast(), capabilities.naming_others():
             made = attack(oracle, prior, labels, run.spec["seed"], workspace)
@@ -109,18 +130,6 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         write_json(folder / "metrics.json", measured(made, oracle, labels))
         tile(stored[: 8 * 8], folder / "grid.png", columns=8)
         run.finish(provenance(started, describe(engine)))
-
-
-def training_transform(target: Run) -> Callable[[Tensor, Noise], Tensor]:
-    """What a target's defenses do to its training images, for attackers who know them."""
-    defenses = artifacts.defenses(target)
-
-    def transform(x: Tensor, noise: Noise) -> Tensor:
-        for place, defense in enumerate(defenses):
-            x = defense.transform(x, noise.of(place))
-        return x
-
-    return transform
 
 
 def measured(made: Reconstructions, oracle: Oracle, labels: Int64[Tensor, " c"]) -> dict[str, Any]:

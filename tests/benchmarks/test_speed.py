@@ -32,7 +32,6 @@ from mibench.defenses import re
 from mibench.metrics.knn import knn_distance
 from mibench.models.base import Classifier
 from mibench.models.fold import fold
-from mibench.models.winograd import winograd
 from mibench.priors.kedmi import KedmiRecipe
 from mibench.priors.plg import Plg
 from mibench.priors.wgan_gp import WganGp
@@ -83,7 +82,7 @@ def ours(attack: Attack, target: Classifier, prior: Any, precision: str) -> Call
     """What `mibench attack` does in one step, the last image included."""
     engine = Engine(DEVICE, precision)
     placed: Any = engine.place(copy.deepcopy(prior)).requires_grad_(False)
-    network = winograd(engine.place(fold(target)), engine)
+    network: Any = engine.place(fold(target))
     oracle = Oracle(network, Access.WHITE_BOX, CLASSES)
     labels = torch.arange(BATCH, device=DEVICE)
 

@@ -18,6 +18,7 @@ from mibench.runtime.engine import resolve
 from mibench.runtime.errors import UserError
 from mibench.runtime.progress import Silent
 from mibench.runtime.rng import Noise
+from mibench.stages.invert import shown_by
 from mibench.training import Training, fit
 
 SIDE = 32
@@ -413,3 +414,13 @@ def test_trap_torch_ignores_a_negative_label_smoothing() -> None:
         return
     torch.testing.assert_close(theirs, plain)
     assert abs(theirs - wanted) > 1e-2
+
+
+def test_who_knows_the_defense_is_shown_rectangles_of_either_order() -> None:
+    """`eot` looks at what an attack makes as the target looked at its training images."""
+    x, noise = images(), Noise(4, torch.arange(8)).of(2)
+    for location in ("uniform", "image", "image_after"):
+        defense = RandomErasing(location=location)
+        seen = shown_by([NoDefense(), defense])(x, noise)
+        mask = defense.mask(noise.of(1), SIDE, SIDE)[:, None].expand_as(x)
+        assert torch.equal(seen != x, mask), location

@@ -34,7 +34,7 @@ def labels(count: int = 4, images: int = 3) -> torch.Tensor:
 def card_of(data: Dataset, inversion: Run, judges: list[Run], whom: torch.Tensor) -> dict[str, object]:
     """The card that scoring this inversion would write."""
     models = [{"model": run.spec["model"], "run": run.id, "seed": run.spec["seed"]} for run in judges]
-    return cards.card(data, whom, models, origin(inversion))
+    return cards.card(data, whom, models, [], origin(inversion))
 
 
 def with_card(folder: Path, run: Run, card: dict[str, object]) -> Run:

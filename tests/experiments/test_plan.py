@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from shell import GAN, JUDGES, SMALL, Outcome, command, sets, world
 from torch import nn
+from worlds import World
 
 from mibench import runs
 from mibench.experiments import options, reading, suites
@@ -64,7 +65,18 @@ def test_a_black_box_attack_is_matched_by_as_many_random_queries(trained: Path) 
         matched = floors["random_search"]["spec"]["attack"]["settings"]  # type: ignore[index]
         attack = registry.configure("attacks", method, "quick").plugin
         assert matched["queries"] == asks and matched["images"] == attack.images
-    assert "random_search" not in {run["name"] for run in planned("attack", "--method", "ppa")}
+    assert not {"random_search", "label_search"} & {run["name"] for run in planned("attack", "--method", "ppa")}
+
+
+@pytest.mark.parametrize("method", ["brep", "lokt"])
+def test_a_label_only_attack_stands_on_what_labels_alone_give(method: str, trained: Path) -> None:
+    """Scores are more than it is granted, so that no floor with scores is its floor; as many labels as it asks for."""
+    runs = {run["name"]: run for run in planned("attack", "--method", method) if run["kind"] == "inversions"}
+    assert set(runs) == {method, "prior_sample", "label_search"}
+    attack = registry.configure("attacks", method, "quick").plugin
+    cost = attack.cost(World(3).prior)
+    matched = runs["label_search"]["spec"]["attack"]["settings"]  # type: ignore[index]
+    assert matched["queries"] == cost.queries + cost.shared_queries and matched["images"] == attack.images
 
 
 @pytest.mark.parametrize(

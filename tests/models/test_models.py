@@ -1,6 +1,5 @@
 """Laws of the classifiers: what they compute, how they start, and that folding changes nothing."""
 
-import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +13,6 @@ from torch.nn import functional as F
 from mibench.models import build, family, names
 from mibench.models.base import Classifier, Prepare
 from mibench.models.fold import fold
-from mibench.models.winograd import Winograd, winograd
-from mibench.runtime.engine import Engine
 from mibench.runtime.errors import UserError
 
 SMALL = ["cnn", "resnet", "ir"]
@@ -460,64 +457,3 @@ def test_listing_imports_neither_torch_nor_torchvision() -> None:
     code = "import sys, mibench.models as m; m.family('ir152'); sys.exit('torch' in sys.modules)"
     root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, timeout=30).returncode == 0
-
-
-# --- Winograd's convolution -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("side", [2, 6, 7, 16])
-@pytest.mark.parametrize(("half", "close"), [(False, 1e-5), (True, 3e-2)])
-def test_winograd_is_the_convolution_with_its_gradients(half: bool, close: float, side: int) -> None:
-    torch.manual_seed(0)
-    layer = nn.Conv2d(6, 5, 3, padding=1).double().requires_grad_(False)
-    x = torch.randn(3, 6, side, 4, dtype=torch.float64, requires_grad=True)
-    out = torch.randn(3, 5, side, 4, dtype=torch.float64)
-    (theirs,) = torch.autograd.grad(layer(x), x, out)
-    ours = Winograd(copy.deepcopy(layer).float(), half)
-    given = x.detach().float().requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16, enabled=half):
-        found = ours(given)
-    (gradient,) = torch.autograd.grad(found, given, out.to(found.dtype))
-    assert relative(found.double(), layer(x)) < close
-    assert relative(gradient.double(), theirs) < close
-
-
-def test_winograd_in_pieces_is_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    ours = Winograd(nn.Conv2d(8, 8, 3, padding=1).requires_grad_(False), False)
-    x = images(5, (8, 8, 8))
-    whole = ours(x)
-    monkeypatch.setattr("mibench.models.winograd.PIECE", 4 * 8 * 8 * 8 * 2)
-    assert relative(ours(x), whole) < 1e-6
-
-
-def test_winograd_takes_only_frozen_wide_plain_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
-
-    def conv(side: int = 3, width: int = 256, **geometry: int) -> nn.Conv2d:
-        return nn.Conv2d(width, 256, side, padding=side // 2, **geometry)
-
-    watched = conv()
-    watched.register_forward_hook(lambda module, args, out: 2 * out)
-    parametrized = nn.utils.parametrizations.weight_norm(conv())
-    left = [conv(width=255), conv(5), conv(1), conv(stride=2), conv(groups=2), watched, parametrized]
-    cpu, gpu = Engine(torch.device("cpu"), "fp32"), Engine(torch.device("cuda"), "fp32")
-    taken = [conv(), conv()]
-    net = nn.Sequential(*left, *taken).requires_grad_(False)
-    assert not any(isinstance(m, Winograd) for m in winograd(copy.deepcopy(net), gpu))
-    assert not any(isinstance(m, Winograd) for m in winograd(nn.Sequential(conv()), cpu)), "it still learns"
-    assert [isinstance(m, Winograd) for m in winograd(net, cpu)] == [False] * len(left) + [True] * len(taken)
-    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: True)
-    assert not isinstance(winograd(nn.Sequential(conv().requires_grad_(False)), cpu)[0], Winograd)
-
-
-def test_winograd_changes_a_target_by_rounding_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
-    model = make("vgg16_bn64").eval()
-    shake_norms(model)
-    folded = fold(model)
-    swift = winograd(copy.deepcopy(folded), Engine(torch.device("cpu"), "fp32"))
-    assert sum(isinstance(m, Winograd) for m in swift.modules()) == 8  # of 13: from 256 channels to as many or more
-    x = images(2).requires_grad_()
-    assert relative(swift(x), folded(x)) < 1e-4
-    ours, theirs = (torch.autograd.grad(net(x).square().sum(), x)[0] for net in (swift, folded))
-    assert float((ours - theirs).norm() / theirs.norm()) < 1e-2

@@ -194,7 +194,7 @@ def test_the_image_so_far_is_at_the_end_and_is_only_added() -> None:
     view = untrained().space("w")
     z = view.sample(Noise(1, torch.arange(3)))
 
-    def skip_size(place: int, inside: Tensor) -> Tensor:
+    def image_so_far(place: int, inside: Tensor) -> Tensor:
         return torch.atanh(2 * view.decode_from(z, inside, place) - 1)
 
     for place in range(1, view.blocks + 1):
@@ -204,7 +204,7 @@ def test_the_image_so_far_is_at_the_end_and_is_only_added() -> None:
         more, without = inside.clone(), inside.clone()
         more[:, -count:] += 0.25
         without[:, -count:] = 0.0
-        torch.testing.assert_close(painted(place, more), painted(place, inside) + 0.25, rtol=0, atol=1e-4)
+        torch.testing.assert_close(image_so_far(place, more), image_so_far(place, inside) + 0.25, rtol=0, atol=1e-4)
         assert bool(((view.decode_from(z, without, place) - view.decode(z)).abs() > 1e-3).any())
 
 

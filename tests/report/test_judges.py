@@ -14,11 +14,12 @@ from reported import RE, bits, data, judge, noise, score, target, verifier  # no
 from rich.console import Console
 
 from mibench.core import Dataset
-from mibench.report import files, load, terminal
+from mibench.report import files, load, show, terminal
 from mibench.report.captions import caption
 from mibench.report.content import Content
 from mibench.report.judges import MOST, Disagreement, Effect, disagreement, lines, sentence, words
 from mibench.report.tables import ABOVE, columns, protocols, rows
+from mibench.runs import find
 from mibench.stats.intervals import Interval
 from mibench.stats.pairing import Hits
 
@@ -159,3 +160,12 @@ def test_many_disagreements_are_counted() -> None:
     assert len(told) == MOST + 1 and told[-1] == "Judges disagree about the sign of 2 more effects: judges.csv."
     soft = pd.DataFrame([line("d", "a", 0.5), line("d", "b", 0.005)])
     assert lines(soft) == ["Clear to some judges only: d under ppa (judges.csv)."] and lines(pd.DataFrame()) == []
+
+
+def test_show_names_the_verifiers_and_who_taught_them(results: Path) -> None:
+    run = find(results, next((results / "scores").glob("[!.]*")).name)
+    console = Console(width=400, file=io.StringIO(), color_system=None)
+    console.print(show.chain(run))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "gate verified@resnet; real held-out images 91.7" in text and "at FAR .1%" in text
+    assert text.count("verifier digiface-") == 2 and "taught by 300 people who play no other part" in text

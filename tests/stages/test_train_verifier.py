@@ -9,6 +9,7 @@ import torch
 from interruptions import Stop
 
 from mibench import stages
+from mibench.cli.printing import print_training
 from mibench.core import Source
 from mibench.experiments import options
 from mibench.experiments.plan import plan
@@ -174,3 +175,11 @@ def test_sources_tell_how_many_bystanders_they_have_without_drawing_them(monkeyp
 
     monkeypatch.setattr(type(data().plugin), "load_bystanders", refused)
     assert data(bystanders=77).plugin.bystander_count == 77
+
+
+def test_what_train_prints_of_a_verifier(inversion: tuple[Run, list[Run]], capsys: pytest.CaptureFixture[str]) -> None:
+    run = planned(inversion[0].root / "printed")
+    train_verifier.work(run, ENGINE, Silent())
+    print_training([inversion[0].target, run])
+    out = capsys.readouterr().out
+    assert f"{run.name}-{run.id}" in out and "taught by 20 people" in out and "target" in out

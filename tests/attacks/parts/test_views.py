@@ -11,6 +11,7 @@ from worlds import World, attack_on, workspace
 
 from mibench.attacks.align import Align
 from mibench.attacks.eot import EOT
+from mibench.attacks.gmi import GMI
 from mibench.attacks.parts.views import Layer, Viewed, viewed_cost
 from mibench.attacks.ppa import PPA
 from mibench.attacks.prior_search import PriorSearch
