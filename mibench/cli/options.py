@@ -28,7 +28,9 @@ Targets = Annotated[
     list[str] | None, typer.Option("--target", help="Trained target (id or directory); all of the data set if absent.")
 ]
 Helper = Annotated[str | None, typer.Option("--target", help="The target that a prior such as kedmi learns from.")]
-AttackPrior = Annotated[str | None, typer.Option("--prior", help="Prior; the attack's own if absent.")]
+AttackPrior = Annotated[
+    str | None, typer.Option("--prior", help="Prior; if absent the attack's own, or one learnt on your public images.")
+]
 LearntPrior = Annotated[str, typer.Option("--prior", help="Prior; see: mibench list priors.")]
 Adaptive = Annotated[
     bool, typer.Option("--adaptive", help="Add what attackers try who know the defense, at the attack's own budget.")

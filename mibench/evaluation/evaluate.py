@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
-from mibench.core import Dataset, to_uint8
+from mibench.core import Dataset, Split, to_uint8
 from mibench.evaluation import protocol
 from mibench.evaluation.judgement import Answers, distances, place_of, verdicts
 from mibench.evaluation.likeness import agreement, yardstick
@@ -144,7 +144,14 @@ def evaluate(
             **known,
             **seen.images,
         },
+        copies=copies(stored, data),
     )
+
+
+def copies(images: UInt8[Tensor, "n c h w"], data: Dataset) -> int:
+    """How many images are a private image of anybody, byte by byte; no attack draws that from others' pictures."""
+    private = {*data.train.hashes(), *data.heldout.hashes()}
+    return sum(one in private for one in Split(images, torch.zeros(len(images), dtype=torch.int64)).hashes())
 
 
 def gated(

@@ -60,6 +60,7 @@ class Score(Shown):
         pixels: sha256 of the pixels that were judged.
         card: The protocol card.
         images: Values of each image that belong to no evaluation model, `label` first.
+        copies: How many images are a private image, byte by byte; 0 in older files, which did not count.
     """
 
     n: int
@@ -85,6 +86,7 @@ class Score(Shown):
     pixels: str
     card: Mapping[str, Any] = field(repr=False)
     images: Columns = field(default_factory=dict, repr=False, compare=False)
+    copies: int = 0
 
     @property
     def headline(self) -> Interval:
@@ -146,6 +148,7 @@ class Score(Shown):
             "ceiling": {name: one.to_json() for name, one in self.ceiling.items()},
             "chance": dict(self.chance),
             "classes": self.classes,
+            "copies": self.copies,
             "evaluators": {name: one.to_json() | self.facts[name].to_json() for name, one in self.evaluators.items()},
             "gate": self.gate,
             "identities": self.identities,
@@ -210,6 +213,7 @@ class Score(Shown):
             tuple(Unavailable(**one) for one in saved["unavailable"]),
             saved.get("pixels", ""),
             card,
+            copies=saved.get("copies", 0),
         )
 
     def per_image(self) -> dict[str, Tensor]:

@@ -165,6 +165,7 @@ def grid(
     adaptive: bool = False,
     floors: Sequence[str] = FLOORS,
     preset: str = "quick",
+    prior: str | None = None,
     identities: int | None = None,
     budget: int | None = None,
     pretrained: str | None = None,
@@ -182,6 +183,7 @@ def grid(
         seed: Of attacks and priors.
         methods: `ppa`, `cma_es`, `ppa steps=100`, ...
         floors: Floors to compute for each target; `all` is every one.
+        prior: What all attacks search; each one's own if absent.
         pretrained: What targets start from; none, or what the defense must have, if absent.
         evaluators: Evaluation models, comma-separated; two of other families if absent.
         settings: `training`, `data`, `prior`, `evaluator` and their fields.
@@ -213,7 +215,7 @@ def grid(
         attackers=tuple(
             attacker
             for method, own in map(named, methods)
-            for attacker in read_attackers(method, preset, own, None, given.get("prior", {}))
+            for attacker in read_attackers(method, preset, own, prior, given.get("prior", {}))
         ),
         adaptive=adaptive,
         floors=read_floors(floors),

@@ -51,6 +51,7 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "adaptive": (_is(bool), "must be true or false"),
     "floors": _TEXTS,
     "preset": _TEXT,
+    "prior": _TEXT,
     "identities": (_whole(1), "must be a whole number of at least 1"),
     "budget": (_whole(1), "must be a whole number of at least 1"),
     "pretrained": _TEXT,

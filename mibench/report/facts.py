@@ -87,7 +87,8 @@ def _queries(result: Result) -> float:
 
 
 def _copies(result: Result) -> int:
-    """Reconstructions at distance 0 from a private image of the person in the features of every evaluation model."""
+    """Reconstructions at no distance from a private image of the person in the features of every evaluation model:
+    copies that another program has saved again."""
     table, same = result.per_image, None
     for name, known in result.score.facts.items():
         usual = known.knn_real_to_real
@@ -160,7 +161,7 @@ def facts(result: Result, among: Sequence[Result] = ()) -> Facts:
         prior_draws=card("priors", prior.spec["prior"]["name"]).get("domain") if prior else None,
         gates=tuple(gates),
         named=tuple(Gate(name, limit.named) for name, limit in limits.items()),
-        copies=_copies(result),
+        copies=max(score.copies, _copies(result)),
         fit=target.read("metrics.json").get("fit", {}).get("value"),
         rivals=len({one.attack for one in rivals if one.target.id == target.id}),
         cross_fitted=score.identities > 1,

@@ -104,6 +104,14 @@ def test_the_private_images_themselves_are_everything_an_attack_could_find(
     assert (score.target.top1.value, score.target.answer_difference, score.natural_accuracy.value) == (1.0, 0.0, 1.0)
     assert score.agreement["one+two"].both.value == 1 and score.gate == "own_ball@one"
     assert (score.n, score.identities, score.classes) == (24, 3, 3) and score.headline.value == 1
+    assert score.copies == 24
+
+
+def test_private_images_are_counted_byte_by_byte(data: Dataset, judges: list[EvaluationModel]) -> None:
+    images = torch.cat([data.heldout.images[:2], data.train.images[:1] ^ 1, data.public.images[:2]])
+    labels = torch.tensor([0, 1, 2, 0, 1])
+    assert scored(data, judges, images, labels).copies == 2
+    assert scored(data, judges, images[2:], labels[2:]).copies == 0
 
 
 def test_an_oracle_that_is_its_own_evaluation_model_has_no_gap_whatever_the_images(data: Dataset) -> None:

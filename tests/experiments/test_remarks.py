@@ -77,9 +77,7 @@ def test_a_prior_that_stands_in_is_named() -> None:
 
 
 def test_a_prior_of_another_domain_is_named() -> None:
-    experiment = options.grid(dataset="orl", defenses=("none",))
-    experiment = type(experiment)(**{**vars(experiment), "attackers": (attacker("ppa", "dcgan"),)})
-    line = remarks([experiment], plan(experiment, Path("nowhere")))[0]
+    line = told("orl", prior="dcgan")[0]
     assert line.startswith("the prior dcgan draws digiface, not what 'orl' shows") and "--prior stylegan2" in line
 
 
