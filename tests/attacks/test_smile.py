@@ -27,6 +27,9 @@ SMALL: dict[str, Any] = {
     "epochs": 2,
     "steps": 8,
     "queries": 12,
+    "box": 1.0,
+    "final_box": 1.7,
+    "sigma": 0.3,
 }
 
 
@@ -128,7 +131,7 @@ def test_without_a_surrogate_the_es_starts_at_the_pools_best() -> None:
     pool = world.prior.sample(Noise(0, torch.arange(300)).of("pool"))
     with torch.no_grad():
         best = pool[world.target(world.prior.decode(pool)).softmax(1).argmax(0)]
-    settings: dict[str, Any] = {"epochs": 0, "pool": 300, "images": 1, "start": "surrogate"}
+    settings: dict[str, Any] = {"epochs": 0, "pool": 300, "images": 1, "start": "surrogate", "final_box": 1.7}
     first = attack_on(world, "smile", y, work=work, **settings, queries=1)
     mean, std = pool.mean(0), pool.std(0, correction=0)
     torch.testing.assert_close(first.latents, best.clamp(mean - 1.7 * std, mean + 1.7 * std))
