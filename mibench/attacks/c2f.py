@@ -12,17 +12,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from mibench.attacks.parts.embedding import public_classes, train_embedding
 from mibench.attacks.parts.evolution import Fitness, best_distinct, log_odds
 from mibench.attacks.parts.latents import Point
 from mibench.attacks.parts.pspace import searched
 from mibench.attacks.parts.score_map import certain, fit, network, vector
 from mibench.attacks.parts.search import adam, descend, keys, piecewise, render
-from mibench.attacks.parts.surrogates import Distillation, train_surrogates
-from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions, Split, augment
+from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions, Split
 from mibench.models.base import Classifier
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
@@ -108,23 +107,6 @@ def trial(
     return torch.where(crossed, moved, x)
 
 
-def _lesson_images(public: Split, people: int) -> tuple[UInt8[Tensor, "n c h w"], Int64[Tensor, " n"]]:
-    """Images and classes for the embedding model: public people, or single images where people are not known."""
-    names = public.labels.unique()
-    if names[0] >= 0 and 2 <= len(names) < len(public):
-        chosen = public.labels <= names[min(people, len(names)) - 1]
-        own = public.take(chosen.nonzero()[:, 0])
-        return own.images, torch.searchsorted(names, own.labels)
-    images = public.images[:people]
-    return images, torch.arange(len(images), device=names.device)
-
-
-def _strong(x: Float[Tensor, "n c h w"], noise: Noise) -> Float[Tensor, "n c h w"]:
-    """What a person may look like in another photograph."""
-    x = augment.random_resized_crop(x, noise.of("crop"), (0.5, 1.0), (0.8, 1.25), mirror=0.5)
-    return augment.colour_jitter(x, noise.of("jitter"), 0.4, 0.4, 0.2)
-
-
 @dataclass(frozen=True)
 class C2f(Attack):
     """w from the mean of two samples, 20 Adam steps on |E(G(w)) - M(y)|^2 / C, then differential evolution on log p_y.
@@ -198,11 +180,10 @@ class C2f(Attack):
         prior = searched(prior, self.space)
         public = work.images("c2f")
         p = work.once("c2f-answers", oracle, lambda: self._answers(oracle, public, work))
-        own, classes = _lesson_images(public, self.people)
-        lesson = Distillation(self.embedding_lr, 0.9, 5e-4, 64, self.embedding_epochs, "cosine")
-        one_hot = F.one_hot(classes).float()
-        embedding = train_surrogates("c2f", (self.embedding,), own, one_hot, lesson, seed, oracle, work, _strong)[0]
-        inverse = network(oracle.num_classes, self.width, one_hot.shape[1]).to(oracle.device)
+        own, classes = public_classes(public, self.people)
+        epochs, lr = self.embedding_epochs, self.embedding_lr
+        embedding = train_embedding("c2f", self.embedding, own, classes, epochs, lr, seed, oracle, work)
+        inverse = network(oracle.num_classes, self.width, int(classes.max()) + 1).to(oracle.device)
 
         def taught() -> dict[str, Tensor]:
             return fit(

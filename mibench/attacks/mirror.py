@@ -5,7 +5,6 @@ References:
     | https://github.com/njuaplusplus/mirror
 """
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,14 +14,14 @@ from torch import Tensor
 
 from mibench.attacks.parts.evolution import log_odds
 from mibench.attacks.parts.latents import Point
-from mibench.attacks.parts.pspace import PSpace, searched
+from mibench.attacks.parts.pspace import PSpace, RampedAdam, ramp, searched
 from mibench.attacks.parts.search import best_of_pool, chunks, descend, keys, piecewise, pool_scores, render
 from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions, augment
 from mibench.core.losses import cross_entropy, on_logits
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
 
-__all__ = ["Mirror", "overlapping", "ramp"]
+__all__ = ["Mirror", "overlapping"]
 
 CARD = {
     "summary": "Adam from a pool's best, kept in a box where the prior's latents are likely",
@@ -39,34 +38,6 @@ CARD = {
 }
 
 PRESETS = {"paper": {}, "quick": {"images": 2, "pool": 2000, "candidates": 2, "steps": 35}}
-
-
-def ramp(t: float) -> float:
-    """The learning rate's multiplier at progress t in [0, 1]: rises over the first 5 %, a cosine over the last 25 %.
-
-    (1/2 - 1/2 cos(pi min(1, (1 - t) / .25))) min(1, t / .05). The k-th of n steps is at t = k / n, so that the last one
-    does not move.
-    """
-    return (0.5 - 0.5 * math.cos(math.pi * min(1.0, (1.0 - t) / 0.25))) * min(1.0, t / 0.05)
-
-
-class _RampedAdam(torch.optim.Adam):
-    """Adam whose rate follows `ramp` and whose point goes back into the box after each step.
-
-    eps is that of the authors' mean over 8 candidates: here losses are summed.
-    """
-
-    def __init__(self, point: Tensor, lr: float, steps: int, box: PSpace) -> None:
-        super().__init__([point], lr=lr, eps=8e-8)
-        self.point, self.full, self.steps, self.box, self.taken = point, lr, steps, box, 0
-
-    @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]
-        """One step at the rate of its place in the schedule."""
-        self.taken += 1
-        self.param_groups[0]["lr"] = self.full * ramp(self.taken / self.steps)
-        super().step()
-        self.point.copy_(self.box.clip_w(self.point))
 
 
 def overlapping(p: Float[Tensor, "n k"], y: int) -> Int64[Tensor, " n"]:
@@ -102,7 +73,8 @@ class Mirror(Attack):
         pool: Latents scored once for all identities; they also give the box.
         candidates: Latents optimised per identity.
         steps: Adam steps.
-        lr: Adam's learning rate at the schedule's top; see `ramp`.
+        lr: Adam's learning rate at the schedule's top; see `pspace.ramp`. The k-th of n steps is at t = k / n, so that
+            the last one does not move.
         identity: Weight of the cross-entropy. Adam divides it out.
         mirror: Show a mirror image with probability .5 at each step (faces yes, digits no).
         pick: How images are picked among the candidates: overlap (the paper's, see `overlapping`) or confidence.
@@ -186,7 +158,9 @@ class Mirror(Attack):
                     first.append(values.detach())
             return values
 
-        descend(point, loss, _RampedAdam(point.z, self.lr, steps, box), steps, noise)
+        ramps = [ramp((step + 1) / steps) for step in range(steps)]
+        # eps is that of the authors' mean over 8 candidates: here losses are summed.
+        descend(point, loss, RampedAdam(point.z, self.lr, ramps, box, eps=8e-8), steps, noise)
         improved = lowest < first[0] if first else torch.zeros_like(y, dtype=torch.bool)
         return torch.cat([best, lowest[:, None], improved[:, None].to(best.dtype)], dim=1)
 

@@ -6,7 +6,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from worlds import World, attack_on, quick, workspace
 
-from mibench.attacks.c2f import C2f, _lesson_images, blends, fade, known, trial, trios
+from mibench.attacks.c2f import C2f, blends, fade, known, trial, trios
+from mibench.attacks.parts.embedding import public_classes
 from mibench.attacks.parts.evolution import log_odds
 from mibench.attacks.parts.score_map import certain, network, vector
 from mibench.attacks.parts.surrogates import build_surrogates, restore
@@ -151,7 +152,7 @@ def test_the_embedding_knows_people_where_they_are_known() -> None:
         return Split(torch.arange(len(labels), dtype=torch.uint8).reshape(-1, 1, 1, 1), torch.tensor(labels))
 
     def classes(labels: list[int], people: int) -> tuple[list[int], list[int]]:
-        images, found = _lesson_images(split(labels), people)
+        images, found = public_classes(split(labels), people)
         return images.flatten().tolist(), found.tolist()
 
     assert classes([7, 3, 3, 9, 7], 10) == ([0, 1, 2, 3, 4], [1, 0, 0, 2, 1])

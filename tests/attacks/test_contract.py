@@ -45,6 +45,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "mirror": {"steps": 12, "pool": 60, "candidates": 3},
     "mirror_bb": {"pool": 60, "population": 8, "generations": 4},
     "cma_es": {"population": 8, "generations": 4},
+    "smile": {"pool": 60, "people": 30, "embedding_epochs": 1, "width": 16, "epochs": 2, "steps": 8, "queries": 12},
     "c2f": {
         "embedding_epochs": 1,
         "people": 30,

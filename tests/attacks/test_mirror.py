@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from worlds import World, attack_on, quick
 
-from mibench.attacks.mirror import Mirror, _RampedAdam, overlapping, ramp
+from mibench.attacks.mirror import Mirror, overlapping
 from mibench.attacks.parts.evolution import log_odds
-from mibench.attacks.parts.pspace import PSpace, searched
+from mibench.attacks.parts.pspace import PSpace, RampedAdam, ramp, searched
 from mibench.core import AttackContext
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
@@ -28,7 +28,8 @@ def test_the_schedule() -> None:
 def test_the_last_step_stands_still_and_the_first_does_not() -> None:
     """Rates of 20 steps by the authors' adjust_lr, epochs 1 ... 20."""
     point = torch.zeros(1, 2).requires_grad_()
-    optimizer = _RampedAdam(point, 0.25, 20, PSpace(1.0, torch.zeros(2), torch.full((2,), 100.0)))
+    ramps = [ramp((step + 1) / 20) for step in range(20)]
+    optimizer = RampedAdam(point, 0.25, ramps, PSpace(1.0, torch.zeros(2), torch.full((2,), 100.0)), eps=8e-8)
     rates = []
     for _ in range(20):
         point.grad = torch.ones_like(point)

@@ -8,8 +8,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from mibench.core import AttackContext, Oracle, Prior
+from mibench.runtime.rng import Noise
 
-__all__ = ["Fitness", "best_distinct", "log_odds"]
+__all__ = ["Fitness", "best_distinct", "log_odds", "one_plus_one"]
 
 
 def log_odds(p: Float[Tensor, "n k"], y: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -72,3 +73,44 @@ def best_distinct(
         values.append(fitness[rows, place])
         left = left.masked_fill((z == chosen[-1][:, None]).all(dim=2), float("-inf"))
     return torch.stack(chosen, dim=1), torch.stack(values, dim=1)
+
+
+def one_plus_one(
+    ask: Callable[[Float[Tensor, "k n d"]], Float[Tensor, "k n"]],
+    clip: Callable[[Float[Tensor, "k n d"]], Float[Tensor, "k n d"]],
+    start: Float[Tensor, "k n d"],
+    best: Float[Tensor, "k n d"],
+    value: Float[Tensor, "k n"],
+    queries: int,
+    sigma: float,
+    noise: Noise,
+) -> tuple[Float[Tensor, "k n d"], Float[Tensor, "k n"]]:
+    """(1+1)-ES, each row a search of its own: the best latents asked and their values, `queries` for each row.
+
+    The first query is clip(start), the others clip(best + s N(0, I)). What is at least as good as the best becomes the
+    best; s starts at sigma and is doubled by a better value, multiplied by .84 by a worse one and kept by an equal one.
+    Since log 2 / -log .84 = 3.98, s stands still where one query in five succeeds.
+
+    Args:
+        ask: Values of one latent a row, higher is better.
+        clip: Where latents may be.
+        start: What is asked first.
+        best: What is already known.
+        value: How good that is; -inf where nothing is known.
+        queries: For each row.
+        sigma: The first step size, in the latent's own units.
+        noise: A stream for each of the k identities.
+
+    Source: OnePlusOne of nevergrad 0.5.0, https://github.com/facebookresearch/nevergrad, optimizerlib.py, which goes
+    back to Schumer and Steiglitz (1968) and Rechenberg (1973).
+    """
+    step = torch.full_like(value, sigma)
+    for query in range(queries):
+        drawn = noise.of("query", query).normal(*start.shape[1:])
+        asked = clip(start if query == 0 else best + step[..., None] * drawn)
+        answer = ask(asked)
+        step = step * torch.where(answer > value, 2.0, torch.where(answer < value, 0.84, 1.0))
+        kept = answer >= value
+        best = torch.where(kept[..., None], asked, best)
+        value = torch.where(kept, answer, value)
+    return best, value
