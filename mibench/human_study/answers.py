@@ -107,7 +107,7 @@ def summary(
     Args:
         questions: All of one form.
         given: Question -> answer.
-        verdicts: What evaluation models said of the reconstructions, as `verdicts.verdicts` gives it.
+        verdicts: What networks said of the reconstructions, as `verdicts.verdicts` gives it.
 
     Returns:
         form; answered; elsewhere (answers to none of these questions, of another seed); reconstructions, same, other:
@@ -164,8 +164,8 @@ def lines(rater: str, result: Mapping[str, Any]) -> list[str]:
     against = {name: one for name, one in result["false_positives"].items() if one is not None}
     if against:
         wide = max(map(len, against))
-        text.append("  the evaluation models' false positives (FP), if the judge is right")
-        text.append(f"    {'':{wide}}  {'FP/(FP+TN), of what he rejects':32}FP/(TP+FP), of the model's hits")
+        text.append("  the networks' false positives (FP), if the judge is right")
+        text.append(f"    {'':{wide}}  {'FP/(FP+TN), of what he rejects':32}FP/(TP+FP), of the hits")
         text += [
             f"    {name:{wide}}  {_words(one['false_positive_rate'], 'he rejects none'):32}"
             f"{_words(one['false_discovery_rate'], 'no hits')}"

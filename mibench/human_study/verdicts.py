@@ -1,13 +1,12 @@
-"""What evaluation models said of the images that a judge is asked about, and how often the judge rejects their hits.
+"""What networks said of the images that a judge is asked about, and how often the judge rejects their hits.
 
-The judge's answer is taken as the truth. Of the reconstructions he accepts or rejects, an evaluation model's verdict is
-a true or false positive (TP, FP: the model takes the image for its person) or negative (TN, FN). Two rates are called
+The judge's answer is taken as the truth. Of the reconstructions he accepts or rejects, a network's verdict is a true or
+false positive (TP, FP: the network takes the image for its person) or negative (TN, FN). Two rates are called
 that of false positives, and differ:
 
 - FP / (FP + TN), the *false positive rate*, which Ho et al. report: of the images that the judge rejects, the share
-  that the model counts as hits.
-- FP / (TP + FP), the *false discovery rate*: of the model's hits, the share that the judge rejects; how far the attack
-  accuracy is too high.
+  that are hits.
+- FP / (TP + FP), the *false discovery rate*: of the hits, the share that the judge rejects.
 
 Differs:
     from Ho et al.: answers that do neither ('unsure') are left out and counted, where they count them as no.
@@ -34,7 +33,7 @@ from mibench.stats.intervals import proportion
 __all__ = ["RULES", "false_positives", "verdicts"]
 
 RULES = ("open_top1", "closed_top1")
-"""Which verdicts: mibench's headline, and the one of papers, which Ho et al. re-examine."""
+"""Verdicts of an evaluation model: on open sets, and as papers have it, which Ho et al. re-examine."""
 
 
 def _scores(inversion: Run) -> list[Run]:
@@ -53,10 +52,10 @@ def _scores(inversion: Run) -> list[Run]:
 
 
 def verdicts(inversion: Run) -> dict[str, Bool[Tensor, " n"]]:
-    """`open_top1@resnet`, ... -> whether that evaluation model took each reconstruction for its person.
+    """`likeness` (the headline), `open_top1@resnet`, ... -> whether each reconstruction was taken for its person.
 
-    In the order of the reconstructions; empty where they were not scored. Of two evaluation models with one name, the
-    second is called by its id too.
+    In the order of the reconstructions; empty where they were not scored. Of two verdicts with one name, the second is
+    called by the id of its score or evaluation model too.
 
     Raises:
         UserError: If the file of a score that says so was changed.
@@ -68,6 +67,8 @@ def verdicts(inversion: Run) -> dict[str, Bool[Tensor, " n"]]:
         unchanged(path)
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
+        headline = f"likeness-{score.id}" if "likeness" in hits else "likeness"
+        hits[headline] = torch.tensor([row["likeness"] == "1" for row in rows])
         for evaluator in score.evaluators:
             model = str(evaluator.spec["model"])
             if evaluator.id in names:
@@ -81,12 +82,12 @@ def verdicts(inversion: Run) -> dict[str, Bool[Tensor, " n"]]:
 def false_positives(
     questions: Sequence[Question], given: Mapping[str, str], hits: Bool[Tensor, " n"]
 ) -> dict[str, Any] | None:
-    """How an evaluation model's verdicts stand against a judge's answers; null where none says yes or no.
+    """How a network's verdicts stand against a judge's answers; null where none says yes or no.
 
     Args:
         questions: Those about reconstructions count, the catch trials do not.
         given: Question -> answer.
-        hits: The evaluation model's verdicts, as `verdicts` gives them.
+        hits: The verdicts, one of those that `verdicts` gives.
 
     Returns:
         tp, fp, tn, fn: counts of images; undecided: images of which the judge said neither; false_positive_rate,

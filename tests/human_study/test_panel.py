@@ -194,7 +194,8 @@ def test_who_cannot_tell_rejects_nothing_and_empty_denominators_have_no_rate() -
 def test_verdicts_are_those_of_the_scores(inversion: Run, world: Path) -> None:
     """The fixture's first evaluation model has the written hits, the second denies each."""
     found = verdicts(inversion)
-    assert set(found) == {f"{rule}@{name}" for rule in ("open_top1", "closed_top1") for name in ("resnet", "ir")}
+    own = {f"{rule}@{name}" for rule in ("open_top1", "closed_top1") for name in ("resnet", "ir")}
+    assert set(found) == own | {"likeness"} and torch.equal(found["likeness"], found["open_top1@resnet"])
     score = next(one for one in finished(inversion.root, "scores") if one.inversion.id == inversion.id)
     with (score.path / "per_image.csv").open(newline="") as file:
         written = torch.tensor([int(row["open_top1@resnet"]) for row in csv.DictReader(file)]).bool()
