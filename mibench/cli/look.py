@@ -120,11 +120,14 @@ def judge(
     pairs: Annotated[
         int, typer.Option("--pairs", min=1, help="Reconstructions to judge; catch trials come on top.")
     ] = 40,
+    form: Annotated[
+        str, typer.Option("--form", help="pair, or panel, the published form: four photographs, yes or no.")
+    ] = "pair",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Which images are asked about.")] = 0,
     rater: Annotated[str, typer.Option("--rater", help="Whose answers they are.")] = "human",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 0,
     export: Annotated[
-        Path | None, typer.Option("--export", help="Write the pairs and questions.jsonl here, for another program.")
+        Path | None, typer.Option("--export", help="Write the pictures and questions.jsonl here, for another program.")
     ] = None,
     answers: Annotated[
         Path | None, typer.Option("--import", help="Read JSON lines of id and answer, as another program gave them.")
@@ -136,33 +139,37 @@ def judge(
     """Let a person or another program say whether reconstructions show the private person, on a local page."""
     from mibench import runs
     from mibench.human_study import answers as kept
-    from mibench.human_study import exchange, questions
+    from mibench.human_study import exchange, forms, questions
+    from mibench.human_study.verdicts import verdicts
     from mibench.stages import artifacts
 
     if sum([export is not None, answers is not None, summary]) > 1:
         raise UserError("--export, --import and --summary exclude each other; give one at a time")
+    put = forms.form(form)
     inversion = runs.inversion_of(_find(results, run), "judge")
     target = inversion.parents["target"]
     data = artifacts.dataset(target)  # type: ignore[arg-type]
     shown = export is None and answers is None and not summary
     # Whoever reads answers takes those to any number of pairs: fewer pairs are among the more.
     every = inversion.read("metrics.json")["images"]
-    pairs_shown = questions.ask(inversion, data, pairs if shown or export is not None else every, seed)
-    store = kept.Answers(inversion)
+    asked = questions.ask(inversion, data, pairs if shown or export is not None else every, seed, put)
+    store = kept.Answers(inversion, put)
     if export is not None:
         print(f"{export} holds private images; it is yours to keep from others", file=sys.stderr)
-        print(exchange.export(pairs_shown, export))
+        print(exchange.export(asked, export))
         return
     if answers is not None:
-        store.record(rater, exchange.read_answers(answers, pairs_shown))
+        store.record(rater, exchange.read_answers(answers, asked))
     if shown:
-        _serve(pairs_shown, store, rater, port)
-    summaries = {name: kept.summary(pairs_shown, given) for name, given in store.read().items()}
+        _serve(asked, store, rater, port)
+    models = verdicts(inversion)
+    summaries = {name: kept.summary(asked, given, models) for name, given in store.read().items()}
     if as_json:
         print(json.dumps(summaries, indent=1, sort_keys=True))
         return
     if not summaries and summary:
-        raise UserError(f"nobody has judged {inversion.label} yet; run first: mibench judge {inversion.id}")
+        how = "" if put is forms.PAIR else f" --form {put.name}"
+        raise UserError(f"nobody has judged {inversion.label} so yet; run first: mibench judge {inversion.id}{how}")
     for name, one in summaries.items():
         print("\n".join(kept.lines(name, one)))
 

@@ -1,9 +1,10 @@
 """The questions: an image beside real photographs of one private person. Is this the same person?
 
 A question is about a reconstruction and the person it was made for; or it is a catch trial, whose answer is known: a
-real held-out image of the same person, or of another. Beside it stand up to 3 of the claimed person's training images.
-Which images are asked about is drawn from the seed, person after person in turns, so that more questions are the same
-ones and further ones. A question's id is a hash; questions are asked in the order of ids, which tells nothing.
+real held-out image of the same person, or of another. Beside it stand some of the claimed person's training images, as
+many as its form shows. Which images are asked about is drawn from the seed, person after person in turns, so that more
+questions are the same ones and further ones; all forms ask about the same images. A question's id is a hash; questions
+are asked in the order of ids, which tells nothing.
 
 Without catch trials an answer means nothing: who always says 'same' finds every attack successful.
 """
@@ -19,35 +20,36 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from mibench.core import Dataset
+from mibench.human_study.forms import PAIR, Form
 from mibench.runs import Run
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import seed_of
 from mibench.stages import artifacts
 
-__all__ = ["ANSWERS", "REFERENCES", "Question", "ask"]
+__all__ = ["Question", "ask"]
 
 Kind = Literal["reconstruction", "same", "other"]
-
-ANSWERS = ("same", "different", "unsure")
-REFERENCES = 3
-"""Photographs shown of the claimed person, fewer where there are fewer."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """One pair.
+    """One image beside photographs of the person it claims to show.
 
     Args:
         id: 10 hex digits.
+        form: How it is put.
         kind: What is judged; the judge is never told.
         label: The claimed person.
+        place: Which of the reconstructions, or of the held-out images, it is about.
         image: What is judged.
         references: Training images of the claimed person.
     """
 
     id: str
+    form: Form
     kind: Kind
     label: int
+    place: int
     image: UInt8[Tensor, "c h w"]
     references: UInt8[Tensor, "k c h w"]
 
@@ -65,7 +67,7 @@ def _turns(labels: Iterable[int], *purpose: object) -> list[tuple[int, int]]:
     return [one for one in chain.from_iterable(zip_longest(*piles)) if one is not None]
 
 
-def ask(inversion: Run, data: Dataset, pairs: int, seed: int = 0) -> list[Question]:
+def ask(inversion: Run, data: Dataset, pairs: int, seed: int = 0, form: Form = PAIR) -> list[Question]:
     """The questions about an inversion, in the order in which they are asked.
 
     Args:
@@ -74,9 +76,10 @@ def ask(inversion: Run, data: Dataset, pairs: int, seed: int = 0) -> list[Questi
         pairs: How many reconstructions; all if there are fewer. For every four of them there is one catch trial of
             each kind, and two of each at least.
         seed: Which ones.
+        form: How they are put.
 
     Raises:
-        UserError: If fewer than one pair is asked for.
+        UserError: If fewer than one pair is asked for, or a person has fewer photographs than the form must show.
     """
     if pairs < 1:
         raise UserError(f"--pairs {pairs}: at least 1 reconstruction must be judged; the default is 40")
@@ -88,11 +91,18 @@ def ask(inversion: Run, data: Dataset, pairs: int, seed: int = 0) -> list[Questi
     for label in attacked:
         own = (data.train.labels == label).nonzero()[:, 0].tolist()
         own.sort(key=lambda place: seed_of("judge", seed, "reference", place))
-        references[label] = data.train.images[own[:REFERENCES]].cpu()
+        if form.exact and len(own) < form.references:
+            raise UserError(
+                f"--form {form.name} shows {form.references} training images of each person, but {data.classes[label]} "
+                f"has {len(own)}; use data with more, or a form that takes fewer"
+            )
+        references[label] = data.train.images[own[: form.references]].cpu()
 
     def one(kind: Kind, label: int, place: int, image: Tensor) -> Question:
         text = f"{inversion.id} {seed} {kind} {label} {place}"
-        return Question(hashlib.sha256(text.encode()).hexdigest()[:10], kind, label, image, references[label])
+        text += "" if form is PAIR else f" {form.name}"  # pairs keep the ids that they had before there were forms
+        name = hashlib.sha256(text.encode()).hexdigest()[:10]
+        return Question(name, form, kind, label, place, image, references[label])
 
     chosen = _turns(labels, "judge", seed)[:pairs]
     questions = [one("reconstruction", label, place, images[place]) for label, place in chosen]

@@ -18,7 +18,9 @@ from typing import Any
 from PIL import Image
 
 from mibench.human_study.answers import Answers
-from mibench.human_study.questions import ANSWERS, Question
+from mibench.human_study.forms import PANEL
+from mibench.human_study.questions import Question
+from mibench.human_study.sheets import panel
 from mibench.runtime.errors import UserError
 
 __all__ = ["HOST", "Server"]
@@ -32,7 +34,7 @@ class Server(ThreadingHTTPServer):
     """Serves the questions; `serve_forever` runs it, `url` is where.
 
     Args:
-        questions: In the order in which they are asked.
+        questions: In the order in which they are asked, all of one form.
         answers: Where answers go.
         rater: Whose they are.
         port: 0 takes a free one.
@@ -50,6 +52,7 @@ class Server(ThreadingHTTPServer):
             why = getattr(error, "strerror", None) or error
             raise UserError(f"--port {port}: {why}; choose another, or leave it out for a free one") from None
         self.questions = {question.id: question for question in questions}
+        self.form = questions[0].form
         self.answers = answers
         self.rater = rater
         self.token = secrets.token_urlsafe(18)
@@ -70,9 +73,12 @@ class Server(ThreadingHTTPServer):
         return files("mibench.human_study").joinpath("page.html").read_text(encoding="utf-8")
 
     def state(self) -> dict[str, Any]:
-        """What the page needs to know: ids, how many photographs stand beside, what was answered."""
+        """What the page needs to know: the form, ids, how many photographs stand beside, what was answered."""
         given = self.answers.of(self.rater)
         return {
+            "form": self.form.name,
+            "question": self.form.question,
+            "advice": self.form.advice,
             "rater": self.rater,
             "questions": [
                 {"id": one.id, "references": len(one.references), "answer": given.get(one.id)}
@@ -125,10 +131,10 @@ class _Page(BaseHTTPRequestHandler):
             given = json.loads(self.rfile.read(length))
             name, answer = str(given["id"]), str(given["answer"])
         except (ValueError, KeyError, TypeError):
-            self._refuse(400, 'expected {"id": "...", "answer": "same"}')
+            self._refuse(400, f'expected {{"id": "...", "answer": "{self.server.form.yes}"}}')
             return
-        if name not in self.server.questions or answer not in ANSWERS:
-            self._refuse(400, f"unknown question, or an answer other than {', '.join(ANSWERS)}")
+        if name not in self.server.questions or answer not in self.server.form.answers:
+            self._refuse(400, f"unknown question, or an answer other than {', '.join(self.server.form.answers)}")
             return
         self._answer(lambda: {"answered": self.server.answers.record(self.server.rater, {name: answer})})
 
@@ -145,17 +151,12 @@ class _Page(BaseHTTPRequestHandler):
 
     def _image(self, name: str, slot: str) -> None:
         question = self.server.questions.get(name)
-        slots = (
-            {}
-            if question is None
-            else {"x.png": question.image, **{f"{k}.png": one for k, one in enumerate(question.references)}}
-        )
-        if slot not in slots:
+        picture = None if question is None else _picture(question, slot)
+        if picture is None:
             self._refuse(404, "there is no such image")
             return
-        pixels = slots[slot].expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
         buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, format="PNG")
+        picture.save(buffer, format="PNG")
         self._send(buffer.getvalue(), "image/png")
 
     def _refuse(self, code: int, why: str) -> None:
@@ -175,3 +176,13 @@ class _Page(BaseHTTPRequestHandler):
             self.send_header(key, value)
         self.end_headers()
         self.wfile.write(body)
+
+
+def _picture(question: Question, slot: str) -> Image.Image | None:
+    """`panel.png`, the sheet that another program sees; of a pair `x.png`, the image in question, and `0.png`, ..."""
+    if question.form is PANEL:
+        return panel(question) if slot == "panel.png" else None
+    images = {"x.png": question.image} | {f"{place}.png": one for place, one in enumerate(question.references)}
+    if slot not in images:
+        return None
+    return Image.fromarray(images[slot].expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())

@@ -21,7 +21,8 @@ from shell import command, full_disk
 from mibench.core import Dataset
 from mibench.human_study import exchange
 from mibench.human_study.answers import Answers, lines, summary
-from mibench.human_study.questions import ANSWERS, Question, ask
+from mibench.human_study.forms import PAIR
+from mibench.human_study.questions import Question, ask
 from mibench.human_study.server import Server
 from mibench.runs import Run, find, inversion_of
 from mibench.runtime.errors import UserError
@@ -111,7 +112,7 @@ def test_answers_survive_and_change(inversion: Run) -> None:
 def test_answers_from_many_at_once_are_all_kept(inversion: Run) -> None:
     def give(rater: int) -> None:
         for place in range(10):
-            Answers(inversion).record(f"rater {rater}", {f"{place}": ANSWERS[place % 3]})
+            Answers(inversion).record(f"rater {rater}", {f"{place}": PAIR.answers[place % 3]})
 
     threads = [threading.Thread(target=give, args=(rater,)) for rater in range(4)]
     for thread in threads:
@@ -161,7 +162,7 @@ def test_who_always_says_same_is_not_believed(questions: list[Question]) -> None
     """The mistake it must see: 100% success that is only a habit."""
     found = summary(questions, {one.id: "same" for one in questions})
     assert found["reconstructions"]["called_same"]["value"] == 1.0 and found["catch_accuracy"]["value"] == 0.5
-    assert "do not trust the first number" in "\n".join(lines("me", found))
+    assert "do not trust what is said of reconstructions" in "\n".join(lines("me", found))
     unsure = summary(questions, {one.id: "unsure" for one in questions})
     assert unsure["catch_accuracy"]["value"] == 0.0  # not to know is not to be right
 
@@ -179,7 +180,7 @@ def test_export_is_blind_whole_and_the_same_again(questions: list[Question], tmp
     text = first.read_text()
     assert not any(word in text for word in ("reconstruction", "catch", "other", "held", *CLASSES))
     for one, question in zip(asked, questions, strict=True):
-        assert one["answers"] == list(ANSWERS) and "2 picture(s)" in one["question"]
+        assert one["answers"] == list(PAIR.answers) and "2 picture(s)" in one["question"]
         with Image.open(tmp_path / "a" / one["image"]) as sheet:
             assert not sheet.info and (tmp_path / "b" / one["image"]).read_bytes() == Path(sheet.filename).read_bytes()
             left = sheet.crop((20, 20, 276, 276)).resize((8, 8), Image.Resampling.BOX)
