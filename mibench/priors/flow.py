@@ -99,10 +99,7 @@ class FlowPrior(Prior):
 
     def velocity(self, x: Images, t: float) -> Images:
         """v(x, t) = (M(x, t) - x) / (1 - t), for 0 <= t < 1. Source: equation 4 of SFMI."""
-        if torch.is_grad_enabled():
-            clean = checkpoint(self.predict, x, t, use_reentrant=False)
-        else:
-            clean = self.predict(x, t)
+        clean = checkpoint(self.predict, x, t, use_reentrant=False) if torch.is_grad_enabled() else self.predict(x, t)
         return (clean - x) / (1 - t)
 
     def integrate(self, x: Images, steps: int, velocity: Callable[[Images, float], Images] | None = None) -> Images:

@@ -167,7 +167,7 @@ def waves(t: Real[Tensor, " n"], width: int) -> Float[Tensor, "n width"]:
 
 
 class Eigenspace(nn.Module):
-    """The best prediction of noise or clean image, were each identity's images Gaussian: N(m_y, U diag(l) U' + r (I - U U')).
+    """The best prediction of noise or image, were each identity's images Gaussian: N(m_y, U diag(l) U' + r (I - U U')).
 
     eps = sqrt(1 - abar) S^-1 (x_t - sqrt(abar) m_y), S = abar Cov + (1 - abar) I, in closed form. All identities share
     the covariance; the last mean is that of nobody in particular.
@@ -217,9 +217,9 @@ class Eigenspace(nn.Module):
     def clean(
         self, x: Float[Tensor, "n c h w"], t: Float[Tensor, "n 1 1 1"], y: Int64[Tensor, " n"]
     ) -> Float[Tensor, "n c h w"]:
-        """E[x_1 | x_t] for x_t = (1 - t) x_0 + t x_1, x_0 ~ N(0, I): m_y + t Cov (t^2 Cov + (1 - t)^2 I)^-1 (x_t - t m_y).
+        """E[x_1 | x_t] for x_t = (1 - t) x_0 + t x_1, x_0 ~ N(0, I), t < 1, in float32.
 
-        In float32, and for t < 1.
+        m_y + t Cov (t^2 Cov + (1 - t)^2 I)^-1 (x_t - t m_y).
         """
         with torch.autocast(x.device.type, enabled=False):
             faces, mean, t = self.get_buffer("faces"), self.get_buffer("means")[y], t[:, :, 0, 0]
