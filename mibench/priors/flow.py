@@ -15,7 +15,7 @@ References:
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int64
@@ -52,13 +52,13 @@ PRESETS = {
         "heads": 2,
         "patch": 4,
         "eigenfaces": 256,
-        "steps": 600,
+        "steps": 400,
         "batch": 32,
         "lr": 1e-3,
         "warm_up": 0.1,
         "decay": 0.98,
         "mirror": True,
-        "sampler_steps": 20,
+        "sampler_steps": 10,
     },
 }
 
@@ -185,7 +185,7 @@ class Flow(PriorTrainer):
     lr: float = 2e-5
     warm_up: float = 0.01
     decay: float = 0.9999
-    mean: float = -0.8
+    mean: float = field(default=-0.8, metadata={"signed": True})
     spread: float = 0.8
     mirror: bool = False
     sampler_steps: int = 50

@@ -236,6 +236,12 @@ def test_the_rate_rises_linearly_and_falls_as_a_cosine() -> None:
     assert rate(0, 4, 0.0) == pytest.approx(0.5 * (1 + math.cos(math.pi / 4)))
 
 
+def test_published_settings() -> None:
+    paper = registry.configure("priors", "flow", "paper").plugin
+    assert (paper.mean, paper.spread, paper.steps, paper.lr, paper.sampler_steps) == (-0.8, 0.8, 500_000, 2e-5, 50)
+    assert registry.configure("priors", "flow", "quick", {"mean": "-1.5"}).plugin.mean == -1.5
+
+
 @pytest.mark.parametrize(
     "settings",
     [{"width": 6, "heads": 2}, {"steps": 0}, {"decay": 1.0}, {"warm_up": 1.0}, {"spread": -1.0}, {"eigenfaces": -1}],
