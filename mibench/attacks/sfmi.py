@@ -34,6 +34,10 @@ CARD = {
     "role": "attack",
     "cost": [544, 544, 0],
     "requires": ["flow"],
+    "partial": {
+        "quick": "its flow is hardly more than that of a Gaussian with the public images' eigenfaces, whose samples are "
+        "the blurs of faces; the paper's model is trained for 500,000 steps"
+    },
 }
 
 # `paper`: section IV-A of the paper; 8 images a class from section IV-B.

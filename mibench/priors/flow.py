@@ -41,7 +41,7 @@ CARD = {
 }
 
 # `paper`: section IV-A of the paper (500k steps of AdamW, 2e-5, linear warm-up, cosine decay, logit(t) ~ N(-.8, .8^2),
-# 50 steps of the sampler).
+# 50 steps of the sampler). `quick`: the eigenfaces make the blur of a face before the first step, as in `ddpm`.
 PRESETS = {
     "paper": {},
     "quick": {

@@ -1,6 +1,7 @@
 """Laws of flow matching: closed-form flows, Heun's order, the loss at its optimum, the law of t, resuming."""
 
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -85,13 +86,13 @@ def test_heun_follows_the_exact_gaussian_flow_with_order_two(mean: float, spread
 
         prior.integrate(x, steps, field)
         errors.append(float((reached[0.875] - gaussian_flow_at(x, 0.875, mean, spread)).abs().max()))
-    assert all(3.3 < before / after < 4.7 for before, after in zip(errors, errors[1:], strict=False)), errors
+    assert all(3.3 < before / after < 4.7 for before, after in pairwise(errors)), errors
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(("mean", "spread"), [(0.3, 0.5), (-0.6, 0.25)])
 def test_noise_ends_as_the_data(mean: float, spread: float) -> None:
-    """x_1 = m + s x_0. The last, Euler's step ends in M(x, 1 - h), which shrinks by a factor of about 1 - h^2 / 2s^2."""
+    """x_1 = m + s x_0. The last, Euler's step ends in M(x, 1 - h), short by a factor of about 1 - h^2 / 2s^2."""
     prior, x = gaussian_flow(mean, spread), latents(20)
     rough, fine = (prior.integrate(x, steps) - mean for steps in (100, 200))
     errors = [float((found / (spread * x)).median() - 1) for found in (rough, fine)]
@@ -232,7 +233,7 @@ def test_the_rate_rises_linearly_and_falls_as_a_cosine() -> None:
     found = [rate(step, 100, 0.1) for step in range(100)]
     assert found[:10] == pytest.approx([0.1 * n for n in range(1, 11)])
     assert found[54] == pytest.approx(0.5) and found[99] == pytest.approx(0.0, abs=1e-12)
-    assert all(after < before for before, after in zip(found[9:], found[10:], strict=False))
+    assert all(after < before for before, after in pairwise(found[9:]))
     assert rate(0, 4, 0.0) == pytest.approx(0.5 * (1 + math.cos(math.pi / 4)))
 
 
