@@ -35,8 +35,8 @@ CARD = {
     "cost": [544, 544, 0],
     "requires": ["flow"],
     "partial": {
-        "quick": "its flow is hardly more than that of a Gaussian with the public images' eigenfaces, whose samples are "
-        "the blurs of faces; the paper's model is trained for 500,000 steps"
+        "quick": "its flow is hardly more than that of a Gaussian with the public images' eigenfaces and draws the "
+        "blurs of faces; the paper's model is trained for 500,000 steps"
     },
 }
 
