@@ -98,12 +98,12 @@ def train_evaluators(
     Raises:
         UserError: If two families are not there, or one is the target's.
     """
-    given = _owned(settings, ("evaluator",))
+    given = _owned(settings, ("evaluator", "verifier"))
     experiment = Experiment(
         "training",
         None,
         Trained((target.path.name,)),
-        evaluators=read_evaluators(",".join(names) if names else None, given["evaluator"]),
+        evaluators=read_evaluators(",".join(names) if names else None, given),
         precision=_precision(device, precision),
     )
     made = _execute(experiment, target.run.root, device, progress)
@@ -240,12 +240,12 @@ def score(
     Raises:
         UserError: If two families are not there, or one is the target's.
     """
-    given = _owned(settings, ("evaluator",))
+    given = _owned(settings, ("evaluator", "verifier"))
     experiment = Experiment(
         "scores",
         None,
         Finished((inversion.path.name,)),
-        evaluators=read_evaluators(",".join(evaluators) if evaluators else None, given["evaluator"]),
+        evaluators=read_evaluators(",".join(evaluators) if evaluators else None, given),
         precision=_precision(device, precision),
     )
     run = _execute(experiment, inversion.run.root, device, progress)[-1]

@@ -130,7 +130,7 @@ def sweep(
         budget=budget,
         pretrained=pretrained,
         evaluators=evaluators,
-        settings=split_sets(sets, "training", ["data", "prior", "evaluator"]),
+        settings=split_sets(sets, "training", ["data", "prior", "evaluator", "verifier"]),
         precision=precision,
     )
     conduct.conduct([experiment], results, device, dry_run=dry_run, force=force, as_json=as_json, show=_tables)

@@ -4,7 +4,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -137,9 +137,44 @@ class Shape(NamedTuple):
 class Source(ABC):
     """Where a data set comes from: a frozen dataclass whose fields are the choices that change its images."""
 
+    refusable: ClassVar[bool] = True
+    """Whether `load` may refuse what the fields name: files are read even to plan. A source that draws its images says
+    no."""
+
     @abstractmethod
     def load(self, reporter: Reporter | None = None) -> Dataset:
         """Read or draw all images, telling how far it has come; the same fields give the same bytes."""
+
+    @property
+    def bystander_count(self) -> int:
+        """How many people it can show who play no other part, told without reading an image; 0 is none."""
+        return 0
+
+    @property
+    def heldout_count(self) -> int | None:
+        """Fewest held-out images of a private person; None where that cannot be told without reading an image."""
+        return None
+
+    def load_bystanders(self, reporter: Reporter | None = None) -> Split:
+        """Images of people who are neither private nor public nor distractors: whom a verifier learns to tell apart.
+
+        Labels count from 0.
+
+        Raises:
+            UserError: If it has none.
+        """
+        raise UserError(
+            f"{type(self).__name__} has no people besides the private, the public and the distractors, so that no "
+            "verifier can be trained on it"
+        )
+
+    def anchors(self, prior: str) -> Float[Tensor, "k d"] | None:
+        """The latent of every private person in a prior's own space, where the data were drawn around known ones.
+
+        Args:
+            prior: The prior's name.
+        """
+        return None
 
     def shape(self) -> "Shape":
         """How many people and images there are; a source that can count without reading its images says so here."""

@@ -16,6 +16,7 @@ References:
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -73,10 +74,14 @@ class Digiface(Source):
         spread: s in (0, 1): how much a person's images differ.
         image_size: Side in pixels, 8 to 64; below 64 by area averaging.
         seed: Which people.
+        bystanders: People who play no other part, as many images of each as of distractors; a verifier learns them. The
+            data set does not hold them, so that their number is no part of its identity.
 
     The numbers do not depend on each other: person i looks the same however many there are. The last bit of a pixel
     may differ between kinds of processors, because their convolutions round differently.
     """
+
+    refusable: ClassVar[bool] = False
 
     identities: int = 100
     train_images: int = 20
@@ -87,6 +92,7 @@ class Digiface(Source):
     spread: float = 0.65
     image_size: int = 64
     seed: int = 0
+    bystanders: int = 300
 
     def __post_init__(self) -> None:
         whole("identities", self.identities, 2, 1_000_000)
@@ -97,6 +103,47 @@ class Digiface(Source):
         fraction("spread", self.spread)
         whole("image_size", self.image_size, 8, 64)
         whole("seed", self.seed, 0)
+        whole("bystanders", self.bystanders, 0, 1_000_000)
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that decide the data set's bytes."""
+        return {name: value for name, value in asdict(self).items() if name != "bystanders"}
+
+    def anchors(self, prior: str) -> Float[Tensor, "k d"] | None:
+        """a_i of every private person, for the prior that is the generator that drew them."""
+        if prior != "dcgan":
+            return None
+        return Noise(self.seed, torch.arange(self.identities)).of("digiface", "private", "anchor").normal(100)
+
+    @property
+    def bystander_count(self) -> int:
+        """As many as asked for: people are unlimited."""
+        return self.bystanders
+
+    @property
+    def heldout_count(self) -> int:
+        """As many of everybody as asked for."""
+        return self.heldout_images
+
+    def load_bystanders(self, reporter: Reporter | None = None) -> Split:
+        """Draw them, or read them from the cache.
+
+        Raises:
+            UserError: If none were asked for.
+        """
+        if self.bystanders == 0:
+            return super().load_bystanders(reporter)
+        people = torch.arange(self.bystanders)
+        images = self.distractor_images
+        latents = mixed_latents(people, images, self.spread, self.seed, "bystander", "all").flatten(0, 1)
+
+        def draw() -> tuple[dict[str, Tensor], dict[str, str]]:
+            with (reporter or Silent()).task("draw bystanders of digiface", len(latents), "images") as task:
+                return {"images": _render(dcgan.load_dcgan(), latents, self.image_size, task)}, {}
+
+        code = (Path(__file__), Path(dcgan.__file__), dcgan.WEIGHTS)
+        drawn, _ = cached(hash_of("bystanders", asdict(self), files=code), draw)
+        return Split(drawn["images"], people.repeat_interleave(images))
 
     def shape(self) -> Shape:
         """As the fields say."""
@@ -105,7 +152,7 @@ class Digiface(Source):
     def load(self, reporter: Reporter | None = None) -> Dataset:
         """Draw all images, or read them from the cache: the first time takes about 3 ms an image on one core."""
         code = (Path(__file__), Path(dcgan.__file__), dcgan.WEIGHTS)
-        drawn, _ = cached(hash_of(asdict(self), files=code), lambda: self._draw(reporter or Silent()))
+        drawn, _ = cached(hash_of(self.identity(), files=code), lambda: self._draw(reporter or Silent()))
         people, others = torch.arange(self.identities), torch.arange(self.distractors)
         return Dataset(
             name="digiface",

@@ -18,10 +18,13 @@ from mibench.evaluation.likeness import agreement, yardstick
 from mibench.evaluation.model import EvaluationModel, accuracy, answers, as_trained
 from mibench.evaluation.perceptual import perceptual
 from mibench.evaluation.protocol import Origin
-from mibench.evaluation.records import Judgement, TargetAnswers
+from mibench.evaluation.records import Judgement, TargetAnswers, Verification
 from mibench.evaluation.score import Score
+from mibench.evaluation.verifier import Verifier
 from mibench.metrics.accuracy import top_k
-from mibench.metrics.false_positives import log_odds
+from mibench.metrics.false_positives import identified
+from mibench.metrics.knn import closeness
+from mibench.metrics.own_ball import own_ball
 from mibench.models.base import Classifier
 from mibench.models.fold import fold
 from mibench.runtime.engine import Engine, resolve
@@ -44,6 +47,8 @@ def evaluate(
     data: Dataset,
     engine: Engine | None = None,
     *,
+    verifiers: Sequence[Verifier] = (),
+    truth: Mapping[str, Tensor] | None = None,
     natural_accuracy: Interval | None = None,
     origin: Origin | None = None,
     target_label: str = "the target",
@@ -59,6 +64,8 @@ def evaluate(
         evaluators: Evaluation models of other families than the target's, the headline first.
         data: The target's data set: private images, held-out images of the same people, strangers.
         engine: Where networks run; the fastest that is safe here if absent.
+        verifiers: Independent matchers, the headline's first; without one the own-ball gate stands in.
+        truth: Ground truth of each image by metric, where the data know it (`metrics.latent`).
         natural_accuracy: Of the target, where it is known; else it is measured on the held-out images.
         origin: How the images came to be, for the protocol card.
         target_label: What errors call the target.
@@ -77,7 +84,7 @@ def evaluate(
     engine = engine or resolve()
     stored, labels = (images if images.dtype == torch.uint8 else to_uint8(images)).cpu(), labels.cpu()
     _check(stored, labels, evaluators, data)
-    with (reporter or Silent()).task(title, len(evaluators) + 2, "models") as task:
+    with (reporter or Silent()).task(title, len(evaluators) + len(verifiers) + 2, "models") as task:
         network: Classifier = engine.place(fold(target))  # type: ignore[assignment]
         said, hits, confidence = _ask_target(network, stored, labels, engine, target_label)
         if natural_accuracy is None:
@@ -89,10 +96,20 @@ def evaluate(
             judged[model.name] = evaluate_with(model, stored, labels, hits, data, engine)
             best[model.name] = ceiling(model, labels, data, engine)
             task.advance()
+        verified: dict[str, Verification] = {}
+        for verifier in verifiers:
+            verified[verifier.name] = verifier.judge(stored, labels, engine)
+            task.advance()
         seen = perceptual(data, stored, labels, place_of(engine))
         task.advance()
     classes = len(data.classes)
     chance = {f"open_top1@{model.name}": 1 / (classes + model.facts.distractors) for model in evaluators}
+    headline, known = evaluators[0], dict(truth or {})
+    likeness, gate = gated(judged[headline.name].images, verified, headline.name)
+    real = torch.isin(headline.private.heldout.labels, labels)
+    sure = {one.name: Verification({}, {key: of[real] for key, of in one.heldout.items()}) for one in verifiers}
+    genuine, _ = gated(best[headline.name].images, sure, headline.name)
+    pair = [one.images["verified"] for one in verified.values()][:2]
     hits_of = {name: one.images["open_top1"] for name, one in judged.items()}
     return Score(
         n=len(stored),
@@ -105,13 +122,44 @@ def evaluate(
         ceiling=best,
         chance={"closed_top1": 1 / classes} | chance,
         agreement=agreement(hits_of, {model.name: model.family for model in evaluators}, labels),
+        likeness=clustered_interval(likeness, labels),
+        likeness_ceiling=clustered_interval(genuine, headline.private.heldout.labels[real]),
+        gate=gate,
+        verifiers=verified,
+        verifier_facts={verifier.name: verifier.facts for verifier in verifiers},
+        both_verified=clustered_interval(pair[0] & pair[1], labels) if len(pair) == 2 else None,
+        truth=means(known, labels),
         perceptual=means(seen.images, labels),
         inception=seen.inception,
         unavailable=seen.unavailable,
         pixels=hashlib.sha256(stored.contiguous().numpy().tobytes()).hexdigest(),
-        card=protocol.card(data, labels, [model.card for model in evaluators], origin or Origin()),
-        images={"label": labels, "target_top1": hits, "target_confidence": confidence, **seen.images},
+        card=protocol.card(
+            data, labels, [model.card for model in evaluators], [one.card for one in verifiers], origin or Origin()
+        ),
+        images={
+            "label": labels,
+            "likeness": likeness,
+            "target_top1": hits,
+            "target_confidence": confidence,
+            **known,
+            **seen.images,
+        },
     )
+
+
+def gated(
+    judged: Mapping[str, Tensor], verified: Mapping[str, Verification], evaluator: str
+) -> tuple[Bool[Tensor, " n"], str]:
+    """The headline of each image, and the column that it had to pass besides the open-set evaluation model's verdict.
+
+    Args:
+        judged: The headline evaluation model's verdicts by metric.
+        verified: What each verifier says, the headline's first.
+        evaluator: The evaluation model's name.
+    """
+    for name, one in verified.items():
+        return judged["open_top1"] & one.images["verified"], f"verified@{name}"
+    return judged["own_ball"], f"own_ball@{evaluator}"
 
 
 def _check(
@@ -163,7 +211,7 @@ def evaluate_with(
     data: Dataset,
     engine: Engine,
 ) -> Judgement:
-    """What one evaluation model says of the images: verdicts, calibrated success, distances to real images.
+    """What one evaluation model says of the images: verdicts, identification, distances to real images.
 
     Args:
         model: The evaluation model.
@@ -179,15 +227,23 @@ def evaluate_with(
     said = means(columns, labels)
     said["gap"] = paired_interval(target_hits, columns["open_top1"], labels)
     columns["answer"] = given.logits.argmax(dim=1)
-    likeness = {}
-    if model.facts.calibration is not None:
-        likeness["calibrated"] = log_odds(given.logits, labels) > model.facts.calibration.threshold
-    scale = yardstick(model.private, labels)
-    if scale.distance is not None:
-        likeness["times_real"] = columns["knn_heldout"].sqrt() / scale.distance
+    columns |= identification(model, given, data)
+    columns["own_ball"] = columns["open_top1"] & own_ball(given.features, labels, *model.balls)
+    scale = yardstick(model.private, model.strangers.features, labels)
+    if scale.photograph is not None and scale.stranger is not None:
+        columns["closeness"] = closeness(columns["knn_heldout"], scale.photograph, scale.stranger)
+    more: dict[str, Tensor] = {name: columns[name] for name in ("tpir", "own_ball", "closeness") if name in columns}
     place = place_of(engine)
     real = model.reference(tuple(labels.unique().tolist()), place)
-    return Judgement(said | means(likeness, labels), distances(real, features.to(place)), scale, columns | likeness)
+    return Judgement(said | means(more, labels), distances(real, features.to(place)), scale, columns)
+
+
+def identification(model: EvaluationModel, given: Answers, data: Dataset) -> dict[str, Tensor]:
+    """Identification of each image at the model's threshold; nothing where it has none."""
+    limit = model.facts.calibration
+    if limit is None:
+        return {}
+    return {"tpir": identified(given.logits, given.labels, len(data.classes), limit.threshold)}
 
 
 def ceiling(model: EvaluationModel, labels: Int64[Tensor, " n"], data: Dataset, engine: Engine) -> Judgement:
@@ -196,8 +252,8 @@ def ceiling(model: EvaluationModel, labels: Int64[Tensor, " n"], data: Dataset, 
     real = model.private.heldout.of(labels)
     columns = verdicts(real, model.private, len(data.classes))
     del columns["knn_heldout"]  # each would find itself
-    if model.facts.calibration is not None:
-        columns["calibrated"] = log_odds(real.logits, real.labels) > model.facts.calibration.threshold
+    columns |= identification(model, real, data)
+    columns["own_ball"] = columns["open_top1"] & own_ball(real.features, real.labels, *model.balls)
     place = place_of(engine)
     private = model.reference(tuple(labels.unique().tolist()), place)
     return Judgement(means(columns, real.labels), distances(private, real.features.to(place)), images=columns)

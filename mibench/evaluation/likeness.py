@@ -1,72 +1,63 @@
-"""How much of an attack accuracy is likeness: calibrated success, agreement of evaluation models, and distances in
-units of another real photograph.
+"""How much of an attack accuracy is likeness: identification above strangers, agreement of evaluation models, and
+distances on a scale from a stranger to another photograph.
 
-The threshold of calibrated success belongs to the evaluation model, not to an attack. Impostors are real images that
-it has not learnt: the private people's held-out images, each for everybody else, and images of *strangers*, each for
-every private person. Strangers are the public people (at most 500 images, evenly spaced). Where the data are too few to
-keep these apart from the distractors, they are the distractors; the evaluation model has learnt those as 'someone
-else', so that they hardly pass and the held-out images decide. Each kind gives a threshold, and the higher one counts:
-neither the people it knows nor those it does not pass more often than 1%.
-
-Differs:
-    Distractors alone would make too low a threshold, because the evaluation model was trained on these very images.
+Strangers are the public people (at most 500 images, evenly spaced): real images of people whom neither target nor
+evaluation model has learnt. Where the data are too few to keep these apart from the distractors, they are the
+distractors; the evaluation model has learnt those as 'someone else', so that it names fewer of them than it would of
+others, and the threshold is too low.
 """
 
 from collections.abc import Mapping
 from itertools import combinations
 
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from mibench.core import Dataset
-from mibench.evaluation.judgement import Answers, PrivateAnswers
-from mibench.evaluation.records import Agreement, Calibration, Impostors, Yardstick
-from mibench.metrics.agreement import kappa
-from mibench.metrics.false_positives import RATE, impostor_scores, threshold
+from mibench.core import Dataset, Split
+from mibench.evaluation.judgement import PrivateAnswers
+from mibench.evaluation.records import Agreement, Calibration, Yardstick
+from mibench.metrics.false_positives import RATE, best_claim, threshold
 from mibench.metrics.knn import knn_distance, leave_one_out
-from mibench.models.base import Classifier
-from mibench.runtime.engine import Engine
 from mibench.stats.intervals import clustered_interval
-from mibench.training import predict
 
-__all__ = ["STRANGERS", "agreement", "calibrate", "yardstick"]
+__all__ = ["STRANGERS", "agreement", "calibrate", "strangers", "yardstick"]
 
 STRANGERS = 500
-"""Most images of strangers that an evaluation model is shown: enough for the 99th percentile of thousands of claims."""
+"""Most images of strangers that a network is shown: enough for the 95th percentile of images."""
 
 
-def calibrate(network: Classifier, data: Dataset, heldout: Answers, engine: Engine) -> Calibration:
-    """The threshold of an evaluation model and where it comes from.
+def strangers(data: Dataset) -> Split:
+    """Real images of people whom the target has not learnt: public, or distractors where these are the same."""
+    split = data.distractors if data.distractors_are_public else data.public
+    count = min(STRANGERS, len(split))
+    return split.take(torch.arange(count) * len(split) // max(1, count))
+
+
+def calibrate(logits: Float[Tensor, "n k"], data: Dataset) -> Calibration | None:
+    """The threshold of identification at FPIR 5% and where it comes from; None without strangers.
 
     Args:
-        network: The evaluation model, placed.
+        logits: An evaluation model's answers to the images of `strangers(data)`.
         data: What it was trained on.
-        heldout: Its answers to the private people's held-out images.
-        engine: Where the strangers are judged.
     """
-    split = data.distractors if data.distractors_are_public else data.public
-    chosen = torch.arange(min(STRANGERS, len(split))) * len(split) // max(1, min(STRANGERS, len(split)))
-    sets = {"held_out": (heldout.logits.cpu(), heldout.labels.cpu())}
-    if len(chosen):
-        logits, _ = predict(network, split.take(chosen).images, engine)
-        sets["strangers"] = (logits.cpu(), torch.full((len(chosen),), -1))
-    scores = {name: impostor_scores(logits, labels, len(data.classes)) for name, (logits, labels) in sets.items()}
-    limits = {name: threshold(own) for name, own in scores.items() if len(own)}
-    limit = max(limits.values())
-    impostors = {
-        name: Impostors(len(sets[name][1]), len(scores[name]), own, float((scores[name] > limit).double().mean()))
-        for name, own in limits.items()
-    }
+    if not len(logits):
+        return None
+    classes = len(data.classes)
+    surest, _ = best_claim(logits.cpu(), classes)
+    limit = threshold(surest)
+    named = float((logits.argmax(dim=1) < classes).double().mean())
+    passing = float((surest > limit).double().mean())
     kind = "distractors" if data.distractors_are_public else "public"
-    return Calibration(limit, RATE, impostors, kind if "strangers" in impostors else None)
+    return Calibration(limit, RATE, len(logits), passing, named, kind)
 
 
-def yardstick(private: PrivateAnswers, labels: Int64[Tensor, " n"]) -> Yardstick:
-    """Mean distance (L2, not squared) of a real photograph of an attacked person to the nearest held-out one.
+def yardstick(private: PrivateAnswers, strangers: Float[Tensor, "m d"], labels: Int64[Tensor, " n"]) -> Yardstick:
+    """Mean distances (L2, not squared) to the nearest held-out image of an attacked person: of another real photograph
+    of the person, and of strangers.
 
-    From each held-out image to the other held-out ones of its person; from the training images where nobody has two.
-    Null where it is 0 (all real images are copies).
+    Photographs are the person's other held-out images; the training images where nobody has two. Null where there are
+    no strangers or all real images are copies, so that there is no scale.
     """
     _, features, owners = private.heldout
     several = torch.isin(owners, labels) & (torch.bincount(owners)[owners] > 1)
@@ -75,27 +66,28 @@ def yardstick(private: PrivateAnswers, labels: Int64[Tensor, " n"]) -> Yardstick
     else:
         own = private.train.of(labels)
         real, source = knn_distance(own.features, own.labels, features, owners), "train"
-    mean = float(real.sqrt().mean())
-    return Yardstick(mean if mean > 0 else None, source)
+    attacked = labels.unique()
+    shown = strangers.repeat_interleave(len(attacked), dim=0)
+    claimed = attacked.repeat(len(strangers))
+    far = knn_distance(shown, claimed, features, owners).sqrt() if len(strangers) else torch.zeros(0)
+    photograph, stranger = float(real.sqrt().mean()), float(far.mean()) if len(far) else None
+    known = stranger is not None and 0 < photograph < stranger
+    return Yardstick(photograph, stranger, source) if known else Yardstick(None, None, source)
 
 
 def agreement(
     hits: Mapping[str, Bool[Tensor, " n"]], families: Mapping[str, str], labels: Int64[Tensor, " n"]
 ) -> dict[str, Agreement]:
     """Of every two evaluation models of different families, `a+b`: the share of images on which both name the person
-    (open-set), with its interval, and Cohen's kappa of their hits, null where both say one thing of all images.
+    (open-set), with its interval.
 
     Args:
         hits: Open-set hits by model.
         families: Architecture family by model.
         labels: The claimed people.
     """
-    pairs = {}
-    for one, other in combinations(hits, 2):
-        if families[one] != families[other]:
-            chance_corrected = kappa(hits[one], hits[other])
-            both = clustered_interval(hits[one] & hits[other], labels)
-            pairs[f"{one}+{other}"] = Agreement(
-                both, None if chance_corrected != chance_corrected else chance_corrected
-            )
-    return pairs
+    return {
+        f"{one}+{other}": Agreement(clustered_interval(hits[one] & hits[other], labels))
+        for one, other in combinations(hits, 2)
+        if families[one] != families[other]
+    }

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,10 +12,11 @@ from torch import Tensor
 from mibench import models
 from mibench.core import Dataset
 from mibench.evaluation.judgement import Answers, PrivateAnswers, Reference, reference
-from mibench.evaluation.likeness import calibrate
+from mibench.evaluation.likeness import calibrate, strangers
 from mibench.evaluation.records import EvaluatorFacts
 from mibench.metrics.accuracy import closed_set, top_k
 from mibench.metrics.knn import leave_one_out
+from mibench.metrics.prdc import K, Manifold, manifold
 from mibench.models.base import Classifier
 from mibench.models.fold import fold
 from mibench.runtime.engine import Engine
@@ -65,6 +67,13 @@ def private_answers(network: Classifier, data: Dataset, engine: Engine) -> Priva
     return PrivateAnswers(train, heldout)
 
 
+def stranger_answers(network: Classifier, data: Dataset, engine: Engine) -> Answers:
+    """A placed network's answers to images of strangers, labelled -1, on the CPU."""
+    images = strangers(data).images
+    logits, features = predict(network, images, engine)
+    return Answers(logits.cpu(), features.cpu(), torch.full((len(images),), -1))
+
+
 def accuracy(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"], classes: int) -> Interval:
     """Top-1 among the first `classes` logits, with its 95% interval clustered by identity."""
     labels = labels.to(logits.device)
@@ -89,6 +98,7 @@ class EvaluationModel:
         network: Folded, on the engine's device; logits over the private people first, then over others.
         family: Of its architecture; not the target's.
         private: Its answers to the private images, on the CPU.
+        strangers: Its answers to images of strangers, labelled -1, on the CPU.
         facts: Its accuracy, what else it knows, its threshold.
         label: What errors call it.
         run: Id of the run that trained it; '' where it is none of mibench's.
@@ -99,6 +109,7 @@ class EvaluationModel:
     network: Classifier = field(repr=False)
     family: str
     private: PrivateAnswers = field(repr=False)
+    strangers: Answers = field(repr=False)
     facts: EvaluatorFacts
     label: str
     run: str = ""
@@ -143,16 +154,23 @@ class EvaluationModel:
             )
         placed: Classifier = engine.place(fold(network))  # type: ignore[assignment]
         stored = PrivateAnswers(Answers(*(part.cpu() for part in train)), Answers(*(part.cpu() for part in heldout)))
+        others = stranger_answers(placed, data, engine)
         facts = EvaluatorFacts(
             heldout_accuracy=accuracy(heldout.logits, heldout.labels, classes),
             heldout_accuracy_open=accuracy(heldout.logits, heldout.labels, known),
             distractors=known - classes,
             distractors_are_public=data.distractors_are_public,
             knn_real_to_real=real_to_real(train.features, train.labels),
-            calibration=calibrate(placed, data, stored.heldout, engine),
+            calibration=calibrate(others.logits, data),
         )
         label = f"evaluation model {name}"
-        return cls(name, placed, family or models.family(name), stored, facts, label, run, seed)
+        return cls(name, placed, family or models.family(name), stored, others, facts, label, run, seed)
+
+    @cached_property
+    def balls(self) -> tuple[Manifold, Int64[Tensor, " m"]]:
+        """The private training images with the radii of their balls, and who is in them."""
+        train = self.private.train
+        return manifold(train.features, min(K, len(train.features) - 1)), train.labels
 
     def reference(self, identities: tuple[int, ...], place: torch.device) -> Reference:
         """Its view of some people's private training images; kept, since attack after attack is compared with it."""

@@ -4,6 +4,7 @@ but must be known.
     split           data set, settings, fingerprint of all images and names; who was attacked
     images          resolution; how files became pixels (crop, resizing, conversions)
     evaluators      architecture and run of each, the headline first
+    verifiers       architecture and run of each, the headline's first; how many people each learnt
     reference       the real images that distances are taken to
     selection       how many images a person were kept, and by whose choice
     budget          most target queries per identity; access
@@ -58,7 +59,11 @@ def attacked(labels: Int64[Tensor, " n"]) -> list[int] | None:
 
 
 def card(
-    data: Dataset, labels: Int64[Tensor, " n"], evaluators: Sequence[Mapping[str, Any]], origin: Origin
+    data: Dataset,
+    labels: Int64[Tensor, " n"],
+    evaluators: Sequence[Mapping[str, Any]],
+    verifiers: Sequence[Mapping[str, Any]],
+    origin: Origin,
 ) -> dict[str, Any]:
     """The card of a score, as JSON values.
 
@@ -66,6 +71,7 @@ def card(
         data: What target and evaluation models were trained on.
         labels: Of the reconstructions.
         evaluators: Model, run and seed of each, the headline first.
+        verifiers: Model, run, seed and number of people of each, the headline's first.
         origin: How the reconstructions were made.
     """
     counts = torch.bincount(labels)
@@ -75,6 +81,7 @@ def card(
     return {
         "budget": {"access": origin.access, "queries_per_identity": origin.budget, "known": known},
         "evaluators": [dict(one) for one in evaluators],
+        "verifiers": [dict(one) for one in verifiers],
         "images": {
             "channels": c,
             "height": h,

@@ -19,9 +19,11 @@ __all__ = [
     "Columns",
     "Distances",
     "EvaluatorFacts",
-    "Impostors",
+    "ImpostorClaims",
     "Judgement",
     "TargetAnswers",
+    "Verification",
+    "VerifierFacts",
     "Yardstick",
     "interval_of",
 ]
@@ -58,54 +60,97 @@ class Distances(NamedTuple):
         return cls(saved["fid"], saved["kid"], saved["kid_error"], prdc, saved["n"], saved["n_real"])
 
 
-class Impostors(NamedTuple):
-    """Real images of others that claimed to be private people: the threshold they ask for, the share that passes."""
-
-    images: int
-    pairs: int
-    threshold: float
-    passing: float
-
-
 class Calibration(NamedTuple):
-    """The threshold of calibrated success: at most `rate` of any kind of impostors pass.
+    """The threshold of identification (`tpir`): at most `rate` of the images of strangers pass it.
 
-    `strangers_are` is 'public', or 'distractors' where the data are too few to keep these apart; None without any.
+    `strangers` is how many images were shown, `passing` the share that passes, `named` the share that the model names
+    as a private person without any threshold; `strangers_are` is 'public', or 'distractors' where the data are too few
+    to keep these apart.
     """
 
     threshold: float
     rate: float
-    impostors: Mapping[str, Impostors]
-    strangers_are: str | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Kinds of impostors by name, beside the threshold that counts."""
-        shown: dict[str, Any] = {
-            name: {"images": one.images, "pairs": one.pairs, "threshold": one.threshold, "pass": one.passing}
-            for name, one in self.impostors.items()
-        }
-        shown |= {"rate": self.rate, "threshold": self.threshold}
-        return shown | ({} if self.strangers_are is None else {"strangers_are": self.strangers_are})
-
-    @classmethod
-    def from_json(cls, saved: Mapping[str, Any]) -> "Calibration":
-        """The inverse of `to_json`."""
-        impostors = {
-            name: Impostors(one["images"], one["pairs"], one["threshold"], one["pass"])
-            for name, one in saved.items()
-            if isinstance(one, Mapping)
-        }
-        return cls(saved["threshold"], saved["rate"], impostors, saved.get("strangers_are"))
+    strangers: int
+    passing: float
+    named: float
+    strangers_are: str
 
 
 class Yardstick(NamedTuple):
-    """Mean L2 distance of a real photograph of an attacked person to the nearest held-out one; None where it is 0.
+    """The scale of `closeness`: mean L2 distances to the nearest held-out image of an attacked person, of another real
+    photograph and of a stranger; None where there is no such scale.
 
-    `source` says from which images: heldout, or train where nobody has two held-out ones.
+    `source` says which photographs: heldout, or train where nobody has two held-out ones.
     """
 
-    distance: float | None
+    photograph: float | None
+    stranger: float | None
     source: str
+
+
+class ImpostorClaims(NamedTuple):
+    """Real images of others that claimed to be private people: how many, and the share that each threshold passes."""
+
+    images: int
+    claims: int
+    passing: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class VerifierFacts:
+    """What is known of a verifier before it sees a reconstruction.
+
+    Args:
+        people: How many it was trained on; none is private, public or a distractor.
+        thresholds: By metric: `verified` at a false-accept rate of 1%, `verified_strict` at .1%.
+        impostors: Claims of strangers and of other private people; each threshold is the higher one of the two kinds'.
+        genuine: By metric, the share of real held-out images that are accepted, each compared with the person's others.
+        auc: Area under the ROC curve, genuine against all impostor claims.
+        roc: (false-accept rate, share of genuine images accepted) at some rates.
+    """
+
+    people: int
+    thresholds: Mapping[str, float]
+    impostors: Mapping[str, ImpostorClaims]
+    genuine: Mapping[str, Interval]
+    auc: float
+    roc: tuple[tuple[float, float], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """By field."""
+        return {
+            "people": self.people,
+            "thresholds": dict(self.thresholds),
+            "impostors": {name: one._asdict() for name, one in self.impostors.items()},
+            "genuine": {name: one.as_json() for name, one in self.genuine.items()},
+            "auc": self.auc,
+            "roc": [list(point) for point in self.roc],
+        }
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> "VerifierFacts":
+        """The inverse of `to_json`."""
+        return cls(
+            saved["people"],
+            saved["thresholds"],
+            {name: ImpostorClaims(**one) for name, one in saved["impostors"].items()},
+            {name: interval_of(one) for name, one in saved["genuine"].items()},
+            saved["auc"],
+            tuple((far, passing) for far, passing in saved["roc"]),
+        )
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What one verifier says of a set of images.
+
+    Args:
+        means: Means over the images with their intervals: verified, verified_strict, similarity.
+        images: Values of each image by metric.
+    """
+
+    means: Mapping[str, Interval]
+    images: Columns = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -118,7 +163,7 @@ class EvaluatorFacts:
         distractors: How many people it knows besides the private ones.
         distractors_are_public: Whether these are the attacker's public people.
         knn_real_to_real: Mean squared L2 distance of a private training image to the nearest other one of its person.
-        calibration: Its threshold; None in scores that were made before there was one.
+        calibration: Its threshold of identification; None without images of strangers.
     """
 
     heldout_accuracy: Interval
@@ -136,7 +181,8 @@ class EvaluatorFacts:
             "distractors": self.distractors,
             "distractors_are_public": self.distractors_are_public,
             "knn_real_to_real": self.knn_real_to_real,
-        } | ({} if self.calibration is None else {"calibration": self.calibration.to_json()})
+            "calibration": self.calibration and self.calibration._asdict(),
+        }
 
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> "EvaluatorFacts":
@@ -147,7 +193,7 @@ class EvaluatorFacts:
             saved["distractors"],
             saved["distractors_are_public"],
             saved["knn_real_to_real"],
-            Calibration.from_json(saved["calibration"]) if "calibration" in saved else None,
+            Calibration(**saved["calibration"]) if saved["calibration"] else None,
         )
 
 
@@ -158,7 +204,7 @@ class Judgement:
     Args:
         means: Means over the images with their intervals, by metric.
         distances: All images together, beside the private images of the attacked people.
-        yardstick: What `times_real` is in units of; None for real images.
+        yardstick: The scale of `closeness`; None for real images.
         images: Values of each image by metric, and `answer`: the class that the model names.
     """
 
@@ -171,7 +217,7 @@ class Judgement:
         """Means by metric, then the distances, then the yardstick."""
         shown = {name: mean.as_json() for name, mean in self.means.items()} | self.distances.to_json()
         if self.yardstick is not None:
-            shown["yardstick"] = {"distance": self.yardstick.distance, "from": self.yardstick.source}
+            shown["yardstick"] = self.yardstick._asdict()
         return shown
 
     @classmethod
@@ -183,25 +229,24 @@ class Judgement:
             if isinstance(value, Mapping) and "clusters" in value and not name.startswith("heldout_accuracy")
         }
         known = saved.get("yardstick")
-        yardstick = None if known is None else Yardstick(known["distance"], known["from"])
+        yardstick = None if known is None else Yardstick(**known)
         return cls(means, Distances.from_json(saved), yardstick)
 
 
 class Agreement(NamedTuple):
-    """Of two evaluation models: the share of images that both name as the person, and Cohen's kappa of their hits."""
+    """Of two evaluation models: the share of images that both name as the person."""
 
     both: Interval
-    kappa: float | None
 
 
 class TargetAnswers(NamedTuple):
     """What the target itself says of the reconstructions.
 
     `answer_difference` is the largest difference between its scores of one image in two passes: 0 unless it answers at
-    random. None in scores that were made before it was taken.
+    random.
     """
 
     top1: Interval
     confidence: Interval
     passes: int = 1
-    answer_difference: float | None = None
+    answer_difference: float = 0.0

@@ -20,6 +20,8 @@ from mibench.evaluation.records import (
     EvaluatorFacts,
     Judgement,
     TargetAnswers,
+    Verification,
+    VerifierFacts,
     interval_of,
 )
 from mibench.metrics import Unavailable, Unit
@@ -45,6 +47,13 @@ class Score(Shown):
         ceiling: What each says of real held-out images of the same people.
         chance: What guessing gives, by column.
         agreement: Of every two evaluation models of different families, `resnet+ir`.
+        likeness: The headline: named by the first evaluation model, open-set, and let through by the gate.
+        likeness_ceiling: The same of real held-out images of the same people.
+        gate: What has to agree with the evaluation model: `verified@name`, or `own_ball@name` without a verifier.
+        verifiers: What each verifier says, the headline's first.
+        verifier_facts: What is known of each verifier.
+        both_verified: Accepted by the first two verifiers, of different families; None with fewer.
+        truth: Means of what the data themselves know of the images (`metrics.latent`); empty where they do not.
         perceptual: Means of metrics that judge with published networks.
         inception: Distances in Inception's features; None without its weights.
         unavailable: Metrics that could not be computed here.
@@ -63,6 +72,13 @@ class Score(Shown):
     ceiling: Mapping[str, Judgement]
     chance: Mapping[str, float]
     agreement: Mapping[str, Agreement]
+    likeness: Interval
+    likeness_ceiling: Interval
+    gate: str
+    verifiers: Mapping[str, Verification]
+    verifier_facts: Mapping[str, VerifierFacts]
+    both_verified: Interval | None
+    truth: Mapping[str, Interval]
     perceptual: Mapping[str, Interval]
     inception: Distances | None
     unavailable: tuple[Unavailable, ...]
@@ -72,8 +88,8 @@ class Score(Shown):
 
     @property
     def headline(self) -> Interval:
-        """Open-set attack accuracy by the first evaluation model."""
-        return next(iter(self.evaluators.values())).means["open_top1"]
+        """Likeness: an evaluation model names the person *and* an independent gate agrees."""
+        return self.likeness
 
     def summary(self) -> dict[str, str]:
         """What a terminal and a notebook show: rates in % with their intervals."""
@@ -81,11 +97,15 @@ class Score(Shown):
         shown = {
             "images": f"{self.n} of {self.identities} identities",
             "natural accuracy, %": show(*self.natural_accuracy[:3]),
+            f"likeness (gate {self.gate}), %": show(*self.likeness[:3]),
+            "likeness of real held-out images, %": show(*self.likeness_ceiling[:3]),
             "the target agrees, %": show(*self.target.top1[:3]),
         }
         for name, judged in self.evaluators.items():
             shown[f"{name} agrees (open-set), %"] = show(*judged.means["open_top1"][:3])
             shown[f"{name}, real held-out images, %"] = show(*self.ceiling[name].means["open_top1"][:3])
+        for name, verified in self.verifiers.items():
+            shown[f"verifier {name} accepts at FAR 1%, %"] = show(*verified.means["verified"][:3])
         return shown
 
     def mean(self, column: str) -> Interval:
@@ -97,12 +117,19 @@ class Score(Shown):
         name, _, at = column.partition("@")
         if not at:
             own = {"natural_accuracy": self.natural_accuracy, "target_top1": self.target.top1}
-            known = own | {"target_confidence": self.target.confidence, **self.perceptual}
+            own |= {"likeness": self.likeness, "target_confidence": self.target.confidence}
+            own |= {} if self.both_verified is None else {"both_verified": self.both_verified}
+            known = own | {**self.perceptual, **self.truth}
         else:
             known = dict(self.evaluators[at].means) if at in self.evaluators else {}
+            known |= self.verifiers[at].means if at in self.verifiers else {}
             known |= {"both": self.agreement[at].both} if at in self.agreement else {}
         if name not in known:
-            columns = [*self.perceptual, *(f"{key}@{at}" for at, one in self.evaluators.items() for key in one.means)]
+            columns = [
+                "likeness",
+                *self.perceptual,
+                *(f"{key}@{at}" for at, one in self.evaluators.items() for key in one.means),
+            ]
             raise UserError(f"this score has no mean '{column}'; it has, among others: {', '.join(columns)}")
         return known[name]
 
@@ -112,23 +139,31 @@ class Score(Shown):
         if self.inception is not None:
             perceptual["inception"] = self.inception.to_json()
         return {
-            "agreement": {
-                name: {"both": one.both.as_json(), "kappa": one.kappa} for name, one in self.agreement.items()
-            },
+            "agreement": {name: {"both": one.both.as_json()} for name, one in self.agreement.items()},
+            "both_verified": self.both_verified and self.both_verified.as_json(),
             "card": dict(self.card),
             "card_hash": protocol.digest(self.card),
             "ceiling": {name: one.to_json() for name, one in self.ceiling.items()},
             "chance": dict(self.chance),
             "classes": self.classes,
             "evaluators": {name: one.to_json() | self.facts[name].to_json() for name, one in self.evaluators.items()},
+            "gate": self.gate,
             "identities": self.identities,
+            "likeness": self.likeness.as_json(),
+            "likeness_ceiling": self.likeness_ceiling.as_json(),
             "n": self.n,
             "natural_accuracy": self.natural_accuracy.as_json(),
             "perceptual": perceptual,
             "pixels": self.pixels,
             "target": self.target._asdict()
             | {"top1": self.target.top1.as_json(), "confidence": self.target.confidence.as_json()},
+            "truth": {name: mean.as_json() for name, mean in self.truth.items()},
             "unavailable": [vars(one) for one in self.unavailable],
+            "verifiers": {
+                name: {metric: mean.as_json() for metric, mean in one.means.items()}
+                | {"facts": self.verifier_facts[name].to_json()}
+                for name, one in self.verifiers.items()
+            },
         }
 
     @classmethod
@@ -141,7 +176,8 @@ class Score(Shown):
         card = saved.get("card", {})
         order = [one["model"] for one in card.get("evaluators", [])] or sorted(saved["evaluators"])
         judged, target = {name: saved["evaluators"][name] for name in order}, saved["target"]
-        sets = dict(saved["perceptual"])
+        sets, verifiers = dict(saved["perceptual"]), saved["verifiers"]
+        checkers = [one["model"] for one in card.get("verifiers", [])] or sorted(verifiers)
         inception = sets.pop("inception", None)
         return cls(
             saved["n"],
@@ -151,17 +187,24 @@ class Score(Shown):
             TargetAnswers(
                 interval_of(target["top1"]),
                 interval_of(target["confidence"]),
-                target.get("passes", 1),
-                target.get("answer_difference", target.get("wobble")),  # what it was called before
+                target["passes"],
+                target["answer_difference"],
             ),
             {name: Judgement.from_json(one) for name, one in judged.items()},
             {name: EvaluatorFacts.from_json(one) for name, one in judged.items()},
             {name: Judgement.from_json(saved["ceiling"][name]) for name in order},
             saved["chance"],
+            {name: Agreement(interval_of(one["both"])) for name, one in saved["agreement"].items()},
+            interval_of(saved["likeness"]),
+            interval_of(saved["likeness_ceiling"]),
+            saved["gate"],
             {
-                name: Agreement(interval_of(one["both"]), one["kappa"])
-                for name, one in saved.get("agreement", {}).items()
+                name: Verification({key: interval_of(one) for key, one in verifiers[name].items() if key != "facts"})
+                for name in checkers
             },
+            {name: VerifierFacts.from_json(verifiers[name]["facts"]) for name in checkers},
+            interval_of(saved["both_verified"]) if saved["both_verified"] else None,
+            {name: interval_of(one) for name, one in saved["truth"].items()},
             {name: interval_of(one) for name, one in sets.items()},
             None if inception is None else Distances.from_json(inception),
             tuple(Unavailable(**one) for one in saved["unavailable"]),
@@ -180,6 +223,8 @@ class Score(Shown):
         own = {name: values for name, values in self.images.items() if name not in self.perceptual}
         for model, judged in self.evaluators.items():
             own |= {f"{name}@{model}": values for name, values in judged.images.items()}
+        for model, verified in self.verifiers.items():
+            own |= {f"{name}@{model}": values for name, values in verified.images.items()}
         return own | {name: self.images[name] for name in self.perceptual}
 
     def per_image_csv(self, classes: Sequence[str]) -> str:

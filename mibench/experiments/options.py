@@ -45,13 +45,13 @@ def training(
     Raises:
         UserError: For an unknown name or setting, or what cannot be combined.
     """
-    judged = ["evaluator"] if goal == "training" else []
+    judged = ["evaluator", "verifier"] if goal == "training" else []
     given = defense_sets(sets, defense, ["data", "training", *judged])
     return Experiment(
         goal,
         registry.configure("data", dataset, settings=given["data"]),
         Targets((read_target(model, defense, given, pretrained),), (seed,)),
-        evaluators=read_evaluators(evaluators, given.get("evaluator", {})),
+        evaluators=read_evaluators(evaluators, given),
         seed=seed,
         precision=precision,
     )
@@ -106,7 +106,7 @@ def attack(
     Raises:
         UserError: For an unknown name or setting, or an attack that cannot use its prior.
     """
-    judged = ["evaluator"] if goal == "scores" else []
+    judged = ["evaluator", "verifier"] if goal == "scores" else []
     given = attack_sets(sets, method, ["prior", "data", *judged])
     return Experiment(
         goal,
@@ -117,7 +117,7 @@ def attack(
         floors=read_floors() if goal == "scores" else (),
         identities=identities,
         budget=budget,
-        evaluators=read_evaluators(evaluators, given.get("evaluator", {})),
+        evaluators=read_evaluators(evaluators, given),
         seed=seed,
         precision=precision,
     )
@@ -142,12 +142,12 @@ def scoring(
         raise UserError("--target and --name belong to --images FOLDER; to score an inversion name it with --inversion")
     if images is not None and inversion:
         raise UserError("--images and --inversion exclude each other; score them one after the other")
-    given = split_sets(sets, "evaluator", [])
+    given = split_sets(sets, "evaluator", ["verifier"])
     return Experiment(
         "scores",
         None,
         Finished(tuple(inversion or ())) if images is None else Images(images, target, name),
-        evaluators=read_evaluators(evaluators, given["evaluator"]),
+        evaluators=read_evaluators(evaluators, given),
         precision=precision,
     )
 
@@ -191,7 +191,7 @@ def grid(
     """
     given = settings or {}
     for owner in given:
-        if owner not in (owners := ("training", "data", "prior", "evaluator")):
+        if owner not in (owners := ("training", "data", "prior", "evaluator", "verifier")):
             raise unknown("owner of settings", owner, owners)
     if not methods:
         raise UserError("an experiment needs at least one method")
@@ -219,7 +219,7 @@ def grid(
         floors=read_floors(floors),
         identities=identities,
         budget=budget,
-        evaluators=read_evaluators(evaluators, given.get("evaluator", {})),
+        evaluators=read_evaluators(evaluators, given),
         seed=seed,
         precision=precision,
         title=title,

@@ -17,7 +17,7 @@ from mibench.plugins.registry import Choice
 from mibench.plugins.settings import parse_settings
 from mibench.runs import Run, canonical
 from mibench.runtime.errors import UserError
-from mibench.stages import import_images, invert, score, train_prior, train_target
+from mibench.stages import import_images, invert, score, train_prior, train_target, train_verifier
 
 __all__ = ["Planner", "adaptive_attacks", "plan"]
 
@@ -47,6 +47,7 @@ class Planner:
         self.results = results
         self._data: dict[str, Choice] = {}
         self._evaluators: dict[tuple[str, str], list[Run]] = {}
+        self._verifiers: dict[tuple[str, str], list[Run]] = {}
 
     def plan(self) -> list[Run]:
         """See the function `plan`."""
@@ -55,7 +56,9 @@ class Planner:
             return [self.prior()]
         if goal in ("target", "training"):
             targets = self.targets
-            judges = [run for one in targets for run in self.evaluators(one)] if goal == "training" else []
+            judges = [
+                run for one in targets for run in [*self.evaluators(one), *self.verifiers(one)] if goal == "training"
+            ]
             return _once([*judges, *targets])
         inversions = _once(self.inversions())
         return inversions if goal == "inversions" else _once(map(self.score, inversions))
@@ -140,6 +143,19 @@ class Planner:
             ]
         return self._evaluators[key]
 
+    def verifiers(self, target: Run) -> list[Run]:
+        """The runs of the verifiers for a target, two of other families than its own; none where the data have too few
+        people who play no other part."""
+        key = (canonical(dict(target.inputs["dataset"])), str(target.spec["model"]))
+        if key not in self._verifiers:
+            training = dict(self.experiment.evaluators.verifier_training)
+            planned = [
+                train_verifier.plan(target.root, self.data_of(target), name, self.experiment.precision, training)
+                for name in train_target.evaluator_families(key[1])
+            ]
+            self._verifiers[key] = [run for run in planned if run is not None]
+        return self._verifiers[key]
+
     # --- what is attacked and judged
 
     def prior(self) -> Run:
@@ -155,7 +171,9 @@ class Planner:
         """The score of one inversion."""
         target = inversion.parents["target"]
         assert isinstance(target, Run)
-        return score.plan(target.root, inversion, self.evaluators(target), self.experiment.precision)
+        return score.plan(
+            target.root, inversion, self.evaluators(target), self.experiment.precision, self.verifiers(target)
+        )
 
     def inversions(self) -> Iterator[Run]:
         """Every target under every attack: its floors, what adaptive attackers try, then the attack itself."""
@@ -169,7 +187,8 @@ class Planner:
                 for attacker in self.experiment.attackers:
                     yield from self._attacks(target, attacker)
 
-    def _attacks(self, target: Run, attacker: Attacker) -> Iterator[Run]:
+    def _attacks(self, target: Run, given: Attacker) -> Iterator[Run]:
+        attacker = given.on(target.spec["dataset"]["name"])
         budget = self.experiment.budget
         main = self._inversion(target, attacker, budget)
         if attacker.attack.name not in registry.attacks("floor"):
@@ -196,8 +215,8 @@ class Planner:
         return int(known)
 
     def _floors(self, target: Run, attacker: Attacker, main: Run) -> Iterator[Run]:
-        """The floors an attack's numbers stand on: the same target and number of images, and the same prior unless the
-        floor's own offers what the attack's cannot.
+        """The floors an attack's numbers stand on: the same target and number of images (the floor's own where the
+        attack has no such setting), and the same prior unless the floor's own offers what the attack's cannot.
 
         A floor that asks for more than the attack is granted says nothing about it, and is left out; so is one that
         spends the attack's own number of queries (it has a setting `queries`) on answers of another kind.
@@ -212,7 +231,11 @@ class Planner:
             if "queries" in known:  # it matches what an attack of its own access asks
                 if access != main.spec["access"]:
                     continue
-                settings["queries"] = self._queries(target, attacker)
+                settings["queries"] = most = self._queries(target, attacker)
+                if most < 1:
+                    continue
+                if "images" in known:  # an attack that has no number of its own may ask for fewer than the floor keeps
+                    settings["images"] = min(settings.get("images", known["images"]), most)
             floor = registry.configure("attacks", name, "default", settings)
             prior = attacker.prior
             if "images" in registry.card("attacks", name).get("requires", ()):

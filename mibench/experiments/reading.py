@@ -110,18 +110,30 @@ def read_target(model: str, defense: str, settings: Sets, pretrained: str | None
     return Target(model, defenses, cast(Pretrained, pretrained), training)
 
 
-def read_evaluators(names: str | None, settings: Mapping[str, Any]) -> Evaluators:
-    """`resnet,ir`, or those that suit the target, with their training."""
+def read_evaluators(names: str | None, given: Mapping[str, Mapping[str, Any]]) -> Evaluators:
+    """`resnet,ir`, or those that suit the target, with their training and that of the verifiers.
+
+    Args:
+        names: Architectures of evaluation models, comma-separated.
+        given: Settings by owner; those of `evaluator` and `verifier` are read.
+
+    Raises:
+        UserError: For an unknown name or setting, or fewer than two families.
+    """
     chosen = tuple(dict.fromkeys(name.strip() for name in names.split(","))) if names else None
     if chosen is not None and len({models.family(name) for name in chosen}) < 2:
         raise UserError(f"--evaluators needs at least two models of different families, got {', '.join(chosen)}")
-    return Evaluators(chosen, typed_settings(Training, "evaluator", settings))
+    recipes = [typed_settings(Training, owner, given.get(owner, {})) for owner in ("evaluator", "verifier")]
+    return Evaluators(chosen, *recipes)
 
 
 def read_attackers(
     method: str, preset: str, settings: Mapping[str, Any], prior: str | None, prior_settings: Mapping[str, Any]
 ) -> tuple[Attacker, ...]:
     """`gmi,ppa+eot` or `all,ppa+eot`: the attacks (all that have this preset, no floors or wrappers) with their priors.
+
+    Without a prior each attack gets its card's; where that one is shipped and draws one data set only, also what it
+    names to be learnt `elsewhere`.
 
     Raises:
         UserError: For an unknown name or setting, settings that are for one of several attacks, or a prior that an
@@ -137,9 +149,19 @@ def read_attackers(
     made = []
     for attack in attacks:
         wanted = prior or registry.card("attacks", attack.name)["prior"]
-        choice = registry.configure("priors", wanted, prior_preset(wanted, preset), dict(prior_settings))
-        made.append(Attacker(attack, choice))
+        other = None if prior else registry.card("priors", wanted).get("elsewhere")
+        if other is None:
+            made.append(Attacker(attack, _prior(wanted, preset, prior_settings)))
+            continue
+        own = {key: value for key, value in prior_settings.items() if key in registry.defaults("priors", wanted)}
+        misplaced = next((key for key in prior_settings if key not in own), "")
+        stand_in = _prior(other, preset, prior_settings)
+        made.append(Attacker(attack, _prior(wanted, preset, own), stand_in, misplaced))
     return tuple(made)
+
+
+def _prior(name: str, preset: str, settings: Mapping[str, Any]) -> Choice:
+    return registry.configure("priors", name, prior_preset(name, preset), dict(settings))
 
 
 def prior_preset(name: str, preset: str) -> str:

@@ -104,7 +104,7 @@ def read(
         raise UserError(f"{path}: each sweep is a table of its own: [[sweep]]")
     replaced = {"dataset": dataset, "identities": identities}
     changed = {name: value for name, value in replaced.items() if value is not None}
-    typed = split_sets(sets, "training", ["data", "prior", "evaluator"])
+    typed = split_sets(sets, "training", ["data", "prior", "evaluator", "verifier"])
     experiments = []
     for part in parts:
         fields: dict[str, Any] = (

@@ -116,6 +116,8 @@ class Need(Enum):
     TRAIN = "the person's private training images"
     HELDOUT = "held-out images of the person"
     STRANGERS = "real images of other people"
+    VERIFIER = "a verifier: a matcher trained on people who play no other part"
+    GROUND_TRUTH = "data whose people are known exactly, and a prior that draws them"
     WEIGHTS = "a file of published weights"
 
     @property

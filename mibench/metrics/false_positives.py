@@ -1,33 +1,33 @@
-"""Is a hit a likeness? What tells reconstructions of a person from look-alikes and from images that fool one network.
+"""Is a hit a likeness? An evaluation model must name the person, and more surely than it ever names strangers.
 
-Calibrated success asks more than a highest score: an evaluation model must believe in the claimed person more surely
-than in all but 1% of real images of *other* people that it has never seen,
+Open-set identification at a stated false-positive identification rate (FPIR): an image identifies y if y is the class
+with the highest log-odds among the private people, and these exceed a threshold that at most 5% of *strangers' images*
+exceed for any private person,
 
-    s_y(x) = l_y - log sum_{j != y} exp(l_j),       success = [ s_y(x) > t ],
-    t = the (floor(.01 m) + 1)-th largest of m impostor scores
+    s_y(x) = l_y - log sum_{j != y} exp(l_j),       success = [ argmax_k s_k(x) = y  and  s_y(x) > t ],
+    t = the (floor(.05 m) + 1)-th largest of max_k s_k(x) over m images of strangers
 
-s is the log-odds of the claimed person y among all classes, 'someone else' included, so that t means the same for
-every person. Success is strict: never more than 1% of the impostors pass, whatever ties there are; with fewer than
-100 of them, none.
+s is the log-odds of the claimed person y among all classes, 'someone else' included. The rate is per image, not per
+claim: an image makes as many claims as there are people, and 1% of claims let most strangers in as somebody.
 
 References:
-    | ISO/IEC 19795-1:2021, false match rate: comparisons of different people that a threshold lets pass
+    | ISO/IEC 19795-1:2021, true-positive and false-positive identification rates
     | https://www.iso.org/standard/73515.html
 """
 
 import math
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from mibench.metrics.declaration import Direction, Metric, Need, Per, Unit
 from mibench.stats.inputs import require_finite
 
-__all__ = ["CARD", "METRICS", "RATE", "impostor_scores", "log_odds", "threshold"]
+__all__ = ["CARD", "METRICS", "RATE", "best_claim", "identified", "log_odds", "threshold"]
 
 CARD = {
-    "summary": "is a hit a likeness: success above what 1% of real images of other people reach, and the target's lead",
+    "summary": "is a hit a likeness: identified more surely than 5% of strangers are as anybody, and the target's lead",
     "title": "Information technology: Biometric performance testing and reporting, Part 1: Principles and framework",
     "authors": "ISO",
     "venue": "ISO/IEC 19795-1",
@@ -37,13 +37,25 @@ CARD = {
 
 METRICS = (
     Metric(
-        "calibrated",
-        ("calib-", "rated"),
+        "tpir",
+        ("TPIR", "FPIR 5%"),
         Unit.SHARE,
         Direction.HIGHER,
-        "whether the evaluation model believes in the person more surely than in 99% of real images of others",
+        "identified as the person at a threshold that lets 5% of strangers' images be identified as anybody",
         "[0, 1]",
-        needs=(Need.EVALUATOR, Need.HELDOUT, Need.STRANGERS),
+        needs=(Need.EVALUATOR, Need.STRANGERS),
+    ),
+    Metric(
+        "strangers_named",
+        ("strangers", "named"),
+        Unit.SHARE,
+        Direction.NEITHER,
+        "share of strangers' images that the evaluation model names as one of the private people (open-set): how weak "
+        "its 'someone else' is",
+        "[0, 1]",
+        per=Per.NETWORK,
+        needs=(Need.EVALUATOR, Need.STRANGERS),
+        interval=False,
     ),
     Metric(
         "gap",
@@ -57,15 +69,15 @@ METRICS = (
     ),
 )
 
-RATE = 0.01
-"""The share of impostors that may pass."""
+RATE = 0.05
+"""The share of strangers' images that may be identified as anybody."""
 
 
 def _all_log_odds(logits: Float[Tensor, "n k"]) -> Float64[Tensor, "n k"]:
     """s_y(x) for every class y, in float64."""
-    require_finite("calibrated success", "logits", logits)
+    require_finite("identification", "logits", logits)
     if logits.shape[1] < 2:
-        raise ValueError(f"calibrated success: {logits.shape[1]} class(es); odds need at least 2")
+        raise ValueError(f"identification: {logits.shape[1]} class(es); odds need at least 2")
     exact = logits.double()
     total = exact.logsumexp(dim=1, keepdim=True)
     best = exact.argmax(dim=1, keepdim=True)
@@ -83,28 +95,36 @@ def log_odds(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> Float
     """
     if bool(((labels < 0) | (labels >= logits.shape[1])).any()):
         raise ValueError(
-            f"calibrated success: labels go from {int(labels.min())} to {int(labels.max())}; allowed: 0 "
+            f"identification: labels go from {int(labels.min())} to {int(labels.max())}; allowed: 0 "
             f"to {logits.shape[1] - 1}"
         )
     return _all_log_odds(logits).gather(1, labels[:, None])[:, 0]
 
 
-def impostor_scores(
-    logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"], private_classes: int
-) -> Float64[Tensor, " m"]:
-    """s_y(x) of every real image for every private person y who is not in it.
+def best_claim(logits: Float[Tensor, "n k"], private_classes: int) -> tuple[Float64[Tensor, " n"], Int64[Tensor, " n"]]:
+    """max_k s_k(x) over the private people, and who that is.
 
     Args:
-        logits: Of real images, over private people and others.
-        labels: Who is in them; -1 is somebody else.
-        private_classes: The first so many classes are claimed.
+        logits: Over private people and others.
+        private_classes: The first so many classes are private people.
 
     Raises:
         ValueError: NaN or infinite logits, a single class.
     """
-    odds = _all_log_odds(logits)[:, :private_classes]
-    claimed = torch.arange(odds.shape[1], device=labels.device)
-    return odds[labels[:, None] != claimed]
+    best = _all_log_odds(logits)[:, :private_classes].max(dim=1)
+    return best.values, best.indices
+
+
+def identified(
+    logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"], private_classes: int, limit: float
+) -> Bool[Tensor, " n"]:
+    """Whether each image identifies the person it claims to show, more surely than `limit`.
+
+    Raises:
+        ValueError: NaN or infinite logits, a single class.
+    """
+    surest, who = best_claim(logits, private_classes)
+    return (who == labels) & (surest > limit)
 
 
 def threshold(impostors: Float64[Tensor, " m"], rate: float = RATE) -> float:
@@ -114,9 +134,9 @@ def threshold(impostors: Float64[Tensor, " m"], rate: float = RATE) -> float:
         ValueError: No impostors, NaN among them, a rate outside [0, 1).
     """
     if not 0 <= rate < 1:
-        raise ValueError(f"calibrated success: rate {rate}; allowed: 0 to below 1, as in 0.01")
+        raise ValueError(f"identification: rate {rate}; allowed: 0 to below 1, as in 0.01")
     if len(impostors) == 0:
-        raise ValueError("calibrated success: no impostors; a threshold needs images of other people")
-    require_finite("calibrated success", "impostor scores", impostors)
+        raise ValueError("identification: no impostors; a threshold needs images of other people")
+    require_finite("identification", "impostor scores", impostors)
     passing = math.floor(rate * len(impostors) + 1e-9)
     return float(impostors.sort(descending=True).values[passing])

@@ -25,10 +25,10 @@ from mibench.runtime.files import unreadable, write_json
 
 __all__ = ["KINDS", "PROTOCOL", "Run", "canonical", "clock", "provenance", "unchanged"]
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised when the same specification would give other numbers, so that old results are not taken for new ones."""
 
-KINDS = ("backbones", "targets", "evaluators", "priors", "inversions", "scores")
+KINDS = ("backbones", "targets", "evaluators", "verifiers", "priors", "inversions", "scores")
 """A run builds only on runs of kinds before its own, so that no run builds on itself."""
 
 
@@ -107,6 +107,12 @@ class Run:
         if known is None:
             parents = ", ".join(self.parents) or "none"
             raise UserError(f"{self.label} has no evaluation models; its parents are: {parents}")
+        return known if isinstance(known, list) else [known]
+
+    @property
+    def verifiers(self) -> list["Run"]:
+        """The verifiers of a score, the headline's first; none where the data have too few people."""
+        known = self.parents.get("verifiers", [])
         return known if isinstance(known, list) else [known]
 
     def _one(self, role: str) -> "Run":

@@ -34,6 +34,7 @@ __all__ = [
     "load_classifier",
     "load_memories",
     "load_prior",
+    "load_verifier",
     "open_dataset",
     "read_header",
     "read_tensors",
@@ -120,10 +121,22 @@ def open_dataset(inputs: Mapping[str, Any], reporter: Reporter | None = None) ->
     key = canonical(dict(inputs))
     if key not in _opened:
         data = registry.configure("data", inputs["name"], settings=inputs["settings"]).plugin.load(reporter)
+        _require_heldout(data)
         while len(_opened) >= 3:
             _opened.pop(next(iter(_opened)))
         _opened[key] = data
     return _opened[key]
+
+
+def _require_heldout(data: Dataset) -> None:
+    """Refuse a data set in which somebody has no image that no model has seen."""
+    counts = torch.bincount(data.heldout.labels, minlength=len(data.classes)).tolist()
+    without = [name for name, count in zip(data.classes, counts, strict=True) if count == 0]
+    if without:
+        raise UserError(
+            f"{len(without)} private identity(ies) of data set '{data.name}' have no held-out images, the first is "
+            f"'{without[0]}'; natural accuracy and likeness are measured on them: hold at least one of each out"
+        )
 
 
 def dataset(run: Run) -> Dataset:
@@ -218,6 +231,20 @@ def load_classifier(run: Run, data: Dataset) -> Classifier:
     memories = load_memories(run, len(data.classes), data.image_shape)
     for defense, memory in zip(defenses(run), memories, strict=True):
         model = defense.deploy(model, memory)  # type: ignore[assignment]  # a classifier again
+    return model.requires_grad_(False).eval()
+
+
+def load_verifier(run: Run) -> Classifier:
+    """The trained network of a verifier, frozen and in eval mode.
+
+    Raises:
+        UserError: If the file is truncated, plays another role or does not fit.
+    """
+    path = run.path / "model.safetensors"
+    tensors, header = _claimed(path, "verifier")
+    shape = tuple(int(size) for size in header["image_shape"])
+    model = models.build(run.spec["model"], int(header["people"]), shape)  # type: ignore[arg-type]
+    _fill(model, tensors, path, run.spec["model"])
     return model.requires_grad_(False).eval()
 
 

@@ -4,19 +4,25 @@ scores.json holds every mean with its interval, per_image.csv the values of each
 uint8 images that were saved.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from mibench import models
-from mibench.core import Dataset
+from mibench.core import Dataset, Source
 from mibench.evaluation.evaluate import evaluate
 from mibench.evaluation.judgement import Answers, PrivateAnswers
 from mibench.evaluation.likeness import calibrate
-from mibench.evaluation.model import EvaluationModel
+from mibench.evaluation.model import EvaluationModel, stranger_answers
 from mibench.evaluation.protocol import Origin
 from mibench.evaluation.records import EvaluatorFacts
+from mibench.evaluation.verifier import Verifier, lacking
+from mibench.metrics.latent import latent_cosine, latent_rank1
 from mibench.models.base import Classifier
 from mibench.models.fold import fold
+from mibench.plugins import registry
 from mibench.runs import PROTOCOL, Run, clock, provenance
 from mibench.runtime.engine import Engine, describe
 from mibench.runtime.errors import UserError
@@ -29,8 +35,9 @@ from mibench.stats.intervals import Interval
 __all__ = ["evaluation_model", "origin", "plan", "work"]
 
 
-def plan(root: Path, inversion: Run, evaluators: list[Run], precision: str) -> Run:
-    """The run that scores an inversion with two or more evaluation models.
+def plan(root: Path, inversion: Run, evaluators: list[Run], precision: str, verifiers: list[Run] | None = None) -> Run:
+    """The run that scores an inversion with two or more evaluation models, and verifiers where the data have people for
+    them; the first of each makes the headline.
 
     Raises:
         UserError: If an evaluation model is of the target's family, or shares its seed.
@@ -38,7 +45,7 @@ def plan(root: Path, inversion: Run, evaluators: list[Run], precision: str) -> R
     target = inversion.target
     if len({evaluator.spec["model"] for evaluator in evaluators}) < len(evaluators):
         raise UserError("two evaluation models have the same architecture; choose different ones with --evaluators")
-    for evaluator in evaluators:
+    for evaluator in [*evaluators, *(verifiers or [])]:
         require_other_family(evaluator.spec["model"], target.spec["model"])
         if evaluator.spec["seed"] == target.spec["seed"]:
             raise UserError(f"target and evaluation model share the seed {target.spec['seed']}; use another --seed")
@@ -47,7 +54,11 @@ def plan(root: Path, inversion: Run, evaluators: list[Run], precision: str) -> R
         "scores",
         inversion.name,
         {"precision": precision},
-        {"evaluators": list(evaluators), "inversion": inversion},
+        {
+            "evaluators": list(evaluators),
+            "inversion": inversion,
+            **({"verifiers": list(verifiers)} if verifiers else {}),
+        },
     )
 
 
@@ -92,16 +103,56 @@ def _prepared(run: Run, network: Classifier, tensors: dict[str, Any], data: Data
         Answers(tensors[f"{part}_logits"], tensors[f"{part}_features"], tensors[f"{part}_labels"])
         for part in ("train", "heldout")
     )
+    others = stranger_answers(placed, data, engine)
     facts = EvaluatorFacts(
         heldout_accuracy=Interval(**metrics["natural_accuracy"]),
         heldout_accuracy_open=Interval(**metrics["open_set_accuracy"]),
         distractors=metrics["distractors"],
         distractors_are_public=metrics["distractors_are_public"],
         knn_real_to_real=metrics["knn_real_to_real"],
-        calibration=calibrate(placed, data, heldout, engine),
+        calibration=calibrate(others.logits, data),
     )
-    private = PrivateAnswers(train, heldout)
-    return EvaluationModel(name, placed, models.family(name), private, facts, run.label, run.id, run.spec["seed"])
+    private, seed = PrivateAnswers(train, heldout), run.spec["seed"]
+    return EvaluationModel(name, placed, models.family(name), private, others, facts, run.label, run.id, seed)
+
+
+_verifiers: dict[tuple[Any, ...], Verifier] = {}
+"""Verifiers with templates and thresholds, likewise."""
+
+
+def verifier(run: Run, data: Dataset, engine: Engine) -> Verifier | None:
+    """A trained verifier; its templates and thresholds on the data are made once a process. None where the data have
+    too few people or images for one (`evaluation.verifier.lacking`).
+
+    Raises:
+        UserError: If a file is missing or damaged.
+    """
+    network, people = artifacts.load_verifier(run), run.read("metrics.json")["people"]
+    if lacking(people, data) is not None:
+        return None
+    finished = (run.path / "done").stat()
+    key = (run.path, finished.st_mtime_ns, finished.st_ino, data.fingerprint(), engine.precision, str(engine.device))
+    if key not in _verifiers:
+        while len(_verifiers) >= 8:
+            _verifiers.pop(next(iter(_verifiers)))
+        name = run.spec["model"]
+        _verifiers[key] = Verifier.of(
+            name, network, people, data, engine, models.family(name), run.id, run.spec["seed"]
+        )
+    return _verifiers[key]
+
+
+def ground_truth(inversion: Run, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the data themselves know of each image, where the attack searched the generator that drew them."""
+    if inversion.prior is None or "latents" not in tensors:
+        return {}
+    wanted = inversion.target.inputs["dataset"]
+    source: Source = registry.configure("data", wanted["name"], settings=wanted["settings"]).plugin
+    anchors = source.anchors(inversion.prior.spec["prior"]["name"])
+    z, labels = tensors["latents"], tensors["labels"]
+    if anchors is None or z.shape[1] != anchors.shape[1]:
+        return {}
+    return {"latent_rank1": latent_rank1(z, labels, anchors), "latent_cosine": latent_cosine(z, labels, anchors)}
 
 
 def work(run: Run, engine: Engine, reporter: Reporter) -> None:
@@ -118,6 +169,8 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
             [evaluation_model(evaluator, data, engine) for evaluator in run.evaluators],
             data,
             engine,
+            verifiers=[known for one in run.verifiers if (known := verifier(one, data, engine)) is not None],
+            truth=ground_truth(inversion, tensors),
             natural_accuracy=Interval(**target.read("metrics.json")["natural_accuracy"]),
             origin=origin(inversion),
             target_label=target.label,
