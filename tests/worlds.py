@@ -16,6 +16,7 @@ from mibench.data.folder import Folder
 from mibench.models.base import Classifier, Prepare
 from mibench.plugins import registry
 from mibench.priors.diffusion import DiffusionPrior
+from mibench.priors.flow import FlowPrior
 from mibench.priors.pixels import PixelPrior
 from mibench.priors.public import PublicImages
 from mibench.runtime.rng import Noise
@@ -84,6 +85,24 @@ class GaussianDiffusion(DiffusionPrior):
     def eps(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         a = self.level(t)
         return (x - a.sqrt() * self.mean) * (1 - a).sqrt() / (a * self.spread**2 + 1 - a)
+
+
+class GaussianPredictor(nn.Module):
+    """E[x_1 | x_t] for images x_1 ~ N(mean, spread^2 I), in closed form; a point where spread is 0."""
+
+    def __init__(self, mean: float | Tensor, spread: float) -> None:
+        super().__init__()
+        self.mean, self.spread = mean, spread
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        t = t[:, None, None, None]
+        share = t * self.spread**2 / (t.square() * self.spread**2 + (1 - t).square())
+        return self.mean + share * (x - t * self.mean)
+
+
+def gaussian_flow(mean: float | Tensor = 0.0, spread: float = 0.25, steps: int = 10) -> FlowPrior:
+    """The best possible flow to images x ~ N(mean, spread^2 I) in [-1, 1]; compare `GaussianDiffusion`."""
+    return FlowPrior(SHAPE, GaussianPredictor(mean, spread), steps).eval()
 
 
 class ToldPrior(Prior):
@@ -155,6 +174,7 @@ class World:
 
 PRIORS: dict[str, Callable[[World], Prior]] = {
     "ddpm": World.diffusion,
+    "flow": lambda world: gaussian_flow(),
     "plg": lambda world: ToldPrior(world.prior),
     "tacgan": lambda world: ToldPrior(world.prior),
     "pixels": lambda world: PixelPrior(SHAPE),

@@ -13,6 +13,7 @@ CAPABILITIES = {
     "critic": "a prior with a critic",
     "blocks": "a generator it can enter between its blocks",
     "diffusion": "a diffusion model as prior",
+    "flow": "a flow-matching model as prior",
     "pixels": "a prior whose latents are the pixels themselves",
     "images": "the public images themselves as prior, not a generator",
 }
@@ -38,8 +39,8 @@ class Lacks(UserError):
 class Capabilities:
     """What a prior offers to a search: known from its card before anything is trained, and a property of every prior.
 
-    A card says what differs from the values here: `critic`, `differentiable`, `conditional`, `diffusion`, `spaces`, and
-    `enterable` for `blocks`.
+    A card says what differs from the values here: `critic`, `differentiable`, `conditional`, `diffusion`, `flow`,
+    `spaces`, and `enterable` for `blocks`.
     """
 
     critic_kind: Literal["none", "wgan", "kp1"] = "none"
@@ -50,6 +51,8 @@ class Capabilities:
     """Whether `decode` draws an image of a given identity and so needs `y`."""
     diffusion: bool = False
     """Whether it denoises: `mibench.priors.diffusion.Diffusion`."""
+    flow: bool = False
+    """Whether it carries noise to images along a velocity field: `mibench.priors.flow.FlowPrior`."""
     spaces: tuple[str, ...] = ("z",)
     """Latent spaces by name, the one that `decode` takes first."""
     blocks: int = 0
@@ -64,6 +67,7 @@ class Capabilities:
             "critic": self.critic_kind != "none",
             "blocks": self.differentiable and self.blocks > 0,
             "diffusion": self.diffusion,
+            "flow": self.flow,
             "pixels": self.spaces == ("pixels",),
             "images": self.spaces == ("images",),
         }

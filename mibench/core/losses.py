@@ -51,7 +51,7 @@ def nll(logits: Logits, y: Labels) -> Values:
 
 
 def max_margin(logits: Logits, y: Labels) -> Values:
-    """max_{k != y} l_k - l_y, not clamped. Used by PLG-MI and LOKT."""
+    """max_{k != y} l_k - l_y, not clamped. Used by PLG-MI, LOKT and SFMI."""
     return _others(logits, y).amax(dim=1) - _own(logits, y)
 
 

@@ -31,6 +31,7 @@ def declared(prior: str, blocks: int | None = None) -> Capabilities:
     offer.differentiable = card.get("differentiable", True)
     offer.conditional = card.get("conditional", False)
     offer.diffusion = card.get("diffusion", False)
+    offer.flow = card.get("flow", False)
     offer.spaces = tuple(card.get("spaces", ("z",)))
     offer.blocks = (1 if card.get("enterable", False) else 0) if blocks is None else blocks
     return offer

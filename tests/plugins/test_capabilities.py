@@ -22,6 +22,7 @@ SMALL = {
     "tacgan": {"width": 4},
     "stylegan2": {"width": 4, "most": 8, "style_dim": 8, "latent_dim": 8, "layers": 2},
     "ddpm": {"width": 8, "multipliers": "1,1", "blocks": 1, "heads": 1},
+    "flow": {"width": 8, "multipliers": "1,1", "blocks": 1, "heads": 1},
 }
 
 

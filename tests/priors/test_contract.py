@@ -15,6 +15,7 @@ from worlds import public, small_net
 from mibench.core import Access, Oracle, Prior, PriorTrainer, Split, TrainingContext
 from mibench.priors import gan
 from mibench.priors.dcgan import ShippedDcgan
+from mibench.priors.flow import Flow
 from mibench.priors.gan import Loop, average, average_of, levels
 from mibench.priors.kedmi import KedmiPrior, KedmiRecipe
 from mibench.priors.public import Public
@@ -239,9 +240,10 @@ def test_what_is_kept_is_the_running_average() -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 64, 64), (1, 64, 64), (3, 32, 32), (1, 32, 32)])
-@pytest.mark.parametrize("kind", ["wgan_gp", "kedmi", "dcgan"])
+@pytest.mark.parametrize("kind", ["wgan_gp", "kedmi", "dcgan", "flow"])
 def test_decoded_images_lie_in_0_1(kind: str, shape: tuple[int, int, int]) -> None:
-    recipe = ShippedDcgan() if kind == "dcgan" else tiny(kind)
+    flow = Flow(width=4, multipliers=(1, 2), blocks=1, attention=(), heads=2, sampler_steps=3)
+    recipe = {"dcgan": ShippedDcgan(), "flow": flow}.get(kind) or tiny(kind)
     prior = recipe.build(shape, CLASSES, public(shape[1], shape[0])).eval()
     z = 3 * prior.sample(Noise(1, torch.arange(5)))
     z.requires_grad_()

@@ -12,8 +12,9 @@ from worlds import SHAPE, GaussianDiffusion, public, small_net
 
 from mibench.core import Access, Oracle, Split, TrainingContext, augment
 from mibench.plugins import registry
-from mibench.priors.ddpm import Ddpm, DdpmPrior, Eigenspace, UNet
+from mibench.priors.ddpm import Ddpm, DdpmPrior
 from mibench.priors.diffusion import LEVELS, signal, timesteps
+from mibench.priors.unet import Eigenspace, UNet
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
 

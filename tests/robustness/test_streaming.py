@@ -31,9 +31,9 @@ from mibench.core import Split, TrainingContext
 from mibench.data import cache
 from mibench.metrics.facenet_distance import facenet_distance
 from mibench.metrics.lpips_distance import lpips_distance
-from mibench.priors.ddpm import Eigenspace
 from mibench.priors.gan import Loop
 from mibench.priors.public import PublicImages
+from mibench.priors.unet import Eigenspace
 from mibench.runtime import pixels
 from mibench.runtime.engine import Engine
 from mibench.runtime.errors import UserError
