@@ -4,7 +4,7 @@ scores.json holds every mean with its interval, per_image.csv the values of each
 uint8 images that were saved.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mibench import models
 from mibench.core import Dataset, Source
+from mibench.evaluation import faces
 from mibench.evaluation.evaluate import evaluate
 from mibench.evaluation.judgement import Answers, PrivateAnswers
 from mibench.evaluation.likeness import calibrate
@@ -19,6 +20,7 @@ from mibench.evaluation.model import EvaluationModel, stranger_answers
 from mibench.evaluation.protocol import Origin
 from mibench.evaluation.records import EvaluatorFacts
 from mibench.evaluation.verifier import Verifier
+from mibench.metrics import Unavailable
 from mibench.metrics.latent import latent_cosine, latent_rank1
 from mibench.models.base import Classifier
 from mibench.models.fold import fold
@@ -37,7 +39,7 @@ __all__ = ["evaluation_model", "origin", "plan", "work"]
 
 def plan(root: Path, inversion: Run, evaluators: list[Run], precision: str, verifiers: list[Run] | None = None) -> Run:
     """The run that scores an inversion with two or more evaluation models, and verifiers where the data have people for
-    them; the first of each makes the headline.
+    them, else the face recognisers that are on this machine where the data show faces; the first makes the headline.
 
     Raises:
         UserError: If an evaluation model is of the target's family, or shares its seed.
@@ -49,11 +51,12 @@ def plan(root: Path, inversion: Run, evaluators: list[Run], precision: str, veri
         require_other_family(evaluator.spec["model"], target.spec["model"])
         if evaluator.spec["seed"] == target.spec["seed"]:
             raise UserError(f"target and evaluation model share the seed {target.spec['seed']}; use another --seed")
+    published = [] if verifiers or not _source(target).shows_faces else faces.present()[0]
     return Run(
         root,
         "scores",
         inversion.name,
-        {"precision": precision},
+        {"precision": precision, **({"verifiers": published} if published else {})},
         {
             "evaluators": list(evaluators),
             "inversion": inversion,
@@ -129,23 +132,72 @@ def verifier(run: Run, data: Dataset, engine: Engine) -> Verifier:
     network = artifacts.load_verifier(run)
     finished = (run.path / "done").stat()
     key = (run.path, finished.st_mtime_ns, finished.st_ino, data.fingerprint(), engine.precision, str(engine.device))
+
+    def make() -> Verifier:
+        name, people = run.spec["model"], run.read("metrics.json")["people"]
+        family, trained_on = models.family(name), f"{people} bystanders of {data.name}"
+        return Verifier.of(name, network, people, data, engine, family, run.id, run.spec["seed"], trained_on)
+
+    return _kept(key, make)
+
+
+def _kept(key: tuple[Any, ...], make: Callable[[], Verifier]) -> Verifier:
     if key not in _verifiers:
         while len(_verifiers) >= 8:
             _verifiers.pop(next(iter(_verifiers)))
-        name, people = run.spec["model"], run.read("metrics.json")["people"]
-        _verifiers[key] = Verifier.of(
-            name, network, people, data, engine, models.family(name), run.id, run.spec["seed"]
-        )
+        _verifiers[key] = make()
     return _verifiers[key]
+
+
+def _source(target: Run) -> Source:
+    """Where a target's images come from."""
+    wanted = target.inputs["dataset"]
+    source: Source = registry.configure("data", wanted["name"], settings=wanted["settings"]).plugin
+    return source
+
+
+def recogniser(name: str, data: Dataset, engine: Engine) -> Verifier:
+    """A published face recogniser as a verifier; its templates and thresholds on the data are made once a process.
+
+    Raises:
+        UserError: If the data have too few people, images or faces for it, or its file is missing or damaged.
+    """
+    chosen = faces.RECOGNISERS[name]
+    key = (name, data.fingerprint(), engine.precision, str(engine.device))
+
+    def make() -> Verifier:
+        network = chosen.network(data.image_shape[0])
+        framing = chosen.framing_on(engine)
+        return Verifier.of(
+            name, network, chosen.people, data, engine, name, trained_on=chosen.trained_on, framing=framing
+        )
+
+    return _kept(key, make)
+
+
+def verifiers_of(run: Run, data: Dataset, engine: Engine) -> tuple[list[Verifier], list[Unavailable]]:
+    """The verifiers of a score, the headline's first, and those that cannot judge these data, with the reason.
+
+    Raises:
+        UserError: If the data have too few people or images for a verifier that was trained on them.
+    """
+    ready = [verifier(one, data, engine) for one in run.verifiers]
+    missing = []
+    for name in run.spec.get("verifiers", []):
+        try:
+            ready.append(recogniser(name, data, engine))
+        except UserError as error:
+            missing.append(Unavailable(f"verified@{name}", str(error), "until then the own-ball gate stands in"))
+    if not ready and not missing and _source(run.inversion.target).shows_faces:
+        missing = faces.present()[1]
+    return ready, missing
 
 
 def ground_truth(inversion: Run, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What the data themselves know of each image, where the attack searched the generator that drew them."""
     if inversion.prior is None or "latents" not in tensors:
         return {}
-    wanted = inversion.target.inputs["dataset"]
-    source: Source = registry.configure("data", wanted["name"], settings=wanted["settings"]).plugin
-    anchors = source.anchors(inversion.prior.spec["prior"]["name"])
+    anchors = _source(inversion.target).anchors(inversion.prior.spec["prior"]["name"])
     z, labels = tensors["latents"], tensors["labels"]
     if anchors is None or z.shape[1] != anchors.shape[1]:
         return {}
@@ -159,6 +211,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     data = artifacts.dataset(target)
     tensors, _ = artifacts.read_tensors(inversion.path / "images.safetensors", "reconstructions")
     with run.writing() as folder:
+        verifiers, missing = verifiers_of(run, data, engine)
         score = evaluate(
             tensors["images"],
             tensors["labels"],
@@ -166,7 +219,8 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
             [evaluation_model(evaluator, data, engine) for evaluator in run.evaluators],
             data,
             engine,
-            verifiers=[verifier(one, data, engine) for one in run.verifiers],
+            verifiers=verifiers,
+            missing=missing,
             truth=ground_truth(inversion, tensors),
             natural_accuracy=Interval(**target.read("metrics.json")["natural_accuracy"]),
             origin=origin(inversion),
