@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Float64, Int64, UInt8
 from torch import Tensor
 
 from mibench.core import Dataset
-from mibench.evaluation.faces import Framing
+from mibench.evaluation.faces import Framing, Recogniser
 from mibench.evaluation.likeness import strangers
 from mibench.evaluation.model import answers
 from mibench.evaluation.records import ImpostorClaims, Verification, VerifierFacts
@@ -143,6 +143,21 @@ class Verifier:
             tuple((rate, float((genuine > threshold(every, rate)).double().mean())) for rate in ROC_RATES),
         )
         return cls(name, placed, family, template, facts, best, owners, run, seed, framing)
+
+    @classmethod
+    def published(cls, one: Recogniser, data: Dataset, engine: Engine) -> "Verifier":
+        """A verifier from a published face recogniser.
+
+        Args:
+            one: Of `mibench.evaluation.faces.RECOGNISERS`.
+            data: The target's data set, photographs of faces.
+            engine: Where it runs.
+
+        Raises:
+            UserError: As `of`; or if its file is missing, damaged or not the published one.
+        """
+        network, framing = one.network(data.image_shape[0]), one.framing_on(engine)
+        return cls.of(one.name, network, one.people, data, engine, one.name, trained_on=one.trained_on, framing=framing)
 
     def judge(self, images: UInt8[Tensor, "n c h w"], labels: Int64[Tensor, " n"], engine: Engine) -> Verification:
         """Whether each image is accepted as the person it claims to show.

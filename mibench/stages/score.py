@@ -37,9 +37,17 @@ from mibench.stats.intervals import Interval
 __all__ = ["evaluation_model", "origin", "plan", "work"]
 
 
-def plan(root: Path, inversion: Run, evaluators: list[Run], precision: str, verifiers: list[Run] | None = None) -> Run:
+def plan(
+    root: Path,
+    inversion: Run,
+    evaluators: list[Run],
+    precision: str,
+    verifiers: list[Run] | None = None,
+    photographs: bool = False,
+) -> Run:
     """The run that scores an inversion with two or more evaluation models, and verifiers where the data have people for
-    them, else the face recognisers that are on this machine where the data show faces; the first makes the headline.
+    them, else the face recognisers that are on this machine where the data are photographs of faces; the first of each
+    makes the headline.
 
     Raises:
         UserError: If an evaluation model is of the target's family, or shares its seed.
@@ -51,7 +59,7 @@ def plan(root: Path, inversion: Run, evaluators: list[Run], precision: str, veri
         require_other_family(evaluator.spec["model"], target.spec["model"])
         if evaluator.spec["seed"] == target.spec["seed"]:
             raise UserError(f"target and evaluation model share the seed {target.spec['seed']}; use another --seed")
-    published = [] if verifiers or not _source(target).shows_faces else faces.present()[0]
+    published = faces.present()[0] if photographs and not verifiers else []
     return Run(
         root,
         "scores",
@@ -62,6 +70,7 @@ def plan(root: Path, inversion: Run, evaluators: list[Run], precision: str, veri
             "inversion": inversion,
             **({"verifiers": list(verifiers)} if verifiers else {}),
         },
+        {"photographs": True} if photographs else {},
     )
 
 
@@ -149,30 +158,14 @@ def _kept(key: tuple[Any, ...], make: Callable[[], Verifier]) -> Verifier:
     return _verifiers[key]
 
 
-def _source(target: Run) -> Source:
-    """Where a target's images come from."""
-    wanted = target.inputs["dataset"]
-    source: Source = registry.configure("data", wanted["name"], settings=wanted["settings"]).plugin
-    return source
-
-
 def recogniser(name: str, data: Dataset, engine: Engine) -> Verifier:
     """A published face recogniser as a verifier; its templates and thresholds on the data are made once a process.
 
     Raises:
         UserError: If the data have too few people, images or faces for it, or its file is missing or damaged.
     """
-    chosen = faces.RECOGNISERS[name]
     key = (name, data.fingerprint(), engine.precision, str(engine.device))
-
-    def make() -> Verifier:
-        network = chosen.network(data.image_shape[0])
-        framing = chosen.framing_on(engine)
-        return Verifier.of(
-            name, network, chosen.people, data, engine, name, trained_on=chosen.trained_on, framing=framing
-        )
-
-    return _kept(key, make)
+    return _kept(key, lambda: Verifier.published(faces.RECOGNISERS[name], data, engine))
 
 
 def verifiers_of(run: Run, data: Dataset, engine: Engine) -> tuple[list[Verifier], list[Unavailable]]:
@@ -188,7 +181,7 @@ def verifiers_of(run: Run, data: Dataset, engine: Engine) -> tuple[list[Verifier
             ready.append(recogniser(name, data, engine))
         except UserError as error:
             missing.append(Unavailable(f"verified@{name}", str(error), "until then the own-ball gate stands in"))
-    if not ready and not missing and _source(run.inversion.target).shows_faces:
+    if not ready and not missing and run.inputs.get("photographs"):
         missing = faces.present()[1]
     return ready, missing
 
@@ -197,7 +190,9 @@ def ground_truth(inversion: Run, tensors: Mapping[str, Tensor]) -> dict[str, Ten
     """What the data themselves know of each image, where the attack searched the generator that drew them."""
     if inversion.prior is None or "latents" not in tensors:
         return {}
-    anchors = _source(inversion.target).anchors(inversion.prior.spec["prior"]["name"])
+    wanted = inversion.target.inputs["dataset"]
+    source: Source = registry.configure("data", wanted["name"], settings=wanted["settings"]).plugin
+    anchors = source.anchors(inversion.prior.spec["prior"]["name"])
     z, labels = tensors["latents"], tensors["labels"]
     if anchors is None or z.shape[1] != anchors.shape[1]:
         return {}
