@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mibench.core import Batch, Defense, Schedule, Split, Step, augment
+from mibench.core import Batch, Defense, Schedule, Split, Step, augment, to_uint8
 from mibench.runtime.checkpoints import read_checkpoint, write_checkpoint
 from mibench.runtime.engine import Engine, at_once
 from mibench.runtime.errors import UserError
 from mibench.runtime.progress import Reporter
 from mibench.runtime.rng import Noise, generator, seed_of
 
-__all__ = ["Fitted", "Training", "empty_memories", "fit", "predict", "streams"]
+__all__ = ["Fitted", "Training", "as_trained", "empty_memories", "fit", "predict", "streams"]
 
 
 @dataclass(frozen=True)
@@ -304,6 +304,34 @@ def fit(
     over = at(recipe.epochs, everything)
     reports = [defense.finish(step, data) for defense, step in zip(defenses, over, strict=True)]
     return Fitted(log, memories, reports)
+
+
+@torch.no_grad()
+def as_trained(
+    split: Split, recipe: Training, defenses: Sequence[Defense], engine: Engine, seed: int, mirror: bool = True
+) -> UInt8[Tensor, "n c h w"]:
+    """Training images as one more epoch would show them: augmented and changed by the defenses, as uint8.
+
+    What defenses do to whole batches (mixtures, adversarial examples, poisons) is left out: mixtures have no one label.
+
+    Args:
+        split: Training images.
+        recipe: Of the training.
+        defenses: Of the target.
+        engine: Where they are changed.
+        seed: Of the target; the epoch that follows the last one is drawn from it.
+        mirror: A mirrored image still shows the same class.
+    """
+    index = torch.arange(len(split), device=engine.device)
+    noises = [Noise(stream, index).of(recipe.epochs) for stream in streams(seed, defenses)]
+    x = engine.images(split.images)
+    for defense, noise in zip(defenses, noises, strict=True):
+        x = defense.before(x, noise.of("before"))
+    if recipe.augment:
+        x = augment.base(x, Noise(seed_of(seed, "augment"), index).of(recipe.epochs), mirror)
+    for defense, noise in zip(defenses, noises, strict=True):
+        x = defense.transform(x, noise.of("transform"))
+    return to_uint8(x)
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mibench.core import Dataset, Split
+from mibench.evaluation.records import ImpostorClaims, VerifierFacts
 from mibench.report.rows import RATES
 from mibench.runs import Run
 from mibench.stages import artifacts
@@ -99,6 +100,38 @@ def judge(root: Path, name: str, data: Dataset) -> Run:
     )
 
 
+CALIBRATION = {
+    "threshold": 1.5,
+    "rate": 0.05,
+    "strangers": 40,
+    "passing": 0.05,
+    "named": 0.475,
+    "strangers_are": "public",
+}
+
+
+def facts(classes: int) -> VerifierFacts:
+    """Of a verifier that accepts nine in ten real images."""
+    far = {"verified": 0.01, "verified_strict": 0.001}
+    labels = torch.arange(classes).repeat_interleave(10)
+    genuine = clustered_interval(torch.arange(len(labels)) % 10 > 0, labels)
+    return VerifierFacts(
+        300,
+        {"verified": 0.4, "verified_strict": 0.6},
+        {"strangers": ImpostorClaims(40, 40 * classes, far), "others": ImpostorClaims(8, 8 * (classes - 1), far)},
+        {"verified": genuine, "verified_strict": genuine, "similarity": genuine},
+        0.987,
+        ((0.001, 0.9), (0.01, 0.9)),
+    )
+
+
+def verifier(root: Path, name: str) -> Run:
+    """A finished verifier of 300 people."""
+    spec = {"bystanders": 300, "dataset": DATA, "model": name, "seed": 3000, "training": {}}
+    run = Run(root, "verifiers", f"digiface-{name}", spec, inputs={"dataset": DATA})
+    return finish(run, {"metrics.json": {"people": 300, "parameters": 10}})
+
+
 def target(root: Path, defenses: list[dict[str, object]], data: Dataset, seed: int = 0) -> Run:
     spec = {"dataset": DATA, "defenses": defenses, "model": "cnn", "seed": seed, "training": {}}
     name = "digiface-cnn-" + ("+".join(str(item["name"]) for item in defenses) or "none")
@@ -128,8 +161,14 @@ def score(
     settings: dict[str, object] | None = None,
     seed: int = 0,
     images: int = IMAGES,
+    verifiers: list[Run] | None = None,
+    verified: list[int] | None = None,
 ) -> Run:
-    """A score whose headline hits are given, image by image."""
+    """A score whose headline hits are given, image by image.
+
+    The first evaluation model says the same, and so do the own-ball gate and every verifier but the second, unless
+    `verified` says what that one does.
+    """
     prior = Run(
         root,
         "priors",
@@ -165,7 +204,7 @@ def score(
         seconds=12.25,
     )
     hit = torch.tensor(hits).bool()
-    columns = {"target_top1": hit | True, "target_confidence": torch.rand(len(hit), generator=draw)}
+    columns = {"likeness": hit, "target_top1": hit | True, "target_confidence": torch.rand(len(hit), generator=draw)}
     report: dict[str, object] = {"n": len(hit), "identities": identities, "classes": len(data.classes)}
     report["perceptual"] = {}
     report["chance"] = {"closed_top1": 0.25} | {f"open_top1@{run.spec['model']}": 1 / 7 for run in judges}
@@ -173,14 +212,21 @@ def score(
     report["target"] = {
         "top1": summary(columns["target_top1"], labels),
         "confidence": summary(columns["target_confidence"], labels),
+        "passes": 1,
+        "answer_difference": 0.0,
     }
     report["unavailable"] = [{"name": "lpips", "why": "no weights", "how": "fetch them"}]
-    report["evaluators"], report["ceiling"] = {}, {}
+    report["evaluators"], report["ceiling"], report["verifiers"] = {}, {}, {}
+    report |= {"agreement": {}, "truth": {}, "likeness": summary(hit, labels), "pixels": ""}
+    report["likeness_ceiling"] = summary(torch.arange(len(labels)) > 0, labels)
+    report["gate"] = f"verified@{verifiers[0].spec['model']}" if verifiers else f"own_ball@{judges[0].spec['model']}"
     for place, run in enumerate(judges):
         name = run.spec["model"]
         # A second evaluation model disagrees with the first about everything.
         verdicts = {key: hit if place == 0 else ~hit for key in RATES if "top" in key}
         verdicts |= {key: torch.rand(len(hit), generator=draw) * 30 for key in ("knn_train", "knn_heldout")}
+        verdicts |= {"own_ball": verdicts["open_top1"], "tpir": verdicts["open_top1"]}
+        verdicts["closeness"] = torch.rand(len(hit), generator=draw)
         columns |= {f"{key}@{name}": values for key, values in verdicts.items()}
         sets = {"fid": 10.5 + sum(hits), "kid": 0.1, "kid_error": 0.01, "n": len(hit), "n_real": 8}
         own = run.read("metrics.json")
@@ -193,6 +239,7 @@ def score(
                 "distractors": 3,
                 "distractors_are_public": False,
                 "knn_real_to_real": 7.25,
+                "calibration": CALIBRATION,
             }
         )
         real = torch.ones(len(labels), dtype=torch.bool)
@@ -201,12 +248,25 @@ def score(
             for key in RATES
             if key != "knn_heldout"
         } | sets
+    for place, run in enumerate(verifiers or []):
+        name = run.spec["model"]
+        own = torch.tensor(verified).bool() if place and verified is not None else hit
+        verdicts = {"verified": own, "verified_strict": own & (labels > 0), "similarity": own.float() / 2}
+        columns |= {f"{key}@{name}": values for key, values in verdicts.items()}
+        report["verifiers"][name] = {key: summary(values, labels) for key, values in verdicts.items()}
+        report["verifiers"][name]["facts"] = facts(len(data.classes)).to_json()
+    if verifiers:
+        report["card"] = {"verifiers": [{"model": run.spec["model"]} for run in verifiers]}
+        report["card"]["evaluators"] = [{"model": run.spec["model"]} for run in judges]
+    pair = [report["verifiers"][run.spec["model"]]["verified"] for run in verifiers or []][1:]
+    report["both_verified"] = pair[0] if pair else None
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["identity", "label", *columns])
     for place, label in enumerate(labels.tolist()):
         writer.writerow([data.classes[label], label, *(f"{float(values[place]):.6g}" for values in columns.values())])
-    run = Run(root, "scores", attack, {"precision": "fp32"}, {"evaluators": judges, "inversion": inversion})
+    parents = {"evaluators": judges, "inversion": inversion} | ({"verifiers": verifiers} if verifiers else {})
+    run = Run(root, "scores", attack, {"precision": "fp32"}, parents)
     return finish(run, {"scores.json": report, "per_image.csv": text.getvalue()})
 
 

@@ -43,8 +43,9 @@ SMALL = sets(
     data__heldout_images=2,
     data__distractor_images=4,
     data__image_size=32,
+    data__bystanders=20,
 )
-JUDGES = sets(evaluator__epochs=1)
+JUDGES = sets(evaluator__epochs=1, verifier__epochs=1)
 TRAIN = [*SMALL, *JUDGES, *sets(training__epochs=1)]
 GAN = sets(prior__steps=2, prior__width=2, prior__batch=4, prior__warm_up=2, prior__critic_steps=1)
 ATTACK = [*SMALL, *JUDGES, *GAN, *sets(steps=3)]
@@ -61,7 +62,7 @@ class Outcome:
     @property
     def error(self) -> str:
         """The one line of a refusal: exit code 2, nothing else on stderr but chatter, no traceback."""
-        lines = [line for line in self.err.splitlines() if not line.startswith(("done ", "data set "))]
+        lines = [line for line in self.err.splitlines() if not line.startswith(("done ", "data set ", "note: "))]
         assert self.code == 2 and len(lines) == 1 and lines[0].startswith("mibench: error: "), (self.code, self.err)
         return lines[0].removeprefix("mibench: error: ")
 

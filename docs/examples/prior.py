@@ -25,6 +25,7 @@ CARD = {
     "year": 1991,
     "link": "https://doi.org/10.1162/jocn.1991.3.1.71",
     "critic": "none",
+    "domain": "public",
 }
 
 

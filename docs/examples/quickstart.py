@@ -8,12 +8,12 @@ inversion = mibench.invert(target, "ppa", settings={"attack": {"steps": 20, "poo
 short = {"evaluator": {"least_steps": 200}}  # a quarter of the recipe: enough for a first look
 score = mibench.score(inversion, settings=short)  # trains the evaluation models first; kept with the runs
 
-agrees = score.headline  # open-set accuracy by the first evaluation model, with its 95% interval
+alike = score.headline  # likeness: named by an evaluation model and let through by an independent gate, with interval
 print(f"natural accuracy {target.natural_accuracy:.0%}")
-print(f"an evaluation model agrees on {agrees.value:.0%} [{agrees.low:.0%}, {agrees.high:.0%}] of {agrees.n} images")
+print(f"{alike.value:.0%} [{alike.low:.0%}, {alike.high:.0%}] of {alike.n} images are like the person")
 
 table = mibench.load_results("results").scores  # a tidy data frame of everything that was scored
-print(table[["attack", "natural_accuracy", "open_top1@resnet", "open_top1_low@resnet"]])
+print(table[["attack", "natural_accuracy", "likeness", "likeness_low", "open_top1@resnet"]])
 
 evaluators = mibench.train_evaluators(target, settings=short)  # the same on tensors, of any program, without files
 again = mibench.evaluate(inversion.images, inversion.labels, target, evaluators)

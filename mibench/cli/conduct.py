@@ -1,15 +1,18 @@
 """An experiment, conducted: planned, then executed or described, then shown."""
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from mibench.experiments.experiment import Experiment
 from mibench.experiments.plan import plan
+from mibench.experiments.remarks import remarks
 from mibench.runs import Run
 from mibench.runs.executor import pending
 from mibench.runtime import engine
+from mibench.runtime.errors import printable
 from mibench.runtime.terminal import Terminal
 from mibench.stages import execute, rehearse
 
@@ -33,10 +36,13 @@ def conduct(
 ) -> None:
     """Plan all of it before any of it is done; do it, or describe what would be done; print.
 
-    stdout has the JSON, or what `show` prints and the run directories, the main one last.
+    stdout has the JSON, or what `show` prints and the run directories, the main one last; stderr first says what the
+    plan does that its words may not suggest (`remarks`).
     """
     planned = {run.id: run for experiment in experiments for run in plan(experiment, results)}
     runs = list(planned.values())
+    for line in remarks(experiments, runs):
+        print(f"note: {printable(line)}", file=sys.stderr)
     if dry_run:
         describe(runs, force, as_json)
         return

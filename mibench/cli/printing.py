@@ -124,10 +124,12 @@ def print_plan(runs: list["Run"], todo: set[str]) -> None:
     """
     console = Console()
     width = max((len(run.label) for run in runs), default=0)
+    lines = [Text(f"{'state':<6} {'run':<{width}}  settings", "bold")]
     for run in runs:
         state = "to do" if run.label in todo else "done"
-        shown = Text.assemble(f"{state:<6} ", (f"{run.label:<{width}}", "cyan"), (f"  {settings_of(run)}", "dim"))
-        console.print(shown, no_wrap=True, overflow="ellipsis")
+        lines.append(Text.assemble(f"{state:<6} ", (f"{run.label:<{width}}", "cyan"), (f"  {settings_of(run)}", "dim")))
+    for line in lines:
+        console.print(line, no_wrap=True, overflow="ellipsis")
     console.print(f"{len(runs)} runs, {len(todo)} to do; all settings with --json", style="dim")
 
 
@@ -201,7 +203,7 @@ def show_tables(results: Path, scores: list["Run"]) -> None:
 
 
 def print_checks(results: Path | None, as_json: bool) -> None:
-    """What the checks find in a results folder, or (None) what each of them looks for."""
+    """What the checks find in a results folder and which found nothing, or (None) what each of them looks for."""
     from mibench.evaluation import checks
 
     console = Console()
@@ -218,11 +220,14 @@ def print_checks(results: Path | None, as_json: bool) -> None:
 
     scores = read(results)
     findings = content.Content(scores).findings
+    well = checks.passed(findings) if scores else []
     if as_json:
-        print(json.dumps([one._asdict() for one in findings], indent=1))
+        print(json.dumps({"findings": [one._asdict() for one in findings], "passed": well}, indent=1))
         return
     for finding in findings:
         console.print(Text.assemble((f"! {finding.check}", "yellow"), f" {finding.label}: {finding.text}"))
+    if well:
+        console.print(Text.assemble((f"passed ({len(well)}): ", "green"), ", ".join(well)))
     console.print(f"{len(scores)} scores, {len(checks.CHECKS)} checks, {len(findings)} findings", style="dim")
 
 

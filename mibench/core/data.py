@@ -4,7 +4,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -137,6 +137,10 @@ class Shape(NamedTuple):
 class Source(ABC):
     """Where a data set comes from: a frozen dataclass whose fields are the choices that change its images."""
 
+    refusable: ClassVar[bool] = True
+    """Whether `load` may refuse what the fields name: files are read even to plan. A source that draws its images says
+    no."""
+
     @abstractmethod
     def load(self, reporter: Reporter | None = None) -> Dataset:
         """Read or draw all images, telling how far it has come; the same fields give the same bytes."""
@@ -150,6 +154,11 @@ class Source(ABC):
     def bystander_count(self) -> int:
         """How many people it can show who play no other part, told without reading an image; 0 is none."""
         return 0
+
+    @property
+    def heldout_count(self) -> int | None:
+        """Fewest held-out images of a private person; None where that cannot be told without reading an image."""
+        return None
 
     def load_bystanders(self, reporter: Reporter | None = None) -> Split:
         """Images of people who are neither private nor public nor distractors: whom a verifier learns to tell apart.

@@ -16,7 +16,7 @@ References:
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -81,6 +81,8 @@ class Digiface(Source):
     may differ between kinds of processors, because their convolutions round differently.
     """
 
+    refusable: ClassVar[bool] = False
+
     identities: int = 100
     train_images: int = 20
     heldout_images: int = 5
@@ -117,6 +119,11 @@ class Digiface(Source):
     def bystander_count(self) -> int:
         """As many as asked for: people are unlimited."""
         return self.bystanders
+
+    @property
+    def heldout_count(self) -> int:
+        """As many of everybody as asked for."""
+        return self.heldout_images
 
     def load_bystanders(self, reporter: Reporter | None = None) -> Split:
         """Draw them, or read them from the cache.

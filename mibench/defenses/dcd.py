@@ -74,7 +74,8 @@ class DataCentric(Defense):
     forbid the search to return to it; no attack here does that yet.
 
     Args:
-        share: Of the people, drawn at random, who are protected; 0 is no defense. Whether it bears 1 is untested in the
+        share: Of the people, spaced evenly from a random one on (so that the first so many hold their share), who are
+            protected; 0 is no defense. Whether it bears 1 is untested in the
             paper.
         pi1: Share of their own rows with another label.
         pi2: Share of the noisy copies of these rows with another label.
@@ -126,8 +127,8 @@ class DataCentric(Defense):
         classes = int(train.labels.max()) + 1
         people = Noise(noise.seed, torch.arange(classes), noise.purpose)
         protected = memory.get_buffer("protected")
-        chosen = people.of("protected").uniform(1)[:, 0].argsort(stable=True)[: len(protected)]
-        protected.copy_(chosen.sort().values)
+        spaced = torch.arange(len(protected)) + people.of("protected").uniform(1)[0, 0]
+        protected.copy_((spaced * classes / len(protected)).long().clamp(max=classes - 1))
         used, unused = self._surrogates(train, public, protected, people)
         memory.get_buffer("used").copy_(used)
         memory.get_buffer("unused").copy_(unused)

@@ -14,7 +14,20 @@ from typing import Any, NamedTuple
 from mibench.core.access import Access
 from mibench.stats.intervals import Interval
 
-__all__ = ["CHECKS", "Evidence", "Facts", "Finding", "Judge", "check", "check_facts", "explanation"]
+__all__ = [
+    "CHECKS",
+    "Evidence",
+    "Facts",
+    "Finding",
+    "Floor",
+    "Gate",
+    "Judge",
+    "brief",
+    "check",
+    "check_facts",
+    "explanation",
+    "passed",
+]
 
 VANISHED = 0.1
 """The share of images without a gradient from which an attack by gradients is crippled."""
@@ -27,6 +40,25 @@ WEAK = 0.5
 
 FEW = 2048
 """Images from which a 2,048-dimensional covariance can have full rank."""
+
+PEOPLE = 20
+"""Attacked people below which an interval over people is wide and says little of other people."""
+
+OTHERS = 10
+"""People besides the private ones below which an evaluation model can hardly answer 'someone else'."""
+
+ACCEPTED = 0.1
+"""The share of strangers' claims that a gate of the headline may accept."""
+
+NAMED = 1 / 3
+"""The share of strangers that an open-set evaluation model may name as a private person."""
+
+CONVERGED = 0.99
+"""Accuracy on its own training images, as trained, from which a target counts as converged."""
+
+SAME = 1e-4
+"""The share of the usual squared distance between two images of a person below which two images are one and the same:
+one image in two batches differs by rounding alone."""
 
 SHAKY = 0.01
 """How much the scores of one image may differ between two passes of a target that is not random."""
@@ -61,6 +93,21 @@ class Judge:
     dataset: str
 
 
+class Floor(NamedTuple):
+    """An attack against the best of some floors: its name, its likeness, and the attack's minus that, paired."""
+
+    name: str
+    rate: Interval
+    gap: Interval
+
+
+class Gate(NamedTuple):
+    """What lets images of strangers through: its name, and the share of them that passes."""
+
+    name: str
+    passing: float
+
+
 @dataclass(frozen=True)
 class Facts:
     """What is known of one score; None where it was not recorded.
@@ -81,6 +128,22 @@ class Facts:
         saved: Digest of the pixels that are on disk.
         answer_difference: Largest difference between the target's scores of one image in two passes.
         passes: How many passes its scores are averaged over.
+        role: `attack` or `floor`: a floor is above nothing.
+        preset: The attack's preset, or its settings that are not defaults.
+        likeness: The headline.
+        floor: The best of its floors in the headline.
+        random: The best of the floors that ask the target as often as the attack and search at random.
+        people: How many people were attacked.
+        others: Fewest people besides the private ones that an evaluation model knows.
+        data: The data set's name.
+        prior: The prior's name.
+        prior_draws: What it draws: the name of a data set, `public` or `none`.
+        gates: Verifiers and thresholds of identification.
+        named: Evaluation models, with the share of strangers that each names as a private person.
+        copies: How many reconstructions are a private image of the person they claim to show.
+        fit: The target's accuracy on its own training images as trained.
+        rivals: How many attacks the strongest on this target is chosen from.
+        cross_fitted: Whether it is chosen on other people than it is reported on.
     """
 
     label: str
@@ -98,6 +161,22 @@ class Facts:
     saved: str | None = None
     answer_difference: float | None = None
     passes: int = 1
+    role: str = "attack"
+    preset: str = ""
+    likeness: Interval | None = None
+    floor: Floor | None = None
+    random: Floor | None = None
+    people: int | None = None
+    others: int | None = None
+    data: str = ""
+    prior: str = ""
+    prior_draws: str | None = None
+    gates: tuple[Gate, ...] = ()
+    named: tuple[Gate, ...] = ()
+    copies: int | None = None
+    fit: float | None = None
+    rivals: int = 1
+    cross_fitted: bool = True
 
 
 class Finding(NamedTuple):
@@ -274,6 +353,123 @@ def pixels_differ(one: Facts) -> str | None:
     return None
 
 
+def not_above_floor(one: Facts) -> str | None:
+    """An attack reaches no more likeness than the best floor: what is reached without any inversion.
+
+    Look-alikes among public images, or the best of some draws from the prior, already show the person as often: the
+    attack has inverted nothing that can be told from that. The difference is paired over people and its 95% interval
+    must lie above 0; the best of several floors is itself a little lucky. Attack with a better prior or more steps,
+    more people, or report the floor.
+    """
+    if one.role != "attack" or one.floor is None or one.likeness is None or one.floor.gap.low > 0:
+        return None
+    name, rate, gap = one.floor
+    return (
+        f"likeness {100 * one.likeness.value:.1f}% is not above {name}, {100 * rate.value:.1f}% (paired difference "
+        f"{100 * gap.value:+.1f} [{100 * gap.low:+.0f},{100 * gap.high:+.0f}]): nothing was inverted that a floor does "
+        "not reach"
+    )
+
+
+def few_people(one: Facts) -> str | None:
+    """Fewer than 20 people were attacked.
+
+    Every interval here resamples people: with so few it is wide, and who they happen to be decides the number. Attack
+    more people, or pool several splits of the data.
+    """
+    if one.people is None or one.people >= PEOPLE:
+        return None
+    return f"only {one.people} people were attacked; with fewer than {PEOPLE} the numbers say little of others"
+
+
+def prior_of_other_domain(one: Facts) -> str | None:
+    """The prior draws something else than the data show.
+
+    A face generator attacked on coats ends in faces that the networks call coats: classifiers agree, nothing is alike.
+    Use a prior that was learnt on this data's own public images (leave --prior out), and look at the pictures.
+    """
+    if one.prior_draws is None or one.prior_draws in ("public", "none", one.data):
+        return None
+    return f"the prior {one.prior} draws {one.prior_draws}, not what '{one.data}' shows"
+
+
+def few_distractors(one: Facts) -> str | None:
+    """An evaluation model knows fewer than 10 people besides the private ones.
+
+    'Someone else' is then hardly an answer, and open-set accuracy is closed-set accuracy by another name. Give public
+    pictures of more people, a folder for each.
+    """
+    if one.others is None or one.others >= OTHERS:
+        return None
+    return f"the evaluation models know {one.others} other people; 'someone else' is hardly an answer"
+
+
+def strangers_accepted(one: Facts) -> str | None:
+    """A gate of the headline accepts more than 10% of the claims of real strangers.
+
+    Then likeness counts people who merely look alike. Train the verifier on more people, or for longer.
+    """
+    lax = [gate for gate in one.gates if not gate.passing <= ACCEPTED]
+    return "; ".join(f"{name} accepts {100 * share:.0f}% of strangers" for name, share in lax) or None
+
+
+def strangers_named(one: Facts) -> str | None:
+    """An open-set evaluation model names more than a third of real strangers as private people.
+
+    Open-set accuracy alone then says little: a picture of nobody is named too. Read likeness, which a second judge must
+    confirm, or train the evaluation models with more distractors.
+    """
+    lax = [gate for gate in one.named if not gate.passing <= NAMED]
+    shares = ", ".join(f"{name} {100 * share:.0f}%" for name, share in lax)
+    return f"strangers named as private people: {shares}; read likeness, not open-set accuracy" if lax else None
+
+
+def private_image_returned(one: Facts) -> str | None:
+    """A reconstruction is a private image of the person, pixel by pixel or as far as every evaluation model can tell.
+
+    No attack that starts from other people's pictures draws that: private images lie in the prior, among the public
+    images or in the folder that was scored. Find out how they came there; the number measures that.
+    """
+    return f"{one.copies} reconstruction(s) are private images themselves" if one.copies else None
+
+
+def target_not_converged(one: Facts) -> str | None:
+    """The target knows less than 99% of its own training images, seen as in training.
+
+    An unfinished network leaks less whatever defends it, so that a defense that slows learning looks protective. Train
+    longer (--set training.epochs=...) until the accuracy as trained is the undefended target's; where a defense never
+    gets there, say so beside the number.
+    """
+    if one.fit is None or one.fit >= CONVERGED:
+        return None
+    return f"the target recognises {100 * one.fit:.1f}% of its own training images as trained: it is not converged"
+
+
+def quick_below_random(one: Facts) -> str | None:
+    """A quick preset reaches less likeness than random search that asks the target as often.
+
+    The row then says nothing of the method, which its authors run for longer. Use --preset paper, or another attack.
+    """
+    if one.preset != "quick" or one.random is None or one.random.gap.high >= 0:
+        return None
+    name, rate, gap = one.random
+    return (
+        f"the quick preset is below {name} at the same number of queries, {100 * rate.value:.1f}% (paired difference "
+        f"{100 * gap.value:+.1f} [{100 * gap.low:+.0f},{100 * gap.high:+.0f}]): it says nothing of the method"
+    )
+
+
+def strongest_chosen_on_itself(one: Facts) -> str | None:
+    """The strongest of several attacks is chosen and reported on the same people.
+
+    The largest of several noisy numbers is too large: by about 4 points for the best of 5 equal attacks. Choose on one
+    half of the people and report on the other (mibench does where at least two are attacked).
+    """
+    if one.rivals < 2 or one.cross_fitted:
+        return None
+    return f"the strongest of {one.rivals} attacks is chosen on the people it is reported on"
+
+
 OF_DEFENSES: tuple[Callable[[Evidence], str | None], ...] = (weaker_access_wins, gradients_vanish, not_probabilities)
 OF_SCORES: tuple[Callable[[Facts], str | None], ...] = (
     evaluator_is_target,
@@ -286,6 +482,16 @@ OF_SCORES: tuple[Callable[[Facts], str | None], ...] = (
     random_target_scored_once,
     selected_by_evaluator,
     pixels_differ,
+    not_above_floor,
+    few_people,
+    prior_of_other_domain,
+    few_distractors,
+    strangers_accepted,
+    strangers_named,
+    private_image_returned,
+    target_not_converged,
+    quick_below_random,
+    strongest_chosen_on_itself,
 )
 CHECKS = {check.__name__: check for check in (*OF_DEFENSES, *OF_SCORES)}
 """Every check by its name."""
@@ -313,3 +519,17 @@ def check_facts(facts: Iterable[Facts]) -> list[Finding]:
         Finding(name, labels[0] if len(labels) == 1 else f"{len(labels)} scores", text)
         for (name, text), labels in found.items()
     ]
+
+
+def passed(findings: Iterable[Finding]) -> list[str]:
+    """The names of the checks that found nothing."""
+    fired = {one.check for one in findings}
+    return [name for name in CHECKS if name not in fired]
+
+
+def brief(findings: Iterable[Finding]) -> list[str]:
+    """One line for each check that fired: its first finding, and how many more there are."""
+    by_check: dict[str, list[Finding]] = {}
+    for one in findings:
+        by_check.setdefault(one.check, []).append(one)
+    return [own[0].line + (f", and {len(own) - 1} more" if len(own) > 1 else "") for own in by_check.values()]

@@ -24,6 +24,7 @@ from mibench.evaluation.verifier import Verifier
 from mibench.metrics import Unavailable
 from mibench.metrics.accuracy import top_k
 from mibench.metrics.false_positives import identified
+from mibench.metrics.knn import closeness
 from mibench.metrics.own_ball import own_ball
 from mibench.models.base import Classifier
 from mibench.models.fold import fold
@@ -233,8 +234,7 @@ def evaluate_with(
     columns["own_ball"] = columns["open_top1"] & own_ball(given.features, labels, *model.balls)
     scale = yardstick(model.private, model.strangers.features, labels)
     if scale.photograph is not None and scale.stranger is not None:
-        reach = scale.stranger - columns["knn_heldout"].sqrt()
-        columns["closeness"] = reach / (scale.stranger - scale.photograph)
+        columns["closeness"] = closeness(columns["knn_heldout"], scale.photograph, scale.stranger)
     more: dict[str, Tensor] = {name: columns[name] for name in ("tpir", "own_ball", "closeness") if name in columns}
     place = place_of(engine)
     real = model.reference(tuple(labels.unique().tolist()), place)

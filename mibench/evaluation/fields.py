@@ -8,6 +8,7 @@ from mibench.metrics import Field, Unit
 __all__ = ["PER_IMAGE", "SCORES"]
 
 _DATA, _TARGET, _MODEL = "the data set", "the target", "the evaluation model"
+_VERIFIER = "the verifier"
 _MADE, _CARD = "the reconstructions", "mibench.evaluation.protocol"
 
 PER_IMAGE = (
@@ -86,27 +87,77 @@ SCORES = (
     Field("evaluators.*.distractors", Unit.COUNT, "how many people it knows besides the private ones", _DATA),
     Field("evaluators.*.distractors_are_public", Unit.FLAG, "whether these are the attacker's public people", _DATA),
     Field(
-        "evaluators.*.yardstick.distance",
+        "evaluators.*.yardstick.photograph",
         Unit.NUMBER,
-        "mean L2 distance of a real photograph of an attacked person to the nearest held-out one",
+        "mean L2 distance of a real photograph of an attacked person to the nearest held-out one: closeness 1",
         _DATA,
     ),
-    Field("evaluators.*.yardstick.from", Unit.TEXT, "which images that is taken from: heldout, or train", _DATA),
-    Field("evaluators.*.calibration.threshold", Unit.NUMBER, "log-odds above which calibrated success begins", _MODEL),
-    Field("evaluators.*.calibration.rate", Unit.SHARE, "at most so many impostors of each kind pass", _MODEL),
+    Field(
+        "evaluators.*.yardstick.stranger",
+        Unit.NUMBER,
+        "mean L2 distance of a stranger to the nearest held-out image of an attacked person: closeness 0",
+        _DATA,
+    ),
+    Field("evaluators.*.yardstick.source", Unit.TEXT, "which photographs: heldout, or train", _DATA),
+    Field("evaluators.*.calibration.threshold", Unit.NUMBER, "log-odds above which identification begins", _MODEL),
+    Field("evaluators.*.calibration.rate", Unit.SHARE, "at most so many strangers' images pass it", _MODEL),
+    Field("evaluators.*.calibration.strangers", Unit.COUNT, "images of strangers that it was taken from", _DATA),
+    Field("evaluators.*.calibration.passing", Unit.SHARE, "share of these that pass it", _MODEL),
+    Field(
+        "evaluators.*.calibration.named",
+        Unit.SHARE,
+        "share of these that the model names as a private person without any threshold",
+        _MODEL,
+    ),
     Field(
         "evaluators.*.calibration.strangers_are",
         Unit.TEXT,
         "who the strangers are: public people, or distractors",
         _DATA,
     ),
-    Field("evaluators.*.calibration.*.images", Unit.COUNT, "images of impostors of this kind", _DATA),
-    Field("evaluators.*.calibration.*.pairs", Unit.COUNT, "images times people they are not", _DATA),
-    Field("evaluators.*.calibration.*.threshold", Unit.NUMBER, "the threshold that this kind asks for", _MODEL),
-    Field("evaluators.*.calibration.*.pass", Unit.SHARE, "share of this kind above the threshold that counts", _MODEL),
+    Field(
+        "gate",
+        Unit.TEXT,
+        "what has to agree with the evaluation model in the headline: verified@name, or own_ball@name",
+        _VERIFIER,
+    ),
+    *_interval("likeness_ceiling", Unit.SHARE, "likeness of real held-out images of the attacked people", _DATA),
+    Field("both_verified", Unit.SHARE, "null: there are no two verifiers", _VERIFIER),
+    Field("truth", Unit.TEXT, "empty: the data know nothing of the images", _DATA),
+    Field("verifiers", Unit.TEXT, "empty: no verifier judged these images", _VERIFIER),
+    Field("verifiers.*.facts.people", Unit.COUNT, "how many people it was trained on", _VERIFIER),
+    Field(
+        "verifiers.*.facts.trained_on",
+        Unit.TEXT,
+        "who they are; of a published recogniser's it is not known that nobody plays another part",
+        _VERIFIER,
+    ),
+    Field("verifiers.*.facts.auc", Unit.SHARE, "area under the ROC curve, genuine against impostor claims", _VERIFIER),
+    Field(
+        "verifiers.*.facts.roc",
+        Unit.TEXT,
+        "(false-accept rate, share of genuine images accepted) at some rates",
+        _VERIFIER,
+    ),
+    Field("verifiers.*.facts.thresholds.*", Unit.NUMBER, "cosine above which the metric accepts an image", _VERIFIER),
+    Field("verifiers.*.facts.impostors.*.images", Unit.COUNT, "real images of others, of this kind", _DATA),
+    Field("verifiers.*.facts.impostors.*.claims", Unit.COUNT, "these times the people that they are not", _DATA),
+    Field(
+        "verifiers.*.facts.impostors.*.passing.*",
+        Unit.SHARE,
+        "share of these claims that the metric accepts",
+        _VERIFIER,
+    ),
+    *_interval(
+        "verifiers.*.facts.genuine.*",
+        Unit.NUMBER,
+        "the metric's mean over real held-out images, each compared with the person's others",
+        _VERIFIER,
+    ),
     Field("card_hash", Unit.TEXT, "12 hex digits of the protocol card: equal cards have equal ones", _CARD),
     Field("card.mibench", Unit.COUNT, "version of the protocol", _CARD),
     Field("card.evaluators", Unit.TEXT, "model, run and seed of each evaluation model, the headline first", _CARD),
+    Field("card.verifiers", Unit.TEXT, "model, run, seed and people of each verifier, the headline's first", _CARD),
     Field(
         "card.budget.access", Unit.TEXT, "what the attack was granted: white_box, black_box, label_only or none", _CARD
     ),

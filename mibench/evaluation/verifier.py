@@ -29,12 +29,35 @@ from mibench.runtime.engine import Engine
 from mibench.runtime.errors import UserError
 from mibench.stats.intervals import clustered_interval
 
-__all__ = ["FEWEST", "ROC_RATES", "Verifier"]
+__all__ = ["FEWEST", "ROC_RATES", "Verifier", "lacking"]
 
 FEWEST = 20
 """People from whom a verifier may be learnt, and whom it may verify: with fewer, .1% of the claims is less than one."""
 
 ROC_RATES = (0.0001, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+
+
+def lacking(people: int, data: Dataset) -> str | None:
+    """Why data cannot be judged by a verifier that so many people taught; None where they can.
+
+    Args:
+        people: How many it was trained on.
+        data: The target's data set.
+    """
+    classes = len(data.classes)
+    if people < FEWEST or classes < FEWEST:
+        few, what = (people, "people to learn from") if people < FEWEST else (classes, "private people to verify")
+        return f"a verifier needs at least {FEWEST} {what}; '{data.name}' has {few}"
+    counts = torch.bincount(data.heldout.labels, minlength=classes)
+    if int(counts.min()) < 2:
+        alone = data.classes[int(counts.argmin())]
+        return (
+            f"a verifier compares a person's held-out images with one another; {alone} of '{data.name}' has "
+            f"{int(counts.min())}: give every person at least 2"
+        )
+    if not len(strangers(data)):
+        return f"a verifier's threshold needs images of strangers; '{data.name}' has no public images"
+    return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,20 +121,9 @@ class Verifier:
             UserError: Fewer than 20 people on either side, people without two held-out images, no strangers, or no
                 faces in the real images of a face recogniser.
         """
-        classes = len(data.classes)
-        if people < FEWEST or classes < FEWEST:
-            few, what = (people, "people to learn from") if people < FEWEST else (classes, "private people to verify")
-            raise UserError(f"a verifier needs at least {FEWEST} {what}; '{data.name}' has {few}")
-        counts = torch.bincount(data.heldout.labels, minlength=classes)
-        if int(counts.min()) < 2:
-            alone = data.classes[int(counts.argmin())]
-            raise UserError(
-                f"a verifier compares a person's held-out images with one another; {alone} of '{data.name}' has "
-                f"{int(counts.min())}: give every person at least 2"
-            )
-        others = strangers(data)
-        if not len(others):
-            raise UserError(f"a verifier's threshold needs images of strangers; '{data.name}' has no public images")
+        if (reason := lacking(people, data)) is not None:
+            raise UserError(reason)
+        classes, others = len(data.classes), strangers(data)
         label = f"verifier {name}"
         placed: Classifier = engine.place(fold(network))  # type: ignore[assignment]
         framing = framing and framing.fitted(data.heldout.images)

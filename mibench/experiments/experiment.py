@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from mibench.plugins import capabilities, registry
 from mibench.plugins.registry import Choice
-from mibench.runtime.errors import UserError
+from mibench.runtime.errors import UserError, unknown
 from mibench.stages.invert import ACCESS
 from mibench.stages.train_target import EVALUATOR_SEED, Pretrained
 
@@ -92,6 +92,13 @@ class Images:
 class Attacker:
     """An attack and the prior it searches; together they can work.
 
+    Args:
+        attack: The attack.
+        prior: What it searches.
+        elsewhere: What it searches in the place of a shipped prior on data that this one does not draw; None where the
+            prior was asked for by name, or learns from the data anyway.
+        misplaced: A setting that only `elsewhere` has; empty if there is none.
+
     Raises:
         UserError: The prior lacks what the attack requires, or learns from more of the target than the attack is
             granted.
@@ -99,6 +106,8 @@ class Attacker:
 
     attack: Choice
     prior: Choice
+    elsewhere: Choice | None = None
+    misplaced: str = ""
 
     def __post_init__(self) -> None:
         card, asks = registry.card("attacks", self.attack.name), self.prior.plugin.target_access
@@ -109,6 +118,21 @@ class Attacker:
                 f"{card['prior']}"
             )
         capabilities.require(self.attack.plugin, capabilities.declared(self.prior.name))
+
+    def on(self, data: str) -> "Attacker":
+        """The attack with the prior for a data set, given by its name: nobody is attacked with pictures of something
+        else unless that was asked for.
+
+        Raises:
+            UserError: For a setting that this prior does not have.
+        """
+        if self.elsewhere is None:
+            return self
+        if not capabilities.in_domain(self.prior.name, data):
+            return Attacker(self.attack, self.elsewhere)
+        if self.misplaced:
+            raise unknown(f"setting of {self.prior.name}", self.misplaced, registry.defaults("priors", self.prior.name))
+        return Attacker(self.attack, self.prior)
 
 
 @dataclass(frozen=True)

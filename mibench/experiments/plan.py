@@ -189,7 +189,8 @@ class Planner:
                 for attacker in self.experiment.attackers:
                     yield from self._attacks(target, attacker)
 
-    def _attacks(self, target: Run, attacker: Attacker) -> Iterator[Run]:
+    def _attacks(self, target: Run, given: Attacker) -> Iterator[Run]:
+        attacker = given.on(target.spec["dataset"]["name"])
         budget = self.experiment.budget
         main = self._inversion(target, attacker, budget)
         if attacker.attack.name not in registry.attacks("floor"):
@@ -216,8 +217,8 @@ class Planner:
         return int(known)
 
     def _floors(self, target: Run, attacker: Attacker, main: Run) -> Iterator[Run]:
-        """The floors an attack's numbers stand on: the same target and number of images, and the same prior unless the
-        floor's own offers what the attack's cannot.
+        """The floors an attack's numbers stand on: the same target and number of images (the floor's own where the
+        attack has no such setting), and the same prior unless the floor's own offers what the attack's cannot.
 
         A floor that asks for more than the attack is granted says nothing about it, and is left out; so is one that
         spends the attack's own number of queries (it has a setting `queries`) on answers of another kind.
@@ -232,7 +233,11 @@ class Planner:
             if "queries" in known:  # it matches what an attack of its own access asks
                 if access != main.spec["access"]:
                     continue
-                settings["queries"] = self._queries(target, attacker)
+                settings["queries"] = most = self._queries(target, attacker)
+                if most < 1:
+                    continue
+                if "images" in known:  # an attack that has no number of its own may ask for fewer than the floor keeps
+                    settings["images"] = min(settings.get("images", known["images"]), most)
             floor = registry.configure("attacks", name, "default", settings)
             prior = attacker.prior
             if "images" in registry.card("attacks", name).get("requires", ()):

@@ -132,6 +132,9 @@ def read_attackers(
 ) -> tuple[Attacker, ...]:
     """`gmi,ppa+eot` or `all,ppa+eot`: the attacks (all that have this preset, no floors or wrappers) with their priors.
 
+    Without a prior each attack gets its card's; where that one is shipped and draws one data set only, also what it
+    names to be learnt `elsewhere`.
+
     Raises:
         UserError: For an unknown name or setting, settings that are for one of several attacks, or a prior that an
             attack cannot use.
@@ -146,9 +149,19 @@ def read_attackers(
     made = []
     for attack in attacks:
         wanted = prior or registry.card("attacks", attack.name)["prior"]
-        choice = registry.configure("priors", wanted, prior_preset(wanted, preset), dict(prior_settings))
-        made.append(Attacker(attack, choice))
+        other = None if prior else registry.card("priors", wanted).get("elsewhere")
+        if other is None:
+            made.append(Attacker(attack, _prior(wanted, preset, prior_settings)))
+            continue
+        own = {key: value for key, value in prior_settings.items() if key in registry.defaults("priors", wanted)}
+        misplaced = next((key for key in prior_settings if key not in own), "")
+        stand_in = _prior(other, preset, prior_settings)
+        made.append(Attacker(attack, _prior(wanted, preset, own), stand_in, misplaced))
     return tuple(made)
+
+
+def _prior(name: str, preset: str, settings: Mapping[str, Any]) -> Choice:
+    return registry.configure("priors", name, prior_preset(name, preset), dict(settings))
 
 
 def prior_preset(name: str, preset: str) -> str:

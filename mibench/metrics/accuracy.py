@@ -98,6 +98,17 @@ METRICS = (
         needs=(Need.TARGET, Need.HELDOUT),
     ),
     Metric(
+        "fit",
+        ("fit", "as trained"),
+        Unit.SHARE,
+        Direction.NEITHER,
+        "share of its own training images, freshly augmented and changed by its defenses as in training, that the "
+        "target recognises: below 99% it is not converged, and what looks like a defense may be a lack of training",
+        "[0, 1]",
+        per=Per.NETWORK,
+        needs=(Need.TARGET, Need.TRAIN),
+    ),
+    Metric(
         "heldout_accuracy",
         ("held-out", "{model}"),
         Unit.SHARE,

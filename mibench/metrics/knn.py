@@ -25,7 +25,7 @@ from mibench.metrics.declaration import Direction, Metric, Need, Per, Unit
 from mibench.runtime.errors import UserError
 from mibench.stats.inputs import require_finite
 
-__all__ = ["CARD", "METRICS", "knn_distance", "leave_one_out"]
+__all__ = ["CARD", "METRICS", "closeness", "knn_distance", "leave_one_out"]
 
 CARD = {
     "summary": "squared L2 distance to the nearest private image of the same identity, in features",
@@ -148,3 +148,21 @@ def leave_one_out(features: Float[Tensor, "n d"], labels: Int64[Tensor, " n"]) -
         ValueError: NaN or infinite features.
     """
     return _nearest(features, labels, features, labels, skip_self=True)
+
+
+def closeness(squared: Float64[Tensor, " n"], photograph: float, stranger: float) -> Float64[Tensor, " n"]:
+    """(s - d) / (s - p) of each image, d being its L2 distance, not squared: 0 at a stranger's, 1 at a photograph's.
+
+    Args:
+        squared: `knn_distance` of each image to the held-out images of its person.
+        photograph: p, the mean distance of another real photograph of the person.
+        stranger: s, the mean distance of a stranger.
+
+    Raises:
+        ValueError: Unless p < s: there is no scale.
+    """
+    if not photograph < stranger:
+        raise ValueError(
+            f"knn: another photograph is {photograph} away and a stranger {stranger}; no scale of closeness"
+        )
+    return (stranger - squared.sqrt()) / (stranger - photograph)

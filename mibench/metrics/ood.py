@@ -22,9 +22,10 @@ from jaxtyping import Float
 from scipy.stats import rankdata
 from torch import Tensor
 
+from mibench.metrics.declaration import Direction, Metric, Need, Per, Unit
 from mibench.stats.inputs import require_finite
 
-__all__ = ["CARD", "Detection", "detection"]
+__all__ = ["CARD", "METRICS", "Detection", "detection"]
 
 CARD = {
     "summary": "how well the target's largest score tells private held-out images from images of strangers",
@@ -32,10 +33,23 @@ CARD = {
     "authors": "Hendrycks and Gimpel",
     "venue": "ICLR",
     "year": 2017,
-    "range": "[0, 1], .5 for chance",
-    "better": "higher (a side effect, no leakage)",
     "link": "https://arxiv.org/abs/1610.02136",
 }
+
+
+METRICS = (
+    Metric(
+        "ood_auroc",
+        ("OOD", "AUROC"),
+        Unit.SHARE,
+        Direction.NEITHER,
+        "how well the target's largest score tells private held-out images from strangers' (AUROC)",
+        "[0, 1], .5 is chance; higher serves better",
+        per=Per.NETWORK,
+        needs=(Need.TARGET, Need.HELDOUT, Need.STRANGERS),
+        interval=False,
+    ),
+)
 
 
 class Detection(NamedTuple):

@@ -50,7 +50,7 @@ METRICS = (
     ),
     Metric(
         "verified",
-        ("verified", "FAR 1%"),
+        ("verified", "{model} 1%"),
         Unit.SHARE,
         Direction.HIGHER,
         "accepted as the person by a verifier, at a threshold that 1% of impostor claims pass",
@@ -59,7 +59,7 @@ METRICS = (
     ),
     Metric(
         "verified_strict",
-        ("verified", "FAR .1%"),
+        ("verified", "{model} .1%"),
         Unit.SHARE,
         Direction.HIGHER,
         "accepted as the person by a verifier, at a threshold that one in a thousand impostor claims passes",
@@ -68,7 +68,7 @@ METRICS = (
     ),
     Metric(
         "similarity",
-        ("verifier", "cosine"),
+        ("cosine", "{model}"),
         Unit.NUMBER,
         Direction.HIGHER,
         "cosine of the image and the mean direction of the person's held-out images in a verifier's features",

@@ -12,7 +12,7 @@ from mibench.core import Attack, Capabilities, Lacks
 from mibench.plugins import registry
 from mibench.runtime.errors import UserError
 
-__all__ = ["declared", "naming_others", "offering", "require", "require_of_architecture"]
+__all__ = ["declared", "domain", "in_domain", "naming_others", "offering", "require", "require_of_architecture"]
 
 Kind = Literal["priors", "attacks", "models"]
 HOW = {"priors": "choose with --prior", "attacks": "wrap", "models": "choose with --model"}
@@ -34,6 +34,24 @@ def declared(prior: str, blocks: int | None = None) -> Capabilities:
     offer.spaces = tuple(card.get("spaces", ("z",)))
     offer.blocks = (1 if card.get("enterable", False) else 0) if blocks is None else blocks
     return offer
+
+
+def domain(prior: str) -> str:
+    """What a prior draws, by its card: `public`, what the data's own public images show (whoever says nothing); `none`,
+    nothing in particular; else the name of the one data set that it was made for."""
+    return str(registry.card("priors", prior).get("domain", "public"))
+
+
+def in_domain(prior: str, data: str) -> bool:
+    """Whether a prior draws what a data set shows.
+
+    A prior of another domain can fool a target, and even the models that judge, but shows nobody of the data.
+
+    Args:
+        prior: Its name.
+        data: The data set's name.
+    """
+    return domain(prior) in ("public", "none", data)
 
 
 def offering(kind: Kind, capability: str) -> list[str]:

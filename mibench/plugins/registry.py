@@ -5,8 +5,9 @@ optional literal `PRESETS`, and one frozen dataclass whose fields are its settin
 the entry points `mibench.attacks`, `mibench.defenses`, `mibench.priors` and `mibench.data`.
 
 A card also declares what fits together (`plugins.capabilities`): a prior what it offers (`critic`, `conditional`,
-`differentiable`, `diffusion`, `spaces`, `enterable`), an attack what it `requires` of a prior or, in a wrapper, of the
-attack that it `wraps`, a family of architectures what it `offers` and a defense what it `requires` of one.
+`differentiable`, `diffusion`, `spaces`, `enterable`) and what it draws (`domain`; `elsewhere`, what is learnt in its
+place on other data), an attack what it `requires` of a prior or, in a wrapper, of the attack that it `wraps`, a family
+of architectures what it `offers` and a defense what it `requires` of one.
 
 An attack may be wrapped: `ppa+eot` is the wrapper `eot` around `ppa`, and `eot.copies` one of its settings.
 """

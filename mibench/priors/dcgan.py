@@ -29,6 +29,8 @@ CARD = {
     "year": 2016,
     "link": "https://arxiv.org/abs/1511.06434",
     "critic": "none",
+    "domain": "digiface",
+    "elsewhere": "stylegan2",
     "enterable": True,
 }
 

@@ -33,6 +33,7 @@ CARD = {
     "year": 2024,
     "link": "https://arxiv.org/abs/2407.11424",
     "critic": "none",
+    "domain": "public",
     "conditional": True,
     "diffusion": True,
 }

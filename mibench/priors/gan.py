@@ -38,7 +38,11 @@ def levels(image_shape: tuple[int, int, int]) -> int:
     _, height, width = image_shape
     count = int(math.log2(height)) - 2 if height >= 16 else 0
     if height != width or 4 * 2**count != height:
-        raise UserError(f"a GAN prior needs square images of 16, 32, 64, 128, ... pixels; got {height} x {width}")
+        near = 2 ** max(4, round(math.log2(max(height, width))))
+        raise UserError(
+            f"a GAN prior needs square images of 16, 32, 64, 128, ... pixels; got {height} x {width}: choose such a "
+            f"size with --set data.image_size={near} and train again, or another prior with --prior"
+        )
     return count
 
 

@@ -29,6 +29,7 @@ CARD = {
     "year": 2021,
     "link": "https://arxiv.org/abs/2010.04092",
     "critic": "kp1",
+    "domain": "public",
 }
 
 PRESETS = {

@@ -26,6 +26,7 @@ CARD = {
     "year": 2015,
     "link": "https://doi.org/10.1145/2810103.2813677",
     "critic": "none",
+    "domain": "none",
     "spaces": ["pixels"],
 }
 

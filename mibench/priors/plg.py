@@ -32,6 +32,7 @@ CARD = {
     "year": 2023,
     "link": "https://arxiv.org/abs/2302.09814",
     "critic": "none",
+    "domain": "public",
     "conditional": True,
 }
 

@@ -19,6 +19,7 @@ CARD = {
     "year": None,
     "link": "",
     "critic": "none",
+    "domain": "public",
     "differentiable": False,
     "spaces": ["images"],
 }

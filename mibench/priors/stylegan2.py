@@ -28,6 +28,7 @@ CARD = {
     "year": 2020,
     "link": "https://arxiv.org/abs/1912.04958",
     "critic": "wgan",
+    "domain": "public",
     "spaces": ["z", "w", "w+"],
     "enterable": True,
 }

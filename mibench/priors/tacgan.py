@@ -29,6 +29,7 @@ CARD = {
     "year": 2023,
     "link": "https://arxiv.org/abs/2310.19342",
     "critic": "none",
+    "domain": "public",
     "conditional": True,
 }
 

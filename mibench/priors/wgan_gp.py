@@ -26,6 +26,7 @@ CARD = {
     "year": 2017,
     "link": "https://arxiv.org/abs/1704.00028",
     "critic": "wgan",
+    "domain": "public",
 }
 
 PRESETS = {

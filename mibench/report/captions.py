@@ -6,8 +6,23 @@ import pandas as pd
 
 from mibench.metrics import Unit, metric
 from mibench.plugins import registry
+from mibench.report.format import missing
 from mibench.report.result import Result
-from mibench.report.tables import BEST, WORST, Section, columns, evaluators, kappas, measured, rows, title
+from mibench.report.tables import (
+    ABOVE,
+    BEST,
+    HEADLINE,
+    WORST,
+    Section,
+    beyond,
+    columns,
+    evaluators,
+    measured,
+    rows,
+    scope,
+    title,
+    verifiers,
+)
 
 __all__ = ["caption", "section"]
 
@@ -23,9 +38,11 @@ def caption(group: pd.DataFrame) -> dict[str, list[str]]:
     real = group[group["role"] == "ceiling"].iloc[0]
     lines: dict[str, list[str]] = {
         f"Rates are % of {n} reconstructions of {row['identities']} identities, [95% interval: bootstrap clustered by "
-        f"identity, widened for rates]. {_leaks('open_top1')}.": [],
-        f"open-set = top-1 attack accuracy of an evaluation model that can also answer 'someone else'; {first}'s is "
-        "the headline. closed = private identities only, as in most papers.": [],
+        f"identity, widened for rates]. {_leaks(HEADLINE)}.": [],
+        f"likeness, the headline = {first} names the person (open-set) and {_gate(group)}. open-set = top-1 of an "
+        "evaluation model that can also answer 'someone else', closed = private identities only, as in most papers: "
+        "both beside it for comparison.": [],
+        **{line: [] for line in [_strangers(group), *_verifiers(group)] if line},
         f"{BEST} leaks most and {WORST} least of a target's attacks, by the headline. Floors, without optimisation: "
         f"{floors}. Ceiling: {real['attack']}, {Unit.COUNT.show(real['n'])} unseen real images of the same people, "
         "judged as if reconstructed.": [],
@@ -40,6 +57,9 @@ def caption(group: pd.DataFrame) -> dict[str, list[str]]:
         ],
     }
     lines |= _doubts(group, first)
+    lines |= {line: [] for line in _prototypes(group)}
+    if runs["target"].nunique() > 1:
+        lines[scope(int(runs.groupby("defense")["target_seed"].nunique().min()))] = []
     lines[f"Evaluation models, held-out accuracy: {_judges(group)}."] = []
     lines[f"Attack settings: {_settings(runs)}. Target: {', '.join(sorted(set(runs['model'])))}."] = []
     lines |= {line: [] for line in _partial(runs)}
@@ -84,18 +104,86 @@ def _leaks(name: str) -> str:
     return metric(name).direction.words.capitalize()
 
 
+def _gate(group: pd.DataFrame) -> str:
+    """What has to agree with the evaluation model, in words."""
+    name, _, at = str(group["gate"].iloc[0]).partition("@")
+    if name == "verified":
+        whom = group[f"verifier_trained_on@{at}"].iloc[0]
+        return f"the verifier {at}, trained on {whom}, accepts the image as the person (FAR 1%)"
+    return (
+        "the image lies in the own-ball, as near to one of the person's training images as its 5 nearest neighbours; "
+        "there is no verifier, which takes 20 people who play no other part, 20 private people with 2 held-out images "
+        "each, and strangers, or for photographs of faces a published recogniser"
+    )
+
+
+def _strangers(group: pd.DataFrame) -> str:
+    """How weak each evaluation model's 'someone else' is; '' without strangers."""
+    row, share = group.iloc[0], Unit.SHARE.show
+    parts = [
+        f"{name} {share(row[f'strangers_named@{name}'])} of {Unit.COUNT.show(row[f'strangers@{name}'])}"
+        for name in evaluators(group)
+        if not missing(row.get(f"strangers_named@{name}"))
+    ]
+    return (
+        f"Strangers' images that an evaluation model names as a private person, %: {', '.join(parts)}." if parts else ""
+    )
+
+
+def _verifiers(group: pd.DataFrame) -> list[str]:
+    """Who the verifiers are and how well they tell real people apart; none without."""
+    row, real = group.iloc[0], group[group["role"] == "ceiling"].iloc[0]
+    parts = [
+        f"{name} trained on {row[f'verifier_trained_on@{name}']}, AUC "
+        f"{row[f'verifier_auc@{name}']:.3f}, accepts {Unit.SHARE.show(real[f'verified@{name}'])}% of real held-out "
+        f"images at a false-accept rate of 1% ({Unit.SHARE.show(real[f'verified_strict@{name}'])}% at .1%)"
+        f"{_unseen(group, name)}"
+        for name in verifiers(group)
+    ]
+    return [f"Verifiers: {'; '.join(parts)}."] if parts else []
+
+
+def _unseen(group: pd.DataFrame, name: str) -> str:
+    """In how few of the attacks' images a face was found to align; '' where nothing is aligned."""
+    if f"face_found@{name}" not in group:
+        return ""
+    found = group.loc[group["role"] != "ceiling", f"face_found@{name}"].dropna()
+    if found.empty:
+        return ""
+    least, most = (Unit.SHARE.show(share) for share in (found.min(), found.max()))
+    return f", finds a face in {least} to {most}% of the reconstructions and judges the others where faces usually lie"
+
+
+def _prototypes(group: pd.DataFrame) -> list[str]:
+    """Said where reconstructions pass more often than photographs."""
+    better = beyond(group)
+    if not better:
+        return []
+    names = ", ".join(dict.fromkeys(str(row["attack"]) for row in better))
+    truth = [row for row in better if not missing(row.get("latent_rank1"))]
+    known = (
+        f" The latents, the ground truth, know better: rank-1 {Unit.SHARE.show(truth[0]['latent_rank1'])}% of "
+        f"{truth[0]['attack']}'s, a lower bound."
+        if truth
+        else ""
+    )
+    return [
+        f"{ABOVE} above real held-out images ({names}): prototypical images, nearer to the average of a person's, "
+        f"can pass more often than photographs of the person; such a rate is not more than all of the person.{known}"
+    ]
+
+
 def _doubts(group: pd.DataFrame, first: str) -> dict[str, list[str]]:
     """What the columns about false positives mean, where there are any."""
-    if f"calibrated@{first}" not in group:
+    if f"tpir@{first}" not in group:
         return {}
-    pairs = [name.partition("@")[2] for name in kappas(group)]
-    judges = f"; kappa = how far {pairs[0].replace('+', ' and ')} agree on the hits, 0 is chance" if pairs else ""
     note = (
-        f"Likeness or look-alike: calibrated = % that {first} takes for the person more surely than 99% of real images "
-        "of other people; target minus = points by which the target's own verdict exceeds open-set; times real = "
-        f"distance to the nearest held-out image in units of another real photograph's{judges}."
+        f"Likeness or look-alike: TPIR = % that {first} identifies as the person more surely than 95% of strangers' "
+        "images are identified as anybody; own-ball = open-set and as near to one of the person's training images as "
+        "its 5 nearest neighbours; closeness = 0 a stranger's distance to the person's held-out images, 1 another "
+        "photograph's; target minus = points by which the target's own verdict exceeds open-set."
     )
-    return {note: [*_headers(("calibrated", "gap", "times_real"), first), *_headers(("kappa",) if pairs else (), "")]}
+    return {note: _headers(("tpir", "own_ball", "closeness", "gap"), first)}
 
 
 def _settings(runs: pd.DataFrame) -> str:

@@ -13,6 +13,7 @@ from mibench.report import (
     differences,
     facts,
     frame,
+    judges,
     leakage,
     leakage_tables,
     points,
@@ -47,9 +48,24 @@ class Content:
         return frame.scores(self.results)
 
     @cached_property
-    def differences(self) -> pd.DataFrame:
+    def compared(self) -> differences.Compared:
         """`differences.differences`."""
         return differences.differences(self.results, self.table)
+
+    @property
+    def differences(self) -> pd.DataFrame:
+        """What each defense changes, by the headline."""
+        return self.compared.differences
+
+    @property
+    def judges(self) -> pd.DataFrame:
+        """What each defense changes, by every judge."""
+        return self.compared.judges
+
+    @cached_property
+    def disagreements(self) -> list[str]:
+        """The report's first lines: on which defenses the judges disagree; none where they agree."""
+        return judges.lines(self.judges)
 
     @cached_property
     def points(self) -> list[Point]:
@@ -92,6 +108,7 @@ class Content:
         return {
             "tables": self.table,
             "differences": self.differences,
+            "judges": self.judges,
             "tradeoff": self.tradeoff,
             "curves": self.curves,
             "leakage": self.leaks.people,

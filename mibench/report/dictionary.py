@@ -21,9 +21,11 @@ ABOUT = (
     ("target_label", Unit.TEXT, "the target by its defense, unique within a protocol"),
     ("attack_label", Unit.TEXT, "the attack, unique within a target"),
     ("dataset", Unit.TEXT, "the data set"),
-    ("dataset_settings", Unit.TEXT, "its settings that are not defaults"),
+    ("dataset_settings", Unit.TEXT, "its settings that are not defaults; of a folder its name"),
     ("fingerprint", Unit.TEXT, "digest of all pixels of the data set"),
     ("evaluators", Unit.TEXT, "the evaluation models, headline first"),
+    ("verifiers", Unit.TEXT, "the verifiers, the headline's first; empty where the data have too few people"),
+    ("gate", Unit.TEXT, "what has to agree with the evaluation model in the headline: verified@name or own_ball@name"),
     ("identities", Unit.COUNT, "people attacked, in groups.csv of the group; in differences.csv people compared"),
     ("classes", Unit.COUNT, "people the target knows"),
     ("unavailable", Unit.TEXT, "metrics whose weights are not on this machine"),
@@ -48,6 +50,7 @@ ABOUT = (
     ("seeds", Unit.COUNT, "training seeds that say something of the row"),
     ("budget", Unit.COUNT, "most queries per identity that were allowed; empty: unlimited"),
     ("prior", Unit.TEXT, "what the attack searched"),
+    ("prior_draws", Unit.TEXT, "what the prior draws: public images of the data, or of what it was shipped for"),
     ("prior_preset", Unit.TEXT, "the prior's preset, or its settings that are not defaults"),
     ("n", Unit.COUNT, "reconstructions; in differences.csv paired differences"),
     ("inversion", Unit.TEXT, "run of the attack"),
@@ -70,12 +73,17 @@ COST = (
 )
 
 DIFFERENCES = (
-    ("attack_with", Unit.TEXT, "attack on the defended target"),
+    ("attack_with", Unit.TEXT, "attack on the defended target; `a | b`: chosen on either half of the people"),
     ("attack_without", Unit.TEXT, "attack on the undefended target"),
-    ("with", Unit.SHARE, "attack accuracy on the defended target, open-set, headline evaluation model"),
-    ("without", Unit.SHARE, "attack accuracy on the undefended target, open-set, headline evaluation model"),
+    ("with", Unit.SHARE, "likeness on the defended target"),
+    ("without", Unit.SHARE, "likeness on the undefended target"),
     ("difference", Unit.POINTS, "with minus without, paired over people"),
-    ("p", Unit.NUMBER, "sign-flip test over people that the difference is zero; empty where both are identical"),
+    (
+        "p",
+        Unit.NUMBER,
+        "two-sided test that the difference is zero: sign flips over people, with several seeds also over these; "
+        "empty where both are identical",
+    ),
     ("p_adjusted", Unit.NUMBER, "the same after Holm's correction over the tested rows of the protocol"),
     (
         "verdict",
@@ -88,8 +96,8 @@ DIFFERENCES = (
     ("natural_accuracy_with", Unit.SHARE, "natural accuracy of the defended target"),
     ("natural_accuracy_without", Unit.SHARE, "natural accuracy of the undefended target"),
     ("natural_accuracy_difference", Unit.POINTS, "with minus without"),
-    ("score_with", Unit.TEXT, "score of the attack on the defended target"),
-    ("score_without", Unit.TEXT, "score of the attack on the undefended target"),
+    ("score_with", Unit.TEXT, "score (or both) of the attack on the defended target"),
+    ("score_without", Unit.TEXT, "score (or both) of the attack on the undefended target"),
     (
         "judged_by",
         Unit.TEXT,
@@ -101,13 +109,9 @@ TRADEOFF = (
     ("natural_least", Unit.SHARE, "natural accuracy of the worst training seed"),
     ("natural_most", Unit.SHARE, "natural accuracy of the best training seed"),
     ("judged_access", Unit.TEXT, "access of the strongest attack"),
-    ("judged", Unit.SHARE, "attack accuracy of the strongest attack of any access"),
+    ("judged", Unit.SHARE, "likeness of the strongest attack of any access, chosen on half of the people"),
     ("points", Unit.COUNT, "points on the curve, no defense included"),
-    (
-        "hypervolume",
-        Unit.SHARE,
-        "area of (natural accuracy, 1 - attack accuracy) that some strength or no defense reaches",
-    ),
+    ("hypervolume", Unit.SHARE, "area of (natural accuracy, 1 - likeness) that some strength or no defense reaches"),
     ("hypervolume_none", Unit.SHARE, "what the undefended target alone reaches"),
 )
 
@@ -116,8 +120,8 @@ PEOPLE = (
     ("identity", Unit.TEXT, "the person's name, or a number where names are withheld"),
     ("label", Unit.TEXT, "the person's class number"),
     ("group", Unit.TEXT, "the person's group, from groups.csv of the data; empty: none"),
-    ("hits", Unit.COUNT, "reconstructions that the headline evaluation model names as the person"),
-    ("rate", Unit.SHARE, "attack accuracy, open-set, headline evaluation model"),
+    ("hits", Unit.COUNT, "reconstructions that the headline takes for the person (likeness)"),
+    ("rate", Unit.SHARE, "likeness"),
     (
         "nearest",
         Unit.SQUARED_L2,
@@ -128,7 +132,7 @@ PEOPLE = (
     ("gini_by_luck", Unit.SHARE, "Gini that so few reconstructions each would give if all people were alike"),
     ("never", Unit.SHARE, "people who were never hit"),
     ("always", Unit.SHARE, "people who were hit every time"),
-    ("gap", Unit.POINTS, "largest minus smallest attack accuracy of a group"),
+    ("gap", Unit.POINTS, "largest minus smallest likeness of a group"),
     ("gap_most", Unit.TEXT, "the group that leaks most"),
     ("gap_least", Unit.TEXT, "the group that leaks least"),
     ("gap_p", Unit.NUMBER, "that memberships shuffled among people give so large a gap"),
@@ -138,12 +142,22 @@ PEOPLE = (
 REAL = (
     ("distractors", Unit.COUNT, "other people that the evaluation model knows"),
     ("distractors_are_public", Unit.FLAG, "whether these are the attacker's public people"),
+    ("strangers", Unit.COUNT, "real images of strangers that it was shown"),
+    ("verifier_people", Unit.COUNT, "how many people the verifier was trained on"),
+    ("verifier_trained_on", Unit.TEXT, "who they are; of a published recogniser's any may play another part"),
+    ("verifier_auc", Unit.SHARE, "area under the verifier's ROC curve: real images of the person against impostors'"),
+)
+
+JUDGES = (
+    ("judge", Unit.TEXT, "column of the judge's verdicts"),
+    ("difference", Unit.POINTS, "defended minus undefended by this judge, paired over people"),
+    ("judges", Unit.TEXT, "whether the judges of the comparison agree: agree, clear to some, opposite signs"),
 )
 
 
 GROUPED = (
     ("identities", Unit.COUNT, "attacked people of the group"),
-    ("gap", Unit.POINTS, "largest minus smallest attack accuracy of a group"),
+    ("gap", Unit.POINTS, "largest minus smallest likeness of a group"),
 )
 """Words that groups.csv uses in its own way."""
 
@@ -154,6 +168,7 @@ BY_FILE: Mapping[str, tuple[tuple[str, Unit, str], ...]] = {
         ("identities", Unit.COUNT, "people compared"),
         ("judged_by", Unit.FLAG, "whether the row compares the strongest attacks"),
     ),
+    "judges": (("n", Unit.COUNT, "paired differences"), ("identities", Unit.COUNT, "people compared")),
     "tradeoff": (("judged_by", Unit.TEXT, "the strongest attack of any access"),),
 }
 
@@ -162,17 +177,21 @@ def _of_access(access: Access) -> list[tuple[str, Unit, str]]:
     """The columns of tradeoff.csv for one access."""
     key, words = access.key, access.words
     return [
-        (f"{key}_attack", Unit.TEXT, f"strongest {words} attack that was run on every training seed; empty: none"),
-        (key, Unit.SHARE, "its attack accuracy, open-set, headline evaluation model, all seeds together"),
+        (
+            f"{key}_attack",
+            Unit.TEXT,
+            f"strongest {words} attack that was run on every seed, chosen on half of the people; empty: none",
+        ),
+        (key, Unit.SHARE, "its likeness, all seeds together"),
         (f"{key}_difference", Unit.POINTS, "that minus the undefended twin's, paired over people and seeds"),
         (f"{key}_identical", Unit.FLAG, "whether both are the same by construction, and their images pixel by pixel"),
-        (f"{key}_p", Unit.NUMBER, "p-value of a sign-flip test over people; empty where both are identical"),
+        (f"{key}_p", Unit.NUMBER, "two-sided p-value, as in differences.csv; empty where both are identical"),
         (
             f"{key}_p_adjusted",
             Unit.NUMBER,
             "the same after Holm's correction over the tested differences of the access",
         ),
-        (f"{key}_delta", Unit.RATIO, "attack accuracy prevented per natural accuracy lost, the papers' trade-off"),
+        (f"{key}_delta", Unit.RATIO, "likeness prevented per natural accuracy lost, the papers' trade-off"),
         (f"{key}_pareto", Unit.FLAG, "whether no other target is both more accurate and safer under that access"),
     ]
 
@@ -181,15 +200,22 @@ def _of_access(access: Access) -> list[tuple[str, Unit, str]]:
 def fields(file: str) -> dict[str, Field]:
     """What the columns of a CSV file are that are no metric's; a bound is described beside its value."""
     matched = [
-        (
-            f"at_minus_{100 * below:g}",
-            Unit.SHARE,
-            f"attack accuracy where natural accuracy is {100 * below:g} points lower",
-        )
+        (f"at_minus_{100 * below:g}", Unit.SHARE, f"likeness where natural accuracy is {100 * below:g} points lower")
         for below in BELOW
     ]
     by_access = [line for access in Access for line in _of_access(access)]
-    lines = [*ABOUT, *COST, *DIFFERENCES, *TRADEOFF, *PEOPLE, *REAL, *matched, *by_access, *BY_FILE.get(file, ())]
+    lines = [
+        *ABOUT,
+        *COST,
+        *DIFFERENCES,
+        *TRADEOFF,
+        *PEOPLE,
+        *REAL,
+        *JUDGES,
+        *matched,
+        *by_access,
+        *BY_FILE.get(file, ()),
+    ]
     known: dict[str, Field] = {}
     for name, unit, summary in lines:
         known[name] = Field(name, unit, summary, f"{file}.csv")

@@ -3,90 +3,118 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
 
 from mibench.metrics import Unit
 from mibench.report.format import missing, probability, shown
+from mibench.report.judges import Effect, disagreement
 from mibench.report.pairing import IDENTICAL, Attacked, Comparison, compare, holm, seedless
 from mibench.report.result import Result
-from mibench.report.tables import BEST, CLEAR, LEVEL, Column, Row, Section, headline, protocols, rows, strongest, title
+from mibench.report.rows import bounds
+from mibench.report.tables import BEST, CLEAR, LEVEL, Column, Row, Section, protocols, rows, scope, title
 from mibench.runs import canonical
 from mibench.runtime.errors import UserError
 from mibench.stats import power
 from mibench.stats.significance import least_p
 
-__all__ = ["COLUMNS", "differences", "notes", "sections"]
+__all__ = ["COLUMNS", "Compared", "differences", "notes", "sections"]
 
 
-def differences(results: list[Result], table: pd.DataFrame) -> pd.DataFrame:
+class Compared(NamedTuple):
+    """Rows of differences.csv, and of judges.csv: what each defense is judged by, as every judge sees it."""
+
+    differences: pd.DataFrame
+    judges: pd.DataFrame
+
+
+def differences(results: list[Result], table: pd.DataFrame) -> Compared:
     """Each defended target against the undefended one that is otherwise equal, attack by attack, on the same people.
 
-    A last row for each defense compares strongest with strongest where these are different attacks. `difference`, its
-    interval and `p` are `pairing.compare`'s; `p_adjusted` is Holm's over all tested rows of the protocol, and the
-    verdict follows it. Rows that are identical by construction are not tested.
+    A last row for each defense compares the strongest attack of each side, chosen on half of the people and counted on
+    the others, unless both sides chose one and the same. `difference`, its interval and `p` are `pairing.compare`'s;
+    `p_adjusted` is Holm's over all tested rows of the protocol, and the verdict follows it. Rows that are identical by
+    construction are not tested.
 
     `detectable` is the smallest difference that such a row shows 4 times out of 5, in the unit of `difference`;
     `identities_needed` and, where the same was measured on several `seeds`, `seeds_needed` are what a true difference
     of this size takes (`stats.power`).
     """
     runs = {result.run.id: result for result in results}
-    parts = []
+    parts, judged = [], []
     for group in protocols(table):
         attacks = group[group["role"] == "attack"]
-        top = {row["target"]: row for row in rows(strongest(group))}
+        by_target: dict[str, list[Row]] = defaultdict(list)
+        for row in rows(attacks):
+            by_target[row["target"]].append(row)
         twins: dict[tuple[str, str], Row] = {}
         for row in rows(attacks[attacks["defense"] == "none"]):
             twins.setdefault((row["attack"], runs[row["score"]].recipe), row)
-        defended: dict[str, list[Row]] = defaultdict(list)
-        for row in rows(attacks[attacks["defense"] != "none"]):
-            defended[row["target"]].append(row)
         lines: list[_Line] = []
-        for target, own in defended.items():
+        for own in by_target.values():
+            if own[0]["defense"] == "none":
+                continue
             keyed = [(row, twins.get((row["attack"], runs[row["score"]].recipe))) for row in own]
             known = [(row, twin) for row, twin in keyed if twin is not None]
             if not known:
                 continue
-            best, rival = top[target], top[known[0][1]["target"]]
-            alike = rival["attack_label"] == best["attack_label"]
+            best, rival = (_strongest(runs, side) for side in (own, by_target[known[0][1]["target"]]))
+            alike = len(best.results) == len(rival.results) == 1 and rival.attack == best.attack
             for row, twin in known:
-                lines.append(_Line(runs, row, twin, row["attack_label"], alike and row["score"] == best["score"]))
+                one, other = (Attacked.of(side["attack_label"], [runs[side["score"]]]) for side in (row, twin))
+                judged_by = alike and row["score"] == best.results[0].run.id
+                lines.append(_Line(row, twin, one, other, row["attack_label"], judged_by))
             if not alike:
-                lines.append(_Line(runs, best, rival, "strongest", True))
+                lines.append(_Line(own[0], known[0][1], best, rival, "strongest", True))
         if lines:
             parts.append(_corrected(lines))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+            judged += [row for line in lines if line.judged_by for row in line.judges()]
+    return Compared(pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(), pd.DataFrame(judged))
+
+
+def _strongest(runs: Mapping[str, Result], attacks: list[Row]) -> Attacked:
+    return Attacked.strongest([Attacked.of(row["attack_label"], [runs[row["score"]]]) for row in attacks])
 
 
 class _Line:
-    """One comparison: a defended row, its undefended twin, and what they differ by."""
+    """One comparison: a defended target, its undefended twin, what attacked them, and what they differ by.
 
-    def __init__(self, runs: Mapping[str, Result], row: Row, twin: Row, attack: str, judged_by: bool) -> None:
-        self.row, self.twin, self.attack, self.judged_by = row, twin, attack, judged_by
-        one, other = runs[row["score"]], runs[twin["score"]]
-        comparison = compare(Attacked.of(row["attack"], [one]), Attacked.of(twin["attack"], [other]))
+    Args:
+        row: A row of the defended target.
+        twin: A row of the undefended one.
+        one: The attack on the defended target.
+        other: The attack on the undefended one.
+        attack: What the line calls the attack.
+        judged_by: Whether the defense is judged by this line.
+    """
+
+    def __init__(self, row: Row, twin: Row, one: Attacked, other: Attacked, attack: str, judged_by: bool) -> None:
+        self.row, self.twin, self.one, self.other = row, twin, one, other
+        self.attack, self.judged_by = attack, judged_by
+        comparison = compare(one, other)
         if comparison is None:
-            raise UserError(f"{one.run.path} and {other.run.path} share no attacked person; delete one of them")
+            paths = (one.results[0].run.path, other.results[0].run.path)
+            raise UserError(f"{paths[0]} and {paths[1]} share no attacked person; delete one of them")
         self.comparison = comparison
-        self.repeats = canonical([seedless(one), seedless(other), attack == "strongest"])
-        self.seed = one.target.spec["seed"]
+        sides = [sorted(map(seedless, side.results)) for side in (one, other)]
+        self.repeats = canonical([*sides, attack == "strongest"])
+        self.seed = one.results[0].target.spec["seed"]
 
     def flat(self) -> dict[str, Any]:
         """The row of differences.csv, but for what depends on the other rows."""
         row, twin, interval = self.row, self.twin, self.comparison.interval
-        column = headline(row["evaluators"])
         each = self.comparison.by_person
         sd = math.nan if self.comparison.identical else power.spread(each)
         return {
             "protocol": row["protocol"],
             "defense": row["target_label"],
             "attack": self.attack,
-            "attack_with": row["attack_label"],
-            "attack_without": twin["attack_label"],
-            "without": twin[column],
-            "with": row[column],
+            "attack_with": self.one.attack,
+            "attack_without": self.other.attack,
+            "without": self.other.rate.value,
+            "with": self.one.rate.value,
             "difference": interval.value,
             "difference_low": interval.low,
             "difference_high": interval.high,
@@ -102,10 +130,31 @@ class _Line:
             "natural_accuracy_without": twin["natural_accuracy"],
             "natural_accuracy_with": row["natural_accuracy"],
             "natural_accuracy_difference": row["natural_accuracy"] - twin["natural_accuracy"],
-            "score_with": row["score"],
-            "score_without": twin["score"],
+            "score_with": " | ".join(result.run.id for result in self.one.results),
+            "score_without": " | ".join(result.run.id for result in self.other.results),
             "judged_by": self.judged_by,
         }
+
+    def judges(self) -> list[dict[str, Any]]:
+        """Rows of judges.csv: the same images as each judge sees them; none where there is nothing to estimate."""
+        if self.comparison.identical:
+            return []
+        found = []
+        for column in self.one.results[0].judges:
+            one, other = self.one.judged_by(column), self.other.judged_by(column)
+            comparison = compare(one, other) if one is not None and other is not None else None
+            if comparison is not None:
+                found.append(Effect(column, comparison.interval))
+        about = {"protocol": self.row["protocol"], "defense": self.row["target_label"]}
+        attack = self.one.attack if self.attack == "strongest" else self.attack
+        kind = disagreement(found).words
+        return [
+            about
+            | {"attack": attack, "judge": one.judge}
+            | bounds("difference", one.interval)
+            | {"n": one.interval.n, "identities": one.interval.clusters, "judges": kind}
+            for one in found
+        ]
 
 
 def _corrected(lines: list[_Line]) -> pd.DataFrame:
@@ -147,11 +196,11 @@ def _attacked(row: Row, digits: int) -> str:
 COLUMNS = [
     Column("", "defense", lambda row, digits: row["defense"], left=True),
     Column("", "attack", _attacked, left=True),
-    Column("open-set", "none", lambda row, digits: Unit.SHARE.show(row["without"]), drop=2),
-    Column("open-set", "defended", lambda row, digits: Unit.SHARE.show(row["with"]), drop=2),
+    Column("likeness", "none", lambda row, digits: Unit.SHARE.show(row["without"]), drop=2),
+    Column("likeness", "defended", lambda row, digits: Unit.SHARE.show(row["with"]), drop=2),
     Column("difference", "in points", _span),
     Column("Holm", "p", lambda row, digits: probability(row["p_adjusted"]), drop=1),
-    Column("attack accuracy", "is", lambda row, digits: row["verdict"], left=True),
+    Column("likeness", "is", lambda row, digits: row["verdict"], left=True),
     Column("natural", "accuracy", lambda row, digits: Unit.POINTS.show(row["natural_accuracy_difference"])),
 ]
 
@@ -161,10 +210,12 @@ def notes(pairs: pd.DataFrame) -> list[str]:
     tested = int(pairs["p"].notna().sum())
     many = f"Holm's correction over the {tested} rows" if tested > 1 else "one comparison"
     lines = [
-        "Defended minus undefended, percentage points of open-set top-1 accuracy, paired over the same identities "
+        "Defended minus undefended, percentage points of likeness, paired over the same identities "
         f"[95% interval of one comparison]. 'lower' or 'higher': p < {LEVEL} of a sign-flip test over "
         f"identities ({many}). {BEST} what a defense is judged by: its strongest attack against the strongest without "
-        "it ('a vs b' where these differ). Natural accuracy, in points: the price."
+        "it, chosen on one half of the people and counted on the other ('a | b' where the halves chose two, 'a vs b' "
+        "where the sides differ). Natural accuracy, in points: the price.",
+        scope(1),
     ]
     if tested < len(pairs):
         lines.append(
@@ -196,8 +247,6 @@ def _power(pairs: pd.DataFrame) -> str:
         low, high = f"{100 * seen.min():.1f}", f"{100 * seen.max():.1f}"
         text += f". {int(pairs['identities'].max())} identities show differences from {low} points"
         text += f" ({high} where identities vary most)" if low != high else ""
-    if (pairs["seeds"] < 2).all():
-        text += ". One seed of each target: how much another training would change is unknown"
     return f"{text}."
 
 

@@ -57,7 +57,7 @@ def draw(points: list[Point], title: str) -> Any:
     handles: dict[str, Any] = {}
     for panel, access in zip(panels, shown, strict=False):
         _panel(panel, points, access, style, handles)
-    panels[0].set_ylabel("attack accuracy, % (lower is more private)", color=INK)
+    panels[0].set_ylabel("likeness, % (lower is more private)", color=INK)
     figure.suptitle(title, x=0.15 / width, y=1 - 0.15 / height, ha="left", fontsize=11, color=INK, fontweight="bold")
     numbers = {name: f"{own.number}  {name}".strip() for name, own in style.items()}
     first = sorted(handles, key=lambda name: names.index(name) if name in names else -1)
@@ -117,7 +117,7 @@ def _focus(panel: Any, points: list[Point], access: Access) -> None:
         margin = 0.04 * max(high - low, 0.05)
         limit(100 * (low - margin), 100 * (high + margin))
     beyond = [
-        f"{one.label}: {100 * one.natural.value:.0f} natural, {100 * one.attacks[access].rate.value:.0f} attack"
+        f"{one.label}: {100 * one.natural.value:.0f} natural, {100 * one.attacks[access].rate.value:.0f} likeness"
         for one in known
         if one not in useful
     ]

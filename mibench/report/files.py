@@ -33,6 +33,7 @@ LATEX = {
     "Δ": r"$\Delta$",
     "ε": r"$\varepsilon$",
     tradeoff_tables.FRONT: r"$\diamond$",
+    tables.ABOVE: r"$^\circ$",
     tables.BEST: r"$\bigtriangleup$",
     tables.WORST: r"$\bigtriangledown$",
 }
@@ -65,14 +66,19 @@ def to_json(parts: Mapping[str, Sequence[Any]]) -> str:
 
 
 def to_markdown(
-    sections: Iterable[Section], checked: Sequence[str] = (), why: Sequence[str] = (), errors: Sequence[str] = ()
+    sections: Iterable[Section],
+    checked: Sequence[str] = (),
+    why: Sequence[str] = (),
+    errors: Sequence[str] = (),
+    first: Sequence[str] = (),
 ) -> str:
-    """GitHub's tables, a caption below each; then what the checks found, why tables are apart, what was left out."""
+    """First where the judges disagree, then GitHub's tables, a caption below each; then what the checks
+    found, why tables are apart, what was left out."""
 
     def escape(text: str) -> str:
         return text.replace("|", "\\|").replace("_", "\\_").replace("<", "&lt;")
 
-    lines = []
+    lines = [*(f"**{escape(line)}**\n" for line in first)]
     for title, rows, columns, notes, _ in sections:
         lines += [f"## {escape(title)}", ""]
         lines.append(f"| {' | '.join(escape(column.header) for column in columns)} |")
@@ -117,11 +123,12 @@ def _guard(cells: list[str]) -> list[str]:
 
 
 def write(folder: Path, content: Content, errors: Sequence[str]) -> list[Path]:
-    """tables.{csv,json,md,tex}, differences.csv, tradeoff.csv, curves.csv, leakage.csv, inequality.csv, groups.csv, and
-    dictionary.csv, which describes their columns; each appears whole or not at all.
+    """tables.{csv,json,md,tex}, differences.csv, judges.csv, tradeoff.csv, curves.csv, leakage.csv, inequality.csv,
+    groups.csv, and dictionary.csv, which describes their columns; each appears whole or not at all.
 
     tables.json holds the same rows as the CSV files, those of tables.csv under `rows`, the others under their file's
-    name, what was left out under `warnings`, what the checks found under `checks`.
+    name, what was left out under `warnings`, what the checks found under `checks`, the report's first lines under
+    `disagreements`.
 
     Args:
         folder: Where they go; it exists.
@@ -134,11 +141,11 @@ def write(folder: Path, content: Content, errors: Sequence[str]) -> list[Path]:
     sections = [*content.sections(), *content.people()]
     checked = [finding.line for finding in content.findings]
     parts = {name if name != "tables" else "rows": records(frame) for name, frame in content.frames.items()}
-    lines = {"apart": content.apart, "checks": checked, "warnings": errors}
+    lines = {"apart": content.apart, "checks": checked, "disagreements": content.disagreements, "warnings": errors}
     texts = {f"{name}.csv": to_csv(frame) for name, frame in content.frames.items()}
     texts |= {
         "dictionary.csv": to_csv(dictionary.describe(content.frames)),
-        "tables.md": to_markdown(sections, checked, content.apart, errors),
+        "tables.md": to_markdown(sections, checked, content.apart, errors, content.disagreements),
         "tables.tex": to_latex(sections),
         "tables.json": to_json(lines | parts),
     }

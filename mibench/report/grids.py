@@ -34,7 +34,7 @@ IDENTITIES = 6
 """People shown: of those attacked, the ones with the first labels."""
 
 MOST = 12
-"""Columns of reconstructions a picture holds; where there are more, each target shows its strongest attack only."""
+"""Columns of reconstructions a picture holds; where there are more, each target shows its highest headline only."""
 
 INK, GREY, GOOD, BAD = "#1b1f24", "#6b7280", "#15803d", "#b91c1c"
 TILE = 176
@@ -48,14 +48,14 @@ YES, NO = "✓", "✗"
 
 LEGEND = (
     f"target {YES}{NO} %: the attacked model's verdict and its confidence in the person",
-    f"line below and bar: {YES} the evaluation model {{}}, which the attack never saw, names the person; {NO} whom it "
-    "names instead",
+    f"line below and bar: {YES} likeness: the evaluation model {{}}, which the attack never saw, names the person, and "
+    f"the gate agrees; {NO} whom it names instead, or 'not alike' where only the gate refuses",
 )
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the target and the headline evaluation model say of one reconstruction."""
+    """What the target and the headline say of one reconstruction."""
 
     target: bool
     confidence: float
@@ -74,7 +74,8 @@ class Strip:
 
 
 def verdict(row: pd.Series, evaluator: str, classes: Sequence[str]) -> Verdict:
-    """Read off per_image.csv. `answer` is the name of the person the evaluation model saw, or 'someone else'.
+    """Read off per_image.csv. `evaluator` is the headline, likeness; `answer` the name of the person the evaluation
+    model saw, or 'someone else', or 'not alike' where it saw the person and the gate does not.
 
     Scores that kept no `answer@` column tell a hit, and 'someone else' where only the closed-set answer is a hit;
     otherwise the answer was 'other': another private person or someone else.
@@ -84,17 +85,18 @@ def verdict(row: pd.Series, evaluator: str, classes: Sequence[str]) -> Verdict:
     if named is not None and int(named) != int(row["label"]):
         answer = classes[int(named)] if int(named) < len(classes) else "someone else"
     elif hit:
-        answer = classes[int(row["label"])]
+        answer = classes[int(row["label"])] if bool(row["likeness"]) else "not alike"
     else:
         answer = "someone else" if bool(row[f"closed_top1@{evaluator}"]) else "other"
-    return Verdict(bool(row["target_top1"]), float(row["target_confidence"]), hit, answer)
+    return Verdict(bool(row["target_top1"]), float(row["target_confidence"]), bool(row["likeness"]), answer)
 
 
 def strips(results: list[Result], group: pd.DataFrame, labels: list[int], classes: Sequence[str]) -> list[Strip]:
     """One strip for each (defense, attack) of a protocol, in the order of its table."""
     shown = group[group["role"] == "attack"]
     if len(shown) > MOST:
-        shown = tables.strongest(group).head(MOST)
+        best = shown.groupby("target", sort=False)[tables.HEADLINE].idxmax()
+        shown = shown.loc[best].head(MOST)
     runs = {result.run.id: result for result in results}
     made = []
     for _, row in shown.iterrows():

@@ -1,7 +1,7 @@
 """Who leaks: the people a target gives away most, how unequally it leaks, and whether groups of people fare alike.
 
-An average hides that one person may be reconstructed every time. Each target is judged by its strongest attack,
-open-set top-1 of the headline evaluation model, as in the tables.
+An average hides that one person may be reconstructed every time. Each target is judged by its strongest attack in the
+headline, likeness, chosen on one half of the people and counted on the other (`stats.strongest`), as in the tables.
 
 With few reconstructions of each person some are hit more often than others by luck alone. The Gini coefficient that
 luck gives is shown beside the one found.
@@ -27,11 +27,10 @@ from scipy.stats import binom
 from torch import Tensor
 
 from mibench.report import rows, tables
-from mibench.report.pairing import holm
+from mibench.report.pairing import Attacked, holm
 from mibench.report.result import Result
-from mibench.report.tables import evaluators, protocols
+from mibench.report.tables import HEADLINE, evaluators, protocols
 from mibench.stats.intervals import proportion
-from mibench.stats.pairing import Hits
 from mibench.stats.significance import gap_test
 
 __all__ = ["Leakage", "gini", "gini_by_luck", "gini_interval", "leakage", "numbered"]
@@ -139,26 +138,35 @@ def leakage(results: list[Result], table: pd.DataFrame, names: bool = True) -> L
         if attacks.empty:
             continue
         own: list[dict[str, Any]] = []
-        for row in tables.rows(tables.strongest(group)):
-            name = evaluators(group)[0]
-            persons = _persons(runs[row["score"]], name)
-            about = {"protocol": row["protocol"], "defense": row["target_label"], "attack": row["attack_label"]}
-            members = _members(runs[row["score"]])
+        name = evaluators(group)[0]
+        for _, rivals in attacks.groupby("target", sort=False):
+            row = rivals.iloc[0]
+            best = Attacked.strongest(
+                [Attacked.of(each["attack_label"], [runs[each["score"]]]) for each in tables.rows(rivals)]
+            )
+            images = _images(best)
+            persons = _persons(images, name)
+            about = {"protocol": row["protocol"], "defense": row["target_label"], "attack": best.attack}
+            members = _members(best.results[0])
             persons["group"] = [members.get(one, "") for one in persons["identity"]]
             if not names:
                 persons["identity"] = [numbered(label) for label in persons["label"]]
             people.append(persons.assign(**about)[PEOPLE])
-            targets.append(about | _headline(row, name) | _inequality(persons))
-            own += _by_group(about, runs[row["score"]], members)
+            targets.append(about | rows.bounds("rate", best.rate) | _inequality(persons))
+            own += _by_group(about, images, members)
         groups += _with_adjusted(own)
     return Leakage(
         pd.concat(people, ignore_index=True) if people else pd.DataFrame(), pd.DataFrame(targets), pd.DataFrame(groups)
     )
 
 
-def _headline(row: tables.Row, name: str) -> dict[str, Any]:
-    """The attack accuracy of a row with its bounds, as `rate`."""
-    return {f"rate{end}": row[f"open_top1{end}@{name}"] for end in ("", "_low", "_high")}
+def _images(best: Attacked) -> pd.DataFrame:
+    """The rows of per_image.csv that count."""
+    parts = [
+        result.per_image if own is None else result.per_image[result.per_image["label"].isin(own.tolist())]
+        for result, own in best.parts
+    ]
+    return pd.concat(parts, ignore_index=True)
 
 
 def _members(result: Result) -> dict[str, str]:
@@ -169,20 +177,19 @@ def _members(result: Result) -> dict[str, str]:
     return {str(name): str(group) for name, group in groups.items()} if isinstance(groups, Mapping) else {}
 
 
-def _persons(result: Result, name: str) -> pd.DataFrame:
+def _persons(images: pd.DataFrame, name: str) -> pd.DataFrame:
     """One row per attacked person, worst first."""
-    images = result.per_image.sort_values("label", kind="stable")
-    cells, hit, made = result.hits.cells  # one cell a person, in the order of the labels
-    hits, n = hit.long().numpy(), made.long().numpy()
-    starts = np.cumsum(n) - n
+    images = images.sort_values("label", kind="stable")
+    labels, starts, n = np.unique(images["label"].to_numpy(), return_index=True, return_counts=True)
 
     def column(key: str) -> NDArray[np.float64]:
         unknown = np.full(len(images), math.nan)
         return images[key].to_numpy(dtype="float64") if key in images else unknown
 
+    hits = np.add.reduceat((images[HEADLINE] == 1).to_numpy().astype("int64"), starts)
     persons = pd.DataFrame(
         {
-            "label": cells[:, 1].numpy(),
+            "label": labels,
             "identity": images["identity"].to_numpy()[starts],
             "hits": hits,
             "n": n,
@@ -214,23 +221,22 @@ def _inequality(persons: pd.DataFrame) -> dict[str, Any]:
     return line
 
 
-def _by_group(about: dict[str, Any], result: Result, members: Mapping[str, str]) -> list[dict[str, Any]]:
+def _by_group(about: dict[str, Any], images: pd.DataFrame, members: Mapping[str, str]) -> list[dict[str, Any]]:
     """Hit rates of the groups, highest first; nothing unless two groups were attacked."""
-    images = result.per_image.assign(group=[members.get(who, "") for who in result.per_image["identity"]])
+    images = images.assign(group=[members.get(who, "") for who in images["identity"]])
     images = images[images["group"] != ""]
     names = sorted(set(images["group"]))
     if len(names) < 2:
         return []
-    mine = torch.tensor(images.index.to_numpy())
-    people, hits = result.hits.people[mine], result.hits.hits[mine]
+    hits, labels = torch.tensor(images[HEADLINE].to_numpy() == 1), torch.tensor(images["label"].to_numpy())
     kinds = torch.tensor([names.index(each) for each in images["group"]])
-    rates = [(each, Hits(people[kinds == place], hits[kinds == place]).rate) for place, each in enumerate(names)]
+    rates = [(each, proportion(hits[kinds == place], labels[kinds == place])) for place, each in enumerate(names)]
     rates.sort(key=lambda pair: -pair[1].value)
     gap = {
         "gap": rates[0][1].value - rates[-1][1].value,
         "gap_most": rates[0][0],
         "gap_least": rates[-1][0],
-        "gap_p": gap_test(hits, people, kinds),
+        "gap_p": gap_test(hits, labels, kinds),
     }
     return [
         about | {"group": each, "identities": known.clusters, "n": known.n} | rows.bounds("rate", known) | gap

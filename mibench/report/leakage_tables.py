@@ -56,7 +56,7 @@ def _targets(rows: pd.DataFrame) -> list[Column]:
     return [
         Column("", "defense", lambda row, digits: row["defense"], left=True),
         Column("", "attack", lambda row, digits: row["attack"], drop=1, left=True),
-        Column("attack", "accuracy", bounded("rate"), drop=3),
+        Column("like-", "ness", bounded("rate"), drop=3),
         Column("Gini of", "hit rates", gini),
         Column("Gini", "by luck", lambda row, digits: coefficient(row["gini_by_luck"]), drop=2),
         Column("people", "never hit", bounded("never")),
@@ -80,7 +80,7 @@ def _groups(rows: pd.DataFrame) -> list[Column]:
         Column("", "attack", _first(rows, "attack"), drop=1, left=True),
         Column("", "group", lambda row, digits: _short(row["group"], digits), left=True),
         Column("", "people", lambda row, digits: f"{row['identities']}", drop=2),
-        Column("attack", "accuracy", lambda row, digits: shown(row, "rate", Unit.SHARE, digits)),
+        Column("like-", "ness", lambda row, digits: shown(row, "rate", Unit.SHARE, digits)),
         Column("largest", "gap", points),
         Column("Holm", "p", adjusted_p, drop=3),
     ]
@@ -101,10 +101,11 @@ def sections(leaks: Leakage, table: pd.DataFrame) -> Iterator[Section]:
             worst,
             _people(worst),
             [
-                f"{whom} of each target that its strongest attack hit most often, equal ones by distance; leakage.csv "
-                "has everybody. nearest private = squared L2 of the nearest "
-                f"reconstruction to a private image of the person, in {evaluators(group)[0]}'s features; lower leaks "
-                "more. target confidence: mean over the person's reconstructions, in %."
+                f"{whom} of each target that its strongest attack hit most often (likeness), equal ones by distance; "
+                "leakage.csv has everybody. The attack is chosen on one half of the people and counted on the other. "
+                "nearest private = squared L2 of the nearest reconstruction to a private image of the person, in "
+                f"{evaluators(group)[0]}'s features; lower leaks more. target confidence: mean over the person's "
+                "reconstructions, in %."
             ],
         )
         yield Section(
@@ -112,9 +113,10 @@ def sections(leaks: Leakage, table: pd.DataFrame) -> Iterator[Section]:
             targets,
             _targets(targets),
             [
-                "Gini of hit rates over people [95% interval over identities]: 0 everybody is hit alike, 1 one person "
-                "has all hits; by luck = what so few reconstructions each would give if everybody were hit with the "
-                "same probability. Never and always hit: % of the attacked people [95% interval]."
+                "These trained networks. Gini of hit rates over people [95% interval over identities]: 0 everybody is "
+                "hit alike, 1 one person has all hits; by luck = what so few reconstructions each would give if "
+                "everybody were hit with the same probability. Never and always hit: % of the attacked people [95% "
+                "interval]."
             ],
         )
         if len(groups):
@@ -125,7 +127,7 @@ def sections(leaks: Leakage, table: pd.DataFrame) -> Iterator[Section]:
                 groups,
                 _groups(groups),
                 [
-                    "Attack accuracy of each group, the strongest attack, in % [95% interval, clustered by identity]. "
+                    "Likeness of each group, the strongest attack, in % [95% interval, clustered by identity]. "
                     "largest gap: highest minus lowest, in points; p that memberships shuffled among the people give "
                     f"one as large, Holm's correction over the targets.{left}"
                 ],

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from mibench.plugins import registry
+from mibench.runs import Run
 from mibench.runtime.errors import UserError
 
-__all__ = ["card", "changes", "defense_label", "preset", "settings_text"]
+__all__ = ["card", "changes", "data_settings", "defense_label", "preset", "settings_text"]
 
 
 def changes(kind: str, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,6 +40,16 @@ def card(kind: str, name: str) -> dict[str, Any]:
         return registry.card(kind, name)
     except UserError:
         return {}
+
+
+def data_settings(run: Run) -> dict[str, Any]:
+    """The settings of a run's data set that are not defaults, as they were given; of a folder or file only its name."""
+    asked, known = run.inputs.get("dataset", {}).get("settings", {}), run.spec["dataset"]["settings"]
+    if not asked:
+        return changes("data", run.spec["dataset"]["name"], known)
+    # What its content stands for in the specification is a path where it was given.
+    paths = {key: Path(str(value)).name for key, value in asked.items() if known.get(key) != value}
+    return changes("data", run.spec["dataset"]["name"], paths | {key: asked[key] for key in asked if key not in paths})
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:

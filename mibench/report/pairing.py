@@ -26,6 +26,7 @@ from mibench.runs import canonical
 from mibench.stats.intervals import Interval
 from mibench.stats.pairing import Hits, Pairs, combined, pair
 from mibench.stats.significance import adjusted
+from mibench.stats.strongest import of, strongest
 
 __all__ = ["IDENTICAL", "Attacked", "Comparison", "compare", "holm", "identical", "seedless"]
 
@@ -35,32 +36,64 @@ IDENTICAL = "identical"
 
 @dataclass(frozen=True)
 class Attacked:
-    """One attack on one configuration: its scores, one for each training seed.
+    """One attack on one configuration: its scores, one for each training seed; or the strongest of several, chosen on
+    half of the people and counted on the others (`stats.strongest`).
 
     Args:
-        attack: What the attack is called.
-        hits: The headline evaluation model's verdicts, all seeds together.
-        results: Where they come from, one for each seed; empty if unknown.
+        attack: What the attack is called; of two that were chosen `ppa | gmi`.
+        hits: The headline's verdicts (likeness), all seeds together.
+        results: Where they come from, one for each seed and attack; empty if unknown.
+        people: Of each result, whose images count; empty where all do.
     """
 
     attack: str
     hits: Hits
     results: tuple[Result, ...] = ()
+    people: tuple[Int64[Tensor, " _"], ...] = ()
 
     @classmethod
     def of(cls, attack: str, results: Sequence[Result]) -> "Attacked":
         """What some scores say together."""
         return cls(attack, combined([result.hits for result in results]), tuple(results))
 
+    @classmethod
+    def strongest(cls, among: Sequence["Attacked"]) -> "Attacked":
+        """The strongest of some attacks in the headline, cross-fitted; of equal ones the first."""
+        choice = strongest([one.hits for one in among])
+        chosen = [among[place] for place in choice.places]
+        if len(chosen) == 1:
+            return chosen[0]
+        results = [(result, own) for one, own in zip(chosen, choice.people, strict=True) for result in one.results]
+        return cls(
+            " | ".join(one.attack for one in chosen),
+            choice.hits,
+            tuple(result for result, _ in results),
+            tuple(own for _, own in results),
+        )
+
+    @property
+    def parts(self) -> list[tuple[Result, Int64[Tensor, " _"] | None]]:
+        """Each result with the people whose images count; None where all do."""
+        whose = self.people or (None,) * len(self.results)
+        return list(zip(self.results, whose, strict=True))
+
+    def judged_by(self, column: str) -> "Attacked | None":
+        """The same images as another judge sees them; None where one of the scores has no such column."""
+        if not self.results or any(column not in result.verdicts for result in self.results):
+            return None
+        parts = [(result.verdicts[column], own) for result, own in self.parts]
+        hits = combined([known if own is None else of(known, own) for known, own in parts])
+        return Attacked(self.attack, hits, self.results, self.people)
+
     @property
     def rate(self) -> Interval:
-        """Attack accuracy, its interval clustered by identity."""
+        """Likeness, its interval clustered by identity, and by training seed where there are several."""
         return self.hits.rate
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Attack accuracy of one minus that of another.
+    """Likeness of one minus that of another.
 
     Args:
         pairs: The people and seeds that both have.
@@ -78,7 +111,7 @@ class Comparison:
 
     @property
     def p(self) -> float:
-        """Two-sided p-value of a sign-flip test over identities; NaN where there is nothing to test."""
+        """Two-sided p-value (`Pairs.p`); NaN where there is nothing to test."""
         return math.nan if self.identical else self.pairs.p
 
     @property
@@ -93,18 +126,16 @@ class Comparison:
 
 
 def compare(one: Attacked, other: Attacked) -> Comparison | None:
-    """Attack accuracy of one minus the other's, paired over the identities and seeds that both have; None if none."""
+    """Likeness of one minus the other's, paired over the identities and seeds that both have; None if none."""
     pairs = pair(one.hits, other.hits)
     return None if pairs is None else Comparison(pairs, _identical(one.results, other.results))
 
 
 def _identical(ones: Sequence[Result], others: Sequence[Result]) -> bool:
     """Whether each score has an identical one on the other side."""
-    there = {result.target.spec["seed"]: result for result in others}
+    there = {result.recipe: result for result in others}
     alike = len(ones) == len(others) == len(there) > 0
-    return alike and all(
-        (twin := there.get(result.target.spec["seed"])) is not None and identical(result, twin) for result in ones
-    )
+    return alike and all((twin := there.get(result.recipe)) is not None and identical(result, twin) for result in ones)
 
 
 def identical(one: Result, other: Result) -> bool:

@@ -1,9 +1,8 @@
 """Configurations: a defense at one strength, its targets of all training seeds together.
 
-Attack accuracy is open-set top-1 of the headline evaluation model; utility is natural accuracy. Intervals resample
-identities, of all seeds together: they say how other people would have fared, while the spread over seeds is shown as
-such. Which attack is strongest is chosen by the same numbers that are shown, so that a defense under many attacks looks
-a little worse than one under few.
+Attack accuracy is the headline, likeness; utility is natural accuracy. Intervals resample identities, and training
+seeds where there are several. Which attack is strongest is chosen on one half of the people and counted on the other
+(`stats.strongest`), so that a defense under many attacks looks no worse than one under few.
 """
 
 import math
@@ -39,7 +38,9 @@ class Point:
         label: The same with the strength.
         strength: The value of the swept field; NaN if there is none.
         targets: One for each seed.
-        attacks: Access -> the strongest attack of that access.
+        attacks: Access -> the strongest attack of that access, cross-fitted.
+        strongest: The strongest attack of any access, cross-fitted, with the access of each that was chosen; None if
+            nothing was attacked.
         heldout: Verdicts of the targets on held-out images, all seeds; older targets have none.
     """
 
@@ -51,6 +52,7 @@ class Point:
     targets: tuple[Run, ...]
     attacks: Mapping[Access, Attacked]
     heldout: Hits | None
+    strongest: Attacked | None = None
 
     @property
     def defended(self) -> bool:
@@ -78,12 +80,6 @@ class Point:
         values = [one["natural_accuracy"]["value"] for one in self.metrics]
         return min(values), max(values)
 
-    @property
-    def strongest(self) -> tuple[Access, Attacked]:
-        """The access and the attack that leak most: what the defense is judged by."""
-        access = max(self.attacks, key=lambda one: self.attacks[one].rate.value)
-        return access, self.attacks[access]
-
 
 def points(results: Iterable[Result], table: pd.DataFrame) -> list[Point]:
     """Every defended and undefended configuration that attacks were run on, in the order of the table."""
@@ -107,15 +103,18 @@ def _point(key: tuple[str, str, str], label: str, results: list[Result]) -> Poin
         name = f"{result.inversion.spec['attack']['name']} {_adaptations(result)}".strip()
         by_attack[result.access][name].setdefault(result.target.id, result)
     strongest: dict[Access, Attacked] = {}
+    every: list[Attacked] = []
     for access in Access.strongest_first():
         # An attack counts where it was run on every seed, so that none is judged by its luckiest target.
         whole = {name: runs for name, runs in by_attack.get(access, {}).items() if len(runs) == len(targets)}
         attacked = [Attacked.of(name, list(runs.values())) for name, runs in whole.items()]
         if attacked:
-            strongest[access] = max(attacked, key=lambda one: one.rate.value)
+            strongest[access] = Attacked.strongest(attacked)
+            every += attacked
     defense, strength = _strength(next(iter(targets.values())).spec)
     own = tuple(targets.values())
-    return Point(protocol, base, defense, label, strength, own, strongest, _heldout(own))
+    best = Attacked.strongest(every) if every else None
+    return Point(protocol, base, defense, label, strength, own, strongest, _heldout(own), best)
 
 
 def _strength(spec: Mapping[str, Any]) -> tuple[str, float]:

@@ -7,7 +7,7 @@ of the comparison.
 from collections.abc import Iterable
 from typing import Any
 
-from mibench.report.naming import changes, settings_text
+from mibench.report.naming import data_settings, settings_text
 from mibench.report.result import Result
 
 __all__ = ["TITLE", "apart", "fields"]
@@ -19,7 +19,7 @@ def fields(result: Result) -> dict[str, str]:
     """The comparable part of a score's protocol, field by field, as text."""
     data, split = result.target.spec["dataset"], result.score.card.get("split", {})
     images = result.score.card.get("images")
-    settings = settings_text(changes("data", data["name"], data["settings"]))
+    settings = settings_text(data_settings(result.target))
     texts = {
         "data set": f"{data['name']}{f' ({settings})' if settings else ''}",
         "split": f"fingerprint {result.fingerprint[:8]}",

@@ -84,6 +84,11 @@ class Result:
         return [{"name": self.attack}] if self.prior is None else [self.inversion.spec, self.prior.spec]
 
     @property
+    def verifiers(self) -> list[Run]:
+        """The verifiers' runs, the headline's first; none where the data have too few people."""
+        return self.run.verifiers
+
+    @property
     def names(self) -> list[str]:
         """The evaluation models' names, headline first."""
         return [run.spec["model"] for run in self.evaluators]
@@ -92,10 +97,11 @@ class Result:
     def protocol(self) -> str:
         """6 hex digits: the images, the evaluation models and who was attacked; rows that share them are comparable.
 
-        Of the card, resolution, crop and reference images follow from the fingerprint of all pixels. Selection and
-        budget are the attack's own, which its row shows.
+        Verifiers count as evaluation models do. Of the card, resolution, crop and reference images follow from the
+        fingerprint of all pixels. Selection and budget are the attack's own, which its row shows.
         """
         key = [self.fingerprint, [run.id for run in self.evaluators], self.score.identities]
+        key += [[run.id for run in self.verifiers]] if self.verifiers else []
         # Attacks of mibench take the first so many identities; a folder of images may be of any.
         others = self.score.card.get("split", {}).get("attacked")
         key += [others] if others is not None else []
@@ -107,18 +113,34 @@ class Result:
         target = {key: value for key, value in self.target.spec.items() if key != "defenses"}
         return canonical([target, *self.made_by])
 
+    @property
+    def judges(self) -> list[str]:
+        """Columns of what may differ about a likeness: the headline's evaluation model, own-ball, the verifiers."""
+        first = self.names[0]
+        known = [f"open_top1@{first}", f"own_ball@{first}", *(f"verified@{name}" for name in self.score.verifiers)]
+        return [column for column in known if column in self.verdicts]
+
     @cached_property
-    def hits(self) -> Hits:
-        """The headline evaluation model's open-set verdicts, in the order in which the images were made."""
+    def verdicts(self) -> dict[str, Hits]:
+        """Column -> yes or no on each image, in the order in which the images were made: the headline `likeness` and
+        what else each judge says."""
         # Not by way of `per_image`: pandas takes ten times as long for a small file, and a report reads them all.
         with (self.run.path / "per_image.csv").open(encoding="utf-8", newline="") as file:
             lines = csv.reader(file)
             head = next(lines)
-            label, hit = head.index("label"), head.index(f"open_top1@{self.names[0]}")
-            verdicts = torch.tensor([(int(line[label]), line[hit] == "1") for line in lines], dtype=torch.int64)
-        people, hits = verdicts.T.contiguous()
+            names = [
+                name for name in head if name.partition("@")[0] in ("likeness", "open_top1", "own_ball", "verified")
+            ]
+            places = [head.index("label"), *(head.index(name) for name in names)]
+            cells = torch.tensor([[int(line[place]) for place in places] for line in lines], dtype=torch.int64)
+        people, *columns = cells.T.contiguous()
         seeds = torch.full_like(people, int(self.target.spec["seed"]))
-        return Hits(people, hits.bool(), seeds)
+        return {name: Hits(people, column.bool(), seeds) for name, column in zip(names, columns, strict=True)}
+
+    @cached_property
+    def hits(self) -> Hits:
+        """The headline's verdicts (likeness), in the order in which the images were made."""
+        return self.verdicts["likeness"]
 
     @cached_property
     def shared(self) -> dict[str, Any]:
@@ -129,7 +151,7 @@ class Result:
     def row(self) -> dict[str, Any]:
         """The score as one flat row."""
         flat = self.shared | rows.target(self.target)
-        flat |= rows.bounds("natural_accuracy", self.score.natural_accuracy)
+        flat |= rows.bounds("natural_accuracy", self.score.natural_accuracy) | rows.fit(self.target)
         flat |= {"attack": self.attack, "role": self.role} | rows.origin(self.inversion, self.prior)
         flat |= {"n": self.score.n} | rows.measured(self.score, self.names)
         flat |= rows.cost(self.inversion, self.prior)

@@ -11,18 +11,21 @@ from typing import Any
 from mibench.evaluation.records import Distances, Judgement
 from mibench.evaluation.score import Score
 from mibench.metrics.prdc import PRDC
-from mibench.report.naming import changes, defense_label, preset, settings_text
+from mibench.report.naming import data_settings, defense_label, preset, settings_text
 from mibench.runs import Run
 from mibench.stages.train_target import changed_from_recipe
 from mibench.stats.intervals import Interval
 
-__all__ = ["RATES", "bounds", "ceiling", "chance", "cost", "judged", "measured", "origin", "shared", "target"]
+__all__ = ["RATES", "bounds", "ceiling", "chance", "cost", "fit", "judged", "measured", "origin", "shared", "target"]
 
 RATES = ("open_top1", "open_top5", "closed_top1", "closed_top5", "knn_train", "knn_heldout")
 """What an evaluation model says of each image; every one has an interval."""
 
-DOUBTS = ("calibrated", "gap", "times_real")
-"""How much of that is likeness, with intervals; older scores have none of them."""
+DOUBTS = ("tpir", "own_ball", "closeness", "gap")
+"""How much of that is likeness, with intervals; absent where the data have no strangers."""
+
+VERIFIED = ("verified", "verified_strict", "similarity", "face_found")
+"""What a verifier says of each image."""
 
 
 def bounds(key: str, value: Interval | None, at: str = "") -> dict[str, float]:
@@ -54,9 +57,11 @@ def shared(target: Run, score: Score, fingerprint: str, names: list[str]) -> dic
     data = target.spec["dataset"]
     flat: dict[str, Any] = {
         "dataset": data["name"],
-        "dataset_settings": settings_text(changes("data", data["name"], data["settings"])),
+        "dataset_settings": settings_text(data_settings(target)),
         "fingerprint": fingerprint,
         "evaluators": ",".join(names),
+        "verifiers": ",".join(score.verifiers),
+        "gate": score.gate,
         "identities": score.identities,
         "classes": score.classes,
         "unavailable": "; ".join(item.name for item in score.unavailable),
@@ -67,6 +72,11 @@ def shared(target: Run, score: Score, fingerprint: str, names: list[str]) -> dic
         flat |= bounds("heldout_accuracy_open", own.heldout_accuracy_open, f"@{name}")
         flat |= {f"distractors@{name}": own.distractors, f"distractors_are_public@{name}": own.distractors_are_public}
         flat |= {f"knn_real_to_real@{name}": own.knn_real_to_real}
+        known = own.calibration
+        flat |= {f"strangers_named@{name}": known and known.named, f"strangers@{name}": known and known.strangers}
+    for name, facts in score.verifier_facts.items():
+        flat |= {f"verifier_people@{name}": facts.people, f"verifier_auc@{name}": facts.auc}
+        flat |= {f"verifier_trained_on@{name}": facts.trained_on}
     return flat
 
 
@@ -82,6 +92,12 @@ def target(run: Run) -> dict[str, Any]:
     }
 
 
+def fit(run: Run) -> dict[str, float]:
+    """A target's accuracy on its own training images as trained; NaN in older runs."""
+    known = run.read("metrics.json").get("fit")
+    return bounds("fit", Interval(**known) if known else None)
+
+
 def origin(inversion: Run, prior: Run | None) -> dict[str, Any]:
     """How the images were made; the prior is blank where another program made them."""
     attack = inversion.spec["attack"]
@@ -92,21 +108,40 @@ def origin(inversion: Run, prior: Run | None) -> dict[str, Any]:
         "budget": inversion.spec["budget"],
     }
     if prior is None:
-        return flat | {"prior": "", "prior_preset": ""}
+        return flat | {"prior": "", "prior_preset": "", "prior_draws": ""}
     learnt = prior.spec["prior"]
-    return flat | {"prior": learnt["name"], "prior_preset": preset("priors", learnt["name"], learnt["settings"])}
+    return flat | {
+        "prior": learnt["name"],
+        "prior_preset": preset("priors", learnt["name"], learnt["settings"]),
+        "prior_draws": prior.read("metrics.json").get("domain", ""),
+    }
 
 
 def measured(score: Score, names: list[str]) -> dict[str, Any]:
     """Every verdict and distance of the reconstructions."""
-    flat = judged(score.evaluators, names)
+    flat = bounds("likeness", score.likeness) | judged(score.evaluators, names)
+    for name, verified in score.verifiers.items():
+        flat |= _verified(verified.means, name)
+    if score.both_verified is not None:
+        flat |= bounds("both_verified", score.both_verified)
+    for name, value in score.truth.items():
+        flat |= bounds(name, value)
     flat |= bounds("target_top1", score.target.top1) | bounds("target_confidence", score.target.confidence)
     for name, value in score.perceptual.items():
         flat |= bounds(name, value)
     if score.inception is not None:
         flat |= {"fid": score.inception.fid, "kid": score.inception.kid} | _prdc(score.inception, "inception")
     for pair, agreement in score.agreement.items():
-        flat |= bounds("both", agreement.both, f"@{pair}") | {f"kappa@{pair}": agreement.kappa}
+        flat |= bounds("both", agreement.both, f"@{pair}")
+    return flat
+
+
+def _verified(means: Mapping[str, Interval], name: str) -> dict[str, float]:
+    """`verified@cnn`, `verified_low@cnn`, ... of reconstructions or real images."""
+    flat: dict[str, float] = {}
+    for key in VERIFIED:
+        if key in means:
+            flat |= bounds(key, means[key], f"@{name}")
     return flat
 
 
@@ -136,11 +171,15 @@ COST = (
 
 
 def chance(score: Score, names: list[str]) -> dict[str, float]:
-    """What guessing gives, which depends on the protocol only."""
+    """What guessing gives, which depends on the protocol only; likeness has no chance level of its own."""
     closed = {f"closed_top1@{name}": score.chance["closed_top1"] for name in names}
     return closed | {key: value for key, value in score.chance.items() if key != "closed_top1"}
 
 
 def ceiling(score: Score, names: list[str]) -> dict[str, Any]:
     """What unseen real images of the same people give, which depends on the protocol only."""
-    return {"n": score.ceiling[names[0]].means["open_top1"].n} | judged(score.ceiling, names)
+    flat: dict[str, Any] = {"n": score.likeness_ceiling.n}
+    flat |= bounds("likeness", score.likeness_ceiling) | judged(score.ceiling, names)
+    for name, facts in score.verifier_facts.items():
+        flat |= _verified(facts.genuine, name)
+    return flat

@@ -25,9 +25,10 @@ ROLE = {
     "priors": "prior",
     "scores": "score",
     "targets": "target",
+    "verifiers": "verifier",
 }
 
-ORDER = ("inversion", "target", "backbone", "prior", "evaluators")
+ORDER = ("inversion", "target", "backbone", "prior", "evaluators", "verifiers")
 """Parents are shown in this order: first what leads back to the data."""
 
 
@@ -90,7 +91,7 @@ def _specified(run: Run) -> str:
     parts = []
     if run.kind == "targets":
         parts += [str(spec["model"]), f"defense {defense_label(spec)}"]
-    if run.kind == "evaluators":
+    if run.kind in ("evaluators", "verifiers"):
         parts.append(str(spec["model"]))
     for kind, key in (("attacks", "attack"), ("priors", "prior")):
         if key in spec:
@@ -112,7 +113,9 @@ def _result(run: Run) -> str:
         scores = run.read("scores.json")
         lines = [
             f"{scores['n']} reconstructions of {scores['identities']} identities; the target itself says "
-            f"{rate(scores['target']['top1'])}"
+            f"{rate(scores['target']['top1'])}",
+            f"likeness {rate(scores['likeness'])}, gate {scores['gate']}; real held-out images "
+            f"{rate(scores['likeness_ceiling'])}",
         ]
         judges = run.parents["evaluators"]
         for judge in judges if isinstance(judges, list) else [judges]:
@@ -123,6 +126,10 @@ def _result(run: Run) -> str:
                 f"KNN {own['knn_train']['value']:.4g}"
                 + ("" if own["fid"] is None else f", fid@{name} {own['fid']:.4g}")
             )
+        lines += [
+            f"verifier {name}: {rate(own['verified'])} at FAR 1%, {rate(own['verified_strict'])} at FAR .1%"
+            for name, own in sorted(scores["verifiers"].items())
+        ]
         return "\n".join(lines)
     metrics = run.read("metrics.json")
     if run.kind == "inversions" and metrics["queries_per_identity"] is None:

@@ -13,12 +13,18 @@ from mibench.metrics import Need, Unit, metric
 from mibench.report.format import missing, shown
 
 __all__ = [
-    *("BEST", "CLEAR", "LEVEL", "WORST", "Column", "Row", "Section", "columns", "evaluators", "headline"),
-    *("kappas", "marks", "measured", "protocols", "rows", "strongest", "title"),
+    *("ABOVE", "BEST", "CLEAR", "HEADLINE", "LEVEL", "WORST", "Column", "Row", "Section", "beyond", "columns"),
+    *("evaluators", "marks", "measured", "protocols", "rows", "scope", "title", "verifiers"),
 ]
 
 BEST, WORST = "▲", "▽"
 """Marks of the attacks that leak most and least from a target, by the headline number."""
+
+ABOVE = "°"
+"""Marks a rate of reconstructions that is above the one of real held-out images."""
+
+HEADLINE = "likeness"
+"""The column of the headline number."""
 
 CLEAR = 0.05
 """A difference is called clear where its adjusted p-value is below."""
@@ -87,9 +93,31 @@ def evaluators(group: pd.DataFrame) -> list[str]:
     return str(group["evaluators"].iloc[0]).split(",")
 
 
-def headline(evaluators: str) -> str:
-    """The column of the headline number, from a row's `evaluators`."""
-    return f"open_top1@{evaluators.partition(',')[0]}"
+def verifiers(group: pd.DataFrame) -> list[str]:
+    """Names of the verifiers, the headline's first; none where the data have too few people."""
+    return [name for name in str(group["verifiers"].iloc[0]).split(",") if name]
+
+
+def scope(seeds: int) -> str:
+    """What an interval or a p-value of a table that compares targets speaks of.
+
+    Args:
+        seeds: The fewest training seeds of a target in the table.
+    """
+    if seeds > 1:
+        return f"At least {seeds} training seeds of each target: intervals resample identities and seeds."
+    return (
+        "These trained networks: where a target has one training seed, intervals and p-values say how other identities "
+        "would have fared, not what another training would change (often 4 to 5 points)."
+    )
+
+
+def beyond(group: pd.DataFrame) -> list["Row"]:
+    """The attacks whose headline is above the one of real held-out images: prototypes, which please every judge."""
+    real = group[group["role"] == "ceiling"]
+    if real.empty or missing(best := real[HEADLINE].iloc[0]):
+        return []
+    return [row for row in rows(group[group["role"] == "attack"]) if row[HEADLINE] > best]
 
 
 def marks(group: pd.DataFrame) -> dict[int, str]:
@@ -98,24 +126,12 @@ def marks(group: pd.DataFrame) -> dict[int, str]:
     Equal attacks share a mark; where all are equal there is none.
     """
     marked: dict[int, str] = {}
-    column = headline(group["evaluators"].iloc[0])
     for _, rows in group[group["role"] == "attack"].groupby("target"):
-        values = rows[column]
+        values = rows[HEADLINE]
         if values.max() > values.min():
             marked |= dict.fromkeys(values.index[values == values.max()], BEST)
             marked |= dict.fromkeys(values.index[values == values.min()], WORST)
     return {int(index): mark for index, mark in marked.items()}
-
-
-def kappas(group: pd.DataFrame) -> list[str]:
-    """The column of the agreement of the headline evaluation model with the next one; none in older scores."""
-    return [str(name) for name in group if str(name).startswith("kappa@")][:1]
-
-
-def strongest(group: pd.DataFrame) -> pd.DataFrame:
-    """The attack of each target with the highest headline number: what the target is judged by."""
-    attacks = group[group["role"] == "attack"]
-    return attacks.loc[attacks.groupby("target", sort=False)[headline(group["evaluators"].iloc[0])].idxmax()]
 
 
 def measured(name: str, at: str = "", drop: int = 0, interval: bool = False) -> Column:
@@ -138,10 +154,16 @@ def measured(name: str, at: str = "", drop: int = 0, interval: bool = False) -> 
     return Column(*own.heading(place), text, drop)
 
 
+def _pairs(group: pd.DataFrame) -> list[str]:
+    """The headline evaluation model and the next one of another family, `resnet+ir`, where both were asked."""
+    return [str(name).partition("@")[2] for name in group if str(name).startswith("both@")][:1]
+
+
 def columns(group: pd.DataFrame) -> list[Column]:
     """The columns of a protocol's table."""
-    names = evaluators(group)
+    names, matchers = evaluators(group), verifiers(group)
     first = names[0]
+    above = {row.name for row in beyond(group)}
     marked: dict[Any, str] = {**marks(group)}
     changed = group["target_label"] != group["target_label"].shift()
     opened = set(group.index[changed])
@@ -156,6 +178,9 @@ def columns(group: pd.DataFrame) -> list[Column]:
     def attack(row: Row, digits: int) -> str:
         return f"{row['attack_label']} {marked.get(row.name, '')}".strip()
 
+    def headline(row: Row, digits: int) -> str:
+        return shown(row, HEADLINE, Unit.SHARE, digits, ABOVE if row.name in above else "")
+
     def count(key: str) -> Callable[[Row, int], str]:
         return lambda row, digits: Unit.COUNT.show(row.get(key), digits)
 
@@ -163,17 +188,25 @@ def columns(group: pd.DataFrame) -> list[Column]:
         Column("", "defense", target, left=True),
         Column(accuracy.top, accuracy.bottom, natural),
         Column("", "attack", attack, left=True),
-        *(measured("open_top1", name, 0 if name == first else 8, interval=True) for name in names),
-        *(measured("closed_top1", name, 7 if name == first else 6) for name in names),
-        measured("knn_train", first, 5),
-        measured("knn_heldout", first, 4),
-        measured("fid", first, 4),
-        *(measured(name, drop=2) for name in ("fid", "lpips", "facenet") if name in group),
-        *(measured(name, first, 1) for name in ("calibrated", "gap", "times_real")),
-        *(measured("kappa", name.partition("@")[2], 1) for name in kappas(group)),
-        Column("queries", "each", lambda row, digits: Unit.COUNT.show(queries(row), digits), drop=3),
-        Column("with", "grad.", count("gradient_images"), drop=2),
-        Column("", "sec.", lambda row, digits: Unit.SECONDS.show(row.get("seconds")), drop=2),
+        Column(*metric(HEADLINE).heading(), headline),
+        *(measured("verified", name, 6 if place else 9, interval=not place) for place, name in enumerate(matchers)),
+        measured("both_verified", drop=5),
+        *(measured("verified_strict", name, 4) for name in matchers),
+        *(measured("open_top1", name, 8 if name == first else 5, interval=name == first) for name in names),
+        measured("latent_rank1", drop=7, interval=True),
+        *(measured("closed_top1", name, 4 if name == first else 3) for name in names),
+        measured("own_ball", first, 4),
+        measured("tpir", first, 3),
+        measured("closeness", first, 3),
+        measured("knn_train", first, 2),
+        measured("knn_heldout", first, 2),
+        measured("fid", first, 2),
+        *(measured(name, drop=1) for name in ("fid", "lpips", "facenet") if name in group),
+        measured("gap", first, 1),
+        *(measured("both", name, 1) for name in _pairs(group)),
+        Column("queries", "each", lambda row, digits: Unit.COUNT.show(queries(row), digits), drop=2),
+        Column("with", "grad.", count("gradient_images"), drop=1),
+        Column("", "sec.", lambda row, digits: Unit.SECONDS.show(row.get("seconds")), drop=1),
     ]
     if group["n"][group["target"].notna()].nunique() > 1:
         each.insert(3, Column("", "n", lambda row, digits: Unit.COUNT.show(row.get("n")), drop=2))

@@ -8,6 +8,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from mibench.evaluation import checks
 from mibench.report.content import Content
 from mibench.report.protocol import TITLE
 from mibench.report.tables import BEST, WORST, Column, Row, Section, rows
@@ -19,16 +20,19 @@ MOST = 150
 
 
 def render(content: Content, console: Console, people: bool = True) -> RenderableType:
-    """Every table as wide as the console (those of who leaks only with `people`), what the checks found, and why tables
-    are apart."""
-    parts: list[RenderableType] = []
+    """First where the judges disagree; then every table as wide as the console (those of who leaks only with
+    `people`), what the checks found, and why tables are apart."""
+    parts: list[RenderableType] = [Text(f"! {line}", style="bold yellow") for line in content.disagreements]
+    parts += [Text()] if parts else []
     for section in [*content.sections(brief=True), *(content.people() if people else [])]:
         parts += [Text(section.title, style="bold underline"), Text(), *_shown(section, console.width), Text()]
     if content.findings:
+        well = len(checks.passed(content.findings))
         parts += [
             Text("Checks: do not take these numbers for privacy", style="bold underline yellow"),
             Text(),
-            *(Text(f"! {one.line}", style="yellow") for one in content.findings),
+            *(Text(f"! {line}", style="yellow") for line in checks.brief(content.findings)),
+            Text(f"{well} of {len(checks.CHECKS)} checks passed; all: mibench checks, and why: --explain", style="dim"),
             Text(),
         ]
     if content.apart:

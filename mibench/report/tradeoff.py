@@ -47,10 +47,10 @@ def frame(points: list[Point]) -> pd.DataFrame:
         for access, front in fronts.items():
             line |= _against(point, none if point.defended else None, access)
             line[f"{access.key}_pareto"] = id(point) in front
-        if point.attacks:
-            access, strongest = point.strongest
-            line |= {"judged_by": strongest.attack, "judged_access": access.key}
-            line |= bounds("judged", strongest.rate)
+        if point.strongest is not None:
+            keys = dict.fromkeys(result.access.key for result in point.strongest.results)
+            line |= {"judged_by": point.strongest.attack, "judged_access": " | ".join(keys)}
+            line |= bounds("judged", point.strongest.rate)
         lines.append(line | _side_effects(point, none))
     table = pd.DataFrame(lines)
     for access in Access.strongest_first() if lines else ():

@@ -9,7 +9,7 @@ from mibench.metrics import Unit, metric
 from mibench.report.curves import BELOW
 from mibench.report.format import coefficient, shown
 from mibench.report.pairing import IDENTICAL
-from mibench.report.tables import CLEAR, LEVEL, Column, Row, Section, measured
+from mibench.report.tables import CLEAR, LEVEL, Column, Row, Section, measured, scope
 
 __all__ = ["FRONT", "SURE", "sections"]
 
@@ -55,7 +55,7 @@ def _tradeoff(rows: pd.DataFrame) -> list[Column]:
     ]
     for place, access in enumerate(_attacked(rows)):
         columns += [
-            Column(access.words, "attack accuracy", _rate(access.key)),
+            Column(access.words, "likeness", _rate(access.key)),
             Column("difference", "to none", _difference(access), drop=3 if place else 0),
             Column("strongest", "attack", _attack(access), drop=5 if place else 2, left=True),
             Column("", "Δ", _delta(access), drop=4 if place else 1),
@@ -136,12 +136,12 @@ def sections(tradeoff: pd.DataFrame, curves: pd.DataFrame, titles: Mapping[str, 
             rows,
             _tradeoff(rows),
             [
-                "Per access the strongest attack that was run on every seed, open-set top-1 of the headline evaluation "
-                "model, in % [95% interval, clustered by identity, all seeds together]. difference: paired over "
-                f"identities and seeds, in points; {SURE} p < {LEVEL}, sign-flip test over identities, Holm's "
-                f"correction over the access's tested differences. {FRONT} "
-                "no other target is both more accurate and safer under that access.",
-                "Δ = attack accuracy prevented per point of natural accuracy lost, the papers' trade-off: blank where "
+                "Per access the strongest attack that was run on every seed, by likeness in % [95% interval], chosen "
+                "on one half of the people and counted on the other ('a | b' where the halves chose two). difference: "
+                f"paired over identities and seeds, in points; {SURE} p < {LEVEL}, Holm's correction over the access's "
+                f"tested differences. {FRONT} no other target is both more accurate and safer under that access.",
+                scope(int(rows["seeds"].min())),
+                "Δ = likeness prevented per point of natural accuracy lost, the papers' trade-off: blank where "
                 "accuracies differ by less than half a point, negative where the defense raises accuracy.",
             ],
         )
@@ -152,10 +152,11 @@ def sections(tradeoff: pd.DataFrame, curves: pd.DataFrame, titles: Mapping[str, 
                 swept,
                 _curves(swept),
                 [
-                    "hypervolume: area of (natural accuracy, 1 - attack accuracy) that some strength or no defense "
+                    "hypervolume: area of (natural accuracy, 1 - likeness) that some strength or no defense "
                     "reaches; higher is better, 1 is all. 'none alone' is what the undefended target reaches.",
-                    "Attack accuracy where natural accuracy is so many points below the undefended target's: linear "
+                    "Likeness where natural accuracy is so many points below the undefended target's: linear "
                     "between the nearest two strengths, blank where no strength goes that far (no extrapolation).",
+                    scope(int(rows["seeds"].min())),
                 ],
             )
         if len(_effects(rows)) > 4:

@@ -25,7 +25,7 @@ from mibench.runtime.files import unreadable, write_json
 
 __all__ = ["KINDS", "PROTOCOL", "Run", "canonical", "clock", "provenance", "unchanged"]
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised when the same specification would give other numbers, so that old results are not taken for new ones."""
 
 KINDS = ("backbones", "targets", "evaluators", "verifiers", "priors", "inversions", "scores")

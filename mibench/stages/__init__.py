@@ -4,6 +4,7 @@ A plan is cheap and touches no data; the work reads its parents' files, so stage
 different days, or on different machines.
 """
 
+from mibench.plugins import registry
 from mibench.runs import Run, canonical, executor
 from mibench.runtime.engine import Engine
 from mibench.runtime.progress import Reporter
@@ -38,8 +39,10 @@ def perform(run: Run, engine: Engine, reporter: Reporter) -> None:
     work(run, engine, reporter)
 
 
-def rehearse(runs: list[Run]) -> None:
-    """What can be found wrong with runs that are still to do before any work is done and any data is read.
+def rehearse(runs: list[Run], reporter: Reporter | None = None) -> None:
+    """What can be found wrong with runs that are still to do before any of them is done.
+
+    Files of data sets are read for it; images that would have to be drawn are not.
 
     Raises:
         UserError: The first of it.
@@ -47,6 +50,13 @@ def rehearse(runs: list[Run]) -> None:
     for run in runs:
         if run.kind == "targets":
             train_target.rehearse_surgery(run)
+    wanted = [run.inputs["dataset"] for run in runs if "dataset" in run.inputs]
+    for inputs in {canonical(inputs): inputs for inputs in wanted}.values():
+        if registry.load("data", inputs["name"]).refusable:  # type: ignore[attr-defined]
+            artifacts.open_dataset(inputs, reporter)
+    for run in runs:
+        if run.kind == "priors":
+            train_prior.rehearse(run)
 
 
 def execute(runs: list[Run], device: str, reporter: Reporter, force: bool = False) -> None:
@@ -56,7 +66,7 @@ def execute(runs: list[Run], device: str, reporter: Reporter, force: bool = Fals
         UserError: The first mistake of a stage; what was finished before it stays.
     """
     todo = executor.pending(runs, force)
-    rehearse(todo)
+    rehearse(todo, reporter)
     # Drawn or decoded once here, with all cores, instead of once in every worker: the cache then has it. And before
     # --force throws anything away.
     wanted = [run.inputs["dataset"] for run in todo if "dataset" in run.inputs]

@@ -121,10 +121,22 @@ def open_dataset(inputs: Mapping[str, Any], reporter: Reporter | None = None) ->
     key = canonical(dict(inputs))
     if key not in _opened:
         data = registry.configure("data", inputs["name"], settings=inputs["settings"]).plugin.load(reporter)
+        _require_heldout(data)
         while len(_opened) >= 3:
             _opened.pop(next(iter(_opened)))
         _opened[key] = data
     return _opened[key]
+
+
+def _require_heldout(data: Dataset) -> None:
+    """Refuse a data set in which somebody has no image that no model has seen."""
+    counts = torch.bincount(data.heldout.labels, minlength=len(data.classes)).tolist()
+    without = [name for name, count in zip(data.classes, counts, strict=True) if count == 0]
+    if without:
+        raise UserError(
+            f"{len(without)} private identity(ies) of data set '{data.name}' have no held-out images, the first is "
+            f"'{without[0]}'; natural accuracy and likeness are measured on them: hold at least one of each out"
+        )
 
 
 def dataset(run: Run) -> Dataset:

@@ -19,7 +19,7 @@ from mibench.evaluation.likeness import calibrate
 from mibench.evaluation.model import EvaluationModel, stranger_answers
 from mibench.evaluation.protocol import Origin
 from mibench.evaluation.records import EvaluatorFacts
-from mibench.evaluation.verifier import Verifier
+from mibench.evaluation.verifier import Verifier, lacking
 from mibench.metrics import Unavailable
 from mibench.metrics.latent import latent_cosine, latent_rank1
 from mibench.models.base import Classifier
@@ -132,18 +132,21 @@ _verifiers: dict[tuple[Any, ...], Verifier] = {}
 """Verifiers with templates and thresholds, likewise."""
 
 
-def verifier(run: Run, data: Dataset, engine: Engine) -> Verifier:
-    """A trained verifier; its templates and thresholds on the data are made once a process.
+def verifier(run: Run, data: Dataset, engine: Engine) -> Verifier | None:
+    """A trained verifier; its templates and thresholds on the data are made once a process. None where the data have
+    too few people or images for one (`evaluation.verifier.lacking`).
 
     Raises:
-        UserError: If the data have too few people or images for it, or a file is missing or damaged.
+        UserError: If a file is missing or damaged.
     """
-    network = artifacts.load_verifier(run)
+    network, people = artifacts.load_verifier(run), run.read("metrics.json")["people"]
+    if lacking(people, data) is not None:
+        return None
     finished = (run.path / "done").stat()
     key = (run.path, finished.st_mtime_ns, finished.st_ino, data.fingerprint(), engine.precision, str(engine.device))
 
     def make() -> Verifier:
-        name, people = run.spec["model"], run.read("metrics.json")["people"]
+        name = run.spec["model"]
         family, trained_on = models.family(name), f"{people} bystanders of {data.name}"
         return Verifier.of(name, network, people, data, engine, family, run.id, run.spec["seed"], trained_on)
 
@@ -172,9 +175,9 @@ def verifiers_of(run: Run, data: Dataset, engine: Engine) -> tuple[list[Verifier
     """The verifiers of a score, the headline's first, and those that cannot judge these data, with the reason.
 
     Raises:
-        UserError: If the data have too few people or images for a verifier that was trained on them.
+        UserError: If the file of a verifier that was trained here is missing or damaged.
     """
-    ready = [verifier(one, data, engine) for one in run.verifiers]
+    ready = [known for one in run.verifiers if (known := verifier(one, data, engine)) is not None]
     missing = []
     for name in run.spec.get("verifiers", []):
         try:

@@ -1,13 +1,14 @@
 """Learn an image prior on the public images, with the target's help where the prior asks for it."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mibench.core import Oracle, Prior, TrainingContext
+from mibench.core import Oracle, Prior, PriorTrainer, Split, TrainingContext
 from mibench.models.fold import fold
-from mibench.plugins import registry
+from mibench.plugins import capabilities, registry
 from mibench.plugins.registry import Choice
 from mibench.runs import Run, clock, provenance
 from mibench.runtime.engine import Engine, describe
@@ -18,7 +19,7 @@ from mibench.runtime.progress import Reporter
 from mibench.runtime.rng import Noise, seed_of
 from mibench.stages import artifacts
 
-__all__ = ["plan", "work"]
+__all__ = ["domain_of", "plan", "rehearse", "work"]
 
 SAMPLES = 64
 
@@ -42,6 +43,29 @@ def plan(root: Path, data: Choice, prior: Choice, target: Run | None, seed: int,
         parents,
         inputs={"dataset": inputs},
     )
+
+
+def domain_of(prior: str, data: str) -> str:
+    """What a prior draws, in words: `public images of orl`, `digiface`, `none`."""
+    domain = capabilities.domain(prior)
+    return f"public images of {data}" if domain == "public" else domain
+
+
+def rehearse(run: Run) -> None:
+    """Build a prior without weights, so that images it cannot draw are told before anything is trained.
+
+    Raises:
+        UserError: What does not fit.
+    """
+    choice, wanted = run.spec["prior"], run.inputs["dataset"]
+    recipe = registry.configure("priors", choice["name"], settings=choice["settings"]).plugin
+    if type(recipe).train is PriorTrainer.train:  # a shipped one draws every size
+        return
+    shape = registry.configure("data", wanted["name"], settings=wanted["settings"]).shape
+    # Sizes only; a prior that cannot be built in this way is tried when its turn comes.
+    with torch.device("meta"), suppress(NotImplementedError):
+        images = torch.empty((shape.public, *shape.image_shape), dtype=torch.uint8)
+        recipe.build(shape.image_shape, shape.classes, Split(images, torch.empty(shape.public, dtype=torch.int64)))
 
 
 def work(run: Run, engine: Engine, reporter: Reporter) -> None:
@@ -79,6 +103,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         artifacts.write_tensors(folder / "prior.safetensors", prior.state_dict(), header)
         metrics: dict[str, Any] = {
             "critic": prior.critic_kind,
+            "domain": domain_of(choice["name"], data.name),
             "latent_dim": prior.latent_dim,
             "parameters": sum(parameter.numel() for parameter in prior.parameters()),
             "public_images": len(data.public),

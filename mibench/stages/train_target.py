@@ -17,6 +17,7 @@ from mibench.evaluation.model import accuracy, private_answers, real_to_real
 from mibench.evaluation.side_effects import side_effects
 from mibench.metrics.accuracy import closed_set, top_k
 from mibench.metrics.ood import detection
+from mibench.metrics.robustness import spread
 from mibench.models.base import Classifier
 from mibench.plugins import capabilities
 from mibench.plugins.registry import Choice
@@ -28,10 +29,11 @@ from mibench.runtime.files import write_json
 from mibench.runtime.pixels import concatenate
 from mibench.runtime.progress import Reporter
 from mibench.stages import artifacts, train_backbone
-from mibench.training import Training, fit, predict
+from mibench.training import Training, as_trained, fit, predict
 
 __all__ = [
     "EVALUATOR_SEED",
+    "FITTED",
     "Pretrained",
     "changed_from_recipe",
     "evaluator_families",
@@ -46,6 +48,9 @@ Pretrained = Literal["none", "imagenet", "public"]
 
 EVALUATOR_SEED = 1000
 """Evaluation models have one seed for all targets, and it is not a target's."""
+
+FITTED = 300
+"""Training images that `fit` is measured on."""
 
 TARGET = {"epochs": 15, "least_steps": 600}
 EVALUATOR = {"epochs": 10, "batch": 50, "least_steps": 800}
@@ -228,6 +233,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         )
         # Unknown after a killed process, which took part of it with it.
         trained = None if resumed else round(time.process_time() - before, 2)
+        fitness = {} if evaluator else {"fit": measure_fit(model, data, chosen, defenses, engine, seed)}
         state = {name: value.clone() for name, value in model.state_dict().items()}
         artifacts.write_memories(folder / "memories.safetensors", fitted.memories)
         for defense, memory in zip(defenses, fitted.memories, strict=True):
@@ -242,7 +248,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         if evaluator:
             metrics |= measure_evaluator(model, data, engine, folder)
         else:
-            metrics |= measure_target(model, data, engine, folder)
+            metrics |= measure_target(model, data, engine, folder) | fitness
             metrics["defense_reports"] = [
                 report | defense.report(memory, data, lambda images: predict(model, images, engine)[0])
                 for defense, memory, report in zip(defenses, fitted.memories, fitted.reports, strict=True)
@@ -259,6 +265,16 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         artifacts.write_log(folder / "log.jsonl", fitted.log)
         write_json(folder / "data.json", dict(data.card))
         run.finish(provenance(started, describe(engine)) | {"training_cpu_seconds": trained})
+
+
+def measure_fit(
+    model: Classifier, data: Dataset, recipe: Training, defenses: list[Defense], engine: Engine, seed: int
+) -> dict[str, Any]:
+    """Accuracy on the target's own training images as trained (`training.as_trained`), of at most `FITTED` images
+    spread over the people: whether the training has converged. Of the network itself, whatever is served."""
+    some = data.train.take(spread(data.train.labels, FITTED))
+    shown = as_trained(some, recipe, defenses, engine, seed, data.flip)
+    return accuracy(predict(model, shown, engine)[0], some.labels, len(data.classes))._asdict()
 
 
 def measure_target(model: Classifier, data: Dataset, engine: Engine, folder: Path) -> dict[str, Any]:

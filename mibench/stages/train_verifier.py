@@ -25,7 +25,7 @@ from mibench.runtime.rng import seed_of
 from mibench.stages import artifacts
 from mibench.training import Training, fit
 
-__all__ = ["VERIFIER_SEED", "plan", "work"]
+__all__ = ["VERIFIER_SEED", "missing", "plan", "work"]
 
 VERIFIER_SEED = 3000
 """One seed for all verifiers, and it is neither a target's nor an evaluation model's."""
@@ -36,14 +36,14 @@ RECIPE = {"epochs": 20, "batch": 50, "least_steps": 1600}
 def plan(
     root: Path, data: Choice, architecture: str, precision: str, training: dict[str, Any] | None = None
 ) -> Run | None:
-    """The run that trains a verifier; None where the data have fewer than 20 bystanders.
+    """The run that trains a verifier; None where no verifier can judge (`missing` says why).
 
     Raises:
         UserError: For an unknown architecture or a setting out of range.
     """
     models.family(architecture)
     source: Source = data.plugin
-    if source.bystander_count < FEWEST:
+    if missing(data):
         return None
     spec, inputs = artifacts.dataset_spec(data)
     given = training or {}
@@ -63,6 +63,22 @@ def plan(
         },
         inputs={"dataset": inputs},
     )
+
+
+def missing(data: Choice) -> str:
+    """Why no verifier can judge on these data, told without reading an image; empty where one can."""
+    source: Source = data.plugin
+    if source.bystander_count < FEWEST:
+        has = source.bystander_count or "none"
+        return f"a verifier learns from at least {FEWEST} people who play no other part; '{data.name}' has {has}"
+    if data.shape.classes < FEWEST:
+        return f"a verifier judges at least {FEWEST} private people; '{data.name}' has {data.shape.classes}"
+    if source.heldout_count is not None and source.heldout_count < 2:
+        return (
+            f"a verifier compares a person's held-out images with one another; people of '{data.name}' have "
+            f"{source.heldout_count}: hold at least 2 out"
+        )
+    return ""
 
 
 def work(run: Run, engine: Engine, reporter: Reporter) -> None:

@@ -8,7 +8,8 @@ p-value wherever it is shown. What is paired are *cells*, each a person under on
 - Otherwise: the mean over cells of the difference of the two shares of hits, each cell weighs one.
 
 Both are differences of rates, whose interval never has zero width (`intervals.difference_of_rates`). People are the
-observations: a person's cells under several seeds are summed first.
+observations: a person's cells under several seeds are summed first. Where there are two training seeds or more, the
+interval and the p-value also allow for other seeds (`stats.seeds`); with one they are those of these trained networks.
 """
 
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from mibench.stats.intervals import Interval, by_cluster, difference_of_rates, proportion, rate
+from mibench.stats.seeds import Cells, p_value, spanned
 from mibench.stats.significance import sign_flips
 
 __all__ = ["Hits", "Pairs", "between", "combined", "pair"]
@@ -41,8 +43,9 @@ class Hits:
 
     @cached_property
     def rate(self) -> Interval:
-        """Share of hits in [0, 1], its interval clustered by person."""
-        return proportion(self.hits, self.people)
+        """Share of hits in [0, 1], its interval clustered by person, and by training seed where there are several."""
+        (names, hits, images) = self.cells
+        return spanned(proportion(self.hits, self.people), Cells(names[:, 1], names[:, 0], hits, images), 0.0, 1.0)
 
     @cached_property
     def cells(self) -> tuple[Int64[Tensor, "c 2"], Float64[Tensor, " c"], Float64[Tensor, " c"]]:
@@ -88,15 +91,21 @@ class Pairs:
     def _by_person(self) -> tuple[Float64[Tensor, " p"], Float64[Tensor, " p"]]:
         return by_cluster(self.people, self.differences, self.weights)
 
+    @property
+    def _cells(self) -> Cells:
+        return Cells(self.people, self.seeds, self.differences, self.weights)
+
     @cached_property
     def interval(self) -> Interval:
-        """The mean difference in [-1, 1], its 95% interval clustered by person."""
-        return difference_of_rates(*self._by_person)
+        """The mean difference in [-1, 1], its 95% interval clustered by person, and by seed where there are several."""
+        return spanned(difference_of_rates(*self._by_person), self._cells, -1.0, 1.0)
 
     @cached_property
     def p(self) -> float:
-        """Two-sided p-value in (0, 1] of a sign-flip test over people."""
-        return sign_flips(*self._by_person).p
+        """Two-sided p-value in (0, 1] of a sign-flip test over people; of several seeds the larger one of that and of a
+        t test over people and seeds."""
+        own = sign_flips(*self._by_person).p
+        return max(own, p_value(self._cells)) if self._cells.several else own
 
     @property
     def by_person(self) -> Float64[Tensor, " p"]:
@@ -122,7 +131,9 @@ def between(one: Hits, other: Hits, share: float) -> Interval | None:
     shared = _shared(one, other)
     if shared is None:
         return None
-    return rate(*by_cluster(shared.people, (1 - share) * shared.a + share * shared.b, shared.weights))
+    values = (1 - share) * shared.a + share * shared.b
+    cells = Cells(shared.people, shared.seeds, values, shared.weights)
+    return spanned(rate(*by_cluster(shared.people, values, shared.weights)), cells, 0.0, 1.0)
 
 
 class _Shared(NamedTuple):

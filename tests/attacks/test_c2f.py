@@ -125,7 +125,8 @@ def test_the_coarse_stage_asks_the_target_nothing_and_takes_adam_steps_on_the_em
     assert int(oracle.queries.sum()) == 0 and oracle.shared_queries == 400
     start, one, two = (run.latents for run in runs)
     assert (start.std() - 0.5**0.5).abs() < 0.2
-    torch.testing.assert_close((one - start).abs(), torch.full_like(start, 0.05), rtol=0, atol=1e-3)
+    # This embedding has learnt little: its smallest gradients are only some 30 times Adam's eps.
+    torch.testing.assert_close((one - start).abs(), torch.full_like(start, 0.05), rtol=0, atol=5e-3)
     assert (two - one).abs().max() < 0.0501 and all(run.failed.all() for run in runs)
 
 

@@ -205,9 +205,10 @@ def test_people_get_a_table_of_the_plan() -> None:
     told = command("demo", "--identities", "20", "--dry-run")
     lines = told.out.splitlines()
     assert told.code == 0 and told.err == ""
-    assert lines[-1].startswith("50 runs, 50 to do") and len(lines) == 51
-    assert all(line.startswith("to do ") for line in lines[:-1])
-    assert lines[1].startswith("to do  evaluators/digiface-ir-")
+    assert lines[-1].startswith("52 runs, 52 to do") and len(lines) == 54
+    assert lines[0].split() == ["state", "run", "settings"]
+    assert all(line.startswith("to do ") for line in lines[1:-1])
+    assert any(line.startswith("to do  evaluators/digiface-ir-") for line in lines)
 
 
 def test_a_dry_run_refuses_what_the_run_would(tmp_path: Path) -> None:

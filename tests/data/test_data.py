@@ -180,6 +180,30 @@ def test_digiface_splits_are_disjoint_and_labelled(small: Dataset) -> None:
     assert small.distractor_count == 2 and not small.distractors_are_public and small.flip
 
 
+def test_bystanders_are_nobody_else(small: Dataset) -> None:
+    """The same numbers, other people: neither images nor latents are shared with any part of the data set."""
+    few = dataclasses.replace(SMALL, bystanders=4)
+    others = few.load_bystanders()
+    assert others.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3] and few.bystander_count == 4
+    assert not set(others.hashes()) & set.union(*all_hashes(small).values())
+    mine = mixed_latents(torch.arange(4), 2, few.spread, few.seed, "bystander", "all").flatten(0, 1)
+    for role, split in (("private", "train"), ("private", "heldout"), ("distractor", "all")):
+        theirs = mixed_latents(torch.arange(4), 2, few.spread, few.seed, role, split).flatten(0, 1)
+        cosine = torch.nn.functional.normalize(mine, dim=1) @ torch.nn.functional.normalize(theirs, dim=1).T
+        assert float(cosine.abs().max()) < 0.5  # two images of one person: 1 - s^2 = .58
+
+
+def test_the_number_of_bystanders_changes_neither_the_data_nor_who_they_are(small: Dataset) -> None:
+    few, more = (dataclasses.replace(SMALL, bystanders=count) for count in (2, 5))
+    assert few.identity() == more.identity() == SMALL.identity() and few.load().fingerprint() == small.fingerprint()
+    assert torch.equal(few.load_bystanders().images, more.load_bystanders().images[: 2 * 2])
+    with pytest.raises(UserError, match="no verifier can be trained on it"):
+        dataclasses.replace(SMALL, bystanders=0).load_bystanders()
+    assert Orl().bystander_count == Mnist().bystander_count == 0
+    with pytest.raises(UserError, match="Orl has no people besides"):
+        Orl().load_bystanders()
+
+
 def test_digiface_smaller_images_are_area_averages(small: Dataset) -> None:
     half = dataclasses.replace(SMALL, image_size=32).load().train.images.float()
     block = small.train.images.float().unflatten(3, (32, 2)).unflatten(2, (32, 2)).mean(dim=(3, 5))

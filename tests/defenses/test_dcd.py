@@ -69,6 +69,19 @@ def test_the_rows_are_the_authors() -> None:
     assert tail.unique().numel() > 4, "with labels from all classes"
 
 
+def test_any_first_people_hold_their_share_of_the_protected() -> None:
+    """An attack on the first 40 of 100 meets 10 of the 25 who are protected, give or take one."""
+    train = Split(torch.zeros(100, 3, 16, 16, dtype=torch.uint8), torch.arange(100))
+    strangers, starts = Split(torch.zeros(250, 3, 16, 16, dtype=torch.uint8), torch.full((250,), -1)), set()
+    for seed in range(20):
+        memory = DataCentric(share=0.25).memory(100, (3, 16, 16))
+        DataCentric(share=0.25).rows(train, strangers, memory, Noise(seed, torch.arange(100)))
+        assert torch.equal(memory.protected.diff(), torch.full((24,), 4))
+        assert int((memory.protected < 40).sum()) == 10
+        starts.add(int(memory.protected[0]))
+    assert starts == {0, 1, 2, 3}, "but who they are depends on the seed"
+
+
 def test_the_noise_of_copies() -> None:
     train, defense = people(), DataCentric(share=0.3, eps=0.02, sigma=0.1)
     grey = Split(torch.full((40, 3, 16, 16), 128, dtype=torch.uint8), torch.full((40,), -1))

@@ -36,7 +36,7 @@ def quickstart() -> tuple[Path, str]:
 
 def test_the_script_prints_an_interval_for_each_number() -> None:
     _, out = quickstart()
-    assert out.startswith("natural accuracy ") and re.search(r"agrees on \d+% \[\d+%, \d+%\] of 20 images", out)
+    assert out.startswith("natural accuracy ") and re.search(r"\d+% \[\d+%, \d+%\] of 20 images are like", out)
     assert "open_top1@resnet" in out and "real held-out" in out
 
 

@@ -5,7 +5,20 @@ import math
 import pytest
 
 from mibench.core import Access
-from mibench.evaluation.checks import CHECKS, Evidence, Facts, Judge, check, check_facts, explanation
+from mibench.evaluation.checks import (
+    CHECKS,
+    Evidence,
+    Facts,
+    Finding,
+    Floor,
+    Gate,
+    Judge,
+    brief,
+    check,
+    check_facts,
+    explanation,
+    passed,
+)
 from mibench.stats.intervals import Interval
 
 
@@ -92,6 +105,21 @@ def facts(**changes: object) -> Facts:
         "scored": "x",
         "saved": "x",
         "answer_difference": 0.0,
+        "preset": "quick",
+        "likeness": rate(0.9),
+        "floor": Floor("public_search", rate(0.5), rate(0.4)),
+        "random": Floor("random_search", rate(0.5), rate(0.4)),
+        "people": 100,
+        "others": 100,
+        "data": "orl",
+        "prior": "stylegan2",
+        "prior_draws": "public",
+        "gates": (Gate("verifier resnet", 0.01), Gate("the threshold of ir", 0.05)),
+        "named": (Gate("resnet", 0.2),),
+        "copies": 0,
+        "fit": 0.995,
+        "rivals": 3,
+        "cross_fitted": True,
     }
     return Facts(**(given | changes))  # type: ignore[arg-type]
 
@@ -107,8 +135,41 @@ FIRES = {
     "random_target_scored_once": [{"answer_difference": 0.4}],
     "selected_by_evaluator": [{"selects": "evaluator"}],
     "pixels_differ": [{"saved": "y"}],
+    "not_above_floor": [
+        {"floor": Floor("public_search", rate(0.5), rate(0.04))},
+        {"floor": Floor("public_search", rate(0.95), rate(-0.05))},
+        {"floor": Floor("public_search", rate(0.9), rate(0.05))},
+    ],
+    "few_people": [{"people": 19}],
+    "prior_of_other_domain": [{"prior": "dcgan", "prior_draws": "digiface"}],
+    "few_distractors": [{"others": 1}, {"others": 9}],
+    "strangers_accepted": [
+        {"gates": (Gate("verifier resnet", 0.11),)},
+        {"gates": (Gate("verifier resnet", 0.01), Gate("the threshold of ir", 0.2))},
+        {"gates": (Gate("verifier resnet", math.nan),)},
+    ],
+    "strangers_named": [{"named": (Gate("resnet", 0.5), Gate("ir", 0.1))}],
+    "private_image_returned": [{"copies": 1}],
+    "target_not_converged": [{"fit": 0.877}],
+    "quick_below_random": [{"random": Floor("random_search", rate(0.95), rate(-0.06))}],
+    "strongest_chosen_on_itself": [{"cross_fitted": False}],
 }
 SILENT = {
+    "not_above_floor": {"floor": None},
+    "not_above_floor of a floor": {"floor": Floor("public_search", rate(0.95), rate(-0.05)), "role": "floor"},
+    "few_people": {"people": 20},
+    "prior_of_other_domain": {"prior": "dcgan", "prior_draws": "digiface", "data": "digiface"},
+    "prior_of_other_domain of pixels": {"prior": "pixels", "prior_draws": "none"},
+    "prior_of_other_domain unknown": {"prior_draws": None},
+    "few_distractors": {"others": 10},
+    "strangers_accepted": {"gates": (Gate("verifier resnet", 0.1),)},
+    "strangers_named": {"named": (Gate("resnet", 0.33),)},
+    "private_image_returned": {"copies": None},
+    "target_not_converged": {"fit": 0.99},
+    "target_not_converged unknown": {"fit": None},
+    "quick_below_random": {"random": Floor("random_search", rate(0.93), rate(-0.03))},
+    "quick_below_random of the paper": {"random": Floor("random_search", rate(0.95), rate(-0.06)), "preset": "paper"},
+    "strongest_chosen_on_itself": {"rivals": 1, "cross_fitted": False},
     "evaluator_too_weak": {"judges": (judge(accuracy=0.5),)},
     "identities_overlap": {"shared": None},
     "prior_knows_private": {"prior_dataset": None},
@@ -141,3 +202,14 @@ def test_every_check_is_tried() -> None:
 def test_what_holds_of_many_scores_is_said_once() -> None:
     found = check_facts([facts(label=str(i), shared=3) for i in range(5)] + [facts(label="x", n=10)])
     assert [(one.check, one.label) for one in found] == [("identities_overlap", "5 scores"), ("too_few_for_fid", "x")]
+
+
+def test_what_passed_is_what_found_nothing() -> None:
+    found = [*check([evidence()]), *check_facts([facts(people=3), facts(fit=0.5), facts(fit=0.4)])]
+    assert {one.check for one in found} == {"few_people", "target_not_converged"}
+    assert set(passed(found)) == set(CHECKS) - {"few_people", "target_not_converged"} and passed([]) == list(CHECKS)
+
+
+def test_the_first_screen_has_one_line_for_each_check_that_fired() -> None:
+    found = [Finding("few_people", "ppa", "a"), Finding("few_people", "gmi", "b"), Finding("pixels_differ", "ppa", "c")]
+    assert brief(found) == ["ppa: a (few_people), and 1 more", "ppa: c (pixels_differ)"] and brief([]) == []

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from reported import facts
 from shell import ENVIRONMENT, world
 from torch import Tensor, nn
 
@@ -96,12 +97,12 @@ def test_the_private_images_themselves_are_everything_an_attack_could_find(
 ) -> None:
     score = scored(data, judges, data.train.images, data.train.labels)
     for one in score.evaluators.values():
-        rates = {name: one.means[name].value for name in ("open_top1", "open_top5", "closed_top1", "calibrated")}
+        rates = {name: one.means[name].value for name in ("open_top1", "open_top5", "closed_top1", "tpir", "own_ball")}
         assert set(rates.values()) == {1.0}
         assert one.means["knn_train"].value == 0 < one.means["knn_heldout"].value and one.means["gap"].value == 0
         assert one.distances.fid == pytest.approx(0, abs=1e-9) and one.distances.prdc == (1.0, 1.0, 1.0, 1.0)
     assert (score.target.top1.value, score.target.answer_difference, score.natural_accuracy.value) == (1.0, 0.0, 1.0)
-    assert score.agreement["one+two"].both.value == 1 and score.agreement["one+two"].kappa is None
+    assert score.agreement["one+two"].both.value == 1 and score.gate == "own_ball@one"
     assert (score.n, score.identities, score.classes) == (24, 3, 3) and score.headline.value == 1
 
 
@@ -128,7 +129,7 @@ def test_over_all_shifts_of_the_labels_the_closed_set_hits_are_exactly_chance(
         rates = [score.evaluators[name].means["closed_top1"].value for score in shifts]
         assert math.fsum(rates) / PRIVATE == pytest.approx(shifts[0].chance["closed_top1"]) == pytest.approx(1 / 3)
     wrong = scored(data, judges, data.train.images, (data.train.labels + 1) % PRIVATE)
-    assert wrong.headline.value == 0 and wrong.evaluators["one"].means["calibrated"].value == 0
+    assert wrong.headline.value == 0 and wrong.evaluators["one"].means["tpir"].value == 0
     assert wrong.chance["open_top1@one"] == 1 / 5
 
 
@@ -137,7 +138,7 @@ def test_somebody_elses_image_is_a_closed_set_hit_only(data: Dataset, judges: li
     labels = torch.tensor([0, 1] * 6)
     yellow = pictures(torch.full((12,), 3), 7)
     one = scored(data, judges, yellow, labels).evaluators["one"]
-    assert one.means["open_top1"].value == 0 == one.means["calibrated"].value
+    assert one.means["open_top1"].value == 0 == one.means["tpir"].value == one.means["own_ball"].value
     assert one.means["closed_top1"].value > 0 and set(one.images["answer"].tolist()) == {3}
 
 
@@ -156,7 +157,8 @@ def test_features_of_another_scale_change_distances_by_its_square_and_no_verdict
     one, two = score.evaluators.values()
     for name in ("knn_train", "knn_heldout"):
         assert two.means[name].value == pytest.approx(9 * one.means[name].value, rel=1e-4)
-    assert two.means["times_real"].value == pytest.approx(one.means["times_real"].value, rel=1e-4)
+    assert two.means["closeness"].value == pytest.approx(one.means["closeness"].value, rel=1e-4)
+    assert two.means["own_ball"] == one.means["own_ball"]
     assert two.distances.fid == pytest.approx(9 * one.distances.fid, rel=1e-3)
     assert two.means["open_top1"] == one.means["open_top1"]
 
@@ -238,25 +240,11 @@ def test_a_score_survives_its_json_and_keeps_the_headline_first(score: Score) ->
         again.per_image()
 
 
-def test_older_scores_are_read_without_what_they_did_not_have(score: Score) -> None:
-    old = json.loads(json.dumps(score.to_json()))
-    for part in (old["evaluators"], old["ceiling"]):
-        for one in part.values():
-            for key in ("calibrated", "calibration", "gap", "times_real", "yardstick", "prdc"):
-                one.pop(key, None)
-    for key in ("agreement", "card", "card_hash", "pixels"):
-        del old[key]
-    old["target"] = {key: old["target"][key] for key in ("top1", "confidence")} | {"wobble": 0.25}
-    read = Score.from_json(old)
-    assert read.target.answer_difference == 0.25 and read.facts["one"].calibration is None and not read.agreement
-    assert read.evaluators["one"].distances.prdc is None and read.mean("open_top1@one") == score.mean("open_top1@one")
-
-
 def test_means_are_found_by_their_columns(score: Score) -> None:
     assert score.mean("natural_accuracy") == score.natural_accuracy and score.mean("target_top1") == score.target.top1
     assert score.mean("both@two+one") == score.agreement["two+one"].both
     assert score.mean("gap@one") == score.evaluators["one"].means["gap"]
-    with pytest.raises(UserError, match=r"no mean 'open_top1@three'; it has, among others: open_top1@two"):
+    with pytest.raises(UserError, match=r"no mean 'open_top1@three'; it has, among others: likeness, open_top1@two"):
         score.mean("open_top1@three")
 
 
@@ -274,13 +262,14 @@ def test_the_data_dictionary_knows_every_key_and_column(score: Score) -> None:
     assert by_name["chance.open_top1@one"].meaning.startswith("what guessing")
     columns = next(csv.reader(io.StringIO(score.per_image_csv(("red", "green", "blue")))))
     assert [one.name for one in dictionary(columns, fields.PER_IMAGE)] == columns
-    assert columns[:4] == ["identity", "label", "target_top1", "target_confidence"]
+    assert columns[:5] == ["identity", "label", "likeness", "target_top1", "target_confidence"]
 
 
 def test_every_field_is_used(score: Score) -> None:
     """No line of the dictionary speaks of what is never written."""
     found = score.to_json()
     found["perceptual"]["inception"] = found["evaluators"]["one"] | {"fid": 1.0}
+    found["verifiers"] = {"net": {"verified": found["likeness"], "facts": facts(3).to_json()}}
     few = json.loads(json.dumps(found))
     few["ceiling"]["one"]["prdc"] = few["evaluators"]["one"]["prdc"] = few["perceptual"]["inception"]["prdc"] = None
     keys = {path for one in (score.to_json(), found, few) for path, _ in leaves(one)}

@@ -1,13 +1,16 @@
 """From an experiment to runs: several attacks at once, wrapped ones, their floors, and what is refused."""
 
 import json
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
-from shell import GAN, SMALL, Outcome, command, sets, world
+from shell import GAN, JUDGES, SMALL, Outcome, command, sets, world
 from torch import nn
 from worlds import World
 
+from mibench import runs
 from mibench.experiments import options, reading, suites
 from mibench.experiments.plan import plan
 from mibench.plugins import registry
@@ -102,6 +105,13 @@ def test_what_cannot_work_is_one_line(words: tuple[str, ...], message: str, trai
 def test_a_preset_a_prior_does_not_offer_falls_back_to_the_papers() -> None:
     assert [reading.prior_preset("wgan_gp", preset) for preset in ("legacy", "quick")] == ["paper", "quick"]
     assert reading.prior_preset("dcgan", "quick") == "default"
+    assert reading.prior_preset("wgan_gp", "paper_celeba") == "paper"
+
+    def everybody(preset: str) -> list[str]:
+        return [one.attack.name for one in reading.read_attackers("all", preset, {}, None, {})]
+
+    assert "cma_es" in everybody("quick") and "cma_es" not in everybody("paper")  # which is in no paper
+    assert everybody("paper_celeba") == ["if_gmi", "ppa"]
     with pytest.raises(UserError, match="preset of gmi 'gone'"):
         reading.read_attackers("gmi", "gone", {}, None, {})
 
@@ -109,58 +119,60 @@ def test_a_preset_a_prior_does_not_offer_falls_back_to_the_papers() -> None:
 # --- what planning is: arithmetic
 
 DEMO = """
-evaluators/digiface-ir-13878f25
-evaluators/digiface-resnet-cac67f23
-inversions/gmi-3e624114
-inversions/gmi-473c6749
-inversions/gmi-9a4a1f24
-inversions/ppa-292a7095
-inversions/ppa-8f4fd9a8
-inversions/ppa-dfa9e856
-inversions/prior_sample-0e8b3f16
-inversions/prior_sample-4f565f09
-inversions/prior_sample-a02412b3
-inversions/prior_sample-d80faf72
-inversions/prior_sample-dda0a19a
-inversions/prior_sample-efd9b8d0
-inversions/prior_search-018cedba
-inversions/prior_search-076fd320
-inversions/prior_search-099d3d4a
-inversions/prior_search-3c565845
-inversions/prior_search-79603cca
-inversions/prior_search-daad58c4
-inversions/public_search-a65e7a67
-inversions/public_search-bddc617f
-inversions/public_search-e56f3ef3
-priors/digiface-dcgan-50ee9959
-priors/digiface-public-6431a972
-priors/digiface-wgan_gp-9d11e0c3
-scores/gmi-1fd1941d
-scores/gmi-240e9c3d
-scores/gmi-ecfad0a4
-scores/ppa-438309b1
-scores/ppa-9e574e42
-scores/ppa-bbf4eaa3
-scores/prior_sample-386af852
-scores/prior_sample-43cce437
-scores/prior_sample-48ee3580
-scores/prior_sample-4f4702d6
-scores/prior_sample-55789669
-scores/prior_sample-85131ae7
-scores/prior_search-0531bbc6
-scores/prior_search-2f65e55f
-scores/prior_search-643a5bb9
-scores/prior_search-d14f7780
-scores/prior_search-d344e6ee
-scores/prior_search-e1f96141
-scores/public_search-2207826e
-scores/public_search-3886147f
-scores/public_search-ebbe1b3d
-targets/digiface-cnn-none-2a1a7c6e
-targets/digiface-cnn-re-40d876a4
-targets/digiface-cnn-re-9ebcc7e9
+evaluators/digiface-ir-11316e9b
+evaluators/digiface-resnet-cf104e2b
+inversions/gmi-2d2e09ed
+inversions/gmi-95ee473d
+inversions/gmi-9706a26e
+inversions/ppa-16873ba5
+inversions/ppa-b8de1ba3
+inversions/ppa-fb5cea04
+inversions/prior_sample-25f3b2ae
+inversions/prior_sample-759d309c
+inversions/prior_sample-77f5c52e
+inversions/prior_sample-9350ab53
+inversions/prior_sample-d9fab983
+inversions/prior_sample-e0d70370
+inversions/prior_search-247ca0aa
+inversions/prior_search-42c7486c
+inversions/prior_search-5ba1c4e7
+inversions/prior_search-89fb3549
+inversions/prior_search-95118e08
+inversions/prior_search-a58ae380
+inversions/public_search-34b204a2
+inversions/public_search-97832e60
+inversions/public_search-af3a8f38
+priors/digiface-dcgan-8a241142
+priors/digiface-public-8dd41202
+priors/digiface-wgan_gp-6b2bb09a
+scores/gmi-43048e8d
+scores/gmi-5f6b51b0
+scores/gmi-b357eee6
+scores/ppa-a8939ef5
+scores/ppa-b1acddfc
+scores/ppa-c9d84623
+scores/prior_sample-1219d7ce
+scores/prior_sample-2f88fe46
+scores/prior_sample-677517c0
+scores/prior_sample-6e0d38d4
+scores/prior_sample-a81bd694
+scores/prior_sample-d99c982a
+scores/prior_search-12782615
+scores/prior_search-6a252ea9
+scores/prior_search-88f2ef0a
+scores/prior_search-942694a9
+scores/prior_search-dbe5903f
+scores/prior_search-eaa2b9b0
+scores/public_search-4f0834ae
+scores/public_search-63040fd8
+scores/public_search-ebe2c851
+targets/digiface-cnn-none-364c308f
+targets/digiface-cnn-re-9d3229d2
+targets/digiface-cnn-re-f1e7caa1
+verifiers/digiface-ir-a07330fc
+verifiers/digiface-resnet-e960f241
 """
-"""Of `mibench demo --identities 20 --precision fp32`, as they were when commands still planned for themselves."""
+"""Of `mibench demo --identities 20 --precision fp32`, under protocol 2."""
 
 
 def test_the_demo_asks_for_the_runs_it_always_did() -> None:
@@ -183,13 +195,12 @@ def no_machinery(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_machinery")
 @pytest.mark.parametrize("dataset", ["digiface", "orl", "mnist"])
 def test_planning_opens_no_data_and_builds_no_network(dataset: str, tmp_path: Path) -> None:
-    every = [name for name, card in registry.cards("attacks").items() if card["role"] == "attack"]
     for preset in ("quick", "paper"):
         experiment = options.grid(
             dataset=dataset,
             defenses=("all",),
             strengths="default",
-            methods=every,
+            methods=("all",),  # those that have the preset
             adaptive=True,
             floors=("all",),
             preset=preset,
@@ -218,3 +229,50 @@ def test_a_random_search_asks_what_the_attack_would_ask_at_its_budget(tmp_path: 
         inversions = {run.name: run.parents["inversion"] for run in plan(experiment, tmp_path)}
         assert inversions["random_search"].spec["attack"]["settings"]["queries"] == asks  # type: ignore[union-attr]
         assert inversions["cma_es"].spec["budget"] == budget  # type: ignore[union-attr]
+
+
+PLAIN = """
+from dataclasses import dataclass
+import torch
+from mibench.core import Attack, Cost, Reconstructions
+CARD = {"summary": "one draw, looked at once", "access": "black_box", "prior": "dcgan", "role": "attack"}
+
+@dataclass(frozen=True)
+class Plain(Attack):
+    seedling: int = 1
+
+    def cost(self, prior, public=0):
+        return Cost(1, 0, 0)
+
+    def __call__(self, oracle, prior, labels, seed, work):
+        from mibench.runtime.rng import Noise
+        z = prior.sample(Noise(seed, labels))
+        images = prior.decode(z)
+        oracle.probs(images, labels)
+        return Reconstructions(images, labels, z, torch.zeros(len(labels), dtype=torch.bool))
+"""
+
+
+@pytest.fixture
+def plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An attack of another package that has no number of images to choose."""
+    (tmp_path / "plain_attack.py").write_text(PLAIN)
+    monkeypatch.syspath_prepend(tmp_path)
+    points = [EntryPoint("plain", "plain_attack", "mibench.attacks")]
+    monkeypatch.setattr(registry, "entry_points", lambda group: points if group == "mibench.attacks" else [])
+    registry._modules.cache_clear()
+    yield
+    registry._modules.cache_clear()
+
+
+@pytest.mark.usefixtures("plain")
+def test_an_attack_without_a_number_of_images_is_run_and_judged_on_floors_of_their_own_number(trained: Path) -> None:
+    told = command("attack", "--method", "plain", "--preset", "default", *SMALL, *JUDGES)
+    assert told.code == 0, told.err
+    made = [run for run in runs.finished(trained, "inversions") if run.prior and run.prior.name == "digiface-dcgan"]
+    inversions = {run.name: run for run in made}
+    assert inversions["plain"].read("metrics.json")["images"] == 4
+    own = {name: registry.defaults("attacks", name)["images"] for name in ("prior_sample", "prior_search")}
+    assert {name: inversions[name].spec["attack"]["settings"]["images"] for name in own} == own
+    matched = inversions["random_search"].spec["attack"]["settings"]
+    assert (matched["queries"], matched["images"]) == (1, 1)  # where it keeps 5 by default

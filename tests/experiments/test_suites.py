@@ -186,7 +186,7 @@ CELLS = st.fixed_dictionaries(
         "strengths": st.sampled_from(["grid", "default"]) | st.lists(st.sampled_from([0.2, 0.5]), min_size=1),
         "seeds": st.integers(1, 3),
         "methods": st.lists(
-            st.sampled_from(["ppa", "ppa steps=3 pool=500", "cma_es", "brep images=1"]), min_size=1, max_size=2
+            st.sampled_from(["ppa", "ppa steps=3 pool=500", "mirror_bb", "brep images=1"]), min_size=1, max_size=2
         ),
         "adaptive": st.booleans(),
         "preset": st.sampled_from(["quick", "paper"]),

@@ -1,4 +1,4 @@
-"""Calibrated success: log-odds, impostors and their threshold in closed form."""
+"""Identification at a false-positive rate per image: log-odds, claims and their threshold in closed form."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mibench.metrics.false_positives import impostor_scores, log_odds, threshold
+from mibench.metrics.false_positives import RATE, best_claim, identified, log_odds, threshold
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -35,17 +35,36 @@ def test_log_odds_do_not_change_with_a_shift_of_all_logits() -> None:
     torch.testing.assert_close(log_odds(logits.double() + 3.0, labels), log_odds(logits.double(), labels))
 
 
-def test_impostors_are_everybody_claimed_as_everybody_else() -> None:
-    logits, labels = draw(4, 6), torch.tensor([0, 2, 5, -1])
-    found = impostor_scores(logits, labels, 3)
-    wanted = [
-        log_odds(logits[i : i + 1], torch.tensor([y]))
-        for i, own in enumerate(labels.tolist())
-        for y in range(3)
-        if y != own
-    ]
-    torch.testing.assert_close(found, torch.cat(wanted))
-    assert len(found) == 2 + 2 + 3 + 3
+# --- identification -------------------------------------------------------------------------------------------------
+
+
+def test_the_best_claim_is_the_surest_private_person() -> None:
+    logits = 3 * draw(30, 7)
+    surest, who = best_claim(logits, 4)
+    every = torch.stack([log_odds(logits, torch.full((30,), y)) for y in range(4)], dim=1)
+    torch.testing.assert_close(surest, every.max(dim=1).values)
+    assert torch.equal(who, every.argmax(dim=1)) and torch.equal(who, logits[:, :4].argmax(dim=1))
+
+
+def test_an_image_identifies_at_most_one_person_and_only_above_the_threshold() -> None:
+    logits = 3 * draw(60, 7, seed=2)
+    each = torch.stack([identified(logits, torch.full((60,), y), 4, 0.3) for y in range(4)], dim=1)
+    assert set(each.sum(dim=1).tolist()) == {0, 1}
+    assert torch.equal(each.any(dim=1), best_claim(logits, 4)[0] > 0.3)
+    lower = torch.stack([identified(logits, torch.full((60,), y), 4, -math.inf) for y in range(4)], dim=1)
+    assert bool((lower.sum(dim=1) == 1).all()) and bool((lower | ~each).all())
+
+
+def test_of_a_hundred_strangers_five_are_identified_as_anybody_however_many_people_there_are() -> None:
+    """The rate is per image: with a rate per claim nearly all would pass."""
+    logits = draw(100, 300, seed=3)
+    surest, _ = best_claim(logits, 299)
+    limit = threshold(surest)
+    assert RATE == 0.05 and int((surest > limit).sum()) == 5
+    named = sum(int(identified(logits, torch.full((100,), y), 299, limit).sum()) for y in range(299))
+    assert named == 5
+    claims = torch.stack([log_odds(logits, torch.full((100,), y)) for y in range(299)], dim=1)
+    assert int((claims > threshold(claims.flatten(), 0.01)).any(dim=1).sum()) > 80
 
 
 @given(st.lists(st.integers(-5, 5), min_size=1, max_size=400), st.sampled_from([0.0, 0.01, 0.1, 0.5]))
@@ -60,7 +79,7 @@ def test_never_more_than_the_rate_pass_whatever_the_ties(scores: list[int], rate
 
 def test_one_percent_of_two_hundred_is_two() -> None:
     values = torch.arange(200, dtype=torch.float64)
-    assert threshold(values) == 197.0 and threshold(values[:99]) == 98.0
+    assert threshold(values, 0.01) == 197.0 and threshold(values[:99], 0.01) == 98.0 and threshold(values) == 189.0
 
 
 @pytest.mark.parametrize(
@@ -74,5 +93,5 @@ def test_one_percent_of_two_hundred_is_two() -> None:
     ],
 )
 def test_what_cannot_be_judged_is_refused(give: object) -> None:
-    with pytest.raises(ValueError, match="calibrated success"):
+    with pytest.raises(ValueError, match="identification"):
         give()  # type: ignore[operator]

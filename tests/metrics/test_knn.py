@@ -86,3 +86,25 @@ def test_knn_refuses_features_of_two_models_and_broken_ones() -> None:
         knn.knn_distance(f, y, g[:, :4], z)
     with pytest.raises(ValueError, match="knn: 1 of 40 features"):
         knn.knn_distance(f.where(f != f[3, 2], math.nan), y, g, z)
+
+
+# --- closeness ------------------------------------------------------------------------------------------------------
+
+
+def test_closeness_is_0_at_a_strangers_distance_and_1_at_a_photographs() -> None:
+    squared = torch.tensor([9.0, 4.0, 0.0, 6.25, 16.0], dtype=torch.float64)
+    found = knn.closeness(squared, 2.0, 3.0)
+    assert found.tolist() == [0.0, 1.0, 3.0, 0.5, -1.0]
+    with pytest.raises(ValueError, match=r"photograph is 3\.0 away and a stranger 3\.0; no scale"):
+        knn.closeness(squared, 3.0, 3.0)
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=20), st.floats(0.1, 10))
+@settings(max_examples=30, deadline=None)
+def test_closeness_does_not_depend_on_the_scale_of_features_and_falls_with_distance(
+    distances: list[float], scale: float
+) -> None:
+    d = torch.tensor(sorted(distances), dtype=torch.float64)
+    found = knn.closeness(d.square(), 1.0, 4.0)
+    torch.testing.assert_close(knn.closeness((scale * d).square(), scale, 4 * scale), found)
+    assert bool((found.diff() <= 0).all())

@@ -30,7 +30,7 @@ def test_one_row_a_score_one_a_number_and_one_an_image(root: Path, capsys: pytes
     assert long["value"].notna().all()
     images = made.reconstructions
     assert len(images) == sum(len(hits) for hits in HITS.values()) and images["order"].max() == IMAGES - 1
-    gmi = images.query("defense == 're a_e=0.4' and attack == 'gmi'")["open_top1@resnet"]
+    gmi = images.query("defense == 're a_e=0.4' and attack == 'gmi'")["likeness"]
     assert gmi.tolist() == bits(HITS[0.4, "gmi"])
     assert len(made.differences) and len(made.tradeoff) == 3
     assert "7 scores of 84 reconstructions" in repr(made)

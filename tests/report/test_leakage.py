@@ -83,12 +83,12 @@ def test_its_interval_leaves_out_one_person_at_a_time() -> None:
 
 @pytest.fixture
 def root(tmp_path: Path, noise: Dataset, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two targets; the weaker attack of the first would name others."""
+    """Two targets; the attack of the first that is weaker on either half of the people would name others."""
     monkeypatch.setattr(artifacts, "open_dataset", lambda inputs: noise)
     judges = [judge(tmp_path, name, noise) for name in ("resnet", "ir")]
     bare = target(tmp_path, [], noise)
     score(tmp_path, "ppa", bare, judges, bits("000110111110"), noise)
-    score(tmp_path, "gmi", bare, judges, bits("111000000000"), noise)
+    score(tmp_path, "gmi", bare, judges, bits("100000000000"), noise)
     score(
         tmp_path,
         "gmi",
@@ -203,7 +203,8 @@ def test_groups_of_the_card_are_compared(root: Path) -> None:
     console = Console(width=120, file=io.StringIO(), color_system=None)
     made = write(root, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "Groups of people" in text and "1 attacked people are in no group" in text and "83.3" in text
+    assert "Groups of people" in text and "1 attacked people are in no group" in " ".join(text.split())
+    assert "83.3" in text
     assert len(pd.read_csv(made / "groups.csv")) == 4
 
 

@@ -69,7 +69,8 @@ def point(
     judged = {Access.of(access): Attacked(f"best {access}", hits(rate, 1)) for access, rate in attacks.items()}
     label = defense if math.isnan(strength) else f"{defense} s={strength:g}"
     run = target(natural, seconds, effects or {})
-    return Point("p", base, defense, label, strength, (run,), judged, hits(natural, 2))
+    best = max(judged.values(), key=lambda one: one.rate.value)
+    return Point("p", base, defense, label, strength, (run,), judged, hits(natural, 2), best)
 
 
 NONE = point("none", 0.9, white_box=0.8, black_box=0.4)
@@ -141,7 +142,8 @@ def test_the_table_compares_with_the_twin() -> None:
     rows = tradeoff.frame(ALL).set_index("defense")
     assert rows.loc["re s=0.2", "white_box_difference"] == pytest.approx(-0.2)
     assert rows.loc["re s=0.2", "training_ratio"] == pytest.approx(2.0)
-    assert rows.loc["re s=0.8", "judged_access"] == "black_box" and rows.loc["re s=0.8", "judged"] == pytest.approx(0.5)
+    assert rows.loc["re s=0.8", "judged_by"] == "best black_box"
+    assert rows.loc["re s=0.8", "judged"] == pytest.approx(0.5)
     assert math.isnan(rows.loc["none", "white_box_difference"]) and math.isnan(rows.loc["mid s=0.1", "black_box"])
     assert rows.loc["re s=0.8", "white_box_difference_high"] < -0.6
 
@@ -203,7 +205,10 @@ def test_another_protocol_is_another_family() -> None:
     def elsewhere(one: Point) -> Point:
         return Point(
             "q",
-            *(getattr(one, name) for name in ("base", "defense", "label", "strength", "targets", "attacks", "heldout")),
+            *(
+                getattr(one, name)
+                for name in ("base", "defense", "label", "strength", "targets", "attacks", "heldout", "strongest")
+            ),
         )
 
     alone = tradeoff.frame(ALL)["white_box_p_adjusted"].dropna().tolist()

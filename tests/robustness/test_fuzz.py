@@ -656,7 +656,15 @@ def test_runs_that_build_on_themselves_are_named(tmp_path: Path) -> None:
     def forged(kind: str, name: str, id: str, parents: dict[str, Any]) -> Path:
         path = tmp_path / kind / f"{name}-{id}"
         path.mkdir(parents=True)
-        card = {"id": id, "inputs": {}, "kind": kind, "name": name, "parents": parents, "protocol": 1, "spec": {}}
+        card = {
+            "id": id,
+            "inputs": {},
+            "kind": kind,
+            "name": name,
+            "parents": parents,
+            "protocol": runs.PROTOCOL,
+            "spec": {},
+        }
         (path / "run.json").write_text(json.dumps(card))
         (path / "done").write_text("{}")
         return path

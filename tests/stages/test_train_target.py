@@ -8,11 +8,12 @@ import torch
 
 from mibench.metrics.ood import detection
 from mibench.plugins import registry
+from mibench.plugins.settings import resolve_settings
 from mibench.runs import Run
 from mibench.runtime.engine import resolve
 from mibench.runtime.progress import Silent
 from mibench.stages import artifacts, train_target
-from mibench.training import predict
+from mibench.training import Training, as_trained, predict
 
 ENGINE = resolve("cpu", "fp32")
 PEOPLE = {
@@ -68,3 +69,27 @@ def test_evaluation_models_get_no_public_images(tmp_path: Path, monkeypatch: pyt
     (own, strangers), (both, none) = given
     assert own == 24 and len(strangers) == 40 and torch.equal(strangers.labels, torch.full((40,), -1))
     assert both == 24 + 8 and none is None
+
+
+def test_fit_is_the_accuracy_on_freshly_augmented_and_defended_training_images(tmp_path: Path) -> None:
+    run = target(tmp_path, registry.configure("defenses", "re", settings={"a_e": 0.4}))
+    people = artifacts.open_dataset(run.inputs["dataset"])
+    model = ENGINE.place(artifacts.load_classifier(run, people))
+    recipe = resolve_settings(Training, "training", dict(run.spec["training"]))
+    shown = as_trained(people.train, recipe, artifacts.defenses(run), ENGINE, run.spec["seed"], people.flip)
+    right = predict(model, shown, ENGINE)[0].argmax(1) == people.train.labels
+    found = run.read("metrics.json")["fit"]
+    assert (found["value"], found["n"], found["clusters"]) == (float(right.double().mean()), 24, 4)
+
+
+def test_images_as_trained_are_the_images_themselves_where_nothing_changes_them(tmp_path: Path) -> None:
+    people = data().plugin.load()
+    plain = Training(epochs=1, augment=False)
+    assert torch.equal(as_trained(people.train, plain, [], ENGINE, 0), people.train.images)
+    nothing = registry.configure("defenses", "re", settings={"a_e": 0.0, "a_min": 0.0}).plugin
+    assert torch.equal(as_trained(people.train, plain, [nothing], ENGINE, 0), people.train.images)
+    erased = registry.configure("defenses", "re", settings={"a_e": 0.4, "a_min": 0.4, "p": 1.0}).plugin
+    changed = (as_trained(people.train, plain, [erased], ENGINE, 0) != people.train.images).any(dim=1)
+    assert 0.2 < float(changed.double().mean()) <= 0.45  # a part of each image, some of it black before
+    again = as_trained(people.train, Training(epochs=2, augment=False), [erased], ENGINE, 0)
+    assert not torch.equal(again, as_trained(people.train, plain, [erased], ENGINE, 0))  # of the epoch that follows

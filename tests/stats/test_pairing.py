@@ -48,7 +48,12 @@ def test_equal_numbers_of_images_give_the_interval_and_the_p_value_of_images_pai
     orders = [np.lexsort((side.people.numpy(), side.seeds.numpy())) for side in two]  # type: ignore[union-attr]
     hits = [side.hits[torch.from_numpy(order)] for side, order in zip(two, orders, strict=True)]
     people = a.people[torch.from_numpy(orders[0])]
-    assert found.interval == paired_interval(*hits, people) and found.p == paired_test(*hits, people).p
+    known, p = paired_interval(*hits, people), paired_test(*hits, people).p
+    if len(a.seeds.unique()) == 1:
+        assert found.interval == known and found.p == p
+    else:  # other trainings are allowed for as well
+        assert found.interval._replace(low=0, high=0) == known._replace(low=0, high=0) and found.p >= p
+        assert found.interval.low <= known.low and found.interval.high >= known.high
     assert found.interval.value == pytest.approx(a.rate.value - b.rate.value)
 
 
