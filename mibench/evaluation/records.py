@@ -132,10 +132,10 @@ class VerifierFacts:
 
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> "VerifierFacts":
-        """The inverse of `to_json`."""
+        """The inverse of `to_json`; before there were published recognisers nobody said on whom they were trained."""
         return cls(
             saved["people"],
-            saved["trained_on"],
+            saved.get("trained_on", f"{saved['people']} people who play no other part"),
             saved["thresholds"],
             {name: ImpostorClaims(**one) for name, one in saved["impostors"].items()},
             {name: interval_of(one) for name, one in saved["genuine"].items()},

@@ -65,7 +65,7 @@ def _recipes(experiment: Experiment, runs: Sequence[Run]) -> Iterator[str]:
 def _verifiers(runs: Sequence[Run]) -> Iterator[str]:
     """Without a verifier the headline rests on the evaluation model alone."""
     for run in runs:
-        if run.kind == "scores" and not {"verifiers"} & {*run.parents, *run.spec}:
+        if run.kind == "scores" and "verifiers" not in {*run.parents, *run.spec}:
             data = run.inversion.target.inputs["dataset"]
             why = train_verifier.missing(registry.configure("data", data["name"], settings=data["settings"]))
             if run.inputs.get("photographs"):

@@ -147,7 +147,7 @@ def verifier(run: Run, data: Dataset, engine: Engine) -> Verifier | None:
 
     def make() -> Verifier:
         name = run.spec["model"]
-        family, trained_on = models.family(name), f"{people} bystanders of {data.name}"
+        family, trained_on = models.family(name), f"{people} people of {data.name} who play no other part"
         return Verifier.of(name, network, people, data, engine, family, run.id, run.spec["seed"], trained_on)
 
     return _kept(key, make)
