@@ -151,7 +151,8 @@ def _unseen(group: pd.DataFrame, name: str) -> str:
     if found.empty:
         return ""
     least, most = (Unit.SHARE.show(share) for share in (found.min(), found.max()))
-    return f", finds a face in {least} to {most}% of the reconstructions and judges the others where faces usually lie"
+    share = most if least == most else f"{least} to {most}"
+    return f", finds a face in {share}% of the reconstructions and judges the others where faces usually lie"
 
 
 def _prototypes(group: pd.DataFrame) -> list[str]:

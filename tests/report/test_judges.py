@@ -14,7 +14,7 @@ from reported import RE, bits, data, judge, noise, score, target, verifier  # no
 from rich.console import Console
 
 from mibench.core import Dataset
-from mibench.report import files, load, terminal
+from mibench.report import captions, files, load, terminal
 from mibench.report.captions import caption
 from mibench.report.content import Content
 from mibench.report.judges import MOST, Disagreement, Effect, disagreement, lines, sentence, words
@@ -159,3 +159,10 @@ def test_many_disagreements_are_counted() -> None:
     assert len(told) == MOST + 1 and told[-1] == "Judges disagree about the sign of 2 more effects: judges.csv."
     soft = pd.DataFrame([line("d", "a", 0.5), line("d", "b", 0.005)])
     assert lines(soft) == ["Clear to some judges only: d under ppa (judges.csv)."] and lines(pd.DataFrame()) == []
+
+
+def test_the_caption_counts_the_images_in_which_a_face_was_found() -> None:
+    group = pd.DataFrame({"role": ["attack", "floor", "ceiling"], "face_found@dlib": [0.25, 0.5, 1.0]})
+    assert captions._unseen(group, "dlib").startswith(", finds a face in 25.0 to 50.0% of the reconstructions")
+    assert "in 50.0% of" in captions._unseen(group[1:], "dlib")
+    assert captions._unseen(group, "ir") == "", "a verifier that was trained here aligns nothing"
