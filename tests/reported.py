@@ -117,6 +117,7 @@ def facts(classes: int) -> VerifierFacts:
     genuine = clustered_interval(torch.arange(len(labels)) % 10 > 0, labels)
     return VerifierFacts(
         300,
+        "300 other people",
         {"verified": 0.4, "verified_strict": 0.6},
         {"strangers": ImpostorClaims(40, 40 * classes, far), "others": ImpostorClaims(8, 8 * (classes - 1), far)},
         {"verified": genuine, "verified_strict": genuine, "similarity": genuine},

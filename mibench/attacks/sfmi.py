@@ -41,9 +41,9 @@ CARD = {
 }
 
 # `paper`: section IV-A of the paper; 8 images a class from section IV-B.
-# `quick`: looked at on other people than those reported (digiface, data seed 7, 10 people x 2 images): evaluation models
-# agree on 15 and 16 of 20 at strength .3, on 10 and 12 at .2; the published value stays. `random_search` with its 52
-# queries, on the eigenfaces alone: 0 of 20, where this attack has 14 and 15.
+# `quick`: looked at on other people than those reported (digiface, data seed 7, 10 people x 2 images): evaluation
+# models agree on 15 and 16 of 20 at strength .3, on 10 and 12 at .2; the published value stays. `random_search` with
+# its 52 queries, on the eigenfaces alone: 0 of 20, where this attack has 14 and 15.
 PRESETS = {"paper": {}, "quick": {"images": 2, "steps": 20}}
 
 Images = Float[Tensor, "n c h w"]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from mibench import __version__
+from mibench.evaluation import faces
 from mibench.metrics import Unavailable, facenet_distance, inception, lpips_distance
 from mibench.runtime import engine, pixels
 
@@ -32,6 +33,7 @@ def facts() -> dict[str, Any]:
         "fid (Inception)": inception.load(),
         "lpips (AlexNet)": lpips_distance.load(),
         "facenet (VGGFace2)": facenet_distance.load(),
+        "dlib (verifier of faces)": faces.RECOGNISERS["dlib"].find(),
     }
     return {
         "mibench": __version__,

@@ -146,6 +146,11 @@ class Source(ABC):
         """Read or draw all images, telling how far it has come; the same fields give the same bytes."""
 
     @property
+    def shows_faces(self) -> bool:
+        """Whether its images are photographs of real faces, so that published face recognisers may verify them."""
+        return False
+
+    @property
     def bystander_count(self) -> int:
         """How many people it can show who play no other part, told without reading an image; 0 is none."""
         return 0

@@ -61,6 +61,7 @@ class Folder(Source):
         seed: Which pictures are held out, and which public people become distractors.
         colour: RGB; if not, one grey channel.
         flip: A mirrored picture still shows the same class; say no for text and digits.
+        faces: They are photographs of faces: published face recognisers verify the reconstructions. Changes no picture.
     """
 
     path: str = ""
@@ -69,11 +70,17 @@ class Folder(Source):
     seed: int = 0
     colour: bool = True
     flip: bool = True
+    faces: bool = False
 
     def __post_init__(self) -> None:
         whole("image_size", self.image_size, 8, 1024)
         fraction("heldout", self.heldout)
         whole("seed", self.seed, 0)
+
+    @property
+    def shows_faces(self) -> bool:
+        """As the user says."""
+        return self.faces
 
     def shape(self) -> Shape:
         """Folders and files, counted."""
@@ -146,7 +153,9 @@ class Folder(Source):
             content = hash_of(len(private), named, *told, files=[file for _, own in people for file in own])
         except OSError as error:
             raise UserError(f"{error.filename} cannot be read ({error.strerror}); replace or remove it") from error
-        return {name: value for name, value in asdict(self).items() if name != "path"} | {"content": content}
+        return {name: value for name, value in asdict(self).items() if name not in ("path", "faces")} | {
+            "content": content
+        }
 
     def _tree(self) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
         """Private and public image files by person, checked without reading them."""

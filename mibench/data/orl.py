@@ -61,6 +61,11 @@ class Orl(Source):
         whole("image_size", self.image_size, 8, 92)
         whole("train_images", self.train_images, 1, 9)
 
+    @property
+    def shows_faces(self) -> bool:
+        """They are photographs of people."""
+        return True
+
     def shape(self) -> Shape:
         """Half of the 40 people are private, all 10 pictures of the others public."""
         return Shape(20, (1, self.image_size, self.image_size), 200)

@@ -21,6 +21,7 @@ from mibench.evaluation.protocol import Origin
 from mibench.evaluation.records import Judgement, TargetAnswers, Verification
 from mibench.evaluation.score import Score
 from mibench.evaluation.verifier import Verifier
+from mibench.metrics import Unavailable
 from mibench.metrics.accuracy import top_k
 from mibench.metrics.false_positives import identified
 from mibench.metrics.knn import closeness
@@ -48,6 +49,7 @@ def evaluate(
     engine: Engine | None = None,
     *,
     verifiers: Sequence[Verifier] = (),
+    missing: Sequence[Unavailable] = (),
     truth: Mapping[str, Tensor] | None = None,
     natural_accuracy: Interval | None = None,
     origin: Origin | None = None,
@@ -65,6 +67,7 @@ def evaluate(
         data: The target's data set: private images, held-out images of the same people, strangers.
         engine: Where networks run; the fastest that is safe here if absent.
         verifiers: Independent matchers, the headline's first; without one the own-ball gate stands in.
+        missing: Verifiers that could not be had, and why.
         truth: Ground truth of each image by metric, where the data know it (`metrics.latent`).
         natural_accuracy: Of the target, where it is known; else it is measured on the held-out images.
         origin: How the images came to be, for the protocol card.
@@ -131,7 +134,7 @@ def evaluate(
         truth=means(known, labels),
         perceptual=means(seen.images, labels),
         inception=seen.inception,
-        unavailable=seen.unavailable,
+        unavailable=(*missing, *seen.unavailable),
         pixels=hashlib.sha256(stored.contiguous().numpy().tobytes()).hexdigest(),
         card=protocol.card(
             data, labels, [model.card for model in evaluators], [one.card for one in verifiers], origin or Origin()

@@ -126,7 +126,13 @@ SCORES = (
     Field("both_verified", Unit.SHARE, "null: there are no two verifiers", _VERIFIER),
     Field("truth", Unit.TEXT, "empty: the data know nothing of the images", _DATA),
     Field("verifiers", Unit.TEXT, "empty: no verifier judged these images", _VERIFIER),
-    Field("verifiers.*.facts.people", Unit.COUNT, "people that it was trained on; none plays another part", _VERIFIER),
+    Field("verifiers.*.facts.people", Unit.COUNT, "how many people it was trained on", _VERIFIER),
+    Field(
+        "verifiers.*.facts.trained_on",
+        Unit.TEXT,
+        "who they are; of a published recogniser's it is not known that nobody plays another part",
+        _VERIFIER,
+    ),
     Field("verifiers.*.facts.auc", Unit.SHARE, "area under the ROC curve, genuine against impostor claims", _VERIFIER),
     Field(
         "verifiers.*.facts.roc",

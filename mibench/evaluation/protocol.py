@@ -71,7 +71,7 @@ def card(
         data: What target and evaluation models were trained on.
         labels: Of the reconstructions.
         evaluators: Model, run and seed of each, the headline first.
-        verifiers: Model, run, seed and number of people of each, the headline's first.
+        verifiers: Model, run, seed, number of people and who they are of each, the headline's first.
         origin: How the reconstructions were made.
     """
     counts = torch.bincount(labels)

@@ -101,7 +101,8 @@ class VerifierFacts:
     """What is known of a verifier before it sees a reconstruction.
 
     Args:
-        people: How many it was trained on; none is private, public or a distractor.
+        people: How many it was trained on.
+        trained_on: Who they are, in words. Of a published network it is not known that nobody plays another part.
         thresholds: By metric: `verified` at a false-accept rate of 1%, `verified_strict` at .1%.
         impostors: Claims of strangers and of other private people; each threshold is the higher one of the two kinds'.
         genuine: By metric, the share of real held-out images that are accepted, each compared with the person's others.
@@ -110,6 +111,7 @@ class VerifierFacts:
     """
 
     people: int
+    trained_on: str
     thresholds: Mapping[str, float]
     impostors: Mapping[str, ImpostorClaims]
     genuine: Mapping[str, Interval]
@@ -120,6 +122,7 @@ class VerifierFacts:
         """By field."""
         return {
             "people": self.people,
+            "trained_on": self.trained_on,
             "thresholds": dict(self.thresholds),
             "impostors": {name: one._asdict() for name, one in self.impostors.items()},
             "genuine": {name: one.as_json() for name, one in self.genuine.items()},
@@ -129,9 +132,10 @@ class VerifierFacts:
 
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> "VerifierFacts":
-        """The inverse of `to_json`."""
+        """The inverse of `to_json`; before there were published recognisers nobody said on whom they were trained."""
         return cls(
             saved["people"],
+            saved.get("trained_on", f"{saved['people']} people who play no other part"),
             saved["thresholds"],
             {name: ImpostorClaims(**one) for name, one in saved["impostors"].items()},
             {name: interval_of(one) for name, one in saved["genuine"].items()},
@@ -145,7 +149,8 @@ class Verification:
     """What one verifier says of a set of images.
 
     Args:
-        means: Means over the images with their intervals: verified, verified_strict, similarity.
+        means: Means over the images with their intervals: verified, verified_strict, similarity; face_found where
+            faces are aligned.
         images: Values of each image by metric.
     """
 

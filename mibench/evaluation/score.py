@@ -108,6 +108,10 @@ class Score(Shown):
             shown[f"{name}, real held-out images, %"] = show(*self.ceiling[name].means["open_top1"][:3])
         for name, verified in self.verifiers.items():
             shown[f"verifier {name} accepts at FAR 1%, %"] = show(*verified.means["verified"][:3])
+            shown[f"verifier {name} was trained on"] = self.verifier_facts[name].trained_on
+            if "face_found" in verified.means:
+                seen = verified.means["face_found"]
+                shown[f"faces found for {name} (others judged as faces usually lie), %"] = show(*seen[:3])
         return shown
 
     def mean(self, column: str) -> Interval:

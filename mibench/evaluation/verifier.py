@@ -1,5 +1,8 @@
 """A verifier: an independent matcher, with the templates of the private people and the thresholds it accepts at.
 
+Its network was trained on people who play no other part (`mibench.stages.train_verifier`), or is a published face
+recogniser (`mibench.evaluation.faces`), of whose people that cannot be known.
+
 Thresholds come from two kinds of impostor claims, in which no reconstruction takes part: images of strangers
 (`likeness.strangers`), each claiming to be every private person; and the private people's held-out images, each
 claiming to be every other private person. The higher of the two thresholds counts, so that neither kind passes more
@@ -10,10 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float64, Int64, UInt8
+from jaxtyping import Bool, Float, Float64, Int64, UInt8
 from torch import Tensor
 
 from mibench.core import Dataset
+from mibench.evaluation.faces import Framing, Recogniser
 from mibench.evaluation.likeness import strangers
 from mibench.evaluation.model import answers
 from mibench.evaluation.records import ImpostorClaims, Verification, VerifierFacts
@@ -70,6 +74,7 @@ class Verifier:
         owners: Who is in these.
         run: Id of the run that trained it; '' where it is none of mibench's.
         seed: It was trained with.
+        framing: How faces are aligned for it; None: it takes the images as they are.
     """
 
     name: str
@@ -81,6 +86,7 @@ class Verifier:
     owners: Int64[Tensor, " h"] = field(repr=False)
     run: str = ""
     seed: int | None = None
+    framing: Framing | None = field(default=None, repr=False)
 
     @classmethod
     def of(
@@ -93,8 +99,10 @@ class Verifier:
         family: str,
         run: str = "",
         seed: int | None = None,
+        trained_on: str = "",
+        framing: Framing | None = None,
     ) -> "Verifier":
-        """A verifier from a network that was trained on people who play no other part.
+        """A verifier from a network that was trained on other people.
 
         Args:
             name: What its columns are called.
@@ -105,18 +113,23 @@ class Verifier:
             family: Of its architecture.
             run: Id of the run that trained it, for the protocol card.
             seed: It was trained with, for the protocol card.
+            trained_on: Who the people are whom it learnt, in words.
+            framing: How it wants faces aligned, where it is a face recogniser; the usual place of faces is taken from
+                the real held-out images here.
 
         Raises:
-            UserError: Fewer than 20 people on either side, people without two held-out images, or no strangers.
+            UserError: Fewer than 20 people on either side, people without two held-out images, no strangers, or no
+                faces in the real images of a face recogniser.
         """
         if (reason := lacking(people, data)) is not None:
             raise UserError(reason)
         classes, others = len(data.classes), strangers(data)
         label = f"verifier {name}"
         placed: Classifier = engine.place(fold(network))  # type: ignore[assignment]
+        framing = framing and framing.fitted(data.heldout.images)
         owners = data.heldout.labels
-        real = answers(label, placed, data.heldout.images, engine)[1].cpu()
-        unknown = answers(label, placed, others.images, engine)[1].cpu()
+        real, seen = _features(label, placed, framing, data.heldout.images, engine)
+        unknown, _ = _features(label, placed, framing, others.images, engine)
         template = templates(real, owners, classes)
         between = claims(real, template)[owners[:, None] != torch.arange(classes)]
         impostors = {"strangers": claims(unknown, template).flatten(), "others": between}
@@ -124,8 +137,10 @@ class Verifier:
         genuine = without_own(real, owners)
         every = torch.cat(list(impostors.values()))
         best = {metric: accepted(genuine, limit) for metric, limit in thresholds.items()} | {"similarity": genuine}
+        best |= {} if seen is None else {"face_found": seen}
         facts = VerifierFacts(
             people,
+            trained_on,
             thresholds,
             {
                 kind: ImpostorClaims(
@@ -139,7 +154,22 @@ class Verifier:
             area_under_roc(genuine, every),
             tuple((rate, float((genuine > threshold(every, rate)).double().mean())) for rate in ROC_RATES),
         )
-        return cls(name, placed, family, template, facts, best, owners, run, seed)
+        return cls(name, placed, family, template, facts, best, owners, run, seed, framing)
+
+    @classmethod
+    def published(cls, one: Recogniser, data: Dataset, engine: Engine) -> "Verifier":
+        """A verifier from a published face recogniser.
+
+        Args:
+            one: Of `mibench.evaluation.faces.RECOGNISERS`.
+            data: The target's data set, photographs of faces.
+            engine: Where it runs.
+
+        Raises:
+            UserError: As `of`; or if its file is missing, damaged or not the published one.
+        """
+        network, framing = one.network(data.image_shape[0]), one.framing_on(engine)
+        return cls.of(one.name, network, one.people, data, engine, one.name, trained_on=one.trained_on, framing=framing)
 
     def judge(self, images: UInt8[Tensor, "n c h w"], labels: Int64[Tensor, " n"], engine: Engine) -> Verification:
         """Whether each image is accepted as the person it claims to show.
@@ -152,13 +182,34 @@ class Verifier:
         Raises:
             UserError: If the network answers NaN or infinity.
         """
-        features = answers(f"verifier {self.name}", self.network, images, engine)[1].cpu()
+        features, seen = _features(f"verifier {self.name}", self.network, self.framing, images, engine)
         near = similarity(features, labels, self.template)
         columns = {metric: accepted(near, limit) for metric, limit in self.facts.thresholds.items()}
         columns["similarity"] = near
+        columns |= {} if seen is None else {"face_found": seen}
         return Verification({name: clustered_interval(values, labels) for name, values in columns.items()}, columns)
 
     @property
     def card(self) -> dict[str, Any]:
         """What the protocol card says of it."""
-        return {"model": self.name, "run": self.run, "seed": self.seed, "people": self.facts.people}
+        return {
+            "model": self.name,
+            "run": self.run,
+            "seed": self.seed,
+            "people": self.facts.people,
+            "trained_on": self.facts.trained_on,
+        }
+
+
+def _features(
+    label: str, network: Classifier, framing: Framing | None, images: UInt8[Tensor, "n c h w"], engine: Engine
+) -> tuple[Float[Tensor, "n d"], Bool[Tensor, " n"] | None]:
+    """Features on the CPU, and in which images a face was found; None where faces are not aligned."""
+    if framing is None:
+        return answers(label, network, images, engine)[1].cpu(), None
+    features, seen = [], []
+    for part in images.split(256):  # aligned faces are large: never all of them at once
+        faces, found = framing(part)
+        features.append(answers(label, network, faces, engine)[1].cpu())
+        seen.append(found)
+    return torch.cat(features), torch.cat(seen)

@@ -171,9 +171,11 @@ class Planner:
         """The score of one inversion."""
         target = inversion.parents["target"]
         assert isinstance(target, Run)
-        return score.plan(
-            target.root, inversion, self.evaluators(target), self.experiment.precision, self.verifiers(target)
-        )
+        evaluators, verifiers = self.evaluators(target), self.verifiers(target)
+        # A target that was trained before anybody said that its pictures show faces is not trained again.
+        known = [self.data_of(target), *([self.experiment.dataset] if self.experiment.dataset else [])]
+        photographs = any(data.plugin.shows_faces for data in known)
+        return score.plan(target.root, inversion, evaluators, self.experiment.precision, verifiers, photographs)
 
     def inversions(self) -> Iterator[Run]:
         """Every target under every attack: its floors, what adaptive attackers try, then the attack itself."""

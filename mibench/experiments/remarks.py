@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from mibench.evaluation import faces
 from mibench.experiments.experiment import Experiment, Targets
 from mibench.plugins import capabilities, registry
 from mibench.runs import Run
@@ -64,8 +65,10 @@ def _recipes(experiment: Experiment, runs: Sequence[Run]) -> Iterator[str]:
 def _verifiers(runs: Sequence[Run]) -> Iterator[str]:
     """Without a verifier the headline rests on the evaluation model alone."""
     for run in runs:
-        if run.kind == "scores" and "verifiers" not in run.parents:
+        if run.kind == "scores" and "verifiers" not in {*run.parents, *run.spec}:
             data = run.inversion.target.inputs["dataset"]
             why = train_verifier.missing(registry.configure("data", data["name"], settings=data["settings"]))
+            if run.inputs.get("photographs"):
+                why = "; ".join(f"{one.name}: {one.why}; {one.how}" for one in faces.present()[1])
             if why:
                 yield f"no verifier judges: {why}; the own-ball gate of the evaluation model stands in"

@@ -15,6 +15,7 @@ References:
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from facenet_pytorch import InceptionResnetV1
@@ -27,7 +28,7 @@ from mibench.metrics.declaration import Direction, Metric, Need, Unit
 from mibench.metrics.knn import knn_distance
 from mibench.runtime.errors import UserError
 
-__all__ = ["CARD", "METRICS", "WEIGHTS", "FaceNet", "facenet_distance", "load"]
+__all__ = ["CARD", "METRICS", "WEIGHTS", "FaceNet", "facenet_distance", "load", "read"]
 
 CARD = {
     "summary": "squared L2 distance to the nearest private image of the same person, in FaceNet embeddings",
@@ -81,13 +82,22 @@ def load(device: torch.device | str = "cpu", allow_download: bool = False) -> Fa
     path = weights.locate("facenet", WEIGHTS, allow_download)
     if isinstance(path, Unavailable):
         return path
+    return read(path).to(device)
+
+
+def read(path: Path) -> FaceNet:
+    """The network with the weights of a file, frozen.
+
+    Raises:
+        UserError: the file does not fit the network.
+    """
     with torch.device("meta"):
         model = FaceNet()
     state = weights.read(path, WEIGHTS)
     # The embedding is what the metric uses, not the classifier of the 8,631 training people.
     kept = {key: value for key, value in state.items() if not key.startswith("logits.")}
     weights.fill(model.net, kept, path)
-    return model.eval().to(device)
+    return model.eval()
 
 
 @torch.no_grad()

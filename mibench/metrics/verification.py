@@ -76,6 +76,16 @@ METRICS = (
         needs=(Need.VERIFIER, Need.HELDOUT),
     ),
     Metric(
+        "face_found",
+        ("face", "found"),
+        Unit.SHARE,
+        Direction.NEITHER,
+        "whether a face detector finds a face in the image, so that it is aligned for a face recogniser; where it does "
+        "not, the image is cropped as the faces of the real held-out images usually lie",
+        "[0, 1]",
+        needs=(Need.VERIFIER,),
+    ),
+    Metric(
         "both_verified",
         ("both", "verifiers"),
         Unit.SHARE,

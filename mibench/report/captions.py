@@ -108,11 +108,12 @@ def _gate(group: pd.DataFrame) -> str:
     """What has to agree with the evaluation model, in words."""
     name, _, at = str(group["gate"].iloc[0]).partition("@")
     if name == "verified":
-        return f"the verifier {at}, trained on people who play no other part, accepts the image as the person (FAR 1%)"
+        whom = group[f"verifier_trained_on@{at}"].iloc[0]
+        return f"the verifier {at}, trained on {whom}, accepts the image as the person (FAR 1%)"
     return (
         "the image lies in the own-ball, as near to one of the person's training images as its 5 nearest neighbours; "
         "there is no verifier, which takes 20 people who play no other part, 20 private people with 2 held-out images "
-        "each, and strangers"
+        "each, and strangers, or for photographs of faces a published recogniser"
     )
 
 
@@ -133,12 +134,25 @@ def _verifiers(group: pd.DataFrame) -> list[str]:
     """Who the verifiers are and how well they tell real people apart; none without."""
     row, real = group.iloc[0], group[group["role"] == "ceiling"].iloc[0]
     parts = [
-        f"{name} trained on {Unit.COUNT.show(row[f'verifier_people@{name}'])} other people, AUC "
+        f"{name} trained on {row[f'verifier_trained_on@{name}']}, AUC "
         f"{row[f'verifier_auc@{name}']:.3f}, accepts {Unit.SHARE.show(real[f'verified@{name}'])}% of real held-out "
         f"images at a false-accept rate of 1% ({Unit.SHARE.show(real[f'verified_strict@{name}'])}% at .1%)"
+        f"{_unseen(group, name)}"
         for name in verifiers(group)
     ]
     return [f"Verifiers: {'; '.join(parts)}."] if parts else []
+
+
+def _unseen(group: pd.DataFrame, name: str) -> str:
+    """In how few of the attacks' images a face was found to align; '' where nothing is aligned."""
+    if f"face_found@{name}" not in group:
+        return ""
+    found = group.loc[group["role"] != "ceiling", f"face_found@{name}"].dropna()
+    if found.empty:
+        return ""
+    least, most = (Unit.SHARE.show(share) for share in (found.min(), found.max()))
+    share = most if least == most else f"{least} to {most}"
+    return f", finds a face in {share}% of the reconstructions and judges the others where faces usually lie"
 
 
 def _prototypes(group: pd.DataFrame) -> list[str]:

@@ -143,7 +143,8 @@ REAL = (
     ("distractors", Unit.COUNT, "other people that the evaluation model knows"),
     ("distractors_are_public", Unit.FLAG, "whether these are the attacker's public people"),
     ("strangers", Unit.COUNT, "real images of strangers that it was shown"),
-    ("verifier_people", Unit.COUNT, "people that the verifier was trained on; none plays another part"),
+    ("verifier_people", Unit.COUNT, "how many people the verifier was trained on"),
+    ("verifier_trained_on", Unit.TEXT, "who they are; of a published recogniser's any may play another part"),
     ("verifier_auc", Unit.SHARE, "area under the verifier's ROC curve: real images of the person against impostors'"),
 )
 

@@ -24,7 +24,7 @@ RATES = ("open_top1", "open_top5", "closed_top1", "closed_top5", "knn_train", "k
 DOUBTS = ("tpir", "own_ball", "closeness", "gap")
 """How much of that is likeness, with intervals; absent where the data have no strangers."""
 
-VERIFIED = ("verified", "verified_strict", "similarity")
+VERIFIED = ("verified", "verified_strict", "similarity", "face_found")
 """What a verifier says of each image."""
 
 
@@ -76,6 +76,7 @@ def shared(target: Run, score: Score, fingerprint: str, names: list[str]) -> dic
         flat |= {f"strangers_named@{name}": known and known.named, f"strangers@{name}": known and known.strangers}
     for name, facts in score.verifier_facts.items():
         flat |= {f"verifier_people@{name}": facts.people, f"verifier_auc@{name}": facts.auc}
+        flat |= {f"verifier_trained_on@{name}": facts.trained_on}
     return flat
 
 

@@ -4,7 +4,7 @@ scores.json holds every mean with its interval, per_image.csv the values of each
 uint8 images that were saved.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mibench import models
 from mibench.core import Dataset, Source
+from mibench.evaluation import faces
 from mibench.evaluation.evaluate import evaluate
 from mibench.evaluation.judgement import Answers, PrivateAnswers
 from mibench.evaluation.likeness import calibrate
@@ -19,6 +20,7 @@ from mibench.evaluation.model import EvaluationModel, stranger_answers
 from mibench.evaluation.protocol import Origin
 from mibench.evaluation.records import EvaluatorFacts
 from mibench.evaluation.verifier import Verifier, lacking
+from mibench.metrics import Unavailable
 from mibench.metrics.latent import latent_cosine, latent_rank1
 from mibench.models.base import Classifier
 from mibench.models.fold import fold
@@ -35,9 +37,17 @@ from mibench.stats.intervals import Interval
 __all__ = ["evaluation_model", "origin", "plan", "work"]
 
 
-def plan(root: Path, inversion: Run, evaluators: list[Run], precision: str, verifiers: list[Run] | None = None) -> Run:
+def plan(
+    root: Path,
+    inversion: Run,
+    evaluators: list[Run],
+    precision: str,
+    verifiers: list[Run] | None = None,
+    photographs: bool = False,
+) -> Run:
     """The run that scores an inversion with two or more evaluation models, and verifiers where the data have people for
-    them; the first of each makes the headline.
+    them, else the face recognisers that are on this machine where the data are photographs of faces; the first of each
+    makes the headline.
 
     Raises:
         UserError: If an evaluation model is of the target's family, or shares its seed.
@@ -49,16 +59,18 @@ def plan(root: Path, inversion: Run, evaluators: list[Run], precision: str, veri
         require_other_family(evaluator.spec["model"], target.spec["model"])
         if evaluator.spec["seed"] == target.spec["seed"]:
             raise UserError(f"target and evaluation model share the seed {target.spec['seed']}; use another --seed")
+    published = faces.present()[0] if photographs and not verifiers else []
     return Run(
         root,
         "scores",
         inversion.name,
-        {"precision": precision},
+        {"precision": precision, **({"verifiers": published} if published else {})},
         {
             "evaluators": list(evaluators),
             "inversion": inversion,
             **({"verifiers": list(verifiers)} if verifiers else {}),
         },
+        {"photographs": True} if photographs else {},
     )
 
 
@@ -132,14 +144,49 @@ def verifier(run: Run, data: Dataset, engine: Engine) -> Verifier | None:
         return None
     finished = (run.path / "done").stat()
     key = (run.path, finished.st_mtime_ns, finished.st_ino, data.fingerprint(), engine.precision, str(engine.device))
+
+    def make() -> Verifier:
+        name = run.spec["model"]
+        family, trained_on = models.family(name), f"{people} people of {data.name} who play no other part"
+        return Verifier.of(name, network, people, data, engine, family, run.id, run.spec["seed"], trained_on)
+
+    return _kept(key, make)
+
+
+def _kept(key: tuple[Any, ...], make: Callable[[], Verifier]) -> Verifier:
     if key not in _verifiers:
         while len(_verifiers) >= 8:
             _verifiers.pop(next(iter(_verifiers)))
-        name = run.spec["model"]
-        _verifiers[key] = Verifier.of(
-            name, network, people, data, engine, models.family(name), run.id, run.spec["seed"]
-        )
+        _verifiers[key] = make()
     return _verifiers[key]
+
+
+def recogniser(name: str, data: Dataset, engine: Engine) -> Verifier:
+    """A published face recogniser as a verifier; its templates and thresholds on the data are made once a process.
+
+    Raises:
+        UserError: If the data have too few people, images or faces for it, or its file is missing or damaged.
+    """
+    key = (name, data.fingerprint(), engine.precision, str(engine.device))
+    return _kept(key, lambda: Verifier.published(faces.RECOGNISERS[name], data, engine))
+
+
+def verifiers_of(run: Run, data: Dataset, engine: Engine) -> tuple[list[Verifier], list[Unavailable]]:
+    """The verifiers of a score, the headline's first, and those that cannot judge these data, with the reason.
+
+    Raises:
+        UserError: If the file of a verifier that was trained here is missing or damaged.
+    """
+    ready = [known for one in run.verifiers if (known := verifier(one, data, engine)) is not None]
+    missing = []
+    for name in run.spec.get("verifiers", []):
+        try:
+            ready.append(recogniser(name, data, engine))
+        except UserError as error:
+            missing.append(Unavailable(f"verified@{name}", str(error), "until then the own-ball gate stands in"))
+    if not ready and not missing and run.inputs.get("photographs"):
+        missing = faces.present()[1]
+    return ready, missing
 
 
 def ground_truth(inversion: Run, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -162,6 +209,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     data = artifacts.dataset(target)
     tensors, _ = artifacts.read_tensors(inversion.path / "images.safetensors", "reconstructions")
     with run.writing() as folder:
+        verifiers, missing = verifiers_of(run, data, engine)
         score = evaluate(
             tensors["images"],
             tensors["labels"],
@@ -169,7 +217,8 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
             [evaluation_model(evaluator, data, engine) for evaluator in run.evaluators],
             data,
             engine,
-            verifiers=[known for one in run.verifiers if (known := verifier(one, data, engine)) is not None],
+            verifiers=verifiers,
+            missing=missing,
             truth=ground_truth(inversion, tensors),
             natural_accuracy=Interval(**target.read("metrics.json")["natural_accuracy"]),
             origin=origin(inversion),

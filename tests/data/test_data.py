@@ -23,6 +23,7 @@ from mibench.data.folder import Folder
 from mibench.data.mnist import Mnist
 from mibench.data.orl import Orl
 from mibench.data.show import picture_grid
+from mibench.plugins import registry
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
 
@@ -564,3 +565,15 @@ def test_grid_shows_the_pixels_it_says(small: Dataset, tmp_path: Path) -> None:
     for split in (small.train, small.heldout, small.public, small.distractors):
         assert [times(image) for image in split.images[:2]] == [1, 1]
     assert (page[0] == 255).all() and (page[-1] == 255).all()
+
+
+# --- photographs of faces --------------------------------------------------------------------------------------------
+
+
+def test_who_shows_real_faces_and_that_saying_so_changes_no_picture(tmp_path: Path) -> None:
+    tree(tmp_path, {"a": 2, "b": 2}, 2)
+    plain, photographs = folder(tmp_path), folder(tmp_path, faces=True)
+    assert not plain.shows_faces and photographs.shows_faces and Orl().shows_faces
+    assert not registry.configure("data", "digiface").plugin.shows_faces, "nobody is photographed there"
+    assert photographs.identity() == plain.identity()
+    assert photographs.load().fingerprint() == plain.load().fingerprint()

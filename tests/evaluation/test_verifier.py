@@ -148,7 +148,7 @@ def test_the_scale_of_features_and_the_order_of_images_do_not_matter(data: Datas
 def test_facts_survive_their_json(verifier: Verifier) -> None:
     saved = json.loads(json.dumps(verifier.facts.to_json(), allow_nan=False))
     assert VerifierFacts.from_json(saved) == verifier.facts
-    assert verifier.card == {"model": "net", "run": "abcd1234", "seed": 3000, "people": 300}
+    assert verifier.card == {"model": "net", "run": "abcd1234", "seed": 3000, "people": 300, "trained_on": ""}
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,13 @@ import pytest
 from worlds import tree
 
 from mibench.core import Access
+from mibench.evaluation import faces
 from mibench.experiments import options
 from mibench.experiments.experiment import Attacker
 from mibench.experiments.plan import plan
 from mibench.experiments.reading import read_attackers
 from mibench.experiments.remarks import remarks
+from mibench.metrics import Unavailable
 from mibench.plugins import capabilities, registry
 from mibench.runtime.errors import UserError
 from mibench.stages import train_verifier
@@ -65,15 +67,18 @@ def told(dataset: str, **given: object) -> list[str]:
     return remarks([experiment], plan(experiment, Path("nowhere")))
 
 
-def test_a_prior_that_stands_in_is_named() -> None:
+def test_a_prior_that_stands_in_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faces, "present", lambda: ([], [Unavailable("verified@dlib", "not installed", "run: pip")]))
     (prior, verifier) = told("orl")
     assert prior == (
         "the prior is stylegan2, learnt on the public images of 'orl'; dcgan draws digiface and is used elsewhere only "
         "with --prior dcgan"
     )
-    assert verifier.startswith("no verifier judges: a verifier learns from at least 20 people")
+    assert verifier.startswith("no verifier judges: verified@dlib: not installed; run: pip; the own-ball gate")
     assert told("digiface") == []
     assert len(told("orl", methods=("gmi",))) == 1  # gmi's own prior learns anyway
+    monkeypatch.setattr(faces, "present", lambda: (["dlib"], []))
+    assert told("orl", methods=("gmi",)) == []
 
 
 def test_a_prior_of_another_domain_is_named() -> None:

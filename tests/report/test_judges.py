@@ -14,7 +14,7 @@ from reported import RE, bits, data, judge, noise, score, target, verifier  # no
 from rich.console import Console
 
 from mibench.core import Dataset
-from mibench.report import files, load, show, terminal
+from mibench.report import captions, files, load, show, terminal
 from mibench.report.captions import caption
 from mibench.report.content import Content
 from mibench.report.judges import MOST, Disagreement, Effect, disagreement, lines, sentence, words
@@ -169,3 +169,10 @@ def test_show_names_the_verifiers_and_who_taught_them(results: Path) -> None:
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "gate verified@resnet; real held-out images 91.7" in text and "at FAR .1%" in text
     assert text.count("verifier digiface-") == 2 and "taught by 300 people who play no other part" in text
+
+
+def test_the_caption_counts_the_images_in_which_a_face_was_found() -> None:
+    group = pd.DataFrame({"role": ["attack", "floor", "ceiling"], "face_found@dlib": [0.25, 0.5, 1.0]})
+    assert captions._unseen(group, "dlib").startswith(", finds a face in 25.0 to 50.0% of the reconstructions")
+    assert "in 50.0% of" in captions._unseen(group[1:], "dlib")
+    assert captions._unseen(group, "ir") == "", "a verifier that was trained here aligns nothing"
