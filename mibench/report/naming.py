@@ -48,7 +48,9 @@ def data_settings(run: Run) -> dict[str, Any]:
     if not asked:
         return changes("data", run.spec["dataset"]["name"], known)
     # What its content stands for in the specification is a path where it was given.
-    paths = {key: Path(str(value)).name for key, value in asked.items() if known.get(key) != value}
+    paths = {
+        key: Path(value).name for key, value in asked.items() if isinstance(value, str) and known.get(key) != value
+    }
     return changes("data", run.spec["dataset"]["name"], paths | {key: asked[key] for key in asked if key not in paths})
 
 
