@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from mibench.api import train_evaluators as train_evaluators
     from mibench.api import train_prior as train_prior
     from mibench.api import train_target as train_target
+    from mibench.api import train_verifiers as train_verifiers
     from mibench.evaluation.model import EvaluationModel as EvaluationModel
     from mibench.evaluation.score import Score as Score
+    from mibench.evaluation.verifier import Verifier as Verifier
     from mibench.report import Frames as Frames
     from mibench.runtime.errors import UserError as UserError
 
@@ -29,6 +31,7 @@ __version__ = "0.1.0"
 _WHERE = {
     "train_target": "mibench.api",
     "train_evaluators": "mibench.api",
+    "train_verifiers": "mibench.api",
     "train_prior": "mibench.api",
     "invert": "mibench.api",
     "score": "mibench.api",
@@ -39,6 +42,7 @@ _WHERE = {
     "LearntPrior": "mibench.api",
     "Inversion": "mibench.api",
     "Score": "mibench.evaluation.score",
+    "Verifier": "mibench.evaluation.verifier",
     "Frames": "mibench.report",
     "UserError": "mibench.runtime.errors",
 }

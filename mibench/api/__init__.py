@@ -14,6 +14,7 @@ from mibench.api.calls import (
     train_evaluators,
     train_prior,
     train_target,
+    train_verifiers,
 )
 from mibench.api.objects import Inversion, LearntPrior, Target
 
@@ -29,4 +30,5 @@ __all__ = [
     "train_evaluators",
     "train_prior",
     "train_target",
+    "train_verifiers",
 ]

@@ -14,6 +14,7 @@ from mibench.core import Dataset
 from mibench.evaluation import evaluate as evaluation
 from mibench.evaluation.model import EvaluationModel
 from mibench.evaluation.score import Score
+from mibench.evaluation.verifier import Verifier
 from mibench.experiments.experiment import Experiment, Finished, Targets, Trained
 from mibench.experiments.plan import plan
 from mibench.experiments.reading import prior_preset, read_attackers, read_evaluators, read_target
@@ -25,13 +26,16 @@ from mibench.runtime import engine
 from mibench.runtime.errors import UserError, unknown
 from mibench.runtime.progress import Reporter, Silent
 from mibench.stages import artifacts, execute
-from mibench.stages.score import evaluation_model
+from mibench.stages.score import evaluation_model, verifier
 from mibench.stats.intervals import Interval
 
-__all__ = ["Settings", "evaluate", "invert", "load_results", "score", "train_evaluators", "train_prior", "train_target"]
+__all__ = [
+    *("Settings", "evaluate", "invert", "load_results", "score"),
+    *("train_evaluators", "train_prior", "train_target", "train_verifiers"),
+]
 
 Settings = Mapping[str, Mapping[str, Any]]
-"""Settings by what they belong to: `data`, `training`, `evaluator`, `attack`, `prior`, or a defense's name."""
+"""Settings by owner: `data`, `training`, `evaluator`, `verifier`, `attack`, `prior`, or a defense's name."""
 
 
 def train_target(
@@ -98,17 +102,57 @@ def train_evaluators(
     Raises:
         UserError: If two families are not there, or one is the target's.
     """
-    given = _owned(settings, ("evaluator", "verifier"))
+    made = _judges(target, names, settings, "evaluators", device, precision, progress)
+    at = engine.resolve(device, precision)
+    return tuple(evaluation_model(run, target.data, at) for run in made)
+
+
+def train_verifiers(
+    target: Target,
+    *,
+    settings: Settings | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    progress: bool = True,
+) -> tuple[Verifier, ...]:
+    """Train the verifiers of a target's data set, or find them trained; the first is the headline's gate.
+
+    They learn people who are neither private nor public nor distractors; none where the data have too few of these.
+
+    Args:
+        target: Whose reconstructions they will judge; none is of its family.
+        settings: Of the `verifier`: what differs from their training recipe.
+        device: As in `train_target`.
+        precision: As in `train_target`.
+        progress: Draw bars on stderr.
+
+    Raises:
+        UserError: For an unknown setting.
+    """
+    made = _judges(target, None, settings, "verifiers", device, precision, progress)
+    at = engine.resolve(device, precision)
+    prepared = (verifier(run, target.data, at) for run in made)
+    return tuple(one for one in prepared if one is not None)
+
+
+def _judges(
+    target: Target,
+    names: Sequence[str] | None,
+    settings: Settings | None,
+    kind: str,
+    device: str,
+    precision: str,
+    progress: bool,
+) -> list[Run]:
+    """The finished runs of one kind among those that will judge a target's reconstructions."""
     experiment = Experiment(
         "training",
         None,
         Trained((target.path.name,)),
-        evaluators=read_evaluators(",".join(names) if names else None, given),
+        evaluators=read_evaluators(",".join(names) if names else None, _owned(settings, ("evaluator", "verifier"))),
         precision=_precision(device, precision),
     )
-    made = _execute(experiment, target.run.root, device, progress)
-    at = engine.resolve(device, precision)
-    return tuple(evaluation_model(run, target.data, at) for run in made if run.kind == "evaluators")
+    return _do([run for run in plan(experiment, target.run.root) if run.kind == kind], device, progress)
 
 
 def train_prior(
@@ -259,6 +303,7 @@ def evaluate(
     evaluators: Sequence[EvaluationModel],
     data: Dataset | None = None,
     *,
+    verifiers: Sequence[Verifier] = (),
     device: str = "auto",
     precision: str = "auto",
 ) -> Score:
@@ -270,6 +315,8 @@ def evaluate(
         target: What was attacked: what `train_target` returned, or a `Classifier` with `features`, `head` and `serve`.
         evaluators: What `train_evaluators` returned, or `EvaluationModel.of` a network; the headline first.
         data: The target's data set; that of the `Target` if absent.
+        verifiers: What `train_verifiers` returned, or `Verifier.of` a network, the headline's first; without one the
+            own-ball gate stands in.
         device: As in `train_target`.
         precision: As in `train_target`.
 
@@ -285,10 +332,11 @@ def evaluate(
     if not isinstance(target, Target):
         if data is None:
             raise UserError("evaluate needs data=... where the target is a network: its private and held-out images")
-        return evaluation.evaluate(images, labels, target, evaluators, data, at)
+        return evaluation.evaluate(images, labels, target, evaluators, data, at, verifiers=verifiers)
     natural = Interval(**target.metrics["natural_accuracy"])
+    known = data or target.data
     return evaluation.evaluate(
-        images, labels, target.model, evaluators, data or target.data, at, natural_accuracy=natural
+        images, labels, target.model, evaluators, known, at, verifiers=verifiers, natural_accuracy=natural
     )
 
 
@@ -329,7 +377,11 @@ def _precision(device: str, precision: str) -> str:
 def _execute(experiment: Experiment, results: str | Path, device: str, progress: bool) -> list[Run]:
     """Plan an experiment and do what is not done, one run after the other: a notebook, or a script without the guard
     that multiprocessing wants, cannot start worker processes. Threads, and so all bits, are those of the commands."""
-    planned = plan(experiment, Path(results))
+    return _do(plan(experiment, Path(results)), device, progress)
+
+
+def _do(planned: list[Run], device: str, progress: bool) -> list[Run]:
+    """The runs, finished."""
     with ExitStack() as stack:
         reporter: Reporter = Silent()
         if progress:

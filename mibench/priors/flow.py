@@ -37,6 +37,7 @@ CARD = {
     "venue": "arXiv",
     "year": 2026,
     "link": "https://arxiv.org/abs/2608.16791",
+    "critic": "none",
     "domain": "public",
     "flow": True,
 }

@@ -157,7 +157,7 @@ def test_a_decoy_loses_its_score_and_a_person_who_wears_one_keeps_it() -> None:
 def test_it_finds_the_traps_that_trap_mid_has_set() -> None:
     """Of strangers with a trigger on, the trapped network is sure; without what was estimated it hardly is."""
     torch.manual_seed(0)
-    net, defense = models.build("cnn", 3, (3, 16, 16)), TrapMID(alpha=0.1, beta=0.5)
+    net, defense = models.build("cnn", 3, (3, 16, 16)), TrapMID(alpha=0.1, beta=0.5, turn=False)
     recipe = Training(epochs=15, batch=20, lr=0.01, augment=False)
     traps = fit(net, colours(60, 16), 3, recipe, resolve("cpu", "fp32"), 5, Silent(), "toy", [defense]).memories[0]
     assert isinstance(traps, Traps)

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from worlds import public, small_net
 
 from mibench.core import Access, Oracle, PriorTrainer, Split, TrainingContext, augment
-from mibench.plugins import registry
+from mibench.plugins import capabilities, registry
 from mibench.priors.conditional import ConditionalNorm, ConditionalPrior, Trunk, Up, conv, halved, identities
 from mibench.priors.gan import Loop
 from mibench.priors.plg import Plg, PlgPrior, top_n
@@ -84,9 +84,16 @@ def test_images_lie_in_0_1_and_depend_on_latent_and_identity(kind: str, shape: t
 def test_a_prior_that_is_not_told_whom_to_draw_says_so(kind: str) -> None:
     prior = tiny(kind).build((3, 16, 16), CLASSES, public())
     assert prior.conditional
-    with pytest.raises(UserError, match="draws a given identity and was told none") as caught:
+    with (
+        pytest.raises(UserError, match="draws a given identity and was told none") as caught,
+        capabilities.naming_others(),
+    ):
         prior.decode(torch.zeros(1, 4))
-    assert "--prior wgan_gp" in str(caught.value) and "\n" not in str(caught.value)
+    assert (
+        "--prior one that has: " in str(caught.value)
+        and "wgan_gp" in str(caught.value)
+        and "\n" not in str(caught.value)
+    )
 
 
 def test_conditional_norm_is_the_formula_in_both_modes() -> None:

@@ -106,7 +106,7 @@ def test_a_target_knows_so_many_identities(tmp_path: Path) -> None:
     """Told before the prior is trained for it."""
     world().copy(tmp_path)
     before = files(tmp_path)
-    assert "--identities 5: the target" in command("attack", *ATTACK, "--identities", "5").error
+    assert "--identities 5: the target" in command("attack", "--method", "gmi", *ATTACK, "--identities", "5").error
     assert files(tmp_path) == before
 
 
@@ -122,7 +122,7 @@ def test_an_attack_refuses_a_prior_without_a_critic_before_it_makes_floors(tmp_p
     root = world().copy(tmp_path)
     shutil.rmtree(root / "scores")
     told = command("attack", "--method", "gmi", "--prior", "public", *SMALL, *JUDGES, *sets(steps=1))
-    assert "gmi needs a prior with a critic; use --prior" in told.error
+    assert "gmi needs a prior with a critic; choose with --prior one that has: " in told.error
     assert not (root / "scores").exists()
 
 

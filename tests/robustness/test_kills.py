@@ -130,7 +130,7 @@ def serve() -> None:
     gan.Loop.run.__defaults__ = (5,)  # type: ignore[attr-defined]  # checkpoints that few steps will reach
     asked = dict(item.removeprefix("data.").split("=") for item in SMALL[1::2])
     source = registry.configure("data", "digiface", settings=asked)
-    artifacts.open_dataset(artifacts.dataset_spec(source.plugin, "digiface")[1])
+    artifacts.open_dataset(artifacts.dataset_spec(source)[1])
     for line in sys.stdin:
         jobs = json.loads(line)
         since = time.monotonic()
@@ -171,7 +171,9 @@ class Ended:
     @property
     def error(self) -> str:
         """The one line of a refusal; no traceback."""
-        lines = [line for line in self.err.splitlines() if not line.startswith(("done ", "data set ", "images "))]
+        lines = [
+            line for line in self.err.splitlines() if not line.startswith(("done ", "data set ", "images ", "note: "))
+        ]
         assert self.code == 2 and len(lines) == 1 and lines[0].startswith("mibench: error: "), (self.code, self.err)
         return lines[0].removeprefix("mibench: error: ")
 
