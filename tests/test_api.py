@@ -96,6 +96,8 @@ def test_evaluating_tensors_gives_the_numbers_of_the_file(untouched: None) -> No
     assert score.natural_accuracy == kept.natural_accuracy
     stored = mibench.evaluate(to_uint8(inversion.images), inversion.labels, target.model, evaluators, target.data)
     assert stored.pixels == score.pixels == kept.pixels
+    assert mibench.train_verifiers(target, progress=False) == (), "fewer than 20 private people"
+    assert score.gate == kept.gate == f"own_ball@{evaluators[0].name}"
 
 
 def test_results_are_the_reports_frames(untouched: None) -> None:
