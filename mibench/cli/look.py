@@ -147,8 +147,7 @@ def judge(
         raise UserError("--export, --import and --summary exclude each other; give one at a time")
     put = forms.form(form)
     inversion = runs.inversion_of(_find(results, run), "judge")
-    target = inversion.parents["target"]
-    data = artifacts.dataset(target)  # type: ignore[arg-type]
+    data = artifacts.dataset(inversion.target)
     shown = export is None and answers is None and not summary
     # Whoever reads answers takes those to any number of pairs: fewer pairs are among the more.
     every = inversion.read("metrics.json")["images"]

@@ -169,8 +169,7 @@ class Planner:
 
     def score(self, inversion: Run) -> Run:
         """The score of one inversion."""
-        target = inversion.parents["target"]
-        assert isinstance(target, Run)
+        target = inversion.target
         evaluators, verifiers = self.evaluators(target), self.verifiers(target)
         # A target that was trained before anybody said that its pictures show faces is not trained again.
         known = [self.data_of(target), *([self.experiment.dataset] if self.experiment.dataset else [])]

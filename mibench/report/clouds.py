@@ -91,8 +91,7 @@ def extract(run: Run, data: Dataset, engine: Engine, reporter: Reporter) -> Clou
     Raises:
         UserError: If files are missing or damaged, or the data have changed.
     """
-    target = run.parents["target"]
-    assert isinstance(target, Run)
+    target = run.target
     tensors, _ = artifacts.read_tensors(run.path / "images.safetensors", "reconstructions")
     attacked, counts = tensors["labels"].unique(return_counts=True)
     own = torch.isin(data.train.labels, attacked).nonzero()[:, 0]

@@ -45,8 +45,7 @@ def write(run: Run, size: int, engine: Engine, reporter: Reporter) -> tuple[Path
         UserError: If it is another kind of run, files are damaged, or the folder cannot be written.
     """
     run = inversion_of(run, "features")
-    target = run.parents["target"]
-    assert isinstance(target, Run)
+    target = run.target
     data = artifacts.dataset(target)
     clouds = extract(run, data, engine, reporter)
     shown = clouds.reconstructed_labels.unique()[:size].tolist()

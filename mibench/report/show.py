@@ -117,8 +117,7 @@ def _result(run: Run) -> str:
             f"likeness {rate(scores['likeness'])}, gate {scores['gate']}; real held-out images "
             f"{rate(scores['likeness_ceiling'])}",
         ]
-        judges = run.parents["evaluators"]
-        for judge in judges if isinstance(judges, list) else [judges]:
+        for judge in run.evaluators:
             name = judge.spec["model"]
             own = scores["evaluators"][name]
             lines.append(

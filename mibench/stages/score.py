@@ -6,7 +6,7 @@ uint8 images that were saved.
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -101,11 +101,7 @@ def evaluation_model(run: Run, data: Dataset, engine: Engine) -> EvaluationModel
     tensors, _ = artifacts.read_tensors(run.path / "features.safetensors", "private features")
     finished = (run.path / "done").stat()
     key = (run.path, finished.st_mtime_ns, finished.st_ino, data.fingerprint(), engine.precision, str(engine.device))
-    if key not in _models:
-        while len(_models) >= 8:
-            _models.pop(next(iter(_models)))
-        _models[key] = _prepared(run, network, tensors, data, engine)
-    return _models[key]
+    return _kept(_models, key, lambda: _prepared(run, network, tensors, data, engine))
 
 
 def _prepared(run: Run, network: Classifier, tensors: dict[str, Any], data: Dataset, engine: Engine) -> EvaluationModel:
@@ -150,15 +146,19 @@ def verifier(run: Run, data: Dataset, engine: Engine) -> Verifier | None:
         family, trained_on = models.family(name), f"{people} people of {data.name} who play no other part"
         return Verifier.of(name, network, people, data, engine, family, run.id, run.spec["seed"], trained_on)
 
-    return _kept(key, make)
+    return _kept(_verifiers, key, make)
 
 
-def _kept(key: tuple[Any, ...], make: Callable[[], Verifier]) -> Verifier:
-    if key not in _verifiers:
-        while len(_verifiers) >= 8:
-            _verifiers.pop(next(iter(_verifiers)))
-        _verifiers[key] = make()
-    return _verifiers[key]
+Judge = TypeVar("Judge", EvaluationModel, Verifier)
+
+
+def _kept(known: dict[tuple[Any, ...], Judge], key: tuple[Any, ...], make: Callable[[], Judge]) -> Judge:
+    """The last eight stay."""
+    if key not in known:
+        while len(known) >= 8:
+            known.pop(next(iter(known)))
+        known[key] = make()
+    return known[key]
 
 
 def recogniser(name: str, data: Dataset, engine: Engine) -> Verifier:
@@ -168,7 +168,7 @@ def recogniser(name: str, data: Dataset, engine: Engine) -> Verifier:
         UserError: If the data have too few people, images or faces for it, or its file is missing or damaged.
     """
     key = (name, data.fingerprint(), engine.precision, str(engine.device))
-    return _kept(key, lambda: Verifier.published(faces.RECOGNISERS[name], data, engine))
+    return _kept(_verifiers, key, lambda: Verifier.published(faces.RECOGNISERS[name], data, engine))
 
 
 def verifiers_of(run: Run, data: Dataset, engine: Engine) -> tuple[list[Verifier], list[Unavailable]]:
