@@ -11,8 +11,7 @@ from mibench.experiments.plan import plan
 from mibench.experiments.remarks import remarks
 from mibench.runs import Run
 from mibench.runs.executor import pending
-from mibench.runtime import engine
-from mibench.runtime.errors import printable
+from mibench.runtime import engine, escape
 from mibench.runtime.terminal import Terminal
 from mibench.stages import execute, rehearse
 
@@ -42,7 +41,7 @@ def conduct(
     planned = {run.id: run for experiment in experiments for run in plan(experiment, results)}
     runs = list(planned.values())
     for line in remarks(experiments, runs):
-        print(f"note: {printable(line)}", file=sys.stderr)
+        print(f"note: {escape.terminal(line)}", file=sys.stderr)
     if dry_run:
         describe(runs, force, as_json)
         return
