@@ -82,9 +82,12 @@ class Point:
         """Whether the training of every seed had converged; of an older target, which did not say, that is unknown and
         counts as no.
 
-        A target says so itself (`converged`), or by its accuracy on its own training images as trained.
+        A target says so itself, or by its accuracy on its own training images as trained.
         """
-        said = [one.get("converged", one.get("fit", {}).get("value", 0.0) >= CONVERGED) for one in self.metrics]
+        said = [
+            one.get("convergence", {}).get("converged", one.get("fit", {}).get("value", 0.0) >= CONVERGED)
+            for one in self.metrics
+        ]
         return all(said)
 
     @cached_property

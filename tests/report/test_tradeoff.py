@@ -153,7 +153,7 @@ def test_no_number_stands_on_a_target_that_had_not_converged() -> None:
 def test_what_a_target_says_of_its_convergence_counts() -> None:
     assert point("re", 0.8, fit=0.9).converged is False and point("re", 0.8).converged
     said = point("re", 0.8, fit=0.9)
-    said.metrics[0]["converged"] = True
+    said.metrics[0]["convergence"] = {"converged": True}
     assert said.converged
 
 
