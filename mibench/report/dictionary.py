@@ -34,6 +34,12 @@ ABOUT = (
     ("target_seed", Unit.TEXT, "training seed of the target"),
     ("start", Unit.TEXT, "what its training started from"),
     ("training", Unit.TEXT, "its training settings that are not the recipe's"),
+    (
+        "training_ended_by",
+        Unit.TEXT,
+        "why the target's training was not doubled again: fit (99% as trained), plateau (a doubling added less than "
+        "1.5 points) or budget (not converged)",
+    ),
     ("defense", Unit.TEXT, "the target's defenses with their strength; `none` without any"),
     ("family", Unit.TEXT, "the same without the strength"),
     ("base", Unit.TEXT, "network, start and training: what an undefended twin shares"),

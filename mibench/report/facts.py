@@ -163,6 +163,7 @@ def facts(result: Result, among: Sequence[Result] = ()) -> Facts:
         named=tuple(Gate(name, limit.named) for name, limit in limits.items()),
         copies=max(score.copies, _copies(result)),
         fit=target.read("metrics.json").get("fit", {}).get("value"),
+        converged=target.read("metrics.json").get("convergence", {}).get("converged"),
         rivals=len({one.attack for one in rivals if one.target.id == target.id}),
         cross_fitted=score.identities > 1,
     )
