@@ -16,7 +16,6 @@ from typing import Any
 import pandas as pd
 
 from mibench.core import Access
-from mibench.evaluation.checks import CONVERGED
 from mibench.report.naming import card, changes, settings_text
 from mibench.report.pairing import Attacked
 from mibench.report.result import Result
@@ -24,6 +23,7 @@ from mibench.runs import Run
 from mibench.stages import artifacts
 from mibench.stats.intervals import Interval
 from mibench.stats.pairing import Hits, combined
+from mibench.training.convergence import CONVERGED
 
 __all__ = ["Point", "points", "undefended"]
 
