@@ -135,7 +135,7 @@ def write(root: Path, console: "Console", private_images: bool = True) -> Path:
     results = read(root, errors)
     chatter = Console(stderr=True, soft_wrap=True, highlight=False)
     if not results:
-        lost = f" ({len(errors)} could not be read)" if errors else ""
+        lost = " that can be shown (those above are left out)" if errors else ""
         raise UserError(
             f"no finished scores in {root}{lost}; make some with `mibench demo`, or with `mibench train` and then "
             "`mibench attack`, and name their folder: `mibench report RESULTS`"
