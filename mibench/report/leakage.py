@@ -170,11 +170,11 @@ def _images(best: Attacked) -> pd.DataFrame:
 
 
 def _members(result: Result) -> dict[str, str]:
-    """Identity -> group, from the card that the target's training wrote down; empty without groups."""
+    """Identity, as per_image.csv calls it, -> group, from the card of the target's data; empty without groups."""
     if not (result.target.path / "data.json").is_file():
         return {}
     groups = result.target.read("data.json").get("groups")
-    return {str(name): str(group) for name, group in groups.items()} if isinstance(groups, Mapping) else {}
+    return {escape.csv(str(name)): str(group) for name, group in groups.items()} if isinstance(groups, Mapping) else {}
 
 
 def _persons(images: pd.DataFrame, name: str) -> pd.DataFrame:
