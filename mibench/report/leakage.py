@@ -30,6 +30,7 @@ from mibench.report import rows, tables
 from mibench.report.pairing import Attacked, holm
 from mibench.report.result import Result
 from mibench.report.tables import HEADLINE, evaluators, protocols
+from mibench.runtime import escape
 from mibench.stats.intervals import proportion
 from mibench.stats.significance import gap_test
 
