@@ -1,5 +1,6 @@
 """The command line: which commands there are, and how every one of them ends."""
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -63,6 +64,9 @@ def options(
 
 def main() -> None:
     """The entry point: mistakes are one line on stderr and exit code 2; Ctrl-C says how to resume."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that has no letter for something gets its number
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = app(standalone_mode=False)
         if code == 130:  # typer turns Ctrl-C into this exit code and says nothing

@@ -1,7 +1,6 @@
 """An experiment, conducted: planned, then executed or described, then shown."""
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -12,8 +11,8 @@ from mibench.experiments.plan import plan
 from mibench.experiments.remarks import remarks
 from mibench.runs import Run
 from mibench.runs.executor import pending
-from mibench.runtime import engine, escape
-from mibench.runtime.terminal import Terminal
+from mibench.runtime import engine
+from mibench.runtime.terminal import Terminal, say
 from mibench.stages import execute, rehearse
 
 __all__ = ["conduct", "machine", "metrics_of"]
@@ -43,7 +42,7 @@ def conduct(
     planned = {run.id: run for experiment in experiments for run in plan(experiment, results)}
     runs = list(planned.values())
     for line in remarks(experiments, runs):
-        print(f"note: {escape.terminal(line)}", file=sys.stderr)
+        say(f"note: {line}", to_stderr=True)
     if dry_run:
         describe(runs, force, as_json, seconds or {})
         return
@@ -54,8 +53,7 @@ def conduct(
         print(json.dumps(shown, indent=1, sort_keys=True))
         return
     show(runs)
-    for run in runs:
-        print(run.path)
+    say(*(run.path for run in runs))
 
 
 def describe(runs: list[Run], force: bool, as_json: bool, seconds: Mapping[str, float] = MappingProxyType({})) -> None:

@@ -201,15 +201,14 @@ def report(
     as_json: options.Json = False,
 ) -> None:
     """Tables in the terminal; the same as CSV, Markdown, LaTeX and JSON; figures and picture grids."""
-    from rich.console import Console
-
     from mibench import report as reports
+    from mibench.runtime.terminal import SafeConsole, say
 
-    folder = reports.write(results, Console(quiet=as_json), private_images)
+    folder = reports.write(results, SafeConsole(quiet=as_json), private_images)
     if as_json:
         print((folder / "tables.json").read_text(encoding="utf-8"))
     else:
-        print(folder)
+        say(folder)
 
 
 def _tables(runs: list["Run"]) -> None:

@@ -81,12 +81,11 @@ def show(run: options.AnyRun, results: options.Results = options.RESULTS, as_jso
         visit(start)
         print(json.dumps(chain, indent=1, sort_keys=True))
         return
-    from rich.console import Console
-
     from mibench.report.show import chain as walk
+    from mibench.runtime.terminal import SafeConsole, say
 
-    Console().print(walk(start))
-    print(start.path)
+    SafeConsole().print(walk(start))
+    say(start.path)
 
 
 def features(
@@ -99,11 +98,9 @@ def features(
     as_json: options.Json = False,
 ) -> None:
     """Where reconstructions lie in the target's features: among private images, or among erased ones."""
-    from rich.console import Console
-
     from mibench.report import features as space
     from mibench.runtime import engine
-    from mibench.runtime.terminal import Terminal
+    from mibench.runtime.terminal import SafeConsole, Terminal, say
 
     reconstructed = _find(results, run)
     with Terminal() as terminal:
@@ -111,8 +108,8 @@ def features(
     if as_json:
         print(json.dumps(report, indent=1, sort_keys=True))
         return
-    Console().print(space.table(report))
-    print(folder / "features.png")
+    SafeConsole().print(space.table(report))
+    say(folder / "features.png")
 
 
 def judge(
@@ -141,6 +138,7 @@ def judge(
     from mibench.human_study import answers as kept
     from mibench.human_study import exchange, forms, questions
     from mibench.human_study.verdicts import verdicts
+    from mibench.runtime.terminal import say
     from mibench.stages import artifacts
 
     if sum([export is not None, answers is not None, summary]) > 1:
@@ -154,8 +152,8 @@ def judge(
     asked = questions.ask(inversion, data, pairs if shown or export is not None else every, seed, put)
     store = kept.Answers(inversion, put)
     if export is not None:
-        print(f"{export} holds private images; it is yours to keep from others", file=sys.stderr)
-        print(exchange.export(asked, export))
+        say(f"{export} holds private images; it is yours to keep from others", to_stderr=True)
+        say(exchange.export(asked, export))
         return
     if answers is not None:
         store.record(rater, exchange.read_answers(answers, asked))
@@ -170,7 +168,7 @@ def judge(
         how = "" if put is forms.PAIR else f" --form {put.name}"
         raise UserError(f"nobody has judged {inversion.label} so yet; run first: mibench judge {inversion.id}{how}")
     for name, one in summaries.items():
-        print("\n".join(kept.lines(name, one)))
+        say(*kept.lines(name, one))
 
 
 def _serve(pairs: list[Any], store: Any, rater: str, port: int) -> None:

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
+
+from mibench.runtime.terminal import SafeConsole
 
 if TYPE_CHECKING:
     from mibench.core import Dataset
@@ -47,13 +48,11 @@ def print_training(runs: list["Run"]) -> None:
             f"{natural['low']:.3f} - {natural['high']:.3f}",
             f"{opened['value']:.3f}" if opened else "",
         )
-    console = Console()
+    console = SafeConsole()
     console.print(table)
     for run in verifiers:
         people = run.read("metrics.json")["people"]
-        console.print(
-            f"{run.name}-{run.id}  verifier, taught by {people} people who play no other part", highlight=False
-        )
+        console.print(f"{run.name}-{run.id}  verifier, taught by {people} people who play no other part")
 
 
 def print_cards(kinds: dict[str, dict[str, dict[str, Any]]]) -> None:
@@ -64,7 +63,7 @@ def print_cards(kinds: dict[str, dict[str, dict[str, Any]]]) -> None:
         "models": ("architectures", "year", "link"),
         "metrics": ("unit", "direction", "link"),
     }
-    console = Console()
+    console = SafeConsole()
     for one, cards in kinds.items():
         if one == "attacks":
             print_attacks(cards)
@@ -87,7 +86,7 @@ def print_cards(kinds: dict[str, dict[str, dict[str, Any]]]) -> None:
 
 def print_defenses(cards: dict[str, dict[str, Any]]) -> None:
     """Published defenses, then controls: what is swept over which values, venue, summary, adaptive attacker, link."""
-    console = Console()
+    console = SafeConsole()
     line = "{:<14}{:<14}{:<28}  {}".format
     for role, title in (("defense", "defenses"), ("control", "controls: what a defense is compared with")):
         own = {name: card for name, card in cards.items() if card.get("role", "defense") == role}
@@ -123,7 +122,7 @@ def print_suites(suites: dict[str, list["Experiment"]]) -> None:
         methods = dict.fromkeys(attacker.attack.name for one in experiments for attacker in one.attackers)
         data = dict.fromkeys(one.dataset.name for one in experiments if one.dataset)
         table.add_row(name, experiments[0].title, ", ".join(data), ", ".join(defenses), ", ".join(methods))
-    Console().print(table)
+    SafeConsole().print(table)
 
 
 def print_plan(runs: list["Run"], todo: set[str], seconds: Mapping[str, float]) -> None:
@@ -134,7 +133,7 @@ def print_plan(runs: list["Run"], todo: set[str], seconds: Mapping[str, float]) 
         todo: Labels of those that are still to do.
         seconds: What a run of a kind, or of a plug-in (`kind/name`), takes on one core; may be empty.
     """
-    console = Console()
+    console = SafeConsole()
     width = max((len(run.label) for run in runs), default=0)
     lines = [Text(f"{'state':<6} {'run':<{width}}  settings", "bold")]
     for run in runs:
@@ -189,7 +188,7 @@ SECTIONS = {
 
 def print_attacks(cards: dict[str, dict[str, Any]]) -> None:
     """Attacks by access: prior, what the paper preset asks for one class and for all together, venue, summary, link."""
-    console = Console()
+    console = SafeConsole()
     line = "{:<16}{:<12}{:>10}{:>10}{:>10}  {}".format
     for section, title in SECTIONS.items():
         own = {name: card for name, card in cards.items() if section_of(card) == section}
@@ -233,7 +232,7 @@ def show_tables(results: Path, scores: list["Run"]) -> None:
     from mibench.report import content, read, terminal  # pandas: not for `mibench list`
 
     wanted = {run.id for run in scores}
-    console = Console()
+    console = SafeConsole()
     shown = content.Content([result for result in read(results) if result.run.id in wanted])
     console.print(terminal.render(shown, console, people=False))
 
@@ -242,7 +241,7 @@ def print_checks(results: Path | None, as_json: bool) -> None:
     """What the checks find in a results folder and which found nothing, or (None) what each of them looks for."""
     from mibench.evaluation import checks
 
-    console = Console()
+    console = SafeConsole()
     if results is None:
         about = {name: checks.explanation(name) for name in checks.CHECKS}
         if as_json:
@@ -293,4 +292,4 @@ def describe_data(data: "Dataset", as_json: bool) -> None:
     for key, value in data.card.items():
         if isinstance(value, str | int | float):
             table.add_row(key.replace("_", " "), str(value), style="dim")
-    Console().print(table)
+    SafeConsole().print(table)
