@@ -165,6 +165,7 @@ def facts(result: Result, among: Sequence[Result] = ()) -> Facts:
         fit=target.read("metrics.json").get("fit", {}).get("value"),
         rivals=len({one.attack for one in rivals if one.target.id == target.id}),
         cross_fitted=score.identities > 1,
+        generators=tuple(result.inversion.read("metrics.json").get("global_generators", ())),
     )
 
 
