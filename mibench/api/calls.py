@@ -214,6 +214,7 @@ def invert(
     preset: str = "quick",
     identities: int | None = None,
     budget: int | None = None,
+    isolate: bool = False,
     seed: int = 0,
     settings: Settings | None = None,
     device: str = "auto",
@@ -229,6 +230,7 @@ def invert(
         preset: `quick`, `paper` or `legacy`; the prior's too, unless it was given learnt.
         identities: Only the first so many are attacked; all if absent.
         budget: Most images the target is asked for one identity, shared ones included; unlimited if absent.
+        isolate: Run a black-box or label-only attack in a sealed process, the target behind a pipe; the same bytes.
         seed: Everything random is derived from it.
         settings: Of the `attack` (of a wrapper as `"eot.copies"`) and of the `prior`.
         device: As in `train_target`.
@@ -254,6 +256,7 @@ def invert(
         read_attackers(attack, preset, given["attack"], prior, given["prior"]),
         identities=identities,
         budget=budget,
+        isolate=isolate,
         seed=seed,
         precision=_precision(device, precision),
     )

@@ -37,6 +37,12 @@ Adaptive = Annotated[
 ]
 Identities = Annotated[int | None, typer.Option("--identities", min=1, help="Attack only the first so many.")]
 Budget = Annotated[int | None, typer.Option("--budget", min=1, help="Most target queries per identity.")]
+Isolate = Annotated[
+    bool,
+    typer.Option(
+        "--isolate", help="Black box and label only: the attack in a sealed process, the target behind a pipe."
+    ),
+]
 Evaluators = Annotated[
     str | None, typer.Option("--evaluators", help="Evaluation models, comma-separated; two of other families.")
 ]

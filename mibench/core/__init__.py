@@ -9,7 +9,7 @@ from mibench.core.access import Access
 from mibench.core.attack import Attack, AttackContext, Cost, Reconstructions, Wrapper
 from mibench.core.capabilities import Capabilities, Lacks
 from mibench.core.data import Dataset, Shape, Source, Split, to_float, to_uint8
-from mibench.core.defense import Batch, Defense, Schedule, Step
+from mibench.core.defense import Batch, Defense, Schedule, Step, shown_by
 from mibench.core.oracle import BudgetExhausted, Oracle, Term
 from mibench.core.prior import Prior, PriorTrainer, TrainingContext
 
@@ -36,6 +36,7 @@ __all__ = [
     "Term",
     "TrainingContext",
     "Wrapper",
+    "shown_by",
     "to_float",
     "to_uint8",
 ]

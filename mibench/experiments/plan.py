@@ -191,7 +191,7 @@ class Planner:
     def _attacks(self, target: Run, given: Attacker) -> Iterator[Run]:
         attacker = given.on(target.spec["dataset"]["name"])
         budget = self.experiment.budget
-        main = self._inversion(target, attacker, budget)
+        main = self._inversion(target, attacker, budget, self.experiment.isolate)
         if attacker.attack.name not in registry.attacks("floor"):
             yield from self._floors(target, attacker, main)
         if self.experiment.adaptive and (others := adaptive_attacks(attacker.attack, target.spec["defenses"])):
@@ -200,7 +200,7 @@ class Planner:
                 yield self._inversion(target, Attacker(other, attacker.prior), most)
         yield main
 
-    def _inversion(self, target: Run, attacker: Attacker, budget: int | None) -> Run:
+    def _inversion(self, target: Run, attacker: Attacker, budget: int | None, isolate: bool = False) -> Run:
         experiment = self.experiment
         if (count := experiment.identities) is not None and count > (known := self._identities(target)):
             raise UserError(f"--identities {count}: the target {target.label} knows {known} identities")
@@ -208,7 +208,7 @@ class Planner:
             target.root, self.data_of(target), attacker.prior, target, experiment.seed, experiment.precision
         )
         return invert.plan(
-            target.root, target, prior, attacker.attack, experiment.seed, experiment.precision, count, budget
+            target.root, target, prior, attacker.attack, experiment.seed, experiment.precision, count, budget, isolate
         )
 
     def _identities(self, target: Run) -> int:
