@@ -18,6 +18,7 @@ from mibench.core import (
     Oracle,
     Prior,
     Reconstructions,
+    checked,
     to_uint8,
 )
 from mibench.models.fold import fold
@@ -108,34 +109,47 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         oracle = Oracle(network, ACCESS[run.spec["access"]], len(data.classes), run.spec["budget"], tick=task.advance)
         batch = at_once(BATCH[engine.device.type], data.image_shape, engine.device)
         workspace = AttackContext(batch, folder, data.public.on(engine), shown_by(artifacts.defenses(target)))
-        made: Reconstructions | None = None
+        made: object = None
+        answered = False
         with suppress(BudgetExhausted), engine.autocast(), capabilities.naming_others():
             made = attack(oracle, prior, labels, run.spec["seed"], workspace)
-        if made is None or (run.spec["budget"] is not None and cost.queries and oracle.queries.max() == 0):
+            answered = True
+        if not answered or (run.spec["budget"] is not None and cost.queries and oracle.queries.max() == 0):
             raise UserError(
                 f"a budget of {run.spec['budget']} queries per identity is too small for one step of {run.name}; it "
                 f"asks for {cost.shared_queries} shared and {cost.queries} own queries when nothing stops it"
             )
-        stored = to_uint8(made.images).cpu()
+        found, missing = checked(made, run.name, labels, data.image_shape)
+        if len(missing):
+            people = ", ".join(data.classes[label] for label in missing.tolist())
+            reporter.say(f"{run.label}: {len(missing)} of {count} identities failed, no image came back: {people}")
+        for file in run.clear():
+            reporter.say(f"{run.label}: ignored {file}, which the attack left in the run's folder")
+        stored = to_uint8(found.images).cpu()
         tensors = {
-            "failed": made.failed,
+            "failed": found.failed,
             "gradient_images": oracle.gradient_images,
             "images": stored,
-            "labels": made.labels,
-            "latents": made.latents,
+            "labels": found.labels,
+            "latents": found.latents,
             "queries": oracle.queries,
         }
+        if len(missing):
+            tensors["missing"] = missing
         header = {"role": "reconstructions", "attack": run.name, "dataset": data.name, "classes_count": count}
         artifacts.write_tensors(folder / "images.safetensors", tensors, header)
-        write_json(folder / "metrics.json", measured(made, oracle, labels))
+        write_json(folder / "metrics.json", measured(found, missing, oracle, labels))
         tile(stored[: 8 * 8], folder / "grid.png", columns=8)
         run.finish(provenance(started, describe(engine)))
 
 
-def measured(made: Reconstructions, oracle: Oracle, labels: Int64[Tensor, " c"]) -> dict[str, Any]:
-    """What an inversion cost, per attacked identity and shared by all."""
+def measured(
+    made: Reconstructions, missing: Int64[Tensor, " m"], oracle: Oracle, labels: Int64[Tensor, " c"]
+) -> dict[str, Any]:
+    """What an inversion cost, per attacked identity and shared by all; and of whom no image came back, if of any."""
     attacked = labels.cpu()
-    return {
+    left_out = {"missing": missing.tolist()} if len(missing) else {}
+    return left_out | {
         "gradient_images_per_identity": float(oracle.gradient_images[attacked].double().mean()),
         "identities": len(attacked),
         "images": len(made.images),
