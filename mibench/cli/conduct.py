@@ -2,8 +2,9 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mibench.experiments.experiment import Experiment
@@ -11,8 +12,7 @@ from mibench.experiments.plan import plan
 from mibench.experiments.remarks import remarks
 from mibench.runs import Run
 from mibench.runs.executor import pending
-from mibench.runtime import engine
-from mibench.runtime.errors import printable
+from mibench.runtime import engine, escape
 from mibench.runtime.terminal import Terminal
 from mibench.stages import execute, rehearse
 
@@ -33,6 +33,7 @@ def conduct(
     force: bool,
     as_json: bool,
     show: Callable[[list[Run]], None] = lambda runs: None,
+    seconds: Mapping[str, float] | None = None,
 ) -> None:
     """Plan all of it before any of it is done; do it, or describe what would be done; print.
 
@@ -42,9 +43,9 @@ def conduct(
     planned = {run.id: run for experiment in experiments for run in plan(experiment, results)}
     runs = list(planned.values())
     for line in remarks(experiments, runs):
-        print(f"note: {printable(line)}", file=sys.stderr)
+        print(f"note: {escape.terminal(line)}", file=sys.stderr)
     if dry_run:
-        describe(runs, force, as_json)
+        describe(runs, force, as_json, seconds or {})
         return
     with Terminal() as terminal:
         execute(runs[::-1], device, terminal, force)
@@ -57,8 +58,10 @@ def conduct(
         print(run.path)
 
 
-def describe(runs: list[Run], force: bool, as_json: bool) -> None:
-    """What would be done: the runs with all that they build on, parents first."""
+def describe(runs: list[Run], force: bool, as_json: bool, seconds: Mapping[str, float] = MappingProxyType({})) -> None:
+    """What would be done: the runs with all that they build on, parents first; and, where it is known what runs take
+    (`suites.seconds`), how long what is still to do takes.
+    """
     left = pending(runs, force)
     rehearse(left)
     todo = {run.label for run in left}
@@ -69,7 +72,7 @@ def describe(runs: list[Run], force: bool, as_json: bool) -> None:
         return
     from mibench.cli import printing
 
-    printing.print_plan(list(whole.values()), todo)
+    printing.print_plan(list(whole.values()), todo, seconds)
 
 
 def _with_ancestors(runs: Sequence[Run]) -> Iterator[Run]:

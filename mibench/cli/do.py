@@ -157,7 +157,16 @@ def run(
 
     device, precision = conduct.machine(device, precision)
     experiments = suites.read(suite, dataset=dataset, seed=seed, identities=identities, sets=sets, precision=precision)
-    conduct.conduct(experiments, results, device, dry_run=dry_run, force=force, as_json=as_json, show=_tables)
+    conduct.conduct(
+        experiments,
+        results,
+        device,
+        dry_run=dry_run,
+        force=force,
+        as_json=as_json,
+        show=_tables,
+        seconds=suites.seconds(suite),
+    )
 
 
 def demo(

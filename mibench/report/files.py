@@ -53,7 +53,9 @@ def _plain(value: Any) -> Any:
 
 
 def _cells(rows: pd.DataFrame, columns: list[tables.Column], escape: Callable[[str], str]) -> list[list[str]]:
-    return [[escape(column.cell(row, 1)) for column in columns] for row in tables.rows(rows)]
+    lines = tables.rows(rows)
+    filled = [[escape(cell) for cell in column.cells(lines, 1)] for column in columns]
+    return [list(cells) for cells in zip(*filled, strict=True)]
 
 
 def to_json(parts: Mapping[str, Sequence[Any]]) -> str:

@@ -36,7 +36,7 @@ def pending(runs: list[Run], force: bool = False) -> list[Run]:
     order: dict[str, Run] = {}
 
     def visit(run: Run, again: bool) -> None:
-        if run.label in order or (run.done and not again):
+        if run.label in order or (not again and run.done):
             return
         for parent in run.ancestors():
             visit(parent, False)

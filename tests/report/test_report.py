@@ -146,7 +146,7 @@ def test_damaged_runs_are_named_and_left_out(root: Path, capsys: pytest.CaptureF
 
 def test_two_protocols_never_share_a_table(root: Path, data: Dataset) -> None:
     judges = [
-        find(root, f"digiface-{name}-" + run.name[-8:])
+        find(root, f"digiface-{name}-" + run.name.rpartition("-")[2])
         for name in ("resnet", "ir")
         for run in (root / "evaluators").glob(f"digiface-{name}-*")
     ]
