@@ -38,6 +38,7 @@ CARD = {
     "role": "attack",
     "cost": [5000, 0, 0],
     "requires": ["gradients"],
+    "toy": {"short": {"population": 8, "generations": 4}},
 }
 
 PRESETS = {"quick": {"images": 2, "population": 16, "generations": 10}}

@@ -139,6 +139,7 @@ class Facts:
         gates: Verifiers and thresholds of identification.
         named: Evaluation models, with the share of strangers that each names as a private person.
         copies: How many reconstructions are a private image of the person they claim to show.
+        missing: Of how many people no image came back.
         fit: The target's accuracy on its own training images as trained.
         converged: Whether its training ended by the recipe's rule, not by its budget; None in older runs.
         rivals: How many attacks the strongest on this target is chosen from.
@@ -174,6 +175,7 @@ class Facts:
     gates: tuple[Gate, ...] = ()
     named: tuple[Gate, ...] = ()
     copies: int | None = None
+    missing: int = 0
     fit: float | None = None
     converged: bool | None = None
     rivals: int = 1
@@ -435,6 +437,17 @@ def private_image_returned(one: Facts) -> str | None:
     return f"{one.copies} reconstruction(s) are private images themselves" if one.copies else None
 
 
+def identities_failed(one: Facts) -> str | None:
+    """An attack returned no image of some people.
+
+    They count as misses in every accuracy, so that n is what was asked; no distance includes them, so that a distance
+    is that of the people who were reached and looks better than it is. Compare accuracies.
+    """
+    if not one.missing:
+        return None
+    return f"the attack returned no image of {one.missing} of {one.people} people: misses, named in its scores.json"
+
+
 def target_not_converged(one: Facts) -> str | None:
     """The target knows less than 99% of its own training images, seen as in training, and more training would help.
 
@@ -504,6 +517,7 @@ OF_SCORES: tuple[Callable[[Facts], str | None], ...] = (
     strangers_accepted,
     strangers_named,
     private_image_returned,
+    identities_failed,
     target_not_converged,
     quick_below_random,
     strongest_chosen_on_itself,

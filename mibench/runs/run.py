@@ -242,6 +242,24 @@ class Run:
                 "make room and run the same command again"
             ) from None
 
+    def clear(self, keep: tuple[str, ...] = ()) -> list[str]:
+        """Throw away what lies in the directory to work in and is no checkpoint, and name it.
+
+        A plug-in is given this directory for its checkpoints. Called when it has returned, before the stage writes its
+        own files, so that nothing of the plug-in's is taken for a result.
+
+        Args:
+            keep: Files that the stage has already written.
+        """
+        others = [
+            path
+            for path in sorted(self.work.iterdir())
+            if not path.name.startswith(("checkpoint", ".")) and path.name not in keep
+        ]
+        for path in others:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        return [path.name for path in others]
+
     def finish(self, provenance: Mapping[str, Any]) -> None:
         """Write `run.json`, then `done` (the files' digests), then rename: the run appears whole or not at all."""
         write_json(self.work / "run.json", {**self.description(), "provenance": dict(provenance)})

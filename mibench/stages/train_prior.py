@@ -97,6 +97,8 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(seed_of(run.spec["seed"], "train"))
             log = recipe.train(prior, data.public, oracle, session)
+        for file in run.clear(keep=("samples.png",)):
+            reporter.say(f"{run.label}: ignored {file}, which the prior left in the run's folder")
         prior.requires_grad_(False).eval()
         picture(prior)
         header = {"role": "prior", "prior": choice["name"], "dataset": data.name}

@@ -150,6 +150,7 @@ FIRES = {
     ],
     "strangers_named": [{"named": (Gate("resnet", 0.5), Gate("ir", 0.1))}],
     "private_image_returned": [{"copies": 1}],
+    "identities_failed": [{"missing": 2}],
     "target_not_converged": [{"fit": 0.877}, {"fit": 0.877, "converged": False}],
     "quick_below_random": [{"random": Floor("random_search", rate(0.95), rate(-0.06))}],
     "strongest_chosen_on_itself": [{"cross_fitted": False}],
