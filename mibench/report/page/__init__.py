@@ -67,7 +67,7 @@ def render(content: Content, errors: Sequence[str]) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda value: terminal(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
+        finalize=lambda value: terminal(value) if type(value) is str and not value.isprintable() else value,
     )
 
     def verbatim(name: str) -> Markup:
@@ -106,7 +106,7 @@ def render(content: Content, errors: Sequence[str]) -> str:
         bibtex=cite.bibtex(*(result.run for result in content.results)),
         dictionary=_dictionary(content),
         gallery=Markup(views.json_text(shown.data)),
-        sheets=shown.sheets,
+        sheets=[Markup(sheet) for sheet in shown.sheets],
         images=sum(result.score.n for result in content.results),
         withheld=not content.names,
         steps=views.STEPS,
