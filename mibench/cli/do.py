@@ -62,6 +62,7 @@ def attack(
     precision: options.Precision = "auto",
     results: options.Results = options.RESULTS,
     sets: options.Sets = None,
+    no_zoo: options.NoZoo = False,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     as_json: options.Json = False,
@@ -85,7 +86,16 @@ def attack(
         sets=sets,
         precision=precision,
     )
-    conduct.conduct([experiment], results, device, dry_run=dry_run, force=force, as_json=as_json, show=_tables)
+    conduct.conduct(
+        [experiment],
+        results,
+        device,
+        zoo=conduct.zoo(no_zoo),
+        dry_run=dry_run,
+        force=force,
+        as_json=as_json,
+        show=_tables,
+    )
 
 
 def sweep(
@@ -107,6 +117,7 @@ def sweep(
     precision: options.Precision = "auto",
     results: options.Results = options.RESULTS,
     sets: options.Sets = None,
+    no_zoo: options.NoZoo = False,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     as_json: options.Json = False,
@@ -135,7 +146,16 @@ def sweep(
         settings=split_sets(sets, "training", ["data", "prior", "evaluator", "verifier"]),
         precision=precision,
     )
-    conduct.conduct([experiment], results, device, dry_run=dry_run, force=force, as_json=as_json, show=_tables)
+    conduct.conduct(
+        [experiment],
+        results,
+        device,
+        zoo=conduct.zoo(no_zoo),
+        dry_run=dry_run,
+        force=force,
+        as_json=as_json,
+        show=_tables,
+    )
 
 
 def run(
@@ -147,6 +167,7 @@ def run(
     precision: options.Precision = "auto",
     results: options.Results = options.RESULTS,
     sets: options.Sets = None,
+    no_zoo: options.NoZoo = False,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     as_json: options.Json = False,
@@ -157,7 +178,16 @@ def run(
 
     device, precision = conduct.machine(device, precision)
     experiments = suites.read(suite, dataset=dataset, seed=seed, identities=identities, sets=sets, precision=precision)
-    conduct.conduct(experiments, results, device, dry_run=dry_run, force=force, as_json=as_json, show=_tables)
+    conduct.conduct(
+        experiments,
+        results,
+        device,
+        zoo=conduct.zoo(no_zoo),
+        dry_run=dry_run,
+        force=force,
+        as_json=as_json,
+        show=_tables,
+    )
 
 
 def demo(
@@ -168,6 +198,7 @@ def demo(
     precision: options.Precision = "auto",
     results: options.Results = options.RESULTS,
     sets: options.Sets = None,
+    no_zoo: options.NoZoo = False,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     as_json: options.Json = False,
@@ -181,7 +212,9 @@ def demo(
 
     device, precision = conduct.machine(device, precision)
     experiments = suites.read("demo", dataset=dataset, seed=seed, identities=identities, sets=sets, precision=precision)
-    conduct.conduct(experiments, results, device, dry_run=dry_run, force=force, as_json=as_json, show=show)
+    conduct.conduct(
+        experiments, results, device, zoo=conduct.zoo(no_zoo), dry_run=dry_run, force=force, as_json=as_json, show=show
+    )
 
 
 def report(

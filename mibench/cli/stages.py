@@ -77,6 +77,7 @@ def invert(
     precision: options.Precision = "auto",
     results: options.Results = options.RESULTS,
     sets: options.Sets = None,
+    no_zoo: options.NoZoo = False,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     as_json: options.Json = False,
@@ -99,7 +100,9 @@ def invert(
         sets=sets,
         precision=precision,
     )
-    conduct.conduct([experiment], results, device, dry_run=dry_run, force=force, as_json=as_json)
+    conduct.conduct(
+        [experiment], results, device, zoo=conduct.zoo(no_zoo), dry_run=dry_run, force=force, as_json=as_json
+    )
 
 
 def score(
@@ -112,6 +115,7 @@ def score(
     precision: options.Precision = "auto",
     results: options.Results = options.RESULTS,
     sets: options.Sets = None,
+    no_zoo: options.NoZoo = False,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     as_json: options.Json = False,
@@ -135,4 +139,6 @@ def score(
         sets=sets,
         precision=precision,
     )
-    conduct.conduct([experiment], results, device, dry_run=dry_run, force=force, as_json=as_json, show=show)
+    conduct.conduct(
+        [experiment], results, device, zoo=conduct.zoo(no_zoo), dry_run=dry_run, force=force, as_json=as_json, show=show
+    )
