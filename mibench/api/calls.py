@@ -91,7 +91,7 @@ def load_target(name: str, seed: int | None = None) -> Classifier:
         seed: Of its training; the lowest there is if absent.
 
     Returns:
-        The network as it is served (`serve`), images (n, c, h, w) in [0, 1] to logits (n, classes); frozen, in eval mode.
+        The network as it is served: images (n, c, h, w) in [0, 1] to logits (n, classes); frozen, in eval mode.
 
     Raises:
         UserError: If the zoo has no such target, or its file is damaged.

@@ -9,7 +9,8 @@ import typer
 
 from mibench import __version__
 from mibench.cli import data, do, look, stages, zoo
-from mibench.runtime.errors import UserError, printable
+from mibench.runtime import escape
+from mibench.runtime.errors import UserError
 
 __all__ = ["app", "main"]
 
@@ -99,5 +100,5 @@ def main() -> None:
 def refuse(message: str) -> int:
     """Say a mistake in one line; a bare `mibench` has none to say and has printed its help."""
     if message:
-        print(f"mibench: error: {printable(' '.join(message.splitlines()))}", file=sys.stderr)
+        print(f"mibench: error: {escape.terminal(' '.join(message.splitlines()))}", file=sys.stderr)
     return 2

@@ -2,8 +2,9 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mibench.experiments.experiment import Experiment
@@ -11,8 +12,7 @@ from mibench.experiments.plan import plan
 from mibench.experiments.remarks import remarks
 from mibench.runs import Run
 from mibench.runs.executor import pending
-from mibench.runtime import engine
-from mibench.runtime.errors import printable
+from mibench.runtime import engine, escape
 from mibench.runtime.terminal import Terminal
 from mibench.stages import execute, rehearse
 from mibench.zoo import Shelf
@@ -40,6 +40,7 @@ def conduct(
     as_json: bool,
     zoo: Shelf | None = None,
     show: Callable[[list[Run]], None] = lambda runs: None,
+    seconds: Mapping[str, float] | None = None,
 ) -> None:
     """Plan all of it before any of it is done; do it, or describe what would be done; print.
 
@@ -49,9 +50,9 @@ def conduct(
     planned = {run.id: run for experiment in experiments for run in plan(experiment, results, zoo)}
     runs = list(planned.values())
     for line in remarks(experiments, runs):
-        print(f"note: {printable(line)}", file=sys.stderr)
+        print(f"note: {escape.terminal(line)}", file=sys.stderr)
     if dry_run:
-        describe(runs, force, as_json)
+        describe(runs, force, as_json, seconds or {})
         return
     with Terminal() as terminal:
         execute(runs[::-1], device, terminal, force)
@@ -64,8 +65,10 @@ def conduct(
         print(run.path)
 
 
-def describe(runs: list[Run], force: bool, as_json: bool) -> None:
-    """What would be done: the runs with all that they build on, parents first."""
+def describe(runs: list[Run], force: bool, as_json: bool, seconds: Mapping[str, float] = MappingProxyType({})) -> None:
+    """What would be done: the runs with all that they build on, parents first; and, where it is known what runs take
+    (`suites.seconds`), how long what is still to do takes.
+    """
     left = pending(runs, force)
     rehearse(left)
     todo = {run.label for run in left}
@@ -76,7 +79,7 @@ def describe(runs: list[Run], force: bool, as_json: bool) -> None:
         return
     from mibench.cli import printing
 
-    printing.print_plan(list(whole.values()), todo)
+    printing.print_plan(list(whole.values()), todo, seconds)
 
 
 def _with_ancestors(runs: Sequence[Run]) -> Iterator[Run]:

@@ -187,6 +187,7 @@ def run(
         force=force,
         as_json=as_json,
         show=_tables,
+        seconds=suites.seconds(suite),
     )
 
 

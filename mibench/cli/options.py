@@ -47,7 +47,7 @@ Inversions = Annotated[
 Images = Annotated[Path | None, typer.Option("--images", help="Score another program's images: FOLDER/<person>/*.png.")]
 ImagesTarget = Annotated[str | None, typer.Option("--target", help="The target that --images were made from.")]
 ImagesName = Annotated[str | None, typer.Option("--name", help="What to call --images; the folder's if absent.")]
-Suite = Annotated[str, typer.Argument(help="A TOML file, or a suite's name; see: mibench list suites.")]
+Suite = Annotated[str, typer.Argument(help="A TOML file, or a suite's name, or one sweep of it: midre:location.")]
 AnyRun = Annotated[str, typer.Argument(help="A run: its id, the beginning of it, or its directory.")]
 Reconstructed = Annotated[str, typer.Argument(help="An inversion or a score: its id, its beginning, or its directory.")]
 Folder = Annotated[Path, typer.Argument(help="Folder of all runs.")]

@@ -1,6 +1,7 @@
 """What commands print besides the report: training results, plug-ins, data sets."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "describe_data",
+    "duration",
     "print_attacks",
     "print_cards",
     "print_checks",
@@ -131,12 +133,13 @@ def print_suites(suites: dict[str, list["Experiment"]]) -> None:
     Console().print(table)
 
 
-def print_plan(runs: list["Run"], todo: set[str]) -> None:
+def print_plan(runs: list["Run"], todo: set[str], seconds: Mapping[str, float]) -> None:
     """Planned runs in the order in which they can be done: what they are, what they build on, what is done.
 
     Args:
         runs: Parents first.
         todo: Labels of those that are still to do.
+        seconds: What a run of a kind, or of a plug-in (`kind/name`), takes on one core; may be empty.
     """
     console = Console()
     width = max((len(run.label) for run in runs), default=0)
@@ -147,6 +150,30 @@ def print_plan(runs: list["Run"], todo: set[str]) -> None:
     for line in lines:
         console.print(line, no_wrap=True, overflow="ellipsis")
     console.print(f"{len(runs)} runs, {len(todo)} to do; all settings with --json", style="dim")
+    if seconds:
+        hours, untold = duration([run for run in runs if run.label in todo], seconds)
+        left = f"; {untold} runs that it says nothing of not counted" if untold else ""
+        console.print(f"about {hours:.1f} h on one core, by the suite's own measurement{left}", style="dim")
+
+
+def duration(runs: list["Run"], seconds: Mapping[str, float]) -> tuple[float, int]:
+    """Hours that some runs take together, and how many of them nothing is said of.
+
+    Args:
+        runs: What is to be done.
+        seconds: By kind and attack, prior, architecture or stack of defenses (`inversions/ppa`, `targets/ir3`), or by
+            kind alone.
+    """
+    known = []
+    for run in runs:
+        spec = run.spec
+        words = [run.name, *(str(spec[key]) for key in ("model",) if key in spec)]
+        words += [one["name"] for key in ("attack", "prior") if isinstance(one := spec.get(key), Mapping)]
+        words += ["+".join(item["name"] for item in spec.get("defenses", ()))]
+        keys = [*(f"{run.kind}/{word}" for word in words), run.kind]
+        known.append(next((seconds[key] for key in keys if key in seconds), None))
+    told = [one for one in known if one is not None]
+    return sum(told) / 3600, len(known) - len(told)
 
 
 def print_zoo(entries: list["Entry"]) -> None:

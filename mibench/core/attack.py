@@ -1,9 +1,10 @@
 """An attack, what it may use, what it costs and what it returns."""
 
+import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -47,6 +48,9 @@ class Cost(NamedTuple):
     """Images that serve all identities at once."""
 
 
+NAME = r"[A-Za-z0-9_+][A-Za-z0-9_.+-]{0,99}"
+"""What a part of an attack may be called: its name stands in a file's."""
+
 Kept = TypeVar("Kept", Tensor, dict[str, Tensor])
 
 
@@ -67,6 +71,8 @@ class AttackContext:
     """The attacker's images."""
     transform: Callable[[Float[Tensor, "n c h w"], Noise], Float[Tensor, "n c h w"]] = _as_is
     """What the target's defenses do to training images: public knowledge, for attackers who use it (`eot`)."""
+    names: set[str] = field(default_factory=set, compare=False, repr=False)
+    """What has been kept by `once`; shared with the copies that `replace` makes."""
 
     def images(self, attack: str) -> Split:
         """The attacker's images.
@@ -81,20 +87,47 @@ class AttackContext:
     def once(self, name: str, oracle: Oracle, compute: Callable[[], Kept]) -> Kept:
         """`compute()`, or what an interrupted process already computed; the oracle's counts follow either way.
 
-        What is computed is a tensor, or tensors by name (the weights of a network).
+        What is computed is a tensor, or tensors by name (the weights of a network). A name may be used once: a second
+        use would be given what the first one kept.
+
+        Raises:
+            UserError: If the name is used a second time; and see `Oracle.check`.
         """
-        if self.folder is None:
-            return compute()
-        path = self.folder / f"checkpoint-{name}.pt"
-        if path.exists():
+        self._claim(name)
+        path = None if self.folder is None else self.folder / f"checkpoint-{name}.pt"
+        if path is not None and path.exists():
             state = read_checkpoint(path, oracle.device)
             oracle.add({name: count.cpu() for name, count in state["counts"].items()})
             return cast(Kept, state["value"])
         before = oracle.counts()
         value = compute()
-        counts = {key: after - before[key] for key, after in oracle.counts().items()}
-        write_checkpoint(path, {"value": value, "counts": counts})
+        oracle.check()
+        if path is not None:
+            counts = {key: after - before[key] for key, after in oracle.counts().items()}
+            write_checkpoint(path, {"value": value, "counts": counts})
         return value
+
+    def below(self, name: str) -> "AttackContext":
+        """A workspace of its own for a part of the attack that uses the names of another part (a further round).
+
+        Raises:
+            UserError: If the name is used a second time.
+        """
+        self._claim(name)
+        folder = None if self.folder is None else self.folder / f"checkpoint-{name}"
+        if folder is not None:
+            folder.mkdir(exist_ok=True)
+        return replace(self, folder=folder, names=set())
+
+    def _claim(self, name: str) -> None:
+        if not re.fullmatch(NAME, name):
+            raise UserError(f"work.once({name!r}): a name is 1 to 100 letters, digits, dots, plus and minus signs or _")
+        if name in self.names:
+            raise UserError(
+                f"the attack kept two things as work.once({name!r}); an interrupted run would take the one for the "
+                "other: give each a name of its own, or work.below(...) for a part that is run again"
+            )
+        self.names.add(name)
 
 
 @dataclass(frozen=True)

@@ -159,11 +159,11 @@ class DPSGD(Defense):
         return {"epsilon": found} if math.isfinite(found) else {}
 
     def epsilon(self, schedule: Schedule) -> float:
-        """The accountant's epsilon after the whole training, at the sampling rate of the schedule."""
+        """The accountant's epsilon after this training and the shorter ones it replaces, all at one sampling rate."""
         from opacus.accountants import PRVAccountant, RDPAccountant
 
         accountant = RDPAccountant() if self.accountant == "rdp" else PRVAccountant()
-        accountant.history = [(self.noise, schedule.rate, schedule.steps)]
+        accountant.history = [(self.noise, schedule.rate, schedule.looks)]
         with warnings.catch_warnings():
             # The best Rényi order lies at the end of opacus's list for very little and very much noise: the epsilon
             # is then larger than need be, but still holds.

@@ -110,7 +110,7 @@ def frames(results: Path | str) -> Frames:
 
 
 def write(root: Path, console: "Console", private_images: bool = True) -> Path:
-    """Print every protocol's tables, write them and the picture grids to `results/report/`.
+    """Print every protocol's tables; write them, the picture grids and the page to `results/report/`.
 
     Runs that are damaged or of another version are left out; each is named on stderr, in tables.md and in
     tables.json. A picture whose data set is gone is left out in the same way.
@@ -129,7 +129,7 @@ def write(root: Path, console: "Console", private_images: bool = True) -> Path:
     """
     from rich.console import Console
 
-    from mibench.report import content, figures, files, grids, terminal
+    from mibench.report import content, figures, files, grids, page, terminal
 
     errors: list[str] = []
     results = read(root, errors)
@@ -152,6 +152,7 @@ def write(root: Path, console: "Console", private_images: bool = True) -> Path:
             chatter.print(errors[-1], style="yellow", markup=False)
         figures.write(folder, report.points, report.titles)
         files.write(folder, report, errors)
+        page.write(folder, report, errors)
     except OSError as error:
         raise UserError(f"cannot write the report to {folder}: {error.strerror or error}") from None
     return folder

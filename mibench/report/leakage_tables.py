@@ -11,7 +11,7 @@ from mibench.report.format import coefficient, probability, shown
 from mibench.report.leakage import Leakage
 from mibench.report.tables import Column, Row, Section, evaluators, protocols
 
-__all__ = ["NAMED", "ROWS", "sections"]
+__all__ = ["NAMED", "ROWS", "columns", "sections"]
 
 NAMED = 5
 """At most so many people of a target are named in a table; leakage.csv has all."""
@@ -33,7 +33,8 @@ def _target() -> list[Column]:
     ]
 
 
-def _people(rows: pd.DataFrame) -> list[Column]:
+def columns(rows: pd.DataFrame) -> list[Column]:
+    """The columns of a table of people."""
     columns = [
         *_target(),
         Column("", "person", lambda row, digits: _short(str(row["identity"]), digits), left=True),
@@ -89,7 +90,7 @@ def sections(leaks: Leakage, table: pd.DataFrame) -> Iterator[Section]:
         yield Section(
             f"Who leaks most, {about}",
             worst,
-            _people(worst),
+            columns(worst),
             [
                 f"{whom} of each target that its strongest attack hit most often (likeness), equal ones by distance; "
                 "leakage.csv has everybody. The attack is chosen on one half of the people and counted on the other. "

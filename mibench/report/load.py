@@ -6,7 +6,8 @@ from pathlib import Path
 from mibench.evaluation.score import Score
 from mibench.report.result import Result
 from mibench.runs import Library, other_protocol, unchanged
-from mibench.runtime.errors import UserError, printable
+from mibench.runtime import escape
+from mibench.runtime.errors import UserError
 
 __all__ = ["results"]
 
@@ -28,14 +29,14 @@ def results(root: Path, errors: list[str] | None = None) -> list[Result]:
         except _Foreign as why:
             foreign.setdefault(str(why), []).append(path)
         except UserError as error:
-            text, here = str(error), printable(str(path))
+            text, here = str(error), escape.terminal(str(path))
             errors.append(f"left out: {text}" if here in text else f"left out {here}: {text}")
         except (KeyError, TypeError, ValueError, AttributeError, OSError, RecursionError) as error:
             what = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be read ({error})"
-            errors.append(printable(f"left out {path}: it {what}; delete that directory and run it again"))
+            errors.append(escape.terminal(f"left out {path}: it {what}; delete that directory and run it again"))
     for why, paths in foreign.items():
         runs = f"the score {paths[0]} was" if len(paths) == 1 else f"{len(paths)} scores, the first {paths[0]}, were"
-        errors.append(printable(f"left out: {runs} {why}"))
+        errors.append(escape.terminal(f"left out: {runs} {why}"))
     return whole
 
 

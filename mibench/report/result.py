@@ -22,7 +22,15 @@ from mibench.report.naming import card
 from mibench.runs import Run, canonical
 from mibench.stats.pairing import Hits
 
-__all__ = ["Result"]
+__all__ = ["TRACKS", "Result"]
+
+TRACKS = {
+    "realistic": "a prior learnt on public images",
+    "best case": "a prior that drew the private people",
+    "shifted": "a prior of another domain",
+    "no prior": "no image prior",
+}
+"""What a prior knows of the data -> the same in words; attacks of two tracks are no rivals."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,20 @@ class Result:
     def made_by(self) -> list[Mapping[str, Any]]:
         """How the images were made, as specifications; of another program's images only what they are called."""
         return [{"name": self.attack}] if self.prior is None else [self.inversion.spec, self.prior.spec]
+
+    @cached_property
+    def track(self) -> str:
+        """One of TRACKS, by what the prior draws and what the target's data set is; empty where another program made
+        the images, so that nobody knows."""
+        if self.prior is None:
+            return ""
+        learnt, data = self.prior.spec["prior"]["name"], self.target.spec["dataset"]
+        domain = card("priors", learnt).get("domain", "public")
+        if domain == "none":
+            return "no prior"
+        if domain == "public":
+            return "realistic" if self.prior.spec.get("dataset", data) == data else "shifted"
+        return "best case" if domain == data["name"] else "shifted"
 
     @property
     def verifiers(self) -> list[Run]:
