@@ -33,8 +33,8 @@ __all__ = ["TOLERANCE", "Verified", "add", "verify"]
 WEIGHTS = ("model.safetensors", "memories.safetensors", "prior.safetensors")
 """Files that are rounded; each goes with its run where it has one."""
 
-KEPT = ("log.jsonl", "data.json")
-"""Files that are taken over as they are."""
+KEPT = ("log.jsonl", "data.json", "metrics.json")
+"""Files that are taken over; the metrics until they are measured again."""
 
 KINDS = ("backbones", "targets", "evaluators", "verifiers", "priors")
 
