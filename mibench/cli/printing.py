@@ -204,7 +204,7 @@ def print_zoo(entries: list["Entry"]) -> None:
 def print_entry(entry: "Entry") -> None:
     """An entry's card, a line a fact."""
     run, card, metrics = entry.run, entry.card, entry.metrics
-    made, known = card["provenance"], card["origin"]
+    made = card["provenance"]
     accuracy = [
         f"{label} {100 * metrics[key]['value']:.1f}%"
         for key, label in (("natural_accuracy", "natural"), ("open_set_accuracy", "open-set"), ("fit", "as trained"))
@@ -219,8 +219,8 @@ def print_entry(entry: "Entry") -> None:
         "recipe": _flat(run.spec.get("training") or {}),
         "accuracy": ", ".join(accuracy),
         "rounded": "float16, measured again after rounding",
-        "made": f"{made['finished']}, commit {known['commit']}, mibench {made['mibench']}, {made['cpu_seconds']} CPU s",
-        "again": known["command"],
+        "made": f"{made['finished']}, commit {made['commit']}, mibench {made['mibench']}, {made['cpu_seconds']} CPU s",
+        "again": made["command"],
     }
     console = Console()
     for key, value in facts.items():

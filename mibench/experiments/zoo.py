@@ -29,7 +29,7 @@ class Wanted:
     """One training of the list.
 
     Args:
-        name: Of its entry; of judges each has a name of its own.
+        name: Of its entry; the networks of judges are called by their architectures.
         command: What a person types to make it.
         experiment: What that command stands for.
     """
@@ -41,23 +41,23 @@ class Wanted:
 
 def wanted(source: Path = LIST) -> Iterator[Wanted]:
     """What the list names, in its order: targets seed by seed."""
-    listed = tomllib.loads(source.read_text(encoding="utf-8"))
-    for judges in listed.get("judges", []):
-        yield _judges(**judges)
-    for target in listed.get("target", []):
-        for seed in target.get("seeds", [0]):
-            yield _target(**{key: value for key, value in target.items() if key != "seeds"}, seed=seed)
-    for prior in listed.get("prior", []):
-        yield _prior(**prior)
+    for entry in tomllib.loads(source.read_text(encoding="utf-8"))["entry"]:
+        if "judges" in entry:
+            yield _judges(entry["judges"])
+        elif "prior" in entry:
+            yield _prior(**entry)
+        else:
+            own = {key: value for key, value in entry.items() if key != "seeds"}
+            yield from (_target(**own, seed=seed) for seed in entry.get("seeds", [0]))
 
 
 def _judges(model: str) -> Wanted:
     command = f"mibench train --model {model} --precision {PRECISION}"
-    return Wanted("", command, options.training(model=model, precision=PRECISION))
+    return Wanted(f"judges-{model}", command, options.training(model=model, precision=PRECISION))
 
 
-def _target(name: str, defense: str, seed: int, model: str = "cnn", pretrained: str | None = None) -> Wanted:
-    stack, given = named(defense)
+def _target(name: str, target: str, seed: int, model: str = "cnn", pretrained: str | None = None) -> Wanted:
+    stack, given = named(target)
     sets = [f"{key}={value}" for key, value in given.items()]
     words = ["mibench train-target", f"--defense {stack}", *(f"--set {one}" for one in sets)]
     words += [f"--model {model}"] if model != "cnn" else []
@@ -86,7 +86,7 @@ def make(
         results: The folder of all runs.
         device: Where it is trained.
         reporter: Told of it.
-        names: Only these entries, with all their seeds; all if there are none.
+        names: Only these of the list: `re`, `re@1`, `judges-cnn`; all if there are none.
         shelf: The zoo.
 
     Returns:
@@ -94,7 +94,7 @@ def make(
     """
     engine = resolve(device, PRECISION)
     for one in wanted():
-        if names and one.name not in names:
+        if names and not {one.name, f"{one.name}@{one.experiment.seed}"} & set(names):
             continue
         for run in _networks(one, results):
             if run.label in Shelf(shelf).labels:
@@ -106,9 +106,9 @@ def make(
 
 
 def _networks(one: Wanted, results: Path) -> list[Run]:
-    """Of judges all but the target, which has an entry of its own."""
+    """What is shelved of a training: of judges all but the target, which has an entry of its own."""
     planned = plan(one.experiment, results)
-    return planned if one.name else [run for run in planned if run.kind != "targets"]
+    return [run for run in planned if run.kind != "targets" or one.experiment.goal == "target"]
 
 
 def _shelved(run: Run, one: Wanted, engine: Engine, shelf: Path) -> Entry:

@@ -78,11 +78,9 @@ def add(run: Run, name: str, command: str, engine: Engine, shelf: Path = SHELF) 
         rounded.path.rename(rounded.work)
         origin = {
             "zoo": name,
-            "command": command,
-            "commit": card["provenance"].get("commit"),
             "rounded": {key: {"before": before[key], "after": metrics[key]} for key in _moved(before, metrics)},
         }
-        rounded.finish(card["provenance"], origin=origin)
+        rounded.finish({**card["provenance"], "command": command}, origin=origin)
         shelved = replace(run, root=shelf)
         shelved.path.parent.mkdir(parents=True, exist_ok=True)
         if shelved.path.exists():

@@ -3,8 +3,8 @@
 A run that a plan wants and that stands here is installed: its files are copied into the results folder, digests
 checked, instead of being trained. Everything that follows (provenance, `show`, `cite`, checks) finds a finished run.
 
-A run's card (run.json) says besides: `origin.zoo` its name here, `origin.command` what makes it again, and
-`origin.rounded` what was measured before its weights were rounded. The zoo is written by `mibench.stages.shelve`.
+A run's card (run.json) says besides: `origin.zoo`, its name here, and `origin.rounded`, what was measured before its
+weights were rounded; `provenance.command` is what makes it again. The zoo is written by `mibench.stages.shelve`.
 """
 
 import hashlib
