@@ -14,13 +14,19 @@ from mibench.runs.executor import pending
 from mibench.runtime import engine
 from mibench.runtime.terminal import Terminal, say
 from mibench.stages import execute, rehearse
+from mibench.zoo import Shelf
 
-__all__ = ["conduct", "machine", "metrics_of"]
+__all__ = ["conduct", "machine", "metrics_of", "zoo"]
 
 
 def machine(device: str, precision: str) -> tuple[str, str]:
     """The device and precision that `auto` stands for here."""
     return engine.device_name(device), engine.resolve(device, precision).precision
+
+
+def zoo(without: bool) -> Shelf | None:
+    """The zoo, unless everything is to be trained here."""
+    return None if without else Shelf()
 
 
 def conduct(
@@ -31,15 +37,16 @@ def conduct(
     dry_run: bool,
     force: bool,
     as_json: bool,
+    zoo: Shelf | None = None,
     show: Callable[[list[Run]], None] = lambda runs: None,
     seconds: Mapping[str, float] | None = None,
 ) -> None:
     """Plan all of it before any of it is done; do it, or describe what would be done; print.
 
     stdout has the JSON, or what `show` prints and the run directories, the main one last; stderr first says what the
-    plan does that its words may not suggest (`remarks`).
+    plan does that its words may not suggest (`remarks`). With a zoo, what it has ready is not trained.
     """
-    planned = {run.id: run for experiment in experiments for run in plan(experiment, results)}
+    planned = {run.id: run for experiment in experiments for run in plan(experiment, results, zoo)}
     runs = list(planned.values())
     for line in remarks(experiments, runs):
         say(f"note: {line}", to_stderr=True)

@@ -63,6 +63,7 @@ def attack(
     precision: options.Precision = "auto",
     results: options.Results = options.RESULTS,
     sets: options.Sets = None,
+    no_zoo: options.NoZoo = False,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     as_json: options.Json = False,
@@ -87,7 +88,16 @@ def attack(
         sets=sets,
         precision=precision,
     )
-    conduct.conduct([experiment], results, device, dry_run=dry_run, force=force, as_json=as_json, show=_tables)
+    conduct.conduct(
+        [experiment],
+        results,
+        device,
+        zoo=conduct.zoo(no_zoo),
+        dry_run=dry_run,
+        force=force,
+        as_json=as_json,
+        show=_tables,
+    )
 
 
 def sweep(
@@ -109,6 +119,7 @@ def sweep(
     precision: options.Precision = "auto",
     results: options.Results = options.RESULTS,
     sets: options.Sets = None,
+    no_zoo: options.NoZoo = False,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     as_json: options.Json = False,
@@ -137,7 +148,16 @@ def sweep(
         settings=split_sets(sets, "training", ["data", "prior", "evaluator", "verifier"]),
         precision=precision,
     )
-    conduct.conduct([experiment], results, device, dry_run=dry_run, force=force, as_json=as_json, show=_tables)
+    conduct.conduct(
+        [experiment],
+        results,
+        device,
+        zoo=conduct.zoo(no_zoo),
+        dry_run=dry_run,
+        force=force,
+        as_json=as_json,
+        show=_tables,
+    )
 
 
 def run(
@@ -149,6 +169,7 @@ def run(
     precision: options.Precision = "auto",
     results: options.Results = options.RESULTS,
     sets: options.Sets = None,
+    no_zoo: options.NoZoo = False,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     as_json: options.Json = False,
@@ -163,6 +184,7 @@ def run(
         experiments,
         results,
         device,
+        zoo=conduct.zoo(no_zoo),
         dry_run=dry_run,
         force=force,
         as_json=as_json,
@@ -179,6 +201,7 @@ def demo(
     precision: options.Precision = "auto",
     results: options.Results = options.RESULTS,
     sets: options.Sets = None,
+    no_zoo: options.NoZoo = False,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     as_json: options.Json = False,
@@ -192,7 +215,9 @@ def demo(
 
     device, precision = conduct.machine(device, precision)
     experiments = suites.read("demo", dataset=dataset, seed=seed, identities=identities, sets=sets, precision=precision)
-    conduct.conduct(experiments, results, device, dry_run=dry_run, force=force, as_json=as_json, show=show)
+    conduct.conduct(
+        experiments, results, device, zoo=conduct.zoo(no_zoo), dry_run=dry_run, force=force, as_json=as_json, show=show
+    )
 
 
 def report(

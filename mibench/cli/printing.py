@@ -9,12 +9,15 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from mibench import zoo
 from mibench.runtime.terminal import SafeConsole
 
 if TYPE_CHECKING:
     from mibench.core import Dataset
     from mibench.experiments.experiment import Experiment
     from mibench.runs import Run
+    from mibench.stages.shelve import Verified
+    from mibench.zoo import Entry
 
 __all__ = [
     "describe_data",
@@ -22,9 +25,12 @@ __all__ = [
     "print_attacks",
     "print_cards",
     "print_checks",
+    "print_entry",
     "print_plan",
     "print_suites",
     "print_training",
+    "print_verified",
+    "print_zoo",
     "show_tables",
 ]
 
@@ -137,7 +143,7 @@ def print_plan(runs: list["Run"], todo: set[str], seconds: Mapping[str, float]) 
     width = max((len(run.label) for run in runs), default=0)
     lines = [Text(f"{'state':<6} {'run':<{width}}  settings", "bold")]
     for run in runs:
-        state = "to do" if run.label in todo else "done"
+        state = "done" if run.label not in todo else "zoo" if zoo.origin(run) else "to do"
         lines.append(Text.assemble(f"{state:<6} ", (f"{run.label:<{width}}", "cyan"), (f"  {settings_of(run)}", "dim")))
     for line in lines:
         console.print(line, no_wrap=True, overflow="ellipsis")
@@ -168,11 +174,74 @@ def duration(runs: list["Run"], seconds: Mapping[str, float]) -> tuple[float, in
     return sum(told) / 3600, len(known) - len(told)
 
 
-def settings_of(run: "Run") -> str:
+def print_zoo(entries: list["Entry"]) -> None:
+    """What the zoo has, kind by kind: name and seeds, accuracy on held-out images, size, digest."""
+    console = Console()
+    table = Table(box=None, pad_edge=False)
+    for column in ("zoo:", "seed", "is", "settings", "accuracy", "as trained", "KB", "run"):
+        right = column in ("seed", "accuracy", "as trained", "KB")
+        table.add_column(column, justify="right" if right else "left", no_wrap=column != "settings")
+    for entry in entries:
+        run, metrics = entry.run, entry.metrics
+        natural, fit = metrics.get("natural_accuracy"), metrics.get("fit")
+        table.add_row(
+            Text(entry.name, "cyan"),
+            str(run.spec["seed"]),
+            {"evaluators": "evaluation model"}.get(run.kind, run.kind.removesuffix("s")),
+            settings_of(run, seed=False),
+            f"{100 * natural['value']:.1f}" if natural else "",
+            f"{100 * fit['value']:.1f}" if fit else "",
+            f"{entry.size / 1024:.0f}",
+            run.id,
+        )
+    console.print(table)
+    total = sum(entry.size for entry in entries) / 2**20
+    console.print(f"{len(entries)} runs, {total:.1f} MB; mibench zoo show NAME has the card of one", style="dim")
+
+
+def print_entry(entry: "Entry") -> None:
+    """An entry's card, a line a fact."""
+    run, card, metrics = entry.run, entry.card, entry.metrics
+    made = card["provenance"]
+    accuracy = [
+        f"{label} {100 * metrics[key]['value']:.1f}%"
+        for key, label in (("natural_accuracy", "natural"), ("open_set_accuracy", "open-set"), ("fit", "as trained"))
+        if key in metrics
+    ]
+    facts = {
+        "name": f"zoo:{entry.reference}",
+        "run": run.label,
+        "digest": card["digest"],
+        "data": f"{run.spec['dataset']['name']} {_flat(run.spec['dataset'].get('settings', {}))}",
+        "network": f"{run.spec.get('model', '')} {settings_of(run)}".strip(),
+        "recipe": _flat(run.spec.get("training") or {}),
+        "accuracy": ", ".join(accuracy),
+        "rounded": "float16, measured again after rounding",
+        "made": f"{made['finished']}, commit {made['commit']}, mibench {made['mibench']}, {made['cpu_seconds']} CPU s",
+        "again": made["command"],
+    }
+    console = Console()
+    for key, value in facts.items():
+        if value:
+            console.print(Text.assemble((f"{key:<9} ", "dim"), value))
+
+
+def _flat(settings: dict[str, Any]) -> str:
+    return " ".join(f"{key}={value}" for key, value in settings.items())
+
+
+def print_verified(one: "Verified") -> None:
+    """One measurement made again, in a line."""
+    verdict, numbers = "holds" if one.holds else "DIFFERS", f"card {one.card:.4f}  here {one.here:.4f}"
+    print(f"{verdict:<8} {one.entry.reference:<22} {one.metric:<20} {numbers}", flush=True)
+
+
+def settings_of(run: "Run", seed: bool = True) -> str:
     """Settings of its defenses, attack or prior, and whom it attacks."""
     spec = run.spec
     named = [*spec.get("defenses", ()), *(spec[kind] for kind in ("attack", "prior") if kind in spec)]
-    words = [f"{key}={spec[key]}" for key in ("seed", "identities", "budget") if spec.get(key) is not None]
+    numbers = ("seed", "identities", "budget") if seed else ("identities", "budget")
+    words = [f"{key}={spec[key]}" for key in numbers if spec.get(key) is not None]
     words += [f"{key}={value}" for one in named for key, value in one["settings"].items()]
     return " ".join(words)
 

@@ -4,6 +4,7 @@ A plan is cheap and touches no data; the work reads its parents' files, so stage
 different days, or on different machines.
 """
 
+from mibench import zoo
 from mibench.plugins import registry
 from mibench.runs import Run, canonical, executor
 from mibench.runtime.endings import going_on
@@ -34,7 +35,10 @@ _STAGES = {
 
 
 def perform(run: Run, engine: Engine, reporter: Reporter) -> None:
-    """Do one run by the stage of its kind."""
+    """Do one run by the stage of its kind, or take it from the zoo where the plan says so."""
+    if zoo.origin(run):
+        zoo.install(run)
+        return
     # Imported images are an inversion that another program made.
     work = import_images.work if import_images.imported(run) else _STAGES[run.kind]
     work(run, engine, reporter)
@@ -48,6 +52,7 @@ def rehearse(runs: list[Run], reporter: Reporter | None = None) -> None:
     Raises:
         UserError: The first of it.
     """
+    runs = [run for run in runs if not zoo.origin(run)]
     with going_on("what was asked"):
         for run in runs:
             if run.kind == "targets":
