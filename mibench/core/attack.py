@@ -1,4 +1,4 @@
-"""An attack, what it may use, what it costs and what it returns."""
+"""An attack, what it may use and what it costs."""
 
 import re
 import sys
@@ -8,33 +8,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from mibench.core.capabilities import CAPABILITIES, Capabilities, Lacks
 from mibench.core.data import Split
 from mibench.core.oracle import Oracle
 from mibench.core.prior import Prior
+from mibench.core.reconstructions import Reconstructions
 from mibench.runtime.checkpoints import read_checkpoint, write_checkpoint
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
 
-__all__ = ["Attack", "AttackContext", "Cost", "Reconstructions", "Wrapper"]
-
-
-@dataclass(frozen=True)
-class Reconstructions:
-    """What an attack returns: the same number of images for each attacked identity, grouped by identity.
-
-    `failed` marks images for which the search found nothing better than its start; they are scored all the same, so a
-    class the attack could not reach counts as 0 instead of vanishing. `latents` are where the search ended:
-    decode(latents, labels) gives the images, unless the attack changed the prior or searched inside it.
-    """
-
-    images: Float[Tensor, "n c h w"]
-    labels: Int64[Tensor, " n"]
-    latents: Float[Tensor, "n d"]
-    failed: Bool[Tensor, " n"]
+__all__ = ["NAME", "Attack", "AttackContext", "Cost", "Wrapper", "keep", "recall"]
 
 
 class Cost(NamedTuple):
@@ -46,6 +32,20 @@ class Cost(NamedTuple):
     """Of these, images that were differentiated, per identity."""
     shared_queries: int
     """Images that serve all identities at once."""
+
+
+def keep(path: Path, value: Tensor | dict[str, Tensor], oracle: Oracle, before: dict[str, Tensor]) -> None:
+    """Write what a part of an attack found, and what it asked since the counts `before`."""
+    counts = {key: after - before[key] for key, after in oracle.counts().items()}
+    write_checkpoint(path, {"value": value, "counts": counts})
+
+
+def recall(path: Path, oracle: Oracle) -> tuple[Tensor | dict[str, Tensor], dict[str, Tensor]]:
+    """What `keep` wrote, counted again; and the counts."""
+    state = read_checkpoint(path, oracle.device)
+    counts = {name: count.cpu() for name, count in state["counts"].items()}
+    oracle.add(counts)
+    return state["value"], counts
 
 
 NAME = r"[A-Za-z0-9_+][A-Za-z0-9_.+-]{0,99}"
@@ -96,15 +96,12 @@ class AttackContext:
         self._claim(name)
         path = None if self.folder is None else self.folder / f"checkpoint-{name}.pt"
         if path is not None and path.exists():
-            state = read_checkpoint(path, oracle.device)
-            oracle.add({name: count.cpu() for name, count in state["counts"].items()})
-            return cast(Kept, state["value"])
+            return cast(Kept, recall(path, oracle)[0])
         before = oracle.counts()
         value = compute()
         oracle.check()
         if path is not None:
-            counts = {key: after - before[key] for key, after in oracle.counts().items()}
-            write_checkpoint(path, {"value": value, "counts": counts})
+            keep(path, value, oracle, before)
         return value
 
     def below(self, name: str) -> "AttackContext":

@@ -50,6 +50,7 @@ CARD = {
         "trap": "each image would bring further rows into the batch, and the triggers learn from images without noise",
     },
     "packages": {"opacus": "dp"},
+    "zero": "its batches are Poisson samples and its batch norms are group norms, even without noise",
 }
 
 PRESETS = {"paper": {"noise": 0.01, "clip": 1.0}}

@@ -26,6 +26,7 @@ CARD = {
     "strength": "freeze",
     "grid": [0.02, 0.1, 0.3, 1.0],
     "adaptive": {},
+    "zero": {"freeze": 0.0},
 }
 
 PRESETS = {"paper": {"freeze": 0.2, "bn": "train"}}

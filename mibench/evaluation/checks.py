@@ -139,10 +139,12 @@ class Facts:
         gates: Verifiers and thresholds of identification.
         named: Evaluation models, with the share of strangers that each names as a private person.
         copies: How many reconstructions are a private image of the person they claim to show.
+        missing: Of how many people no image came back.
         fit: The target's accuracy on its own training images as trained.
         converged: Whether its training ended by the recipe's rule, not by its budget; None in older runs.
         rivals: How many attacks the strongest on this target is chosen from.
         cross_fitted: Whether it is chosen on other people than it is reported on.
+        generators: Global generators that were drawn from while the attack ran.
     """
 
     label: str
@@ -173,10 +175,12 @@ class Facts:
     gates: tuple[Gate, ...] = ()
     named: tuple[Gate, ...] = ()
     copies: int | None = None
+    missing: int = 0
     fit: float | None = None
     converged: bool | None = None
     rivals: int = 1
     cross_fitted: bool = True
+    generators: tuple[str, ...] = ()
 
 
 class Finding(NamedTuple):
@@ -433,6 +437,17 @@ def private_image_returned(one: Facts) -> str | None:
     return f"{one.copies} reconstruction(s) are private images themselves" if one.copies else None
 
 
+def identities_failed(one: Facts) -> str | None:
+    """An attack returned no image of some people.
+
+    They count as misses in every accuracy, so that n is what was asked; no distance includes them, so that a distance
+    is that of the people who were reached and looks better than it is. Compare accuracies.
+    """
+    if not one.missing:
+        return None
+    return f"the attack returned no image of {one.missing} of {one.people} people: misses, named in its scores.json"
+
+
 def target_not_converged(one: Facts) -> str | None:
     """The target knows less than 99% of its own training images, seen as in training, and more training would help.
 
@@ -471,6 +486,18 @@ def strongest_chosen_on_itself(one: Facts) -> str | None:
     return f"the strongest of {one.rivals} attacks is chosen on the people it is reported on"
 
 
+def global_generators_used(one: Facts) -> str | None:
+    """The attack drew random numbers from a global generator of Python, numpy or torch.
+
+    mibench seeds them from the run, so that the run can be repeated from its start. But what one identity gets then
+    depends on who else is attacked and on the batch, and a run that was interrupted ends otherwise than one that was
+    not. Draw from Noise, with a key for each image.
+    """
+    if not one.generators:
+        return None
+    return f"the attack drew from global generators ({', '.join(one.generators)}): its batch and an interruption matter"
+
+
 OF_DEFENSES: tuple[Callable[[Evidence], str | None], ...] = (weaker_access_wins, gradients_vanish, not_probabilities)
 OF_SCORES: tuple[Callable[[Facts], str | None], ...] = (
     evaluator_is_target,
@@ -490,9 +517,11 @@ OF_SCORES: tuple[Callable[[Facts], str | None], ...] = (
     strangers_accepted,
     strangers_named,
     private_image_returned,
+    identities_failed,
     target_not_converged,
     quick_below_random,
     strongest_chosen_on_itself,
+    global_generators_used,
 )
 CHECKS = {check.__name__: check for check in (*OF_DEFENSES, *OF_SCORES)}
 """Every check by its name."""

@@ -114,7 +114,9 @@ class Headline:
         if first.floor is None:
             return f"{Unit.SHARE.show(strongest.rate.value)}% of reconstructions pass as the person {where}; no floor."
         if not first.above:
-            return f"No attack is shown to be above its floor {where}: nothing was inverted that a floor does not reach."
+            return (
+                f"No attack is shown to be above its floor {where}: nothing was inverted that a floor does not reach."
+            )
         return f"{Unit.SHARE.show(strongest.rate.value)}% of reconstructions by {strongest.attack} pass as the person {where}."
 
 

@@ -185,6 +185,9 @@ class Result:
     def per_image(self) -> pd.DataFrame:
         """One row per reconstruction, in the order they were made; `order` counts within an identity."""
         table = pd.read_csv(self.run.path / "per_image.csv", dtype={"identity": str}, keep_default_na=False)
+        for column in table.columns.drop("identity"):
+            if not pd.api.types.is_numeric_dtype(table[column]):  # 'nan': of this person no image came back
+                table[column] = pd.to_numeric(table[column])
         table["label"] = table["label"].astype("int64")
         table["order"] = table.groupby("label").cumcount()
         return table
