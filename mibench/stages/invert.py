@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,7 @@ def _isolated(run: Run, engine: Engine, prior: Prior, data: Dataset, count: int)
         }
         defenses = artifacts.defenses(run.target)
         cost = cell.give(run.spec["attack"], prior, data.public, defenses, engine, fields)
-        yield cost, cell.serve, cell.isolation
+        yield cost, partial(guard.serve, cell.wire), cell.isolation
 
 
 def _batch(engine: Engine, data: Dataset) -> int:
