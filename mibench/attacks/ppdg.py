@@ -42,6 +42,7 @@ CARD = {
     "role": "wrapper",
     "cost": None,
     "requires": ["gradients"],
+    "inside": "tunes the prior",
 }
 
 PRESETS = {

@@ -78,6 +78,7 @@ def invert(
     precision: options.Precision = "auto",
     results: options.Results = options.RESULTS,
     sets: options.Sets = None,
+    no_zoo: options.NoZoo = False,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     as_json: options.Json = False,
@@ -101,7 +102,9 @@ def invert(
         sets=sets,
         precision=precision,
     )
-    conduct.conduct([experiment], results, device, dry_run=dry_run, force=force, as_json=as_json)
+    conduct.conduct(
+        [experiment], results, device, zoo=conduct.zoo(no_zoo), dry_run=dry_run, force=force, as_json=as_json
+    )
 
 
 def score(
@@ -114,6 +117,7 @@ def score(
     precision: options.Precision = "auto",
     results: options.Results = options.RESULTS,
     sets: options.Sets = None,
+    no_zoo: options.NoZoo = False,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     as_json: options.Json = False,
@@ -137,4 +141,6 @@ def score(
         sets=sets,
         precision=precision,
     )
-    conduct.conduct([experiment], results, device, dry_run=dry_run, force=force, as_json=as_json, show=show)
+    conduct.conduct(
+        [experiment], results, device, zoo=conduct.zoo(no_zoo), dry_run=dry_run, force=force, as_json=as_json, show=show
+    )

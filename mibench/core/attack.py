@@ -1,4 +1,4 @@
-"""An attack, what it may use, what it costs and what it returns."""
+"""An attack, what it may use and what it costs."""
 
 import re
 import sys
@@ -8,33 +8,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from mibench.core.capabilities import CAPABILITIES, Capabilities, Lacks
 from mibench.core.data import Split
 from mibench.core.oracle import Oracle
 from mibench.core.prior import Prior
+from mibench.core.reconstructions import Reconstructions
 from mibench.runtime.checkpoints import read_checkpoint, write_checkpoint
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
 
-__all__ = ["NAME", "Attack", "AttackContext", "Cost", "Reconstructions", "Wrapper", "keep", "recall"]
-
-
-@dataclass(frozen=True)
-class Reconstructions:
-    """What an attack returns: the same number of images for each attacked identity, grouped by identity.
-
-    `failed` marks images for which the search found nothing better than its start; they are scored all the same, so a
-    class the attack could not reach counts as 0 instead of vanishing. `latents` are where the search ended:
-    decode(latents, labels) gives the images, unless the attack changed the prior or searched inside it.
-    """
-
-    images: Float[Tensor, "n c h w"]
-    labels: Int64[Tensor, " n"]
-    latents: Float[Tensor, "n d"]
-    failed: Bool[Tensor, " n"]
+__all__ = ["NAME", "Attack", "AttackContext", "Cost", "Wrapper", "keep", "recall"]
 
 
 class Cost(NamedTuple):

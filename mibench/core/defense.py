@@ -64,6 +64,8 @@ class Schedule:
     seed: int
     share: float = 1.0
     """Of these batches that are shown; the others of an epoch are left out."""
+    before: int = 0
+    """Epochs of the shorter trainings on the same images that this one replaces."""
 
     @property
     def rate(self) -> float:
@@ -79,6 +81,11 @@ class Schedule:
     def steps(self) -> int:
         """Of the whole training."""
         return self.epochs * self.shown
+
+    @property
+    def looks(self) -> int:
+        """Steps on these images in all: of this training and of those that it replaces."""
+        return (self.before + self.epochs) * self.shown
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ CARD = {
         "trap": "each image would bring further rows into the batch, and the triggers learn from images without noise",
     },
     "packages": {"opacus": "dp"},
+    "zero": "its batches are Poisson samples and its batch norms are group norms, even without noise",
 }
 
 PRESETS = {"paper": {"noise": 0.01, "clip": 1.0}}
@@ -159,11 +160,11 @@ class DPSGD(Defense):
         return {"epsilon": found} if math.isfinite(found) else {}
 
     def epsilon(self, schedule: Schedule) -> float:
-        """The accountant's epsilon after the whole training, at the sampling rate of the schedule."""
+        """The accountant's epsilon after this training and the shorter ones it replaces, all at one sampling rate."""
         from opacus.accountants import PRVAccountant, RDPAccountant
 
         accountant = RDPAccountant() if self.accountant == "rdp" else PRVAccountant()
-        accountant.history = [(self.noise, schedule.rate, schedule.steps)]
+        accountant.history = [(self.noise, schedule.rate, schedule.looks)]
         with warnings.catch_warnings():
             # The best Rényi order lies at the end of opacus's list for very little and very much noise: the epsilon
             # is then larger than need be, but still holds.

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from mibench.core import Access, Attack, AttackContext, BudgetExhausted, Oracle, Reconstructions, shown_by
+from mibench.core import Access, Attack, AttackContext, BudgetExhausted, Oracle, checked, shown_by
 from mibench.core.attack import Kept
 from mibench.core.ledger import Ledger
 from mibench.core.meter import Meter
@@ -156,9 +156,10 @@ def _work(wire: Wire, job: Message) -> None:
     with seeded_globals(asked["seed"], "attack") as used:
         try:
             with engine.autocast(), capabilities.naming_others():
-                made: Reconstructions | None = attack(oracle, prior, labels, asked["seed"], work)
+                made = attack(oracle, prior, labels, asked["seed"], work)
+            checked(made, asked["attack"], labels, public.images.shape[1:])  # here too: only tensors leave
+            tensors = {key: value.cpu() for key, value in vars(made).items()}
         except BudgetExhausted:
-            made = None
-    tensors = {} if made is None else {key: value.cpu() for key, value in vars(made).items()}
+            tensors = {}
     oracle.check()
     wire.send("done", {"generators": used}, tensors)

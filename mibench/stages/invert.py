@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,13 @@ from mibench.core import (
     Attack,
     AttackContext,
     BudgetExhausted,
+    Checked,
     Cost,
     Dataset,
     Oracle,
     Prior,
     Reconstructions,
+    checked,
     shown_by,
     to_uint8,
 )
@@ -105,17 +106,23 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
             access, budget = ACCESS[run.spec["access"]], run.spec["budget"]
             oracle = Oracle(network, access, len(data.classes), budget, task.advance, attacked=range(count))
             with oracle.watched(), engine.autocast():
-                made, generators = attack(oracle, folder)
+                outcome, generators = attack(oracle, folder)
         if generators:
             reporter.say(
                 f"{run.name} drew from the global generators of {', '.join(generators)}; they are seeded from the run, "
                 "but what one identity gets now depends on the others, and an interrupted run would end otherwise"
             )
-        if made is None or (budget is not None and cost.queries and oracle.queries.max() == 0):
+        if outcome is None or (budget is not None and cost.queries and oracle.queries.max() == 0):
             raise UserError(
                 f"a budget of {budget} queries per identity is too small for one step of {run.name}; it asks for "
                 f"{cost.shared_queries} shared and {cost.queries} own queries when nothing stops it"
             )
+        made, missing = outcome
+        if len(missing):
+            people = ", ".join(data.classes[label] for label in missing.tolist())
+            reporter.say(f"{run.label}: {len(missing)} of {count} identities failed, no image came back: {people}")
+        for file in run.clear():
+            reporter.say(f"{run.label}: ignored {file}, which the attack left in the run's folder")
         stored = to_uint8(made.images).cpu()
         tensors = {
             "failed": made.failed,
@@ -125,17 +132,19 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
             "latents": made.latents,
             "queries": oracle.queries,
         }
+        if len(missing):
+            tensors["missing"] = missing
         header = {"role": "reconstructions", "attack": run.name, "dataset": data.name, "classes_count": count}
         artifacts.write_tensors(folder / "images.safetensors", tensors, header)
-        write_json(folder / "metrics.json", measured(made, oracle, labels) | {"global_generators": generators})
+        write_json(folder / "metrics.json", measured(made, missing, oracle, labels) | {"global_generators": generators})
         tile(stored[: 8 * 8], folder / "grid.png", columns=8)
         run.finish(provenance(started, describe(engine) | {"isolation": isolation or "none"}))
 
 
-Found = tuple[Reconstructions | None, list[str]]
-"""What an attack returned (None where the budget did not suffice), and the global generators that it used."""
+Outcome = tuple[Checked | None, list[str]]
+"""What an attack returned, checked (None where the budget did not suffice), and the global generators that it used."""
 
-Attacking = tuple[Cost, Callable[[Oracle, Path], Found], str]
+Attacking = tuple[Cost, Callable[[Oracle, Path], Outcome], str]
 """What an attack will cost, what runs it, and how it is isolated (empty: not at all)."""
 
 
@@ -146,20 +155,21 @@ def _here(run: Run, engine: Engine, prior: Prior, data: Dataset, count: int) -> 
     attack: Attack = registry.configure("attacks", chosen["name"], settings=chosen["settings"]).plugin
     capabilities.require(attack, prior)
 
-    def found(oracle: Oracle, folder: Path) -> Found:
+    def attacked(oracle: Oracle, folder: Path) -> Outcome:
         labels = torch.arange(count, device=engine.device)
         shown = shown_by(artifacts.defenses(run.target))
         workspace = AttackContext(_batch(engine, data), folder, data.public.on(engine), shown)
-        made: Reconstructions | None = None
+        outcome: Checked | None = None
         with (
             seeded_globals(run.spec["seed"], "attack") as generators,
             suppress(BudgetExhausted),
             capabilities.naming_others(),
         ):
             made = attack(oracle, prior, labels, run.spec["seed"], workspace)
-        return made, generators
+            outcome = checked(made, run.name, labels, data.image_shape)
+        return outcome, generators
 
-    yield attack.cost(prior, len(data.public)), found, ""
+    yield attack.cost(prior, len(data.public)), attacked, ""
 
 
 @contextmanager
@@ -179,17 +189,27 @@ def _isolated(run: Run, engine: Engine, prior: Prior, data: Dataset, count: int)
         }
         defenses = artifacts.defenses(run.target)
         cost = cell.give(run.spec["attack"], prior, data.public, defenses, engine, fields)
-        yield cost, partial(guard.serve, cell.wire), cell.isolation
+
+        def attacked(oracle: Oracle, folder: Path) -> Outcome:
+            made, generators = guard.serve(cell.wire, oracle, folder)
+            if made is None:
+                return None, generators
+            return checked(made, run.name, torch.arange(count, device=engine.device), data.image_shape), generators
+
+        yield cost, attacked, cell.isolation
 
 
 def _batch(engine: Engine, data: Dataset) -> int:
     return at_once(BATCH[engine.device.type], data.image_shape, engine.device)
 
 
-def measured(made: Reconstructions, oracle: Oracle, labels: Int64[Tensor, " c"]) -> dict[str, Any]:
-    """What an inversion cost, per attacked identity and shared by all."""
+def measured(
+    made: Reconstructions, missing: Int64[Tensor, " m"], oracle: Oracle, labels: Int64[Tensor, " c"]
+) -> dict[str, Any]:
+    """What an inversion cost, per attacked identity and shared by all; and of whom no image came back, if of any."""
     attacked = labels.cpu()
-    return {
+    left_out = {"missing": missing.tolist()} if len(missing) else {}
+    return left_out | {
         "gradient_images_per_identity": float(oracle.gradient_images[attacked].double().mean()),
         "identities": len(attacked),
         "images": len(made.images),
