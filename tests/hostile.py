@@ -1,4 +1,7 @@
-"""An attack that looks for everything but faces; what it got hold of is the text of the error it ends with."""
+"""An attack that looks for everything but faces; what it got hold of is the text of the error it ends with.
+
+It reads, and writes empty files where the test has made room for them: it is also run without a seal.
+"""
 
 import ctypes
 import gc
@@ -7,7 +10,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mibench.core import Attack, AttackContext, BudgetExhausted, Capabilities, Cost, Oracle, Prior, Reconstructions
+from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions
 from mibench.runtime.errors import UserError
 
 CARD = {
@@ -40,7 +42,7 @@ class Hostile(Attack):
     """What `deed` names, or all that only looks.
 
     Args:
-        deed: steal, exit, garbage, flood, smuggle or shout.
+        deed: steal, exit or shout.
         private: A private image.
         results: The results folder.
         parent: The process that has the target.
@@ -79,7 +81,7 @@ class Hostile(Attack):
             "names of people": lambda: os.listdir(Path(self.private).parent),
             "results": lambda: [one.read_bytes() for one in Path(self.results).rglob("*.json")],
             "write into results": lambda: (Path(self.results) / "planted").write_text("") == 0,
-            "write into python": lambda: (Path(torch.__file__).parent / "planted.txt").write_text("") == 0,
+            "write beside the plug-in": lambda: Path(__file__).with_name("planted.py").write_text("") == 0,
             "environment": lambda: os.environ.get(self.secret),
             "environment of the parent": lambda: (
                 self.secret.encode() in Path(f"/proc/{self.parent}/environ").read_bytes()
@@ -88,9 +90,8 @@ class Hostile(Attack):
             "memory by process_vm_readv": self._by_readv,
             "open files": self._by_descriptors,
             "signal": lambda: os.kill(self.parent, 0) is None,
-            "network": lambda: socket.create_connection(("127.0.0.1", self.port), timeout=2),
+            "network": self._by_network,
             "home": lambda: list(Path(f"/proc/{self.parent}/cwd").iterdir()),
-            "mount": lambda: ctypes.CDLL(None).mount(b"tmpfs", b"/tmp", b"tmpfs", 0, None) == 0,
         }
 
     @staticmethod
@@ -134,6 +135,10 @@ class Hostile(Attack):
         remote = (ctypes.c_void_p * 2)(start, 8)
         return ctypes.CDLL(None).process_vm_readv(self.parent, local, 1, remote, 1, 0) == 8
 
+    def _by_network(self) -> bool:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=2):
+            return True
+
     def _by_descriptors(self) -> bool:
         for number in range(3, 64):
             try:
@@ -146,35 +151,6 @@ class Hostile(Attack):
     def _exit(self, oracle: Oracle) -> None:
         print("not a word", flush=True)
         os._exit(0)
-
-    def _garbage(self, oracle: Oracle) -> None:
-        os.write(oracle._wire.writes.fileno(), b"\x00" * 7 + b"\x02" + b"\x00" * 7 + b"\x02" + b"[[[[")  # type: ignore[attr-defined]
-        os._exit(0)
-
-    def _long(self, oracle: Oracle) -> None:
-        os.write(oracle._wire.writes.fileno(), b"\x7f" * 64)  # type: ignore[attr-defined]
-        threading.Event().wait()
-
-    def _flood(self, oracle: Oracle) -> None:
-        """Past the counting of this process; the other one counts too."""
-        answers = 0
-        for label in (0, 0, 3, 0):
-            try:
-                for _ in range(100):
-                    y = torch.full((1,), label)
-                    oracle._ask("probs", torch.rand(1, 3, 8, 8), y)  # type: ignore[attr-defined]
-                    answers += 1
-            except (BudgetExhausted, UserError):
-                continue
-        raise UserError(f"answers: {answers}")
-
-    def _smuggle(self, oracle: Oracle) -> None:
-        oracle._access = 3  # type: ignore[assignment]
-        oracle._ask("answers", torch.rand(1, 3, 8, 8), None)  # type: ignore[attr-defined]
-
-    def _climb(self, oracle: Oracle) -> None:
-        oracle._wire.send("keep", {"scope": [".."], "name": "../../planted"}, {"tensor": torch.zeros(1)})  # type: ignore[attr-defined]
-        oracle._wire.receive()  # type: ignore[attr-defined]
 
     def _shout(self, oracle: Oracle) -> None:
         os.kill(os.getpid(), signal.SIGTERM)

@@ -32,7 +32,7 @@ from mibench.runtime.errors import UserError
 from mibench.runtime.seal import unreadable_by_others
 from mibench.runtime.wire import Broken, Message, Wire
 
-__all__ = ["Guard", "around", "guarded", "possible", "readable"]
+__all__ = ["Guard", "around", "guarded", "possible", "readable", "serve"]
 
 BEGIN = """
 import sys
@@ -242,57 +242,59 @@ class Guard:
         self.wire.send("go")
         return Cost(*numbers)
 
-    def serve(self, oracle: Oracle, folder: Path) -> tuple[Reconstructions | None, list[str]]:
-        """Answer until the attack returns: what it found, None where the budget did not suffice, and the global
-        generators that it used.
-
-        Args:
-            oracle: What answers, counts and refuses.
-            folder: Where finished parts are kept.
-
-        Raises:
-            UserError: If the attack stopped, or said what is no question.
-        """
-        before: dict[Path, dict[str, Tensor]] = {}
-        while True:
-            said = self.wire.receive()
-            try:
-                if said.what == "ask":
-                    self.wire.send("answer", tensors={"answer": _answer(oracle, said)})
-                elif said.what == "recall":
-                    path = _place(folder, said)
-                    if path.exists():
-                        value, counts = recall(path, oracle)
-                        counts = {f"count.{name}": count for name, count in counts.items()}
-                        self.wire.send("value", tensors=packed(value) | counts)
-                    else:
-                        before[path] = oracle.counts()
-                        self.wire.send("nothing")
-                elif said.what == "keep":
-                    path = _place(folder, said)
-                    if path not in before or path.exists():
-                        raise Broken("a part to keep that was not begun")
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    oracle.check()
-                    value = unpacked({name: tensor.to(oracle.device) for name, tensor in said.tensors.items()})
-                    keep(path, value, oracle, before.pop(path))
-                    self.wire.send("kept")
-                elif said.what == "done":
-                    return _reconstructions(said), _words(said.fields.get("generators"))
-                elif said.what == "stopped":
-                    raise Stopped(f"the isolated attack stopped: {str(said.fields.get('text'))[:1000]}")
-                else:
-                    raise Broken(f"'{said.what[:40]}'")
-            except BudgetExhausted as error:
-                self.wire.send("exhausted", {"text": str(error)})
-            except (Broken, Stopped):
-                raise
-            except UserError as error:
-                self.wire.send("refused", {"text": str(error)})
-
 
 class Stopped(UserError):
     """The attack ended with an error of its own."""
+
+
+def serve(wire: Wire, oracle: Oracle, folder: Path) -> tuple[Reconstructions | None, list[str]]:
+    """Answer until the attack returns: what it found, None where the budget did not suffice, and the global
+    generators that it used.
+
+    Args:
+        wire: To whoever asks.
+        oracle: What answers, counts and refuses.
+        folder: Where finished parts are kept.
+
+    Raises:
+        UserError: If the attack stopped, or said what is no question.
+    """
+    before: dict[Path, dict[str, Tensor]] = {}
+    while True:
+        said = wire.receive()
+        try:
+            if said.what == "ask":
+                wire.send("answer", tensors={"answer": _answer(oracle, said)})
+            elif said.what == "recall":
+                path = _place(folder, said)
+                if path.exists():
+                    value, counts = recall(path, oracle)
+                    counts = {f"count.{name}": count for name, count in counts.items()}
+                    wire.send("value", tensors=packed(value) | counts)
+                else:
+                    before[path] = oracle.counts()
+                    wire.send("nothing")
+            elif said.what == "keep":
+                path = _place(folder, said)
+                if path not in before or path.exists():
+                    raise Broken("a part to keep that was not begun")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                oracle.check()
+                value = unpacked({name: tensor.to(oracle.device) for name, tensor in said.tensors.items()})
+                keep(path, value, oracle, before.pop(path))
+                wire.send("kept")
+            elif said.what == "done":
+                return _reconstructions(said), _words(said.fields.get("generators"))
+            elif said.what == "stopped":
+                raise Stopped(f"the isolated attack stopped: {str(said.fields.get('text'))[:1000]}")
+            else:
+                raise Broken(f"'{said.what[:40]}'")
+        except BudgetExhausted as error:
+            wire.send("exhausted", {"text": str(error)})
+        except (Broken, Stopped):
+            raise
+        except UserError as error:
+            wire.send("refused", {"text": str(error)})
 
 
 def _answer(oracle: Oracle, said: Message) -> Tensor:

@@ -191,7 +191,7 @@ def _isolated(run: Run, engine: Engine, prior: Prior, data: Dataset, count: int)
         cost = cell.give(run.spec["attack"], prior, data.public, defenses, engine, fields)
 
         def attacked(oracle: Oracle, folder: Path) -> Outcome:
-            made, generators = cell.serve(oracle, folder)
+            made, generators = guard.serve(cell.wire, oracle, folder)
             if made is None:
                 return None, generators
             return checked(made, run.name, torch.arange(count, device=engine.device), data.image_shape), generators

@@ -1,6 +1,6 @@
 """Learn an image prior on the public images, with the target's help where the prior asks for it."""
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,8 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
             engine, run.spec["seed"], reporter, f"train prior {run.name}", folder / "checkpoint.pt", picture
         )
         # What training still initialises (an encoder) must not depend on what this process did before.
-        with torch.random.fork_rng():
+        watched = oracle.watched() if oracle is not None else nullcontext()
+        with torch.random.fork_rng(), watched:
             torch.manual_seed(seed_of(run.spec["seed"], "train"))
             log = recipe.train(prior, data.public, oracle, session)
         for file in run.clear(keep=("samples.png",)):

