@@ -11,6 +11,8 @@ from mibench.runtime.progress import Reporter
 from mibench.stages import (
     artifacts,
     import_images,
+    import_target,
+    imported,
     invert,
     score,
     train_backbone,
@@ -34,8 +36,12 @@ _STAGES = {
 
 def perform(run: Run, engine: Engine, reporter: Reporter) -> None:
     """Do one run by the stage of its kind."""
-    # Imported images are an inversion that another program made.
-    work = import_images.work if import_images.imported(run) else _STAGES[run.kind]
+    # Imported images are an inversion that another program made, an imported target is a network that it trained.
+    work = _STAGES[run.kind]
+    if import_images.imported(run):
+        work = import_images.work
+    elif imported.is_imported(run):
+        work = import_target.work
     work(run, engine, reporter)
 
 
@@ -48,7 +54,7 @@ def rehearse(runs: list[Run], reporter: Reporter | None = None) -> None:
         UserError: The first of it.
     """
     for run in runs:
-        if run.kind == "targets":
+        if run.kind == "targets" and not imported.is_imported(run):
             train_target.rehearse_surgery(run)
     wanted = [run.inputs["dataset"] for run in runs if "dataset" in run.inputs]
     for inputs in {canonical(inputs): inputs for inputs in wanted}.values():
