@@ -25,6 +25,7 @@ from mibench.experiments.reading import read_attackers, read_evaluators, read_fl
 from mibench.models.imported.network import assemble
 from mibench.models.imported.opening import Opened, open_source
 from mibench.models.imported.probe import NOTHING, Found, Given, Pictures, find
+from mibench.models.imported.server import Asked as Server
 from mibench.models.imported.sources import ModelSource
 from mibench.plugins import registry
 from mibench.plugins.registry import Choice
@@ -225,11 +226,16 @@ def prepare(asked: Asked, results: Path, reporter: Reporter | None = None) -> Pr
             "Public data sets of the same kind serve as well as your own"
         )
     source = asked.source
+    shown, given = pictures(asked.private, reporter=reporter), asked.given
     if source.endpoint is not None:
         source.objects.setdefault("journal", imported.journal_of(results, source.endpoint))
-    shown = pictures(asked.private, reporter=reporter)
+        source.objects["people"] = given.classes or shown.names
+        # As large as what is attacked, so that what is asked now is not asked again then.
+        given = replace(given, size=given.size or asked.image_size or LARGEST)
     opened = open_source(source)
-    found = find(opened, shown, asked.given)
+    if isinstance(opened.module, Server):
+        opened.module.require_unchanged()
+    found = find(opened, shown, given)
     access = asked.access or found.grants
     if access > found.grants:
         raise UserError(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mibench.runtime.errors import UserError
 
-__all__ = ["Declared", "first", "from_shape", "told"]
+__all__ = ["NOTHING", "Declared", "first", "from_shape", "told"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,10 @@ class Declared:
     means: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     batch: int | None = None
+
+
+NOTHING = Declared()
+"""A model that says nothing of itself."""
 
 
 def first(output: Any) -> Float[Tensor, "n k"]:
@@ -71,4 +75,5 @@ def from_shape(shape: tuple[Any, ...] | None, batch: int | None) -> Declared:
 
 
 def told(error: Exception) -> str:
+    """What an error says, in its first line."""
     return (str(error) or type(error).__name__).split("\n", 1)[0]

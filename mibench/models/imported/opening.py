@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from mibench.models.imported import weights
-from mibench.models.imported.declared import Declared, first, from_shape, told
+from mibench.models.imported.declared import NOTHING, Declared, first, from_shape, told
 from mibench.models.imported.onnx_session import open_onnx
+from mibench.models.imported.server import Asked
 from mibench.models.imported.sources import ModelSource, digest_of
 from mibench.runtime.errors import UserError
 
@@ -38,7 +39,7 @@ class Opened:
 
     module: nn.Module
     family: str
-    declared: Declared = field(default_factory=Declared)
+    declared: Declared = NOTHING
     differentiable: bool = True
     notes: tuple[str, ...] = ()
 
@@ -479,12 +480,10 @@ def _onnx(source: ModelSource) -> Opened:
 
 
 def _endpoint(source: ModelSource) -> Opened:
-    from mibench.models.imported.server import Asked
-
     assert source.endpoint is not None
-    asked = Asked(source.endpoint, source.objects.get("journal"))
+    asked = Asked(source.endpoint, source.objects.get("journal"), source.objects.get("people", ()))
     said = f"asks {source.endpoint.url} over the network; answers are paid for once and kept"
-    return Opened(asked, "unknown", Declared(bytes=False), differentiable=False, notes=(said,))
+    return Opened(asked, "unknown", NOTHING, differentiable=False, notes=(said,))
 
 
 def _object(source: ModelSource) -> Opened:

@@ -278,8 +278,9 @@ class _Search:
     def _askings(self) -> Iterator[tuple[Wanted, str]]:
         declared, given = self.opened.declared, self.given
         if self.remote:
-            size = given.size or 0
-            yield Wanted(size, 3, False, False, False, (0.0,) * 3, (1.0,) * 3), "PNG, as it decodes them"
+            channels = 1 if given.channels == "grey" else 3
+            mean, std = (0.0,) * channels, (1.0,) * channels
+            yield Wanted(given.size or 0, channels, False, False, False, mean, std), "as the server decodes them"
             return
         sides = [given.size or declared.size or self._first_size()]
         fixed = {"grey": 1, "rgb": 3, "bgr": 3}.get(given.channels or "", declared.channels)
