@@ -191,7 +191,7 @@ def report(
     ] = True,
     as_json: options.Json = False,
 ) -> None:
-    """Tables in the terminal; the same as CSV, Markdown, LaTeX and JSON; figures and picture grids."""
+    """Tables in the terminal; an offline page; CSV, Markdown, LaTeX and JSON; figures and picture grids."""
     from rich.console import Console
 
     from mibench import report as reports
@@ -200,7 +200,7 @@ def report(
     if as_json:
         print((folder / "tables.json").read_text(encoding="utf-8"))
     else:
-        print(folder)
+        print(folder / "index.html", folder, sep="\n")
 
 
 def _tables(runs: list["Run"]) -> None:

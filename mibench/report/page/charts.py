@@ -83,7 +83,13 @@ def _between(label: str, lines: list[Row], ceiling: Row | None) -> Figure:
         el("line", x1=x(value), x2=x(value), y1=top - 6, y2=bottom, class_="rule") for value in (0, 0.25, 0.5, 0.75, 1)
     ]
     parts += [
-        text(x(value), bottom + 15, f"{100 * value:g}", "tick", "middle" if 0 < value < 1 else "start" if not value else "end")
+        text(
+            x(value),
+            bottom + 15,
+            f"{100 * value:g}",
+            "tick",
+            "middle" if 0 < value < 1 else "start" if not value else "end",
+        )
         for value in (0, 0.25, 0.5, 0.75)
     ]
     parts.append(text(x(1), bottom + 15, "100%", "tick", "end"))
@@ -128,7 +134,9 @@ def _span(known: Interval) -> tuple[float, float]:
     return _bounds(known.low, known.high, known.value)
 
 
-def _axes(x: Scale, y: Scale, across: str, up: str, show: Callable[[float], str], show_x: Callable[[float], str]) -> list[Markup]:
+def _axes(
+    x: Scale, y: Scale, across: str, up: str, show: Callable[[float], str], show_x: Callable[[float], str]
+) -> list[Markup]:
     parts = []
     for value in y.ticks:
         parts.append(el("line", x1=x.start, x2=x.end, y1=y(value), y2=y(value), class_="rule"))

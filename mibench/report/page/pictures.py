@@ -115,7 +115,9 @@ def _sheets(images: Iterable[Tensor], place: Place, quality: int) -> Iterator[st
     """Full sheets in order, then the rest."""
     waiting = torch.zeros(0, 3, *place.tile, dtype=torch.uint8)
     # The last row and column are repeated up to whole blocks: what lies there is never shown.
-    rows_, columns = (torch.arange(tile).clamp(max=inner - 1) for tile, inner in zip(place.tile, place.inner, strict=True))
+    rows_, columns = (
+        torch.arange(tile).clamp(max=inner - 1) for tile, inner in zip(place.tile, place.inner, strict=True)
+    )
     for some in images:
         for chunk in some.split(4 * TILES):
             if tuple(chunk.shape[2:]) != place.inner:
