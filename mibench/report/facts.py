@@ -162,9 +162,12 @@ def facts(result: Result, among: Sequence[Result] = ()) -> Facts:
         gates=tuple(gates),
         named=tuple(Gate(name, limit.named) for name, limit in limits.items()),
         copies=max(score.copies, _copies(result)),
+        missing=len(score.missing),
         fit=target.read("metrics.json").get("fit", {}).get("value"),
+        converged=target.read("metrics.json").get("convergence", {}).get("converged"),
         rivals=len({one.attack for one in rivals if one.target.id == target.id}),
         cross_fitted=score.identities > 1,
+        generators=tuple(result.inversion.read("metrics.json").get("global_generators", ())),
     )
 
 

@@ -20,7 +20,7 @@ from mibench.report.content import Content
 from mibench.report.headline import Headline, headlines
 from mibench.report.page import charts, pictures, provenance, views
 from mibench.report.page.charts import Figure
-from mibench.runtime.errors import printable
+from mibench.runtime.escape import terminal
 from mibench.runtime.files import write_atomic
 
 __all__ = ["render", "write"]
@@ -68,7 +68,7 @@ def render(content: Content, errors: Sequence[str]) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda value: printable(value) if type(value) is str and not value.isprintable() else value,
+        finalize=lambda value: terminal(value) if type(value) is str and not value.isprintable() else value,
     )
 
     def verbatim(name: str) -> Markup:

@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from mibench.runtime.errors import printable
+from mibench.runtime.escape import terminal
 
 __all__ = ["Scale", "drawing", "el", "mark", "text", "ticks"]
 
@@ -23,14 +23,14 @@ def el(tag: str, *children: Any, **attributes: Any) -> Markup:
         for name, value in attributes.items()
         if value is not None
     )
-    inside = "".join(child if isinstance(child, Markup) else escape(printable(str(child))) for child in children)
+    inside = "".join(child if isinstance(child, Markup) else escape(terminal(str(child))) for child in children)
     return Markup(f"<{tag}{told}>{inside}</{tag}>")
 
 
 def _value(value: Any) -> Markup:
     if isinstance(value, float):
         return escape(f"{value:.2f}".rstrip("0").rstrip("."))
-    return escape(printable(str(value)))
+    return escape(terminal(str(value)))
 
 
 def text(x: float, y: float, words: str, kind: str = "", anchor: str | None = None, **attributes: Any) -> Markup:
