@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mibench.api import evaluate as evaluate
     from mibench.api import invert as invert
     from mibench.api import load_results as load_results
+    from mibench.api import load_target as load_target
     from mibench.api import score as score
     from mibench.api import train_evaluators as train_evaluators
     from mibench.api import train_prior as train_prior
@@ -35,6 +36,7 @@ _WHERE = {
     "train_evaluators": "mibench.api",
     "train_verifiers": "mibench.api",
     "train_prior": "mibench.api",
+    "load_target": "mibench.api",
     "invert": "mibench.api",
     "score": "mibench.api",
     "evaluate": "mibench.api",

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -86,10 +86,8 @@ def serving(answer: Callable[[Tensor], Any]) -> Iterator[Service]:
                 service.images.update(sent)
                 pixels = [np.asarray(Image.open(io.BytesIO(one)).convert("RGB")) for one in sent]
                 x = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255
-                try:
+                with suppress(OSError):  # who asked has gone
                     reply(self, 200, json.dumps(service.answer(x)).encode())
-                except OSError:  # who asked has gone
-                    pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)

@@ -1,5 +1,6 @@
 """The command line: which commands there are, and how every one of them ends."""
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -8,8 +9,9 @@ from typing import Annotated
 import typer
 
 from mibench import __version__
-from mibench.cli import audit, data, do, look, stages
-from mibench.runtime.errors import UserError, printable
+from mibench.cli import audit, data, do, look, stages, zoo
+from mibench.runtime import escape
+from mibench.runtime.errors import UserError
 
 __all__ = ["app", "main"]
 
@@ -42,6 +44,14 @@ data_app.command()(data.show)
 data_app.command()(data.prepare)
 app.add_typer(data_app, name="data", rich_help_panel="Look")
 
+zoo_app = typer.Typer(no_args_is_help=True, help="Trained networks that ship with mibench: zoo:re, zoo:re@1.")
+zoo_app.command("list")(zoo.list_entries)
+zoo_app.command()(zoo.show)
+zoo_app.command()(zoo.verify)
+zoo_app.command()(zoo.add)
+zoo_app.command()(zoo.make)
+app.add_typer(zoo_app, name="zoo", rich_help_panel="Look")
+
 
 def version(value: bool) -> bool:
     """Print the version and stop."""
@@ -62,6 +72,9 @@ def options(
 
 def main() -> None:
     """The entry point: mistakes are one line on stderr and exit code 2; Ctrl-C says how to resume."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that has no letter for something gets its number
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = app(standalone_mode=False)
         if code == 130:  # typer turns Ctrl-C into this exit code and says nothing
@@ -91,5 +104,5 @@ def main() -> None:
 def refuse(message: str) -> int:
     """Say a mistake in one line; a bare `mibench` has none to say and has printed its help."""
     if message:
-        print(f"mibench: error: {printable(' '.join(message.splitlines()))}", file=sys.stderr)
+        print(f"mibench: error: {escape.terminal(' '.join(message.splitlines()))}", file=sys.stderr)
     return 2

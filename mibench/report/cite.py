@@ -8,6 +8,7 @@ from typing import Any
 from mibench import __version__, models
 from mibench.plugins import registry
 from mibench.runs import Run
+from mibench.runtime import escape
 from mibench.runtime.errors import UserError
 
 __all__ = ["bibtex", "entry", "used"]
@@ -79,29 +80,26 @@ def entry(card: Mapping[str, Any]) -> str:
     if venue and venue != "arXiv":
         kind, where = ("article", "journal") if venue in JOURNALS else ("inproceedings", "booktitle")
     authors = " and ".join(re.split(r", | and ", card["authors"]))
-    fields = {
-        "title": f"{{{card['title']}}}",
-        "author": authors,
-        where: venue,
-        "year": card["year"],
-        "url": card["link"],
-    }
-    texts = {name: str(value).replace("&", r"\&") for name, value in fields.items() if value}
+    fields = {"title": card["title"], "author": authors, where: venue, "year": card["year"], "url": card["link"]}
+    texts = {name: escape.bibtex(str(value), name == "url") for name, value in fields.items() if value}
+    texts["title"] = f"{{{texts['title']}}}"  # its capitals stay
     lines = [f"  {name} = {{{text}}}," for name, text in texts.items()]
     return "\n".join([f"@{kind}{{{_key(card)},", *lines, "}"])
 
 
-def bibtex(run: Run) -> str:
-    """What to cite for a run: mibench, then attacks, priors, defenses, models, data and metrics, each paper once."""
+def bibtex(*runs: Run) -> str:
+    """What to cite for some runs: mibench, then attacks, priors, defenses, models, data, metrics, each paper once."""
     entries: dict[str, tuple[str, list[str]]] = {}  # by key: two cards may link to one paper in different places
-    for kind, name in used(run):
+    order = list(registry.SINGULAR)
+    both = dict.fromkeys(one for run in runs for one in used(run))
+    for kind, name in sorted(both, key=lambda one: order.index(one[0])):
         try:
             card = registry.card(kind, name)
         except UserError:
             continue  # a plug-in that is no longer installed
         text = entry(card)
         if text:
-            entries.setdefault(_key(card), (text, []))[1].append(f"{registry.SINGULAR[kind]} {name}")
+            entries.setdefault(_key(card), (text, []))[1].append(escape.terminal(f"{registry.SINGULAR[kind]} {name}"))
     own = (
         "@software{mibench,\n  title = {{mibench: how much of a classifier's training images can be reconstructed}},\n"
         f"  version = {{{__version__}}},\n}}"

@@ -5,29 +5,43 @@ from pathlib import Path
 
 from mibench.evaluation.score import Score
 from mibench.report.result import Result
-from mibench.runs import PROTOCOL, Library, unchanged
-from mibench.runtime.errors import UserError, printable
+from mibench.runs import Library, other_protocol, unchanged
+from mibench.runtime import escape
+from mibench.runtime.errors import UserError
 
 __all__ = ["results"]
 
 
 def results(root: Path, errors: list[str] | None = None) -> list[Result]:
-    """All whole score runs below a results folder; each one left out adds a line with its path to `errors`."""
+    """All whole score runs below a results folder; each one left out adds a line with its path to `errors`.
+
+    Those of another protocol are not damaged: all of one share a line.
+    """
     errors = errors if errors is not None else []
     whole = []
+    foreign: dict[str, list[Path]] = {}
     library = Library(root)
     for path in sorted((root / "scores").glob("[!.]*")):
         if not path.is_dir():
             continue
         try:
             whole.append(_read(library, path))
+        except _Foreign as why:
+            foreign.setdefault(str(why), []).append(path)
         except UserError as error:
-            text, here = str(error), printable(str(path))
+            text, here = str(error), escape.terminal(str(path))
             errors.append(f"left out: {text}" if here in text else f"left out {here}: {text}")
         except (KeyError, TypeError, ValueError, AttributeError, OSError, RecursionError) as error:
             what = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be read ({error})"
-            errors.append(printable(f"left out {path}: it {what}; delete that directory and run it again"))
+            errors.append(escape.terminal(f"left out {path}: it {what}; delete that directory and run it again"))
+    for why, paths in foreign.items():
+        runs = f"the score {paths[0]} was" if len(paths) == 1 else f"{len(paths)} scores, the first {paths[0]}, were"
+        errors.append(escape.terminal(f"left out: {runs} {why}"))
     return whole
+
+
+class _Foreign(UserError):
+    """A score that another protocol made."""
 
 
 def _read(library: Library, path: Path) -> Result:
@@ -35,9 +49,9 @@ def _read(library: Library, path: Path) -> Result:
     for name in ("done", "run.json", "scores.json", "per_image.csv"):
         if not (path / name).is_file():
             raise UserError(f"{name} is missing; delete that directory and run it again")
-    made_by = json.loads((path / "run.json").read_text(encoding="utf-8")).get("protocol")
-    if made_by != PROTOCOL:
-        raise UserError(f"it is of protocol {made_by}, this mibench of {PROTOCOL}; its numbers are not comparable")
+    card = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    if foreign := other_protocol(card):
+        raise _Foreign(foreign)
     try:
         run = library.find(path.name)
     except UserError as error:

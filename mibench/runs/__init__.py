@@ -1,7 +1,7 @@
 """Runs: what was asked -> id -> directory; atomic, resumable, with provenance."""
 
 from mibench.runs.library import Library, find, finished, inversion_of
-from mibench.runs.run import KINDS, PROTOCOL, Run, canonical, clock, provenance, unchanged
+from mibench.runs.run import KINDS, PROTOCOL, Run, canonical, clock, other_protocol, provenance, unchanged
 
 __all__ = [
     "KINDS",
@@ -13,6 +13,7 @@ __all__ = [
     "find",
     "finished",
     "inversion_of",
+    "other_protocol",
     "provenance",
     "unchanged",
 ]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mibench.runs.run import KINDS, Run, of_this_protocol, read_json, unchanged
+from mibench.runs.run import KINDS, Run, id_of, of_this_protocol, other_protocol, read_json, unchanged
 from mibench.runtime.errors import UserError, unknown
 
 __all__ = ["Library", "find", "finished", "inversion_of"]
@@ -21,7 +21,7 @@ class Library:
         self.paths = {path.parent.name: path.parent for kind in kinds for path in (root / kind).glob("[!.]*/done")}
         self.by_id: dict[str, list[Path]] = {}
         for name, path in self.paths.items():
-            self.by_id.setdefault(name[-8:], []).append(path)
+            self.by_id.setdefault(id_of(name), []).append(path)
         self.runs: dict[Path, Run] = {}
 
     def find(self, reference: str) -> Run:
@@ -32,7 +32,7 @@ class Library:
         """
         wanted = Path(reference).name
         exact = [self.paths[wanted]] if wanted in self.paths else self.by_id.get(wanted, [])
-        matches = exact or [path for name, path in self.paths.items() if wanted and name[-8:].startswith(wanted)]
+        matches = exact or [path for name, path in self.paths.items() if wanted and id_of(name).startswith(wanted)]
         if len(matches) > 1:
             raise UserError(f"'{reference}' matches {len(matches)} runs: {', '.join(path.name for path in matches)}")
         if not matches:
@@ -51,6 +51,8 @@ class Library:
 
     def _read(self, path: Path) -> Run:
         card, content = read_json(path / "run.json")
+        if foreign := other_protocol(card):
+            raise UserError(f"{path} was {foreign}")
         try:
             parents: dict[str, Run | list[Run]] = {
                 role: [self._parent(path, one) for one in ids] if isinstance(ids, list) else self._parent(path, ids)
@@ -58,16 +60,17 @@ class Library:
             }
             run = Run(self.root, card["kind"], card["name"], dict(card["spec"]), parents, dict(card["inputs"]))
             claimed = card["id"]
-            run.path  # noqa: B018 (a kind that is no text is found here)
+            run.path
         except (KeyError, TypeError, ValueError, AttributeError):
             raise UserError(
                 f"{path / 'run.json'} is not a mibench run; delete that directory and run it again"
             ) from None
         if run.id != claimed or run.path != path:
             raise UserError(
-                f"{path} does not hold what its name says (protocol {card.get('protocol')}, specification {run.id}): "
-                "it was edited, renamed or made by another version; delete it and run it again"
+                f"{path} does not hold what its name says (its specification is {run.id}): it was edited or renamed; "
+                "delete it and run it again"
             )
+        run.compare(card)
         unchanged(path / "run.json", content)
         return run
 

@@ -1,8 +1,10 @@
 """Runs: what was asked -> id -> directory; atomic, resumable, with provenance.
 
-A run's id is the first 8 hex digits of sha256 over its resolved specification, its parents' ids and its seed. It is
-worked on under a hidden name; `done`, with the digest of every file, is written last, and one rename makes it visible,
-so a run that can be seen is whole.
+A run's digest is the sha256 of its resolved specification, seed included, and of its parents' digests; its id is the
+first 12 hex digits of that. Where a finished run is taken up again, its stored specification and digest are compared
+with those that are wanted, so that two questions that share an id cannot share an answer. A run is worked on under a
+hidden name; `done`, with the digest of every file, is written last, and one rename makes it visible, so a run that can
+be seen is whole.
 """
 
 import fcntl
@@ -23,10 +25,13 @@ from typing import Any
 from mibench.runtime.errors import UserError
 from mibench.runtime.files import unreadable, write_json
 
-__all__ = ["KINDS", "PROTOCOL", "Run", "canonical", "clock", "provenance", "unchanged"]
+__all__ = ["DIGITS", "KINDS", "PROTOCOL", "Run", "canonical", "clock", "provenance", "unchanged"]
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised when the same specification would give other numbers, so that old results are not taken for new ones."""
+
+DIGITS = 12
+"""Hex digits of a run's id: among a million runs, two share one with a probability of 0.2%."""
 
 KINDS = ("backbones", "targets", "evaluators", "verifiers", "priors", "inversions", "scores")
 """A run builds only on runs of kinds before its own, so that no run builds on itself."""
@@ -59,10 +64,19 @@ class Run:
     inputs: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
+    def digest(self) -> str:
+        """sha256 of what was asked, of everything that it builds on too."""
+        parents = {
+            role: [one.digest for one in run] if isinstance(run, list) else run.digest
+            for role, run in self.parents.items()
+        }
+        specification = {"protocol": PROTOCOL, "kind": self.kind, "spec": self.spec, "parents": parents}
+        return hashlib.sha256(canonical(specification).encode()).hexdigest()
+
+    @property
     def id(self) -> str:
-        """8 hex digits of what was asked."""
-        specification = {"protocol": PROTOCOL, "kind": self.kind, "spec": self.spec, "parents": self.parent_ids()}
-        return hashlib.sha256(canonical(specification).encode()).hexdigest()[:8]
+        """The first 12 hex digits of the digest."""
+        return self.digest[:DIGITS]
 
     def parent_ids(self) -> dict[str, str | list[str]]:
         """Role -> id or ids."""
@@ -125,7 +139,7 @@ class Run:
 
     @property
     def label(self) -> str:
-        """`kind/name-id8`."""
+        """`kind/name-id`."""
         return f"{self.kind}/{self.name}-{self.id}"
 
     @property
@@ -140,12 +154,38 @@ class Run:
 
     @property
     def done(self) -> bool:
-        """Whether every file is in place."""
-        return (self.path / "done").is_file()
+        """Whether every file is in place.
+
+        Raises:
+            UserError: If the run that lies there was made from another specification, whose id is the same.
+        """
+        if not (self.path / "done").is_file():
+            return False
+        self.compare(self.read("run.json"))
+        return True
+
+    def compare(self, card: Mapping[str, Any]) -> None:
+        """Refuse a run's stored card that is not of this specification.
+
+        Args:
+            card: What `run.json` holds.
+
+        Raises:
+            UserError: If it is another's: the card was edited, or two specifications share 12 hex digits.
+        """
+        wanted = self.description()
+        for key in ("protocol", "kind", "spec", "parents", "digest"):
+            if canonical(card.get(key)) != canonical(wanted[key]):
+                raise UserError(
+                    f"{self.path} is the run of another specification than the one wanted, though both have the id "
+                    f"{self.id} ({_difference(key, card.get(key), wanted[key])}); give --force to replace it, or "
+                    "another folder with --results to keep both"
+                )
 
     def description(self) -> dict[str, Any]:
         """What `run.json` and `--dry-run` show."""
         return {
+            "digest": self.digest,
             "id": self.id,
             "inputs": dict(self.inputs),
             "kind": self.kind,
@@ -202,15 +242,42 @@ class Run:
                 "make room and run the same command again"
             ) from None
 
-    def finish(self, provenance: Mapping[str, Any]) -> None:
-        """Write `run.json`, then `done` (the files' digests), then rename: the run appears whole or not at all."""
-        write_json(self.work / "run.json", {**self.description(), "provenance": dict(provenance)})
+    def clear(self, keep: tuple[str, ...] = ()) -> list[str]:
+        """Throw away what lies in the directory to work in and is no checkpoint, and name it.
+
+        A plug-in is given this directory for its checkpoints. Called when it has returned, before the stage writes its
+        own files, so that nothing of the plug-in's is taken for a result.
+
+        Args:
+            keep: Files that the stage has already written.
+        """
+        others = [
+            path
+            for path in sorted(self.work.iterdir())
+            if not path.name.startswith(("checkpoint", ".")) and path.name not in keep
+        ]
+        for path in others:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        return [path.name for path in others]
+
+    def finish(self, provenance: Mapping[str, Any], **card: Any) -> None:
+        """Write `run.json`, then `done` (the files' digests), then rename: the run appears whole or not at all.
+
+        Args:
+            provenance: Who made it, when and how.
+            card: What else its card says.
+        """
+        write_json(self.work / "run.json", {**self.description(), "provenance": dict(provenance), **card})
         files = sorted(path for path in self.work.glob("[!.]*") if path.is_file() and path.name != "done")
         digests = {path.name: _sha256(path) for path in files if not path.name.startswith("checkpoint")}
         write_json(self.work / "done", digests)
         # What is hidden was left by a process that was killed while it wrote, or by a disk that failed.
         for scratch in [*self.work.glob("checkpoint*"), *self.work.glob(".*")]:
             shutil.rmtree(scratch) if scratch.is_dir() else scratch.unlink()
+        self.appear()
+
+    def appear(self) -> None:
+        """Give the whole run that lies in `work` its name, in the place of an older one."""
         if self.path.exists():
             shutil.rmtree(self.path)
         self.work.rename(self.path)
@@ -229,6 +296,20 @@ class Run:
                         shutil.rmtree(path)
             except OSError as error:
                 raise self._unwritable(error) from None
+
+
+def id_of(folder: str) -> str:
+    """The id at the end of the name of a run's directory."""
+    return folder.rpartition("-")[2]
+
+
+def _difference(key: str, stored: Any, wanted: Any) -> str:
+    """The first place where two specifications differ, in a few words."""
+    if isinstance(stored, Mapping) and isinstance(wanted, Mapping):
+        for name in sorted(stored.keys() | wanted.keys(), key=str):
+            if stored.get(name) != wanted.get(name):
+                return _difference(f"{key}.{name}", stored.get(name), wanted.get(name))
+    return f"{key}: {canonical(stored)[:60]} there, {canonical(wanted)[:60]} wanted"
 
 
 def read_json(path: Path) -> tuple[dict[str, Any], bytes]:
@@ -308,6 +389,21 @@ def of_this_protocol(path: Path) -> bool:
     card, content = read_json(path / "run.json")
     unchanged(path / "run.json", content)
     return bool(card.get("protocol") == PROTOCOL)
+
+
+def other_protocol(card: Mapping[str, Any]) -> str | None:
+    """What to say of a run whose card is of another protocol, and how to go on; None where it is of this one, or of
+    none at all, which is damage."""
+    made_by = card.get("protocol")
+    if not isinstance(made_by, int) or made_by == PROTOCOL:
+        return None
+    provenance = card.get("provenance")
+    version = provenance.get("mibench") if isinstance(provenance, Mapping) else None
+    return (
+        f"made under protocol {made_by}, where this mibench has {PROTOCOL}: the same settings would give other "
+        f"numbers, so it is not shown beside new ones; read it with mibench {version or 'of its time'}, or run its "
+        "command again (new runs do not touch old ones)"
+    )
 
 
 def clock() -> tuple[float, float]:

@@ -3,20 +3,19 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["UserError", "printable", "unknown"]
+from mibench.runtime import escape
 
+__all__ = ["UserError", "unknown"]
 
-def printable(text: str) -> str:
-    """The text in one line; what cannot be printed (line ends, escapes for terminals: they may come from file names) as
-    Python writes it."""
-    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+LONGEST = 4000
+"""Characters of an error, which may quote a file: its beginning says what is wrong, its end what to do."""
 
 
 class UserError(Exception):
     """A mistake the user can mend. The command line prints it as one line and exits with code 2, no traceback."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+        super().__init__(escape.terminal(message, LONGEST))
 
 
 def unknown(what: str, given: str, known: Iterable[str]) -> UserError:

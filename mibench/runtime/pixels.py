@@ -133,7 +133,7 @@ def read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with suppress(SafetensorError):  # it holds more than images
             return mapped(file)
     with safe_open(file, "pt") as stored:
-        return {name: stored.get_tensor(name) for name in stored.keys()}, stored.metadata() or {}  # noqa: SIM118
+        return {name: stored.get_tensor(name) for name in stored.keys()}, stored.metadata() or {}
 
 
 def mapped(file: Path) -> tuple[dict[str, UInt8[Tensor, "..."]], dict[str, str]]:

@@ -146,7 +146,7 @@ def test_damaged_runs_are_named_and_left_out(root: Path, capsys: pytest.CaptureF
 
 def test_two_protocols_never_share_a_table(root: Path, data: Dataset) -> None:
     judges = [
-        find(root, f"digiface-{name}-" + run.name[-8:])
+        find(root, f"digiface-{name}-" + run.name.rpartition("-")[2])
         for name in ("resnet", "ir")
         for run in (root / "evaluators").glob(f"digiface-{name}-*")
     ]
@@ -359,7 +359,7 @@ def test_json_has_no_nan(root: Path) -> None:
 
 
 def test_latex_is_escaped_and_whole(root: Path) -> None:
-    assert files.escape_latex("a_b 5% R&D #1 $x {y} ~ ^ \\") == (
+    assert files._latex("a_b 5% R&D #1 $x {y} ~ ^ \\") == (
         r"a\_b 5\% R\&D \#1 \$x \{y\} \textasciitilde{} \textasciicircum{} \textbackslash{}"
     )
     text = (write(root, Console(file=io.StringIO(), width=120)) / "tables.tex").read_text()

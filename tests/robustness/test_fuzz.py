@@ -629,7 +629,7 @@ def test_a_file_that_is_something_else_is_named(root: Path, sound: Said, seed: i
             shutil.copy(rng.choice(twins), path)
         elif what != "gone":
             path.symlink_to(path.name if what == "loop" else "nowhere")
-        told(root, "run files", sound, path.parent.name, path.parent.name[-8:])
+        told(root, "run files", sound, path.parent.name, path.parent.name.rpartition("-")[2])
 
 
 @examples(4)
@@ -640,13 +640,21 @@ def test_swapped_and_renamed_directories_are_named(root: Path, sound: Said, seed
     one, other = rng.sample(places, 2)
     with aside(one):
         shutil.copytree(other, one)
-        told(root, "run files", sound, one.name, one.name[-8:])
+        told(root, "run files", sound, one.name, one.name.rpartition("-")[2])
     with aside(one):
-        name = rng.choice([f"{one.name[:-8]}00000000", one.name.upper(), "x", "a\nb-00000000", "\x1b[31m-00000001"])
+        name = rng.choice(
+            [
+                f"{one.name.rpartition('-')[0]}-000000000000",
+                one.name.upper(),
+                "x",
+                "a\nb-000000000000",
+                "\x1b[31m-000000000001",
+            ]
+        )
         place = one.with_name(name)
         try:
             shutil.copytree(f"aside-{one.name}", place)
-            told(root, "run files", sound, one.name[-8:], ascii(name)[1:-1])
+            told(root, "run files", sound, one.name.rpartition("-")[2], ascii(name)[1:-1])
         finally:
             shutil.rmtree(place)
 
@@ -670,13 +678,13 @@ def test_runs_that_build_on_themselves_are_named(tmp_path: Path) -> None:
         (path / "done").write_text("{}")
         return path
 
-    forged("targets", "self", "00000001", {"backbone": "00000001"})
-    forged("targets", "a", "0000000a", {"backbone": "0000000b"})
-    forged("targets", "b", "0000000b", {"backbone": ["0000000a", "0000000a"]})
+    forged("targets", "self", "000000000001", {"backbone": "000000000001"})
+    forged("targets", "a", "00000000000a", {"backbone": "00000000000b"})
+    forged("targets", "b", "00000000000b", {"backbone": ["00000000000a", "00000000000a"]})
     for number in range(1200):
-        forged("scores", "c", f"c{number:07}", {"inversion": f"c{number + 1:07}"})
+        forged("scores", "c", f"c{number:011}", {"inversion": f"c{number + 1:011}"})
     for parents in ({"x": 3}, {"x": [3]}, {"x": None}, {"x": {}}, {"x": [[]]}, [], "x", None, {"x": ""}, {"x": "0"}):
-        forged("priors", "odd", f"d{len(list(tmp_path.glob('priors/*'))):07}", parents)  # type: ignore[arg-type]
+        forged("priors", "odd", f"d{len(list(tmp_path.glob('priors/*'))):011}", parents)  # type: ignore[arg-type]
     library = Library(tmp_path)
     for path in library.paths.values():
         found = refused("cycles", lambda path=path: library.load(path))

@@ -18,7 +18,7 @@ import pytest
 from shell import full_disk
 
 import mibench
-from mibench.runs import KINDS, Run, clock, find, finished, provenance
+from mibench.runs import KINDS, Run, clock, executor, find, finished, provenance
 from mibench.runs import run as runs
 from mibench.runtime.errors import UserError
 from mibench.runtime.files import write_atomic, write_json
@@ -61,7 +61,8 @@ def test_golden_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "PROTOCOL", 1)
     run = run_of(tmp_path)
     text = '{"kind":"targets","parents":{},"protocol":1,"spec":{"deep":{"a":[1,2],"b":null},"lr":0.1,"seed":0}}'
-    assert run.id == hashlib.sha256(text.encode()).hexdigest()[:8] == "8a27873a"
+    assert run.digest == hashlib.sha256(text.encode()).hexdigest()
+    assert run.id == run.digest[: runs.DIGITS] == "8a27873a7156"
     assert run.path == tmp_path / "targets" / f"toy-{run.id}" and run.label == f"targets/toy-{run.id}"
 
 
@@ -114,6 +115,46 @@ def test_id_depends_on_nothing_else(tmp_path: Path) -> None:
     forth = run_of(tmp_path, parents={"target": one, "prior": other})
     back = run_of(tmp_path, parents={"prior": other, "target": one})
     assert forth.id == back.id and forth.ancestors() == back.ancestors() == [other, one]
+
+
+def clashing(root: Path, spec: dict[str, Any], stored: dict[str, Any], parents: dict[str, Any] | None = None) -> Run:
+    """A run in whose place lies a whole one of another specification, every digest fitting."""
+    wanted = run_of(root, spec=spec, parents=parents or {})
+    other = run_of(root, spec=stored)
+    work(other)
+    other.path.rename(wanted.path)
+    card = json.loads((wanted.path / "run.json").read_text()) | {"id": wanted.id}
+    (wanted.path / "run.json").write_text(json.dumps(card))
+    digests = json.loads((wanted.path / "done").read_text())
+    digests["run.json"] = hashlib.sha256((wanted.path / "run.json").read_bytes()).hexdigest()
+    (wanted.path / "done").write_text(json.dumps(digests))
+    return wanted
+
+
+def test_two_specifications_with_one_id_never_share_a_run(tmp_path: Path) -> None:
+    """As seeds 38604 and 61132 did, whose ids agreed in all of 8 digits."""
+    wanted = clashing(tmp_path, {"seed": 61132, "deep": {"a": 1}}, {"seed": 38604, "deep": {"a": 1}})
+    message = r"another specification than the one wanted.*spec\.seed: 38604 there, 61132 wanted.*--force"
+    for use in (lambda: wanted.done, lambda: executor.pending([wanted]), lambda: find(tmp_path, wanted.id)):
+        with pytest.raises(UserError, match=message if use.__code__.co_names[0] != "find" else "does not hold") as told:
+            use()
+        assert str(wanted.path) in str(told.value) and "\n" not in str(told.value)
+    assert executor.pending([wanted], force=True) == [wanted]
+    wanted.discard()
+    work(wanted)
+    assert wanted.done
+
+
+def test_a_clash_of_what_a_run_builds_on_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal specification, equal ids of the parents: their digests still tell."""
+    monkeypatch.setattr(runs, "DIGITS", 0)
+    one, other = run_of(tmp_path, spec={"seed": 38604}), run_of(tmp_path, spec={"seed": 61132})
+    first, second = (run_of(tmp_path, kind="scores", parents={"target": parent}) for parent in (one, other))
+    assert first.path == second.path and first.parent_ids() == second.parent_ids()
+    work(first)
+    assert first.done
+    with pytest.raises(UserError, match="another specification"):
+        _ = second.done
 
 
 def test_nan_has_no_id(tmp_path: Path) -> None:
@@ -336,18 +377,37 @@ def test_a_run_that_was_edited_or_renamed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not hold what its name says"):
         find(tmp_path, run.id)
     write_json(run.path / "run.json", card)
-    run.path.rename(run.path.with_name("toy-00000000"))
+    run.path.rename(run.path.with_name("toy-000000000000"))
     with pytest.raises(UserError, match="does not hold what its name says"):
-        find(tmp_path, "00000000")
+        find(tmp_path, "000000000000")
 
 
 def test_runs_of_another_protocol_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_of(tmp_path)
     work(run)
-    monkeypatch.setattr(runs, "PROTOCOL", runs.PROTOCOL + 1)
+    old = runs.PROTOCOL
+    monkeypatch.setattr(runs, "PROTOCOL", old + 1)
     assert finished(tmp_path, "targets") == []
-    with pytest.raises(UserError, match="protocol"):
+    message = f"{run.path} was made under protocol {old}, where this mibench has {old + 1}: .*run its command again"
+    with pytest.raises(UserError, match=message):
         find(tmp_path, run.path.name)
+
+
+def test_runs_with_the_shorter_ids_of_old_are_found_and_refused(tmp_path: Path) -> None:
+    """A folder of mibench 0.1, protocol 2, whose ids had 8 digits."""
+    folder = tmp_path / "targets" / "digiface-cnn-none-364c308f"
+    write_atomic_run(folder, {"id": "364c308f", "kind": "targets", "name": "digiface-cnn-none", "protocol": 2})
+    for reference in ("364c308f", "364c", folder.name, str(folder)):
+        with pytest.raises(UserError, match=r"made under protocol 2.*read it with mibench 0\.1\.0, or run its command"):
+            find(tmp_path, reference)
+    assert finished(tmp_path, "targets") == []
+
+
+def write_atomic_run(folder: Path, card: dict[str, Any]) -> None:
+    """A finished run of nothing but its card."""
+    folder.mkdir(parents=True)
+    write_json(folder / "run.json", card | {"provenance": {"mibench": "0.1.0"}})
+    write_json(folder / "done", {"run.json": hashlib.sha256((folder / "run.json").read_bytes()).hexdigest()})
 
 
 def test_a_child_whose_parent_is_gone_says_which(tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def test_answers_are_read_in_the_usual_forms(body: bytes, rows: list[list[float]
 
 def test_a_path_leads_to_the_answers() -> None:
     assert read_answers(b'{"a": {"b": [[1, 2]]}}', 1, "a.b", None, ())[0] == [[1, 2]]
-    with pytest.raises(Garbled, match="no field 'a.c'; it has b"):
+    with pytest.raises(Garbled, match=r"no field 'a.c'; it has b"):
         read_answers(b'{"a": {"b": [[1, 2]]}}', 1, "a.c", None, ())
 
 
