@@ -74,7 +74,7 @@ def open_onnx(path: Path) -> tuple[OnnxSession, Declared, list[str]]:
         UserError: onnxruntime is not installed, or the file is no model of one image input.
     """
     try:
-        import onnxruntime  # noqa: F401
+        import onnxruntime
     except ImportError:
         raise UserError("ONNX models run in onnxruntime, which is not installed: pip install 'mibench[onnx]'") from None
     session = OnnxSession(path, None, False)
