@@ -14,6 +14,7 @@ from mibench.experiments.experiment import Experiment
 from mibench.experiments.options import grid
 from mibench.experiments.reading import split_sets
 from mibench.runtime.errors import UserError, unknown
+from mibench.runtime.files import read_text
 
 __all__ = ["SUITES", "read", "suites"]
 
@@ -96,7 +97,7 @@ def read(
             raise unknown("suite", source, suites())
         path = suites()[source]
     try:
-        shared = tomllib.loads(path.read_text(encoding="utf-8"))
+        shared = tomllib.loads(read_text(path))
         repr(shared)  # some numbers and depths Python reads but cannot write
     except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not TOML, or a number too long
         raise UserError(f"{path} is not a TOML file: {error}") from None
