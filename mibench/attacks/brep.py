@@ -33,6 +33,7 @@ CARD = {
     "role": "attack",
     "cost": [66_000, 0, 20_000],
     "requires": ["unconditional"],
+    "toy": {"short": {"init_pool": 60, "iterations": 5, "points": 4, "radius": 0.5}},
 }
 
 # Chosen for people 40-64 of the demo, not those that are reported. A small sphere that grows by the authors' own rule:

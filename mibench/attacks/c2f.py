@@ -40,6 +40,17 @@ CARD = {
     "role": "attack",
     "cost": [16_038, 0, None],
     "requires": ["gradients"],
+    "toy": {
+        "short": {
+            "embedding_epochs": 1,
+            "people": 30,
+            "map_epochs": 1,
+            "width": 16,
+            "steps": 3,
+            "generations": 4,
+            "fading": 0,  # the last steps are so small that rounding decides between a child and its parent
+        }
+    },
 }
 
 PRESETS = {

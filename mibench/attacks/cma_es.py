@@ -38,6 +38,7 @@ CARD = {
     "role": "attack",
     "cost": [5000, 0, 0],
     "requires": ["gradients"],
+    "toy": {"short": {"population": 8, "generations": 4}},
 }
 
 PRESETS = {"quick": {"images": 2, "population": 16, "generations": 10}}
@@ -120,7 +121,7 @@ class CmaEs(Attack):
         import cma
 
         draws = np.random.Generator(np.random.PCG64(seed_of(seed, "cma_es", label)))
-        normal: Callable[..., np.ndarray] = lambda *shape: draws.standard_normal(shape)  # noqa: E731
+        normal: Callable[..., np.ndarray] = lambda *shape: draws.standard_normal(shape)
         options = {
             "CMA_diagonal": self.diagonal,
             "popsize": self.population,

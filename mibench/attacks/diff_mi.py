@@ -41,6 +41,8 @@ CARD = {
         "quick": "its diffusion model is hardly more than a Gaussian for each person, of the public images that the "
         "target picked, and is not tuned on the target, the paper's main step"
     },
+    "toy": {"short": {"steps": 4, "pgd_steps": 2}},
+    "inside": "searches pixels; the prior's latents are its sampler's noise",
 }
 
 # Fewer steps need a larger share of the target's gradient. The closing attack on the target is left out: see pgd_steps.

@@ -8,11 +8,12 @@ References:
 """
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from jaxtyping import Int64
 from torch import Tensor
 
-from mibench.attacks.parts.views import Viewed, viewed_cost
+from mibench.attacks.parts.views import Either, Viewed, viewed_cost
 from mibench.core import AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions, Wrapper
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import seed_of
@@ -50,6 +51,9 @@ class EOT(Wrapper):
             everything costs `copies` times as much.
         select: Average scores (a pool's, a final selection's) over the transform too, see `Viewed`. False asks for
             scores of whole images as the attack alone does.
+        combine: mean, the expectation; or larger: the target is asked about each image as it is *and* about its copies,
+            and the smaller loss (the larger score) counts, so that images may be sure either way, see `Either`. It
+            costs `copies` + 1 times as much.
 
     Source: the second paper's objective, E over t ~ T inside the loss; the first paper's use of it against randomness,
     with 30 draws a step in its authors' code, https://github.com/anishathalye/obfuscated-gradients.
@@ -57,18 +61,24 @@ class EOT(Wrapper):
 
     copies: int = 30
     select: bool = True
+    combine: Literal["mean", "larger"] = "mean"
 
     def __post_init__(self) -> None:
         if self.copies < 1:
             raise UserError(f"eot: copies must be at least 1, got {self.copies}")
 
     def cost(self, prior: Capabilities, public: int = 0) -> Cost:
-        """The attack's, times copies."""
-        return viewed_cost(self.wrapped.cost(prior, public), self.copies, self.select)
+        """The attack's, times the images shown for one."""
+        return viewed_cost(self.wrapped.cost(prior, public), self._shown, self.select)
+
+    @property
+    def _shown(self) -> int:
+        return self.copies + (self.combine == "larger")
 
     def __call__(
         self, oracle: Oracle, prior: Prior, labels: Int64[Tensor, " k"], seed: int, work: AttackContext
     ) -> Reconstructions:
         """Run the attack against the target seen through the transform."""
-        viewed = Viewed(oracle, seed_of(seed, "eot"), work.transform, self.copies, self.select)
-        return self.wrapped(viewed, prior, labels, seed, replace(work, batch=max(1, work.batch // self.copies)))
+        layer = Either if self.combine == "larger" else Viewed
+        viewed = layer(oracle, seed_of(seed, "eot"), work.transform, self.copies, self.select)
+        return self.wrapped(viewed, prior, labels, seed, replace(work, batch=max(1, work.batch // self._shown)))

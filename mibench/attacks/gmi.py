@@ -32,6 +32,7 @@ CARD = {
     "cost": [7500, 7500, 0],
     "role": "attack",
     "requires": ["critic"],
+    "toy": {"short": {"steps": 12}},
 }
 
 PRESETS = {"paper": {}, "quick": {"images": 2, "steps": 60, "lr": 0.5}}

@@ -36,6 +36,8 @@ CARD = {
     "cost": [4500, 4500, 4000],
     "role": "attack",
     "requires": ["blocks"],
+    "toy": {"short": {"steps": (4, 2, 2), "pool": 60}},
+    "inside": "its images come from optimised features",
 }
 
 # The authors' configurations, files of configs in final-solution/IF-GMI at commit e792ef1.

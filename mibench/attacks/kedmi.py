@@ -32,6 +32,7 @@ CARD = {
     "cost": [2400, 2400, 0],
     "role": "attack",
     "requires": ["critic"],
+    "toy": {"short": {"steps": 12}},
 }
 
 # In 200 steps a Gaussian that starts at log_var 1 hardly narrows, and draws from it miss what the mean has found.

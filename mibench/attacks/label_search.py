@@ -34,6 +34,7 @@ CARD = {
     "prior": "dcgan",
     "role": "floor",
     "cost": [480, 0, 1520],
+    "toy": {"short": {"queries": 40, "candidates": 4}},
 }
 
 PRESETS = {"quick": {"images": 2}}

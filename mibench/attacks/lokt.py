@@ -46,6 +46,10 @@ CARD = {
     "role": "attack",
     "cost": [0, 0, 500000],
     "requires": ["conditional"],
+    "toy": {
+        "short": {"steps": 8, "samples": 60, "surrogates": ("cnn",), "epochs": 1},
+        "enough": {"samples": 1000, "surrogates": ("cnn",)},
+    },
 }
 
 PRESETS = {

@@ -33,6 +33,7 @@ CARD = {
     "role": "attack",
     "cost": [12_000, 12_000, None],
     "requires": ["critic"],
+    "toy": {"short": {"steps": 12, "students": ("cnn",), "student_epochs": 1}},
 }
 
 PRESETS = {

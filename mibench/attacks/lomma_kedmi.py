@@ -32,6 +32,7 @@ CARD = {
     "role": "attack",
     "cost": [2400, 2400, None],
     "requires": ["critic"],
+    "toy": {"short": {"steps": 12, "students": ("cnn",), "student_epochs": 1}},
 }
 
 PRESETS = {

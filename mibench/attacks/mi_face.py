@@ -35,6 +35,7 @@ CARD = {
     "cost": [5001, 5000, 0],
     "role": "attack",
     "requires": ["pixels"],
+    "toy": {"short": {"steps": 8}},
 }
 
 PRESETS = {"paper": {}, "quick": {"images": 2, "steps": 60, "lr": 10.0, "start": "mean", "jitter": 0.05}}

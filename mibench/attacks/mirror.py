@@ -35,6 +35,7 @@ CARD = {
     "role": "attack",
     "cost": [160_008, 160_000, 100_000],
     "requires": ["unconditional"],
+    "toy": {"short": {"steps": 12, "pool": 60, "candidates": 3}},
 }
 
 PRESETS = {"paper": {}, "quick": {"images": 2, "pool": 2000, "candidates": 2, "steps": 35}}

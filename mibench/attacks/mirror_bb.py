@@ -34,6 +34,7 @@ CARD = {
     "role": "attack",
     "cost": [99_900, 0, 100_000],
     "requires": ["unconditional"],
+    "toy": {"short": {"pool": 60, "population": 8, "generations": 4}},
 }
 
 PRESETS = {

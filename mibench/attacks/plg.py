@@ -33,6 +33,7 @@ CARD = {
     "role": "attack",
     "cost": [6000, 6000, 0],
     "requires": ["conditional"],
+    "toy": {"short": {"steps": 8}},
 }
 
 PRESETS = {"paper": {}, "quick": {"images": 2, "steps": 60}}

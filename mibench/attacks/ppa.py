@@ -43,6 +43,7 @@ CARD = {
     "cost": [30000, 10000, 4000],
     "role": "attack",
     "requires": ["gradients", "unconditional"],
+    "toy": {"short": {"steps": 8, "pool": 60, "selection_views": 4}},
 }
 
 # The authors' configurations, files of configs/attacking in LukasStruppek/Plug-and-Play-Attacks at commit 3087a4f.

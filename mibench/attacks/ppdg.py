@@ -42,6 +42,7 @@ CARD = {
     "role": "wrapper",
     "cost": None,
     "requires": ["gradients"],
+    "inside": "tunes the prior",
 }
 
 PRESETS = {
@@ -243,12 +244,12 @@ class PPDG(Wrapper):
         costs = self._costs(prior, len(work.public) if work.public is not None else 0)
         tuned = Tuned(prior, {})
         for number, cost in enumerate(costs[:-1]):
-            inside = _below(work, f"ppdg-{number}")
+            inside = work.below(f"ppdg-{number}")
             share = _share(oracle, cost, costs[number:])
             found = self.wide(share, tuned, labels, seed, inside)
             kept = self._best(share, found, seed, number, inside)
             tuned = self._tune(tuned, kept, labels, seed, number, share, inside)
-        return self.wrapped(oracle, tuned, labels, seed, _below(work, f"ppdg-{len(costs) - 1}"))
+        return self.wrapped(oracle, tuned, labels, seed, work.below(f"ppdg-{len(costs) - 1}"))
 
     def _best(
         self, oracle: Oracle, found: Reconstructions, seed: int, number: int, work: AttackContext
@@ -356,12 +357,3 @@ def _share(oracle: Oracle, cost: Cost, ahead: list[Cost]) -> Oracle:
     if left == queries + shared:
         return oracle
     return Allowance(oracle, 0, cost.shared_queries + max(0, left - shared) * cost.queries // max(1, queries))
-
-
-def _below(work: AttackContext, name: str) -> AttackContext:
-    """A workspace whose checkpoints do not meet those of another round."""
-    if work.folder is None:
-        return work
-    folder = work.folder / f"checkpoint-{name}"
-    folder.mkdir(exist_ok=True)
-    return replace(work, folder=folder)

@@ -24,6 +24,7 @@ CARD = {
     "prior": "dcgan",
     "cost": [0, 0, 2000],
     "role": "floor",
+    "toy": {"short": {"pool": 60}},
 }
 
 PRESETS = {"quick": {"images": 2}}

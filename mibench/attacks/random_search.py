@@ -25,6 +25,7 @@ CARD = {
     "prior": "dcgan",
     "role": "floor",
     "cost": [1000, 0, 0],
+    "toy": {"short": {"queries": 40}},
 }
 
 PRESETS = {"quick": {"images": 2}}

@@ -36,6 +36,7 @@ CARD = {
     "role": "attack",
     "cost": [80_000, 0, 0],
     "requires": ["gradients"],
+    "toy": {"short": {"episodes": 40, "hidden": 8, "batch": 16}},
 }
 
 PRESETS = {

@@ -38,6 +38,8 @@ CARD = {
         "quick": "its flow is hardly more than that of a Gaussian with the public images' eigenfaces and draws the "
         "blurs of faces; the paper's model is trained for 500,000 steps"
     },
+    "toy": {"short": {"steps": 8}, "enough": {"strength": 0.6}},
+    "inside": "bends the prior's flow; its latents are where the flow ends",
 }
 
 # `paper`: section IV-A of the paper; 8 images a class from section IV-B.

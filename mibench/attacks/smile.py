@@ -50,6 +50,9 @@ CARD = {
     "role": "attack",
     "cost": [1000, 0, 2500],
     "requires": ["unconditional"],
+    "toy": {
+        "short": {"pool": 60, "people": 30, "embedding_epochs": 1, "width": 16, "epochs": 2, "steps": 8, "queries": 12}
+    },
 }
 
 PRESETS = {

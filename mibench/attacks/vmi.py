@@ -33,6 +33,7 @@ CARD = {
     "role": "attack",
     "cost": [200_960, 200_960, 0],
     "requires": ["gradients"],
+    "toy": {"short": {"steps": 6, "flow_steps": 2, "flow_hidden": 8}},
 }
 
 PRESETS = {

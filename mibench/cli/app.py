@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mibench import __version__
-from mibench.cli import data, do, look, stages
+from mibench.cli import audit, data, do, look, stages, zoo
 from mibench.runtime import escape
 from mibench.runtime.errors import UserError
 
@@ -26,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Do": (do.train, do.attack, do.sweep, do.run, do.report, do.demo),
+    "Do": (do.train, do.attack, do.sweep, do.run, do.report, do.demo, audit.audit),
     "Stages": (stages.train_target, stages.train_prior, stages.invert, stages.score),
     "Look": (look.list_plugins, look.checks, look.show, look.features, look.judge, look.cite, look.doctor, look.verify),
 }
@@ -43,6 +43,14 @@ data_app.command("list")(data.list_sources)
 data_app.command()(data.show)
 data_app.command()(data.prepare)
 app.add_typer(data_app, name="data", rich_help_panel="Look")
+
+zoo_app = typer.Typer(no_args_is_help=True, help="Trained networks that ship with mibench: zoo:re, zoo:re@1.")
+zoo_app.command("list")(zoo.list_entries)
+zoo_app.command()(zoo.show)
+zoo_app.command()(zoo.verify)
+zoo_app.command()(zoo.add)
+zoo_app.command()(zoo.make)
+app.add_typer(zoo_app, name="zoo", rich_help_panel="Look")
 
 
 def version(value: bool) -> bool:

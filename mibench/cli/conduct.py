@@ -1,8 +1,9 @@
 """An experiment, conducted: planned, then executed or described, then shown."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mibench.experiments.experiment import Experiment
@@ -13,13 +14,19 @@ from mibench.runs.executor import pending
 from mibench.runtime import engine
 from mibench.runtime.terminal import Terminal, say
 from mibench.stages import execute, rehearse
+from mibench.zoo import Shelf
 
-__all__ = ["conduct", "machine", "metrics_of"]
+__all__ = ["conduct", "machine", "metrics_of", "zoo"]
 
 
 def machine(device: str, precision: str) -> tuple[str, str]:
     """The device and precision that `auto` stands for here."""
     return engine.device_name(device), engine.resolve(device, precision).precision
+
+
+def zoo(without: bool) -> Shelf | None:
+    """The zoo, unless everything is to be trained here."""
+    return None if without else Shelf()
 
 
 def conduct(
@@ -30,19 +37,21 @@ def conduct(
     dry_run: bool,
     force: bool,
     as_json: bool,
+    zoo: Shelf | None = None,
     show: Callable[[list[Run]], None] = lambda runs: None,
+    seconds: Mapping[str, float] | None = None,
 ) -> None:
     """Plan all of it before any of it is done; do it, or describe what would be done; print.
 
     stdout has the JSON, or what `show` prints and the run directories, the main one last; stderr first says what the
-    plan does that its words may not suggest (`remarks`).
+    plan does that its words may not suggest (`remarks`). With a zoo, what it has ready is not trained.
     """
-    planned = {run.id: run for experiment in experiments for run in plan(experiment, results)}
+    planned = {run.id: run for experiment in experiments for run in plan(experiment, results, zoo)}
     runs = list(planned.values())
     for line in remarks(experiments, runs):
         say(f"note: {line}", to_stderr=True)
     if dry_run:
-        describe(runs, force, as_json)
+        describe(runs, force, as_json, seconds or {})
         return
     with Terminal() as terminal:
         execute(runs[::-1], device, terminal, force)
@@ -54,8 +63,10 @@ def conduct(
     say(*(run.path for run in runs))
 
 
-def describe(runs: list[Run], force: bool, as_json: bool) -> None:
-    """What would be done: the runs with all that they build on, parents first."""
+def describe(runs: list[Run], force: bool, as_json: bool, seconds: Mapping[str, float] = MappingProxyType({})) -> None:
+    """What would be done: the runs with all that they build on, parents first; and, where it is known what runs take
+    (`suites.seconds`), how long what is still to do takes.
+    """
     left = pending(runs, force)
     rehearse(left)
     todo = {run.label for run in left}
@@ -66,7 +77,7 @@ def describe(runs: list[Run], force: bool, as_json: bool) -> None:
         return
     from mibench.cli import printing
 
-    printing.print_plan(list(whole.values()), todo)
+    printing.print_plan(list(whole.values()), todo, seconds)
 
 
 def _with_ancestors(runs: Sequence[Run]) -> Iterator[Run]:

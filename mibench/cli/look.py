@@ -13,7 +13,7 @@ from mibench.runtime.errors import UserError, unknown
 if TYPE_CHECKING:
     from mibench.runs import Run
 
-__all__ = ["checks", "cite", "doctor", "features", "judge", "list_plugins", "show", "verify"]
+__all__ = ["checks", "cite", "doctor", "features", "find", "judge", "list_plugins", "show", "verify"]
 
 
 def list_plugins(
@@ -57,17 +57,20 @@ def checks(
     printing.print_checks(None if explain else results, as_json)
 
 
-def _find(results: Path, reference: str) -> "Run":
-    """A finished run; one that is named by its path lies in that path's results folder."""
+def find(results: Path, reference: str) -> "Run":
+    """A finished run; one that is named by its path lies in that path's results folder, zoo:NAME in the zoo."""
     from mibench import runs
+    from mibench.zoo import PREFIX, Shelf
 
+    if reference.startswith(PREFIX):
+        return Shelf().find(reference).run
     path = Path(reference)
     return runs.find(results if path.parent == Path() else path.parent.parent, reference)
 
 
 def show(run: options.AnyRun, results: options.Results = options.RESULTS, as_json: options.Json = False) -> None:
     """Walk from a number back to the data it came from."""
-    start = _find(results, run)
+    start = find(results, run)
     if as_json:
         from mibench.cli.conduct import metrics_of
 
@@ -102,7 +105,7 @@ def features(
     from mibench.runtime import engine
     from mibench.runtime.terminal import SafeConsole, Terminal, say
 
-    reconstructed = _find(results, run)
+    reconstructed = find(results, run)
     with Terminal() as terminal:
         folder, report = space.write(reconstructed, identities, engine.resolve(device, "fp32"), terminal)
     if as_json:
@@ -144,7 +147,7 @@ def judge(
     if sum([export is not None, answers is not None, summary]) > 1:
         raise UserError("--export, --import and --summary exclude each other; give one at a time")
     put = forms.form(form)
-    inversion = runs.inversion_of(_find(results, run), "judge")
+    inversion = runs.inversion_of(find(results, run), "judge")
     data = artifacts.dataset(inversion.target)
     shown = export is None and answers is None and not summary
     # Whoever reads answers takes those to any number of pairs: fewer pairs are among the more.
@@ -187,7 +190,7 @@ def cite(run: options.AnyRun, results: options.Results = options.RESULTS) -> Non
     """BibTeX of what a run used: attack, prior, defenses, models, data set, metrics."""
     from mibench.report.cite import bibtex
 
-    print(bibtex(_find(results, run)))
+    print(bibtex(find(results, run)))
 
 
 def doctor(as_json: options.Json = False) -> None:

@@ -1,6 +1,7 @@
 """What commands print besides the report: training results, plug-ins, data sets."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,21 +9,28 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from mibench import zoo
 from mibench.runtime.terminal import SafeConsole
 
 if TYPE_CHECKING:
     from mibench.core import Dataset
     from mibench.experiments.experiment import Experiment
     from mibench.runs import Run
+    from mibench.stages.shelve import Verified
+    from mibench.zoo import Entry
 
 __all__ = [
     "describe_data",
+    "duration",
     "print_attacks",
     "print_cards",
     "print_checks",
+    "print_entry",
     "print_plan",
     "print_suites",
     "print_training",
+    "print_verified",
+    "print_zoo",
     "show_tables",
 ]
 
@@ -123,29 +131,117 @@ def print_suites(suites: dict[str, list["Experiment"]]) -> None:
     SafeConsole().print(table)
 
 
-def print_plan(runs: list["Run"], todo: set[str]) -> None:
+def print_plan(runs: list["Run"], todo: set[str], seconds: Mapping[str, float]) -> None:
     """Planned runs in the order in which they can be done: what they are, what they build on, what is done.
 
     Args:
         runs: Parents first.
         todo: Labels of those that are still to do.
+        seconds: What a run of a kind, or of a plug-in (`kind/name`), takes on one core; may be empty.
     """
     console = SafeConsole()
     width = max((len(run.label) for run in runs), default=0)
     lines = [Text(f"{'state':<6} {'run':<{width}}  settings", "bold")]
     for run in runs:
-        state = "to do" if run.label in todo else "done"
+        state = "done" if run.label not in todo else "zoo" if zoo.origin(run) else "to do"
         lines.append(Text.assemble(f"{state:<6} ", (f"{run.label:<{width}}", "cyan"), (f"  {settings_of(run)}", "dim")))
     for line in lines:
         console.print(line, no_wrap=True, overflow="ellipsis")
     console.print(f"{len(runs)} runs, {len(todo)} to do; all settings with --json", style="dim")
+    if seconds:
+        hours, untold = duration([run for run in runs if run.label in todo], seconds)
+        left = f"; {untold} runs that it says nothing of not counted" if untold else ""
+        console.print(f"about {hours:.1f} h on one core, by the suite's own measurement{left}", style="dim")
 
 
-def settings_of(run: "Run") -> str:
+def duration(runs: list["Run"], seconds: Mapping[str, float]) -> tuple[float, int]:
+    """Hours that some runs take together, and how many of them nothing is said of.
+
+    Args:
+        runs: What is to be done.
+        seconds: By kind and attack, prior, architecture or stack of defenses (`inversions/ppa`, `targets/ir3`), or by
+            kind alone.
+    """
+    known = []
+    for run in runs:
+        spec = run.spec
+        words = [run.name, *(str(spec[key]) for key in ("model",) if key in spec)]
+        words += [one["name"] for key in ("attack", "prior") if isinstance(one := spec.get(key), Mapping)]
+        words += ["+".join(item["name"] for item in spec.get("defenses", ()))]
+        keys = [*(f"{run.kind}/{word}" for word in words), run.kind]
+        known.append(next((seconds[key] for key in keys if key in seconds), None))
+    told = [one for one in known if one is not None]
+    return sum(told) / 3600, len(known) - len(told)
+
+
+def print_zoo(entries: list["Entry"]) -> None:
+    """What the zoo has, kind by kind: name and seeds, accuracy on held-out images, size, digest."""
+    console = SafeConsole()
+    table = Table(box=None, pad_edge=False)
+    for column in ("zoo:", "seed", "is", "settings", "accuracy", "as trained", "KB", "run"):
+        right = column in ("seed", "accuracy", "as trained", "KB")
+        table.add_column(column, justify="right" if right else "left", no_wrap=column != "settings")
+    for entry in entries:
+        run, metrics = entry.run, entry.metrics
+        natural, fit = metrics.get("natural_accuracy"), metrics.get("fit")
+        table.add_row(
+            Text(entry.name, "cyan"),
+            str(run.spec["seed"]),
+            {"evaluators": "evaluation model"}.get(run.kind, run.kind.removesuffix("s")),
+            settings_of(run, seed=False),
+            f"{100 * natural['value']:.1f}" if natural else "",
+            f"{100 * fit['value']:.1f}" if fit else "",
+            f"{entry.size / 1024:.0f}",
+            run.id,
+        )
+    console.print(table)
+    total = sum(entry.size for entry in entries) / 2**20
+    console.print(f"{len(entries)} runs, {total:.1f} MB; mibench zoo show NAME has the card of one", style="dim")
+
+
+def print_entry(entry: "Entry") -> None:
+    """An entry's card, a line a fact."""
+    run, card, metrics = entry.run, entry.card, entry.metrics
+    made = card["provenance"]
+    accuracy = [
+        f"{label} {100 * metrics[key]['value']:.1f}%"
+        for key, label in (("natural_accuracy", "natural"), ("open_set_accuracy", "open-set"), ("fit", "as trained"))
+        if key in metrics
+    ]
+    facts = {
+        "name": f"zoo:{entry.reference}",
+        "run": run.label,
+        "digest": card["digest"],
+        "data": f"{run.spec['dataset']['name']} {_flat(run.spec['dataset'].get('settings', {}))}",
+        "network": f"{run.spec.get('model', '')} {settings_of(run)}".strip(),
+        "recipe": _flat(run.spec.get("training") or {}),
+        "accuracy": ", ".join(accuracy),
+        "rounded": "float16, measured again after rounding",
+        "made": f"{made['finished']}, commit {made['commit']}, mibench {made['mibench']}, {made['cpu_seconds']} CPU s",
+        "again": made["command"],
+    }
+    console = SafeConsole()
+    for key, value in facts.items():
+        if value:
+            console.print(Text.assemble((f"{key:<9} ", "dim"), value))
+
+
+def _flat(settings: dict[str, Any]) -> str:
+    return " ".join(f"{key}={value}" for key, value in settings.items())
+
+
+def print_verified(one: "Verified") -> None:
+    """One measurement made again, in a line."""
+    verdict, numbers = "holds" if one.holds else "DIFFERS", f"card {one.card:.4f}  here {one.here:.4f}"
+    print(f"{verdict:<8} {one.entry.reference:<22} {one.metric:<20} {numbers}", flush=True)
+
+
+def settings_of(run: "Run", seed: bool = True) -> str:
     """Settings of its defenses, attack or prior, and whom it attacks."""
     spec = run.spec
     named = [*spec.get("defenses", ()), *(spec[kind] for kind in ("attack", "prior") if kind in spec)]
-    words = [f"{key}={spec[key]}" for key in ("seed", "identities", "budget") if spec.get(key) is not None]
+    numbers = ("seed", "identities", "budget") if seed else ("identities", "budget")
+    words = [f"{key}={spec[key]}" for key in numbers if spec.get(key) is not None]
     words += [f"{key}={value}" for one in named for key, value in one["settings"].items()]
     return " ".join(words)
 

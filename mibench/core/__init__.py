@@ -6,12 +6,13 @@ Images are float NCHW in [0, 1] at every boundary and uint8 on disk.
 """
 
 from mibench.core.access import Access
-from mibench.core.attack import Attack, AttackContext, Cost, Reconstructions, Wrapper
+from mibench.core.attack import Attack, AttackContext, Cost, Wrapper
 from mibench.core.capabilities import Capabilities, Lacks
 from mibench.core.data import Dataset, Shape, Source, Split, to_float, to_uint8
-from mibench.core.defense import Batch, Defense, Schedule, Step
+from mibench.core.defense import Batch, Defense, Schedule, Step, shown_by
 from mibench.core.oracle import BudgetExhausted, Oracle, Term
 from mibench.core.prior import Prior, PriorTrainer, TrainingContext
+from mibench.core.reconstructions import Checked, Reconstructions, checked
 
 __all__ = [
     "Access",
@@ -20,6 +21,7 @@ __all__ = [
     "Batch",
     "BudgetExhausted",
     "Capabilities",
+    "Checked",
     "Cost",
     "Dataset",
     "Defense",
@@ -36,6 +38,8 @@ __all__ = [
     "Term",
     "TrainingContext",
     "Wrapper",
+    "checked",
+    "shown_by",
     "to_float",
     "to_uint8",
 ]

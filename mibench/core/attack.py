@@ -1,39 +1,26 @@
-"""An attack, what it may use, what it costs and what it returns."""
+"""An attack, what it may use and what it costs."""
 
+import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from mibench.core.capabilities import CAPABILITIES, Capabilities, Lacks
 from mibench.core.data import Split
 from mibench.core.oracle import Oracle
 from mibench.core.prior import Prior
+from mibench.core.reconstructions import Reconstructions
 from mibench.runtime.checkpoints import read_checkpoint, write_checkpoint
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
 
-__all__ = ["Attack", "AttackContext", "Cost", "Reconstructions", "Wrapper"]
-
-
-@dataclass(frozen=True)
-class Reconstructions:
-    """What an attack returns: the same number of images for each attacked identity, grouped by identity.
-
-    `failed` marks images for which the search found nothing better than its start; they are scored all the same, so a
-    class the attack could not reach counts as 0 instead of vanishing. `latents` are where the search ended:
-    decode(latents, labels) gives the images, unless the attack changed the prior or searched inside it.
-    """
-
-    images: Float[Tensor, "n c h w"]
-    labels: Int64[Tensor, " n"]
-    latents: Float[Tensor, "n d"]
-    failed: Bool[Tensor, " n"]
+__all__ = ["NAME", "Attack", "AttackContext", "Cost", "Wrapper", "keep", "recall"]
 
 
 class Cost(NamedTuple):
@@ -46,6 +33,23 @@ class Cost(NamedTuple):
     shared_queries: int
     """Images that serve all identities at once."""
 
+
+def keep(path: Path, value: Tensor | dict[str, Tensor], oracle: Oracle, before: dict[str, Tensor]) -> None:
+    """Write what a part of an attack found, and what it asked since the counts `before`."""
+    counts = {key: after - before[key] for key, after in oracle.counts().items()}
+    write_checkpoint(path, {"value": value, "counts": counts})
+
+
+def recall(path: Path, oracle: Oracle) -> tuple[Tensor | dict[str, Tensor], dict[str, Tensor]]:
+    """What `keep` wrote, counted again; and the counts."""
+    state = read_checkpoint(path, oracle.device)
+    counts = {name: count.cpu() for name, count in state["counts"].items()}
+    oracle.add(counts)
+    return state["value"], counts
+
+
+NAME = r"[A-Za-z0-9_+][A-Za-z0-9_.+-]{0,99}"
+"""What a part of an attack may be called: its name stands in a file's."""
 
 Kept = TypeVar("Kept", Tensor, dict[str, Tensor])
 
@@ -67,6 +71,8 @@ class AttackContext:
     """The attacker's images."""
     transform: Callable[[Float[Tensor, "n c h w"], Noise], Float[Tensor, "n c h w"]] = _as_is
     """What the target's defenses do to training images: public knowledge, for attackers who use it (`eot`)."""
+    names: set[str] = field(default_factory=set, compare=False, repr=False)
+    """What has been kept by `once`; shared with the copies that `replace` makes."""
 
     def images(self, attack: str) -> Split:
         """The attacker's images.
@@ -81,20 +87,44 @@ class AttackContext:
     def once(self, name: str, oracle: Oracle, compute: Callable[[], Kept]) -> Kept:
         """`compute()`, or what an interrupted process already computed; the oracle's counts follow either way.
 
-        What is computed is a tensor, or tensors by name (the weights of a network).
+        What is computed is a tensor, or tensors by name (the weights of a network). A name may be used once: a second
+        use would be given what the first one kept.
+
+        Raises:
+            UserError: If the name is used a second time; and see `Oracle.check`.
         """
-        if self.folder is None:
-            return compute()
-        path = self.folder / f"checkpoint-{name}.pt"
-        if path.exists():
-            state = read_checkpoint(path, oracle.device)
-            oracle.add({name: count.cpu() for name, count in state["counts"].items()})
-            return cast(Kept, state["value"])
+        self._claim(name)
+        path = None if self.folder is None else self.folder / f"checkpoint-{name}.pt"
+        if path is not None and path.exists():
+            return cast(Kept, recall(path, oracle)[0])
         before = oracle.counts()
         value = compute()
-        counts = {key: after - before[key] for key, after in oracle.counts().items()}
-        write_checkpoint(path, {"value": value, "counts": counts})
+        oracle.check()
+        if path is not None:
+            keep(path, value, oracle, before)
         return value
+
+    def below(self, name: str) -> "AttackContext":
+        """A workspace of its own for a part of the attack that uses the names of another part (a further round).
+
+        Raises:
+            UserError: If the name is used a second time.
+        """
+        self._claim(name)
+        folder = None if self.folder is None else self.folder / f"checkpoint-{name}"
+        if folder is not None:
+            folder.mkdir(exist_ok=True)
+        return replace(self, folder=folder, names=set())
+
+    def _claim(self, name: str) -> None:
+        if not re.fullmatch(NAME, name):
+            raise UserError(f"work.once({name!r}): a name is 1 to 100 letters, digits, dots, plus and minus signs or _")
+        if name in self.names:
+            raise UserError(
+                f"the attack kept two things as work.once({name!r}); an interrupted run would take the one for the "
+                "other: give each a name of its own, or work.below(...) for a part that is run again"
+            )
+        self.names.add(name)
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ def to_float(images: UInt8[Tensor, "*n c h w"]) -> Float[Tensor, "*n c h w"]:
 
 
 def to_uint8(images: Float[Tensor, "*n c h w"]) -> UInt8[Tensor, "*n c h w"]:
-    """Images in [0, 1] to what is stored and scored: round(255 x), half to even, clamped."""
-    return (images.float() * 255.0).round().clamp(0, 255).to(torch.uint8)
+    """Images in [0, 1] to what is stored and scored: round(255 x), half to even, clamped; in float32 or float64."""
+    precise = images.to(torch.promote_types(images.dtype, torch.float32))
+    return (precise * 255.0).round().clamp(0, 255).to(torch.uint8)
 
 
 @dataclass(frozen=True)

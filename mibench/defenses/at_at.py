@@ -31,6 +31,7 @@ CARD = {
     "strength": "lam",
     "grid": [0.02, 0.08, 0.2, 0.5],
     "adaptive": {},
+    "zero": {"lam": 0.0},
 }
 
 PRESETS = {"paper": {"lam": 0.08, "eps": 0.00025, "step": 0.2, "iterations": 5}}

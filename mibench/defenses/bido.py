@@ -34,6 +34,7 @@ CARD = {
     "strength": "lambda_x",
     "grid": [0.05, 0.5, 2.0, 5.0],
     "adaptive": {},
+    "zero": {"lambda_x": 0.0},
 }
 
 PRESETS = {

@@ -26,6 +26,7 @@ CARD = {
     "grid": [0.25, 0.5, 0.78, 1.0],
     "adaptive": {},
     "role": "control",
+    "zero": {"p": 0.0},
 }
 
 PRESETS = {"paper": {"p": 1.0}}

@@ -30,6 +30,7 @@ CARD = {
     "grid": [0.3, 0.586, 0.8, 1.0],
     "adaptive": {"+eot": "asks the target about images with a square cut out, as it was trained"},
     "role": "control",
+    "zero": {"side": 0.0},
 }
 
 PRESETS = {"paper": {"side": 0.5}}

@@ -41,6 +41,7 @@ CARD = {
         "+align sigma=0.015": "averages over a neighbourhood that lies within the shell of mislabelled copies"
     },
     "conflicts": {"dp_sgd": "each image would be in several rows, so that clipping rows does not bound what it adds"},
+    "zero": {"share": 0.0},
 }
 
 PRESETS = {"paper": {"share": 0.01, "pi1": 0.2, "pi2": 1.0, "eps": 0.003, "sigma": 0.031372549, "images": 5}}

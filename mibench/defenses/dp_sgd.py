@@ -50,6 +50,7 @@ CARD = {
         "trap": "each image would bring further rows into the batch, and the triggers learn from images without noise",
     },
     "packages": {"opacus": "dp"},
+    "zero": "its batches are Poisson samples and its batch norms are group norms, even without noise",
 }
 
 PRESETS = {"paper": {"noise": 0.01, "clip": 1.0}}
@@ -77,6 +78,9 @@ class DPSGD(Defense):
         clip: Largest norm of one image's gradient over all parameters.
         delta: The probability with which epsilon may fail; below 1 / images.
         accountant: rdp (Rényi moments), or prv (tighter; noise of at least .3).
+
+    Where a training is doubled until it converges, epsilon is that of all its candidates together; the choice between them
+    reads the accuracy on private images without noise, which no epsilon covers (none is made where epochs are given).
 
     Source: algorithm 1 of the first paper, as Opacus carries it out.
     Differs: a Poisson batch without any image makes no step, which the accountant counts all the same. The noise comes
@@ -159,11 +163,11 @@ class DPSGD(Defense):
         return {"epsilon": found} if math.isfinite(found) else {}
 
     def epsilon(self, schedule: Schedule) -> float:
-        """The accountant's epsilon after the whole training, at the sampling rate of the schedule."""
+        """The accountant's epsilon after this training and the shorter ones it replaces, all at one sampling rate."""
         from opacus.accountants import PRVAccountant, RDPAccountant
 
         accountant = RDPAccountant() if self.accountant == "rdp" else PRVAccountant()
-        accountant.history = [(self.noise, schedule.rate, schedule.steps)]
+        accountant.history = [(self.noise, schedule.rate, schedule.looks)]
         with warnings.catch_warnings():
             # The best Rényi order lies at the end of opacus's list for very little and very much noise: the epsilon
             # is then larger than need be, but still holds.

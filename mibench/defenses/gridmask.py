@@ -30,6 +30,7 @@ CARD = {
     "grid": [0.1, 0.25, 0.5, 0.75],
     "adaptive": {"+eot": "asks the target about images under a grid, as it was trained"},
     "role": "control",
+    "zero": {"q": 0.0},
 }
 
 

@@ -30,6 +30,7 @@ CARD = {
     "grid": [0.1, 0.25, 0.5, 0.75],
     "adaptive": {"+eot": "asks the target about images with hidden cells, as it was trained"},
     "role": "control",
+    "zero": {"p": 0.0},
 }
 
 PRESETS = {"paper": {"p": 0.5}}

@@ -33,6 +33,7 @@ CARD = {
     "grid": [100, 64, 30, 16],
     "adaptive": {"objective=max_margin": "reads the logits, whose gradient a certain softmax does not swallow"},
     "conflicts": {"mid": "both replace the last layer; choose one"},
+    "zero": "its head is two layers, at any rank",
 }
 
 PRESETS = {

@@ -28,6 +28,7 @@ CARD = {
     "grid": [0.05, 0.1, 0.2, 0.3],
     "adaptive": {"objective=max_margin": "reads the logits, whose softmax cannot become certain"},
     "role": "control",
+    "zero": {"alpha": 0.0},
 }
 
 PRESETS = {"paper": {"alpha": 0.1}}

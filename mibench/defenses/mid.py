@@ -36,6 +36,7 @@ CARD = {
     "strength": "beta",
     "grid": [0.003, 0.01, 0.03, 0.05],
     "adaptive": {},
+    "zero": "its head is a bottleneck even when what passes through costs nothing",
 }
 
 PRESETS = {"paper": {"beta": 0.003, "serve": "noise"}}

@@ -31,6 +31,7 @@ CARD = {
     "grid": [0.1, 0.2, 0.5, 1.0],
     "adaptive": {},
     "role": "control",
+    "zero": {"alpha": 0.0},
 }
 
 PRESETS = {"paper": {"alpha": 0.2}}

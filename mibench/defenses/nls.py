@@ -28,6 +28,7 @@ CARD = {
     "grid": [-0.005, -0.02, -0.05, -0.1],
     "adaptive": {"objective=max_margin": "its gradient does not vanish where the softmax is certain"},
     "conflicts": {"ls": "both rewrite the targets, one softer and one harder; choose one"},
+    "zero": {"alpha": 0.0},
 }
 
 PRESETS = {"paper": {"alpha": -0.05, "begin": 0.5, "full": 0.75, "ramp": "ref"}}

@@ -35,6 +35,7 @@ CARD = {
     "unseen_by": ["white_box"],
     "adaptive": {},
     "role": "control",
+    "zero": {"scale": 0.0},
 }
 
 

@@ -14,6 +14,7 @@ CARD = {
     "year": None,
     "link": "",
     "strength": None,
+    "zero": {},
 }
 
 

@@ -28,6 +28,7 @@ CARD = {
     "grid": [0.002, 0.004, 0.008, 0.016],
     "adaptive": {},
     "role": "control",
+    "zero": {"eps": 0.0},
 }
 
 PRESETS = {"paper": {"eps": 0.031372549, "step": 0.25, "iterations": 7}}

@@ -32,6 +32,7 @@ CARD = {
     "strength": "a_e",
     "grid": [0.2, 0.4, 0.6, 0.8],
     "adaptive": {"+eot": "asks the target about erased images, as it was trained"},
+    "zero": {"a_e": 0.0, "a_min": 0.0},
 }
 
 PRESETS = {

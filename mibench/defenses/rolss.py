@@ -30,6 +30,8 @@ CARD = {
         "tts": "rolss removes from the start the skip connections that tts removes later",
     },
     "requires": ["skips"],
+    "zero": {"stages": 0},
+    "toy": {"model": "resnet"},
 }
 
 PRESETS = {"paper": {"stages": 1}}

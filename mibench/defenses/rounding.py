@@ -32,6 +32,7 @@ CARD = {
     "grid": [3, 2, 1],
     "unseen_by": ["white_box"],
     "adaptive": {},
+    "zero": {"digits": 0},
 }
 
 

@@ -40,6 +40,7 @@ CARD = {
     "adaptive": {},
     "conflicts": {"tl": "sca replaces the first layers, which tl keeps as public images have trained them"},
     "requires": ["convolutions"],
+    "zero": "its first layers are other layers, even when codes cost nothing",
 }
 
 PRESETS = {"paper": {"layers": 2, "lam": 1.5, "iterations": 500, "tau": 100.0}}

@@ -35,6 +35,7 @@ CARD = {
     "grid": [0.2, 0.5, 1.0],
     "unseen_by": ["white_box"],
     "adaptive": {},
+    "zero": {"eps": 0.0},
 }
 
 PRESETS = {"paper": {"eps": 0.35, "temperature": 0.1}}

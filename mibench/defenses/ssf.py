@@ -27,6 +27,8 @@ CARD = {
     "adaptive": {},
     "conflicts": {"tts": "tts removes the skip connections that ssf weakens"},
     "requires": ["skips"],
+    "zero": {"keep": 1.0},
+    "toy": {"model": "resnet"},
 }
 
 PRESETS = {"paper": {"keep": 0.2}, "legacy": {"keep": 0.6}}

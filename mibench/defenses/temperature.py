@@ -32,6 +32,7 @@ CARD = {
     "unseen_by": ["white_box", "label_only"],
     "adaptive": {},
     "role": "control",
+    "zero": {"temperature": 1.0},
 }
 
 PRESETS = {"paper": {"temperature": 20.0}}

@@ -24,8 +24,9 @@ CARD = {
     "year": 2024,
     "link": "https://arxiv.org/abs/2405.05588",
     "strength": "freeze",
-    "grid": [0.02, 0.05, 0.2, 1.0],
+    "grid": [0.02, 0.1, 0.3, 1.0],
     "adaptive": {},
+    "zero": {"freeze": 0.0},
 }
 
 PRESETS = {"paper": {"freeze": 0.2, "bn": "train"}}

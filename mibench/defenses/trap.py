@@ -32,6 +32,7 @@ CARD = {
     "strength": "beta",
     "grid": [0.1, 0.2, 0.3, 0.5],
     "adaptive": {"+untrap alpha={alpha}": "estimates the triggers on public images and looks past them"},
+    "zero": {"beta": 0.0},
 }
 
 PRESETS = {"paper": {"alpha": 0.02, "beta": 0.2, "step": 0.01, "lr": 0.01, "turn": True}}

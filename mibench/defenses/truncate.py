@@ -31,6 +31,7 @@ CARD = {
     "unseen_by": ["white_box", "label_only"],
     "adaptive": {},
     "role": "control",
+    "zero": {"k": 0},
 }
 
 PRESETS = {"paper": {"k": 3}}

@@ -26,6 +26,8 @@ CARD = {
     "grid": [0.5, 0.2, 0.05],
     "adaptive": {},
     "requires": ["skips"],
+    "zero": {"warm": 1.0},
+    "toy": {"model": "resnet"},
 }
 
 PRESETS = {"paper": {"warm": 0.05}}

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from mibench.core.access import Access
 from mibench.stats.intervals import Interval
+from mibench.training.convergence import CONVERGED
 
 __all__ = [
     "CHECKS",
@@ -52,9 +53,6 @@ ACCEPTED = 0.1
 
 NAMED = 1 / 3
 """The share of strangers that an open-set evaluation model may name as a private person."""
-
-CONVERGED = 0.99
-"""Accuracy on its own training images, as trained, from which a target counts as converged."""
 
 SAME = 2e-3
 """The share of the usual squared distance between two images of a person below which two images are one and the same:
@@ -141,9 +139,12 @@ class Facts:
         gates: Verifiers and thresholds of identification.
         named: Evaluation models, with the share of strangers that each names as a private person.
         copies: How many reconstructions are a private image of the person they claim to show.
+        missing: Of how many people no image came back.
         fit: The target's accuracy on its own training images as trained.
+        converged: Whether its training ended by the recipe's rule, not by its budget; None in older runs.
         rivals: How many attacks the strongest on this target is chosen from.
         cross_fitted: Whether it is chosen on other people than it is reported on.
+        generators: Global generators that were drawn from while the attack ran.
     """
 
     label: str
@@ -174,9 +175,12 @@ class Facts:
     gates: tuple[Gate, ...] = ()
     named: tuple[Gate, ...] = ()
     copies: int | None = None
+    missing: int = 0
     fit: float | None = None
+    converged: bool | None = None
     rivals: int = 1
     cross_fitted: bool = True
+    generators: tuple[str, ...] = ()
 
 
 class Finding(NamedTuple):
@@ -433,14 +437,26 @@ def private_image_returned(one: Facts) -> str | None:
     return f"{one.copies} reconstruction(s) are private images themselves" if one.copies else None
 
 
-def target_not_converged(one: Facts) -> str | None:
-    """The target knows less than 99% of its own training images, seen as in training.
+def identities_failed(one: Facts) -> str | None:
+    """An attack returned no image of some people.
 
-    An unfinished network leaks less whatever defends it, so that a defense that slows learning looks protective. Train
-    longer (--set training.epochs=...) until the accuracy as trained is the undefended target's; where a defense never
-    gets there, say so beside the number.
+    They count as misses in every accuracy, so that n is what was asked; no distance includes them, so that a distance
+    is that of the people who were reached and looks better than it is. Compare accuracies.
     """
-    if one.fit is None or one.fit >= CONVERGED:
+    if not one.missing:
+        return None
+    return f"the attack returned no image of {one.missing} of {one.people} people: misses, named in its scores.json"
+
+
+def target_not_converged(one: Facts) -> str | None:
+    """The target knows less than 99% of its own training images, seen as in training, and more training would help.
+
+    A training is doubled from scratch until the accuracy as trained reaches 99%, or a doubling adds less than 1.5
+    points to it, or the budget is used up: then this check fires (of a run that does not say how it ended, below 99%).
+    An unfinished network leaks less whatever defends it, so that a defense that slows learning looks protective. Allow
+    more doublings (--set training.doublings=...); where a defense never gets there, say so beside the number.
+    """
+    if one.fit is None or one.fit >= CONVERGED or one.converged:
         return None
     return f"the target recognises {100 * one.fit:.1f}% of its own training images as trained: it is not converged"
 
@@ -470,6 +486,18 @@ def strongest_chosen_on_itself(one: Facts) -> str | None:
     return f"the strongest of {one.rivals} attacks is chosen on the people it is reported on"
 
 
+def global_generators_used(one: Facts) -> str | None:
+    """The attack drew random numbers from a global generator of Python, numpy or torch.
+
+    mibench seeds them from the run, so that the run can be repeated from its start. But what one identity gets then
+    depends on who else is attacked and on the batch, and a run that was interrupted ends otherwise than one that was
+    not. Draw from Noise, with a key for each image.
+    """
+    if not one.generators:
+        return None
+    return f"the attack drew from global generators ({', '.join(one.generators)}): its batch and an interruption matter"
+
+
 OF_DEFENSES: tuple[Callable[[Evidence], str | None], ...] = (weaker_access_wins, gradients_vanish, not_probabilities)
 OF_SCORES: tuple[Callable[[Facts], str | None], ...] = (
     evaluator_is_target,
@@ -489,9 +517,11 @@ OF_SCORES: tuple[Callable[[Facts], str | None], ...] = (
     strangers_accepted,
     strangers_named,
     private_image_returned,
+    identities_failed,
     target_not_converged,
     quick_below_random,
     strongest_chosen_on_itself,
+    global_generators_used,
 )
 CHECKS = {check.__name__: check for check in (*OF_DEFENSES, *OF_SCORES)}
 """Every check by its name."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mibench.core import Dataset, Split, to_uint8
 from mibench.evaluation import protocol
+from mibench.evaluation.absent import mean, means, spread, without
 from mibench.evaluation.judgement import Answers, distances, place_of, verdicts
 from mibench.evaluation.likeness import agreement, yardstick
 from mibench.evaluation.model import EvaluationModel, accuracy, answers, as_trained
@@ -51,6 +52,7 @@ def evaluate(
     verifiers: Sequence[Verifier] = (),
     missing: Sequence[Unavailable] = (),
     truth: Mapping[str, Tensor] | None = None,
+    absent: Bool[Tensor, " n"] | None = None,
     natural_accuracy: Interval | None = None,
     origin: Origin | None = None,
     target_label: str = "the target",
@@ -69,6 +71,8 @@ def evaluate(
         verifiers: Independent matchers, the headline's first; without one the own-ball gate stands in.
         missing: Verifiers that could not be had, and why.
         truth: Ground truth of each image by metric, where the data know it (`metrics.latent`).
+        absent: Rows of identities that the attack left out: misses in every accuracy, no part of any distance
+            (`evaluation.absent`); their pixels are not looked at. None where every row has an image.
         natural_accuracy: Of the target, where it is known; else it is measured on the held-out images.
         origin: How the images came to be, for the protocol card.
         target_label: What errors call the target.
@@ -87,27 +91,30 @@ def evaluate(
     engine = engine or resolve()
     stored, labels = (images if images.dtype == torch.uint8 else to_uint8(images)).cpu(), labels.cpu()
     _check(stored, labels, evaluators, data)
+    absent = absent.cpu() if absent is not None and bool(absent.any()) else None
+    shown = slice(None) if absent is None else ~absent
     with (reporter or Silent()).task(title, len(evaluators) + len(verifiers) + 2, "models") as task:
         network: Classifier = engine.place(fold(target))  # type: ignore[assignment]
-        said, hits, confidence = _ask_target(network, stored, labels, engine, target_label)
+        said, hits, confidence = _ask_target(network, stored, labels, absent, engine, target_label)
         if natural_accuracy is None:
             logits, _ = predict(as_trained(target, engine), data.heldout.images, engine)
             natural_accuracy = accuracy(logits, data.heldout.labels, len(data.classes))
         task.advance()
         judged, best = {}, {}
         for model in evaluators:
-            judged[model.name] = evaluate_with(model, stored, labels, hits, data, engine)
+            judged[model.name] = evaluate_with(model, stored, labels, hits, data, engine, absent)
             best[model.name] = ceiling(model, labels, data, engine)
             task.advance()
         verified: dict[str, Verification] = {}
         for verifier in verifiers:
-            verified[verifier.name] = verifier.judge(stored, labels, engine)
+            verified[verifier.name] = verifier.judge(stored, labels, engine, absent)
             task.advance()
-        seen = perceptual(data, stored, labels, place_of(engine))
+        seen = perceptual(data, stored[shown], labels[shown], place_of(engine))
+        distance_of = spread(seen.images, absent)
         task.advance()
     classes = len(data.classes)
     chance = {f"open_top1@{model.name}": 1 / (classes + model.facts.distractors) for model in evaluators}
-    headline, known = evaluators[0], dict(truth or {})
+    headline, known = evaluators[0], without(truth or {}, absent)
     likeness, gate = gated(judged[headline.name].images, verified, headline.name)
     real = torch.isin(headline.private.heldout.labels, labels)
     sure = {one.name: Verification({}, {key: of[real] for key, of in one.heldout.items()}) for one in verifiers}
@@ -132,7 +139,7 @@ def evaluate(
         verifier_facts={verifier.name: verifier.facts for verifier in verifiers},
         both_verified=clustered_interval(pair[0] & pair[1], labels) if len(pair) == 2 else None,
         truth=means(known, labels),
-        perceptual=means(seen.images, labels),
+        perceptual=means(distance_of, labels),
         inception=seen.inception,
         unavailable=(*missing, *seen.unavailable),
         pixels=hashlib.sha256(stored.contiguous().numpy().tobytes()).hexdigest(),
@@ -145,9 +152,10 @@ def evaluate(
             "target_top1": hits,
             "target_confidence": confidence,
             **known,
-            **seen.images,
+            **distance_of,
         },
-        copies=copies(stored, data),
+        copies=copies(stored[shown], data),
+        missing=() if absent is None else tuple(data.classes[label] for label in labels[absent].unique().tolist()),
     )
 
 
@@ -195,22 +203,22 @@ def _check(
 
 
 def _ask_target(
-    network: Classifier, images: UInt8[Tensor, "n c h w"], labels: Int64[Tensor, " n"], engine: Engine, label: str
+    network: Classifier,
+    images: UInt8[Tensor, "n c h w"],
+    labels: Int64[Tensor, " n"],
+    absent: Bool[Tensor, " n"] | None,
+    engine: Engine,
+    label: str,
 ) -> tuple[TargetAnswers, Bool[Tensor, " n"], Float[Tensor, " n"]]:
     """What the target says of the images: its means, whether it names each person, and how surely."""
     logits = answers(label, network, images, engine)[0].cpu()
     scores = torch.softmax(logits, dim=1)
-    hits = top_k(logits, labels, 1)
-    confidence = scores.gather(1, labels[:, None])[:, 0]
+    said = without({"hits": top_k(logits, labels, 1), "confidence": scores.gather(1, labels[:, None])[:, 0]}, absent)
+    hits, confidence = said["hits"], said["confidence"]
     again = torch.softmax(predict(network, images[:ASKED_TWICE], engine)[0].cpu(), dim=1)
     difference = round(float((again - scores[:ASKED_TWICE]).abs().max()), 4)
-    rates = clustered_interval(hits, labels), clustered_interval(confidence, labels)
+    rates = mean(hits, labels), mean(confidence, labels)
     return TargetAnswers(*rates, passes=1, answer_difference=difference), hits, confidence
-
-
-def means(columns: Mapping[str, Tensor], labels: Int64[Tensor, " n"]) -> dict[str, Interval]:
-    """Each column's mean with its 95% interval clustered by identity."""
-    return {name: clustered_interval(values, labels) for name, values in columns.items()}
 
 
 def evaluate_with(
@@ -220,6 +228,7 @@ def evaluate_with(
     target_hits: Bool[Tensor, " n"],
     data: Dataset,
     engine: Engine,
+    absent: Bool[Tensor, " n"] | None = None,
 ) -> Judgement:
     """What one evaluation model says of the images: verdicts, identification, distances to real images.
 
@@ -230,22 +239,26 @@ def evaluate_with(
         target_hits: Whether the target itself names the person: `gap` is the paired difference to open-set accuracy.
         data: The target's data set.
         engine: Where the model runs.
+        absent: Rows without an image.
     """
     logits, features = answers(model.label, model.network, images, engine)
     given = Answers(logits.cpu(), features.cpu(), labels)
     columns = verdicts(given, model.private, len(data.classes))
-    said = means(columns, labels)
-    said["gap"] = paired_interval(target_hits, columns["open_top1"], labels)
+    told = list(columns)
     columns["answer"] = given.logits.argmax(dim=1)
     columns |= identification(model, given, data)
     columns["own_ball"] = columns["open_top1"] & own_ball(given.features, labels, *model.balls)
     scale = yardstick(model.private, model.strangers.features, labels)
     if scale.photograph is not None and scale.stranger is not None:
         columns["closeness"] = closeness(columns["knn_heldout"], scale.photograph, scale.stranger)
+    columns = without(columns, absent)
+    said = means({name: columns[name] for name in told}, labels)
+    said["gap"] = paired_interval(target_hits, columns["open_top1"], labels)
     more: dict[str, Tensor] = {name: columns[name] for name in ("tpir", "own_ball", "closeness") if name in columns}
     place = place_of(engine)
     real = model.reference(tuple(labels.unique().tolist()), place)
-    return Judgement(said | means(more, labels), distances(real, features.to(place)), scale, columns)
+    made = features if absent is None else features[~absent.to(features.device)]
+    return Judgement(said | means(more, labels), distances(real, made.to(place)), scale, columns)
 
 
 def identification(model: EvaluationModel, given: Answers, data: Dataset) -> dict[str, Tensor]:

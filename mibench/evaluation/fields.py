@@ -61,6 +61,7 @@ SCORES = (
     Field("identities", Unit.COUNT, "how many people they claim to show", _MADE),
     Field("classes", Unit.COUNT, "how many people the target knows", _DATA),
     Field("copies", Unit.COUNT, "how many reconstructions are a private image, byte by byte", _MADE),
+    Field("missing", Unit.TEXT, "people of whom the attack returned no image: misses in every accuracy", _MADE),
     Field("pixels", Unit.TEXT, "sha256 of the pixels that were judged", _MADE),
     Field(
         "unavailable",

@@ -62,6 +62,7 @@ class Score(Shown):
         card: The protocol card.
         images: Values of each image that belong to no evaluation model, `label` first.
         copies: How many images are a private image, byte by byte; 0 in older files, which did not count.
+        missing: Names of the people of whom the attack returned no image; they count as misses.
     """
 
     n: int
@@ -88,6 +89,7 @@ class Score(Shown):
     card: Mapping[str, Any] = field(repr=False)
     images: Columns = field(default_factory=dict, repr=False, compare=False)
     copies: int = 0
+    missing: tuple[str, ...] = ()
 
     @property
     def headline(self) -> Interval:
@@ -97,8 +99,9 @@ class Score(Shown):
     def summary(self) -> dict[str, str]:
         """What a terminal and a notebook show: rates in % with their intervals."""
         show = Unit.SHARE.interval
+        failed = f"; {len(self.missing)} failed, no image: {', '.join(self.missing)}" if self.missing else ""
         shown = {
-            "images": f"{self.n} of {self.identities} identities",
+            "images": f"{self.n} of {self.identities} identities{failed}",
             "natural accuracy, %": show(*self.natural_accuracy[:3]),
             f"likeness (gate {self.gate}), %": show(*self.likeness[:3]),
             "likeness of real held-out images, %": show(*self.likeness_ceiling[:3]),
@@ -159,6 +162,7 @@ class Score(Shown):
             "identities": self.identities,
             "likeness": self.likeness.as_json(),
             "likeness_ceiling": self.likeness_ceiling.as_json(),
+            **({"missing": list(self.missing)} if self.missing else {}),
             "n": self.n,
             "natural_accuracy": self.natural_accuracy.as_json(),
             "perceptual": perceptual,
@@ -219,6 +223,7 @@ class Score(Shown):
             saved.get("pixels", ""),
             card,
             copies=saved.get("copies", 0),
+            missing=tuple(saved.get("missing", ())),
         )
 
     def per_image(self) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Float64, Int64, UInt8
 from torch import Tensor
 
 from mibench.core import Dataset
+from mibench.evaluation.absent import means, without
 from mibench.evaluation.faces import Framing, Recogniser
 from mibench.evaluation.likeness import strangers
 from mibench.evaluation.model import answers
@@ -171,13 +172,20 @@ class Verifier:
         network, framing = one.network(data.image_shape[0]), one.framing_on(engine)
         return cls.of(one.name, network, one.people, data, engine, one.name, trained_on=one.trained_on, framing=framing)
 
-    def judge(self, images: UInt8[Tensor, "n c h w"], labels: Int64[Tensor, " n"], engine: Engine) -> Verification:
+    def judge(
+        self,
+        images: UInt8[Tensor, "n c h w"],
+        labels: Int64[Tensor, " n"],
+        engine: Engine,
+        absent: Bool[Tensor, " n"] | None = None,
+    ) -> Verification:
         """Whether each image is accepted as the person it claims to show.
 
         Args:
             images: As stored.
             labels: Whom they claim to show.
             engine: Where the verifier runs.
+            absent: Rows without an image (`evaluation.absent`).
 
         Raises:
             UserError: If the network answers NaN or infinity.
@@ -187,7 +195,8 @@ class Verifier:
         columns = {metric: accepted(near, limit) for metric, limit in self.facts.thresholds.items()}
         columns["similarity"] = near
         columns |= {} if seen is None else {"face_found": seen}
-        return Verification({name: clustered_interval(values, labels) for name, values in columns.items()}, columns)
+        columns = without(columns, absent)
+        return Verification(means(columns, labels), columns)
 
     @property
     def card(self) -> dict[str, Any]:

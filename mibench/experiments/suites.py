@@ -1,7 +1,8 @@
 """Suites: TOML files of experiments (`mibench run SUITE`), some of which ship with mibench.
 
 The fields are the options of `mibench sweep`; each `[[sweep]]` is an experiment of its own, and what stands above them
-they share.
+they share. A sweep may have a name: `mibench run midre:location` runs that one alone. `[seconds]` says what each run
+takes (`targets = 60`, `"inversions/ppa" = 30`), so that `--dry-run` can add it up.
 """
 
 import os
@@ -16,7 +17,7 @@ from mibench.experiments.reading import split_sets
 from mibench.runtime.errors import UserError, unknown
 from mibench.runtime.files import read_text
 
-__all__ = ["SUITES", "read", "suites"]
+__all__ = ["SUITES", "read", "seconds", "suites"]
 
 SUITES = Path(__file__).parent / "suites"
 """The suites that ship with mibench."""
@@ -41,6 +42,7 @@ def _tables(value: Any) -> bool:
 _TEXT = (_is(str), "must be a text")
 _TEXTS = (_list_of(str), "must be a list of str")
 FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "name": _TEXT,
     "title": _TEXT,
     "dataset": _TEXT,
     "model": _TEXT,
@@ -59,7 +61,7 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "evaluators": _TEXT,
     "settings": (_tables, "are tables: [settings.training]"),
 }
-"""Fields of a suite, each with what it takes; they are the parameters of `options.grid`."""
+"""Fields of a sweep, each with what it takes; but for its name they are the parameters of `options.grid`."""
 
 RENAMED = {"informed": "adaptive"}
 
@@ -81,7 +83,7 @@ def read(
     """The experiments of a TOML file, or of a shipped suite by its name: one for each [[sweep]].
 
     Args:
-        source: A file or a name.
+        source: A file or a name; behind a colon the name of the only sweep that is wanted.
         dataset: In the place of the file's.
         seed: Added to every seed of the file.
         identities: In the place of the file's.
@@ -91,19 +93,16 @@ def read(
     Raises:
         UserError: If there is no such file, it is not TOML, or a field is unknown or of a wrong type.
     """
-    path = Path(source)
-    if not os.path.isfile(source):  # unlike Path.is_file it takes any text
-        if source not in suites():
-            raise unknown("suite", source, suites())
-        path = suites()[source]
-    try:
-        shared = tomllib.loads(read_text(path))
-        repr(shared)  # some numbers and depths Python reads but cannot write
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not TOML, or a number too long
-        raise UserError(f"{path} is not a TOML file: {error}") from None
+    path, wanted, shared = _parsed(source)
     parts = shared.pop("sweep", [{}])
+    shared.pop("seconds", None)
     if not isinstance(parts, list) or not parts or not all(isinstance(part, dict) for part in parts):
         raise UserError(f"{path}: each sweep is a table of its own: [[sweep]]")
+    if wanted:
+        names = [str(part["name"]) for part in parts if "name" in part]
+        if wanted not in names:
+            raise unknown(f"sweep of {path.name}", wanted, names)
+        parts = [part for part in parts if part.get("name") == wanted]
     replaced = {"dataset": dataset, "identities": identities}
     changed = {name: value for name, value in replaced.items() if value is not None}
     typed = split_sets(sets, "training", ["data", "prior", "evaluator", "verifier"])
@@ -112,6 +111,7 @@ def read(
         fields: dict[str, Any] = (
             {"seed": 0, "seeds": [0], "settings": {}} | _checked(path, {**shared, **part}) | changed
         )
+        fields.pop("name", None)
         fields["seeds"] = [seed + one for one in fields["seeds"]]
         fields["seed"] += seed
         fields["settings"] = fields["settings"] | {
@@ -119,6 +119,36 @@ def read(
         }
         experiments.append(grid(**fields, precision=precision))
     return experiments
+
+
+def seconds(source: str) -> dict[str, float]:
+    """What runs of a suite take, by its author's measurement: a kind of runs, or one of its plug-ins (`kind/name`), ->
+    seconds of one processor core; empty if it does not say.
+
+    Raises:
+        UserError: As `read`; or they are no positive numbers.
+    """
+    path, _, shared = _parsed(source)
+    told = shared.get("seconds", {})
+    if not isinstance(told, dict) or not all(type(one) in (int, float) and one > 0 for one in told.values()):
+        raise UserError(f"{path}: [seconds] holds positive numbers, as in targets = 60")
+    return {name: float(one) for name, one in told.items()}
+
+
+def _parsed(source: str) -> tuple[Path, str, dict[str, Any]]:
+    """The file, the name of the only wanted sweep (empty: all), and what the file holds."""
+    path, wanted = Path(source), ""
+    if not os.path.isfile(source):  # unlike Path.is_file it takes any text
+        name, _, wanted = source.partition(":")
+        if name not in suites():
+            raise unknown("suite", name, suites())
+        path = suites()[name]
+    try:
+        shared = tomllib.loads(read_text(path))
+        repr(shared)  # some numbers and depths Python reads but cannot write
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not TOML, or a number too long
+        raise UserError(f"{path} is not a TOML file: {error}") from None
+    return path, wanted, shared
 
 
 def _checked(path: Path, fields: dict[str, Any]) -> dict[str, Any]:

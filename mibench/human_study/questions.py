@@ -85,8 +85,9 @@ def ask(inversion: Run, data: Dataset, pairs: int, seed: int = 0, form: Form = P
         raise UserError(f"--pairs {pairs}: at least 1 reconstruction must be judged; the default is 40")
     tensors, _ = artifacts.read_tensors(inversion.path / "images.safetensors", "reconstructions")
     images, labels = tensors["images"], tensors["labels"].tolist()
+    missing = set(tensors["missing"].tolist()) if "missing" in tensors else set()
     heldout, owners = data.heldout.images.cpu(), data.heldout.labels.tolist()
-    attacked = set(labels)
+    attacked = set(labels) - missing  # of whom there is no image there is nothing to judge
     references: dict[int, Tensor] = {}
     for label in attacked:
         own = (data.train.labels == label).nonzero()[:, 0].tolist()
@@ -104,7 +105,7 @@ def ask(inversion: Run, data: Dataset, pairs: int, seed: int = 0, form: Form = P
         name = hashlib.sha256(text.encode()).hexdigest()[:10]
         return Question(name, form, kind, label, place, image, references[label])
 
-    chosen = _turns(labels, "judge", seed)[:pairs]
+    chosen = [turn for turn in _turns(labels, "judge", seed) if turn[0] in attacked][:pairs]
     questions = [one("reconstruction", label, place, images[place]) for label, place in chosen]
     catch = max(2, math.ceil(len(chosen) / 4))
     shown = ((label, place) for label, place in _turns(owners, "judge", seed, "same") if label in attacked)

@@ -2,7 +2,8 @@
 
 A plug-in is a module with a literal `CARD` (read without importing it, so that `mibench list` answers at once), an
 optional literal `PRESETS`, and one frozen dataclass whose fields are its settings. Other packages add plug-ins through
-the entry points `mibench.attacks`, `mibench.defenses`, `mibench.priors` and `mibench.data`.
+the entry points `mibench.attacks`, `mibench.defenses`, `mibench.priors`, `mibench.data` and `mibench.metrics`, and say
+in their card for which version of the contract they were written: `"contract": 1` (`plugins.contract`).
 
 A card also declares what fits together (`plugins.capabilities`): a prior what it offers (`critic`, `conditional`,
 `differentiable`, `diffusion`, `flow`, `spaces`, `enterable`) and what it draws (`domain`; `elsewhere`, what is learnt
@@ -27,10 +28,31 @@ from mibench.plugins.settings import resolve_settings, settings_of
 from mibench.runtime.errors import UserError, unknown
 from mibench.runtime.files import read_text
 
-__all__ = ["BASES", "Choice", "attacks", "cards", "configure", "defaults", "names", "partial", "wrappers"]
+__all__ = [
+    "BASES",
+    "CONTRACT",
+    "OLDEST",
+    "SINGULAR",
+    "Choice",
+    "attacks",
+    "cards",
+    "configure",
+    "defaults",
+    "is_own",
+    "names",
+    "partial",
+    "require_contract",
+    "wrappers",
+]
 
 BASES = {"attacks": "Attack", "defenses": "Defense", "priors": "PriorTrainer", "data": "Source"}
 """Kinds of plug-in and the base class in `mibench.core` of each one's dataclass."""
+
+CONTRACT = 1
+"""The version of the contract with plug-ins (`plugins.contract`) that this mibench speaks."""
+
+OLDEST = 1
+"""The oldest version that still runs."""
 
 SINGULAR = {
     "attacks": "attack",
@@ -213,9 +235,41 @@ def defaults(kind: str, name: str) -> dict[str, Any]:
     return values
 
 
+def is_own(kind: str, name: str) -> bool:
+    """Whether a plug-in is one of mibench's own; of a wrapped attack, the one inside."""
+    return _modules(kind).get(name.split("+")[0], "").startswith("mibench.")
+
+
+def require_contract(kind: str, name: str) -> None:
+    """Refuse a plug-in of another package that was written for a version of the contract that this mibench does not
+    speak; one that names none is taken for the oldest.
+
+    Raises:
+        UserError: What it was written for, what this mibench speaks, and what to do.
+    """
+    given = card(kind, name).get("contract", OLDEST)
+    if is_own(kind, name) or (type(given) is int and OLDEST <= given <= CONTRACT):
+        return
+    what = f"the {SINGULAR[kind]} {name} ({_modules(kind)[name]})"
+    if type(given) is not int:
+        raise UserError(f"{what}: 'contract' in its card is {given!r}; it must be a version, such as {CONTRACT}")
+    speaks = f"this mibench speaks {OLDEST} to {CONTRACT}" if OLDEST < CONTRACT else f"this mibench speaks {CONTRACT}"
+    if given > CONTRACT:
+        raise UserError(f"{what} was written for contract {given}; {speaks}: update mibench")
+    raise UserError(
+        f"{what} was written for contract {given}; {speaks}: update {name}, or bring it up to date with `mibench "
+        f'check-plugin {name}` and write "contract": {CONTRACT} into its card'
+    )
+
+
 def load(kind: str, name: str) -> type:
-    """The plug-in's dataclass."""
+    """The plug-in's dataclass.
+
+    Raises:
+        UserError: If it was written for another version of the contract, or is not exactly one class.
+    """
     _source(kind, name)
+    require_contract(kind, name)
     module = importlib.import_module(_modules(kind)[name])
     base = getattr(importlib.import_module("mibench.core"), BASES[kind])
     classes = [

@@ -41,6 +41,17 @@ PRESETS = {
         "decay": 0.95,
         "mirror": True,
     },
+    # Draws faces after some 10 minutes of one core.
+    "long": {
+        "width": 16,
+        "upsampling": "nearest",
+        "steps": 2500,
+        "critic_steps": 2,
+        "batch": 32,
+        "warm_up": 400,
+        "decay": 0.99,
+        "mirror": True,
+    },
 }
 
 

@@ -109,7 +109,7 @@ def frames(results: Path | str) -> Frames:
 
 
 def write(root: Path, console: "Console", private_images: bool = True) -> Path:
-    """Print every protocol's tables, write them and the picture grids to `results/report/`.
+    """Print every protocol's tables; write them, the picture grids and the page to `results/report/`.
 
     Runs that are damaged or of another version are left out; each is named on stderr, in tables.md and in
     tables.json. A picture whose data set is gone is left out in the same way.
@@ -126,7 +126,7 @@ def write(root: Path, console: "Console", private_images: bool = True) -> Path:
     Raises:
         UserError: If there is no finished score, or the folder cannot be written.
     """
-    from mibench.report import content, figures, files, grids, terminal
+    from mibench.report import content, figures, files, grids, page, terminal
     from mibench.runtime.terminal import SafeConsole
 
     errors: list[str] = []
@@ -150,6 +150,7 @@ def write(root: Path, console: "Console", private_images: bool = True) -> Path:
             chatter.print(errors[-1], style="yellow")
         figures.write(folder, report.points, report.titles)
         files.write(folder, report, errors)
+        page.write(folder, report, errors)
     except OSError as error:
         raise UserError(f"cannot write the report to {folder}: {error.strerror or error}") from None
     return folder

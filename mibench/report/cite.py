@@ -87,10 +87,12 @@ def entry(card: Mapping[str, Any]) -> str:
     return "\n".join([f"@{kind}{{{_key(card)},", *lines, "}"])
 
 
-def bibtex(run: Run) -> str:
-    """What to cite for a run: mibench, then attacks, priors, defenses, models, data and metrics, each paper once."""
+def bibtex(*runs: Run) -> str:
+    """What to cite for some runs: mibench, then attacks, priors, defenses, models, data, metrics, each paper once."""
     entries: dict[str, tuple[str, list[str]]] = {}  # by key: two cards may link to one paper in different places
-    for kind, name in used(run):
+    order = list(registry.SINGULAR)
+    both = dict.fromkeys(one for run in runs for one in used(run))
+    for kind, name in sorted(both, key=lambda one: order.index(one[0])):
         try:
             card = registry.card(kind, name)
         except UserError:

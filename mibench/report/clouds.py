@@ -93,7 +93,11 @@ def extract(run: Run, data: Dataset, engine: Engine, reporter: Reporter) -> Clou
     """
     target = run.target
     tensors, _ = artifacts.read_tensors(run.path / "images.safetensors", "reconstructions")
-    attacked, counts = tensors["labels"].unique(return_counts=True)
+    images, labels = tensors["images"], tensors["labels"]
+    if "missing" in tensors:  # no image, no features
+        made = ~torch.isin(labels, tensors["missing"])
+        images, labels = images[made], labels[made]
+    attacked, counts = labels.unique(return_counts=True)
     own = torch.isin(data.train.labels, attacked).nonzero()[:, 0]
     unseen = first(data.heldout.labels, attacked, int(counts.min()))
     network = engine.place(fold(artifacts.load_classifier(target, data)))
@@ -115,8 +119,8 @@ def extract(run: Run, data: Dataset, engine: Engine, reporter: Reporter) -> Clou
             everyone[own] / scale,
             torch.stack(erased) / scale,
             data.train.labels[own],
-            features(tensors["images"]) / scale,
-            tensors["labels"],
+            features(images) / scale,
+            labels,
             features(data.heldout.images[unseen]) / scale,
             data.heldout.labels[unseen],
             space.margin(everyone / scale, data.train.labels)[own] if several else None,

@@ -12,23 +12,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-import torch
-from jaxtyping import Float64
-from torch import Tensor
 
 from mibench.core import Access
-from mibench.report.pairing import Attacked
+from mibench.report.pairing import holm
 from mibench.report.points import Point, undefended
 from mibench.report.rows import bounds
-from mibench.stats.intervals import Interval, drawn, expanded
-from mibench.stats.pairing import Hits, between
+from mibench.stats.matched import Matched, Measured
+from mibench.stats.matched import matched as matching
 
-__all__ = ["BELOW", "Curve", "curves", "frame", "hypervolume", "matched", "pareto"]
+__all__ = ["BELOW", "Curve", "curves", "frame", "hypervolume", "matched", "pareto", "state"]
 
 BELOW = (0.02, 0.05, 0.1)
 """At how much less natural accuracy than the undefended target's attack accuracies are compared."""
 
-RESAMPLES = 2000
+NOT_REACHED, NOT_CONVERGED, NO_TWIN, UNKNOWN = "not reached", "not converged", "no twin", "unknown"
+"""Why there is no number: no measured strength costs so much; a strength that the number leans on had not converged; no
+undefended target was attacked alike; a target's verdicts on single held-out images are missing."""
 
 
 @dataclass(frozen=True)
@@ -43,23 +42,29 @@ class Curve:
         """(natural accuracy, attack accuracy) of a point."""
         return point.natural.value, point.attacks[self.access].rate.value
 
-    def ordered(self) -> list[Point]:
-        """Every point, by rising natural accuracy."""
-        return sorted(self.points, key=self.place)
+    @property
+    def strengths(self) -> tuple[Point, ...]:
+        """The defended points."""
+        return tuple(point for point in self.points if point.defended)
+
+    def place_of(self, place: int) -> Point:
+        """The point that `stats.matched` counts by this number: 0 is no defense, then the strengths."""
+        none = tuple(point for point in self.points if not point.defended)
+        return (*none, *self.strengths)[place]
 
     def xy(self) -> list[tuple[float, float]]:
         """Every point's place, by rising natural accuracy."""
-        return [self.place(point) for point in self.ordered()]
+        return sorted(self.place(point) for point in self.points)
 
 
 def curves(points: list[Point], access: Access) -> list[Curve]:
     """Every defense's curve, in the order of the points."""
-    groups: dict[tuple[str, str, str], list[Point]] = defaultdict(list)
+    groups: dict[tuple[str, str, str, str], list[Point]] = defaultdict(list)
     for point in points:
         if access in point.attacks:
-            groups[point.protocol, point.base, point.defense].append(point)
+            groups[point.protocol, point.track, point.base, point.defense].append(point)
     lines = []
-    for (_, _, defense), own in groups.items():
+    for (*_, defense), own in groups.items():
         if defense == "none":
             continue
         none = undefended(own[0], [point for point in points if access in point.attacks])
@@ -74,7 +79,8 @@ def pareto(points: list[Point], access: Access) -> list[Point]:
 
     def beaten(point: Point) -> bool:
         x, y = place[id(point)]
-        others = [place[id(other)] for other in known if other.protocol == point.protocol]
+        rivals = [other for other in known if (other.protocol, other.track) == (point.protocol, point.track)]
+        others = [place[id(other)] for other in rivals]
         return any(a >= x and b <= y and (a, b) != (x, y) for a, b in others)
 
     return [point for point in known if not beaten(point)]
@@ -94,65 +100,51 @@ def hypervolume(xy: Iterable[tuple[float, float]]) -> float:
     return area
 
 
-def matched(curve: Curve, natural: float) -> Interval | None:
-    """Attack accuracy at a given natural accuracy, linear between the two nearest points; None beyond the curve's ends.
+def _measured(point: Point, access: Access, column: str = "") -> Measured | None:
+    """What a point says at matched natural accuracy, by the headline or another judge; None where it does not."""
+    attacked = point.attacks[access]
+    judged = attacked.judged_by(column) if column else attacked
+    return None if judged is None or point.heldout is None else Measured(judged.hits, point.heldout)
 
-    Identities are resampled for all points together; the natural accuracies move with them where both are of the same
-    identities. The interval also spans that of the rate between the two points (`stats.pairing.between`), so that it
-    has a width where every resample gives the same number.
+
+def matched(curve: Curve, below: float, column: str = "", rival: Curve | None = None) -> Matched | None:
+    """Attack accuracy where the defense costs `below` of natural accuracy, beside no defense (`stats.matched`).
+
+    Args:
+        curve: With the undefended point.
+        below: How much lower than the undefended target's natural accuracy, in [0, 1].
+        column: The judge's column of verdicts; empty is the headline.
+        rival: Another defense on the same undefended target, to whose attack accuracy there the difference is taken.
+
+    Returns:
+        None where no strength costs that much, or where single verdicts are missing.
     """
-    order = curve.ordered()
-    xy = [curve.place(point) for point in order]
-    if len(xy) < 2 or not xy[0][0] <= natural <= xy[-1][0]:
+    none = [point for point in curve.points if not point.defended]
+    others = rival.strengths if rival else ()
+    known = [_measured(point, curve.access, column) for point in (*none, *curve.strengths, *others)]
+    whole = [one for one in known if one is not None]
+    if len(none) != 1 or len(whole) < len(known):
         return None
-    x, y = torch.tensor(xy, dtype=torch.float64).T.contiguous()
-    right, share = _between(x[None], natural)
-    value = float((y[right - 1] + share * (y[right] - y[right - 1]))[0, 0])
-    n = sum(len(point.attacks[curve.access].hits.hits) for point in curve.points)
-    served = [point.heldout for point in order if point.heldout is not None]
-    attacked = [point.attacks[curve.access] for point in order]
-    people = len(attacked[0].hits.people.unique())
-    if len(served) < len(order) or people < 2:
-        return Interval(value, math.nan, math.nan, 0, 0)
-    low, high = expanded(_resampled(attacked, served, natural), people)
-    here = int(right)
-    rate = between(attacked[here - 1].hits, attacked[here].hits, float(share))
-    if rate is not None:
-        low, high = min(low, rate.low), max(high, rate.high)
-    return Interval(value, min(low, value), max(high, value), n, people)
+    first = len(curve.strengths) + 1
+    return matching(whole[0], whole[1:first], below, whole[first:])
 
 
-def _between(x: Float64[Tensor, "r p"], at: float) -> tuple[Tensor, Float64[Tensor, "r 1"]]:
-    """The point right of `at` in each row of rising x, and how far `at` lies from the one to its left, in [0, 1].
+def state(curve: Curve, below: float, found: Matched | None) -> str:
+    """Why a defense has no attack accuracy at a natural accuracy: NOT_REACHED, NOT_CONVERGED or NO_TWIN; empty where it
+    has one."""
+    none = next((point for point in curve.points if not point.defended), None)
+    if none is None:
+        return NO_TWIN
+    if found is None:
+        reached = min(point.natural.value for point in curve.points) <= none.natural.value - below
+        return UNKNOWN if reached else NOT_REACHED
+    return "" if all(curve.place_of(place).converged for place in found.leaning) else NOT_CONVERGED
 
-    A row that ends before `at` (a resampled curve) is continued by its end.
-    """
-    right = torch.searchsorted(x, torch.full((len(x), 1), at, dtype=torch.float64)).clamp(1, x.shape[1] - 1)
-    x0, x1 = x.gather(1, right - 1), x.gather(1, right)
-    return right, ((at - x0) / (x1 - x0).clamp(min=1e-12)).clamp(0, 1)
 
-
-def _resampled(attacked: list[Attacked], served: list[Hits], natural: float) -> Float64[Tensor, " r"]:
-    """Attack accuracy at a natural accuracy, over resampled identities."""
-    people = attacked[0].hits.people.unique()
-    weight = drawn(len(people), RESAMPLES)
-
-    def means(one: Hits) -> Tensor:
-        index = torch.searchsorted(people, one.people)
-        inside = (index < len(people)) & (people[index.clamp(max=len(people) - 1)] == one.people)
-        zero = torch.zeros(len(people), dtype=torch.float64)
-        total = zero.index_add(0, index[inside], one.hits[inside].double())
-        count = zero.index_add(0, index[inside], torch.ones(int(inside.sum()), dtype=torch.float64))
-        rest = one.hits[~inside].double()  # held-out images of people who were not attacked stay as they are
-        return (weight @ total + rest.sum()) / (weight @ count + len(rest))
-
-    attack = torch.stack([means(one.hits) for one in attacked], dim=1)
-    own = torch.stack([means(one) for one in served], dim=1)
-    order = own.argsort(dim=1)
-    x, y = own.gather(1, order), attack.gather(1, order)
-    right, share = _between(x, natural)
-    y0, y1 = y.gather(1, right - 1), y.gather(1, right)
-    return (y0 + share * (y1 - y0))[:, 0]
+def _between(curve: Curve, found: Matched) -> str:
+    """Between which two points: `none | re a_e=0.4`, or the only one."""
+    ends = sorted(map(curve.place_of, found.leaning), key=lambda point: -point.natural.value)
+    return " | ".join(point.label for point in ends)
 
 
 def frame(points: list[Point]) -> pd.DataFrame:
@@ -163,6 +155,7 @@ def frame(points: list[Point]) -> pd.DataFrame:
             first = curve.points[0]
             line: dict[str, Any] = {
                 "protocol": first.protocol,
+                "track": first.track,
                 "base": first.base,
                 "defense": curve.defense,
                 "access": access.key,
@@ -170,8 +163,39 @@ def frame(points: list[Point]) -> pd.DataFrame:
                 "hypervolume": hypervolume(curve.xy()),
                 "hypervolume_none": math.nan if first.defended else hypervolume([curve.place(first)]),
             }
+            judge = _judge(curve)
             for below in BELOW:
-                at = math.nan if first.defended else first.natural.value - below
-                line |= bounds(f"at_minus_{100 * below:g}", None if math.isnan(at) else matched(curve, at))
+                line |= _at(curve, below, judge)
             lines.append(line)
-    return pd.DataFrame(lines)
+    table = pd.DataFrame(lines)
+    for below in BELOW if lines else ():
+        key = f"at_minus_{100 * below:g}"
+        for _, own in table.groupby(["protocol", "track", "access"], sort=False):
+            table.loc[own.index, f"{key}_p_adjusted"] = holm(own[f"{key}_p"])
+    return table
+
+
+def _judge(curve: Curve) -> str:
+    """The open-set column of the headline's evaluation model, by which papers compare; empty where none has it."""
+    names = [
+        column
+        for result in curve.points[0].attacks[curve.access].results
+        for column in result.verdicts
+        if column.startswith("open_top1@")
+    ]
+    return next(iter(names), "")
+
+
+def _at(curve: Curve, below: float, judge: str) -> dict[str, Any]:
+    """The columns of one natural accuracy; no number stands where a neighbour had not converged."""
+    key, found = f"at_minus_{100 * below:g}", matched(curve, below)
+    why = state(curve, below, found)
+    open_set = matched(curve, below, judge) if judge and found is not None and not why else None
+    known = None if why else found
+    line: dict[str, Any] = {f"{key}_state": why, f"{key}_between": _between(curve, found) if found else ""}
+    line |= bounds(key, known.rate if known else None) | bounds(
+        f"{key}_difference", known.difference if known else None
+    )
+    line[f"{key}_p"] = known.p if known else math.nan
+    line |= bounds(f"{key}_open", open_set.rate if open_set else None)
+    return line | bounds(f"{key}_open_difference", open_set.difference if open_set else None)

@@ -34,6 +34,12 @@ ABOUT = (
     ("target_seed", Unit.TEXT, "training seed of the target"),
     ("start", Unit.TEXT, "what its training started from"),
     ("training", Unit.TEXT, "its training settings that are not the recipe's"),
+    (
+        "training_ended_by",
+        Unit.TEXT,
+        "why the target's training was not doubled again: fit (99% as trained), plateau (a doubling added less than "
+        "1.5 points) or budget (not converged)",
+    ),
     ("defense", Unit.TEXT, "the target's defenses with their strength; `none` without any"),
     ("family", Unit.TEXT, "the same without the strength"),
     ("base", Unit.TEXT, "network, start and training: what an undefended twin shares"),
@@ -106,6 +112,13 @@ DIFFERENCES = (
 )
 
 TRADEOFF = (
+    (
+        "track",
+        Unit.TEXT,
+        "what the attacks' prior draws: realistic (learnt on public images), best case (it drew the private people), "
+        "shifted (another domain), no prior; empty: unknown",
+    ),
+    ("converged", Unit.FLAG, "whether the training of every seed had converged"),
     ("natural_least", Unit.SHARE, "natural accuracy of the worst training seed"),
     ("natural_most", Unit.SHARE, "natural accuracy of the best training seed"),
     ("judged_access", Unit.TEXT, "access of the strongest attack"),
@@ -169,6 +182,16 @@ BY_FILE: Mapping[str, tuple[tuple[str, Unit, str], ...]] = {
         ("judged_by", Unit.FLAG, "whether the row compares the strongest attacks"),
     ),
     "judges": (("n", Unit.COUNT, "paired differences"), ("identities", Unit.COUNT, "people compared")),
+    "combinations": (
+        ("defense", Unit.TEXT, "the stack without its first defense's strength"),
+        ("part", Unit.TEXT, "one of its defenses, measured alone over its own strengths"),
+        ("below", Unit.POINTS, "how much natural accuracy both cost"),
+        ("state", Unit.TEXT, "why there is no number: not reached, not converged; empty: there is one"),
+        ("with", Unit.SHARE, "likeness of the stack there"),
+        ("without", Unit.SHARE, "likeness of the part alone there"),
+        ("difference", Unit.POINTS, "the stack's minus the part's, paired over people and seeds"),
+        ("p", Unit.NUMBER, "two-sided p-value that this difference is zero"),
+    ),
     "tradeoff": (("judged_by", Unit.TEXT, "the strongest attack of any access"),),
 }
 
@@ -196,13 +219,29 @@ def _of_access(access: Access) -> list[tuple[str, Unit, str]]:
     ]
 
 
+def _of_natural(points: float) -> list[tuple[str, Unit, str]]:
+    """The columns of curves.csv for one natural accuracy."""
+    key, where = f"at_minus_{points:g}", f"where natural accuracy is {points:g} points lower"
+    return [
+        (key, Unit.SHARE, f"likeness {where}, on a line between two measured strengths"),
+        (f"{key}_difference", Unit.POINTS, f"the same minus likeness without a defense, {where}"),
+        (f"{key}_p", Unit.NUMBER, f"two-sided p-value that this difference is zero, {where}"),
+        (f"{key}_p_adjusted", Unit.NUMBER, "the same after Holm's correction over the defenses of the access"),
+        (f"{key}_open", Unit.SHARE, f"open-set attack accuracy by the headline's evaluation model {where}"),
+        (f"{key}_open_difference", Unit.POINTS, f"the same minus the one without a defense, {where}"),
+        (f"{key}_between", Unit.TEXT, "the points that it lies between, the more accurate one first"),
+        (
+            f"{key}_state",
+            Unit.TEXT,
+            "why there is no number: not reached, not converged, no twin, unknown; empty: there is one",
+        ),
+    ]
+
+
 @cache
 def fields(file: str) -> dict[str, Field]:
     """What the columns of a CSV file are that are no metric's; a bound is described beside its value."""
-    matched = [
-        (f"at_minus_{100 * below:g}", Unit.SHARE, f"likeness where natural accuracy is {100 * below:g} points lower")
-        for below in BELOW
-    ]
+    matched = [line for below in BELOW for line in _of_natural(100 * below)]
     by_access = [line for access in Access for line in _of_access(access)]
     lines = [
         *ABOUT,

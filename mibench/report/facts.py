@@ -17,7 +17,7 @@ from mibench.runtime.files import checked
 from mibench.stages import artifacts
 from mibench.stats.pairing import pair
 
-__all__ = ["facts", "findings"]
+__all__ = ["draws", "facts", "findings", "floors"]
 
 
 @cache
@@ -57,7 +57,7 @@ def _against(result: Result, floors: Iterable[Result]) -> Floor | None:
     return Floor(best.attack, best.score.likeness, gap.interval)
 
 
-def _floors(result: Result, among: Iterable[Result]) -> list[Result]:
+def floors(result: Result, among: Iterable[Result]) -> list[Result]:
     """The floors of an attack: on the same target and people, from the same prior or one that is a floor's alone."""
     prior = result.prior
     return [
@@ -65,11 +65,11 @@ def _floors(result: Result, among: Iterable[Result]) -> list[Result]:
         for one in among
         if one.role == "floor"
         and (one.target.id, one.protocol) == (result.target.id, result.protocol)
-        and (prior is None or one.prior is None or one.prior.id == prior.id or not _draws(one))
+        and (prior is None or one.prior is None or one.prior.id == prior.id or not draws(one))
     ]
 
 
-def _draws(floor: Result) -> bool:
+def draws(floor: Result) -> bool:
     """Whether a floor searches the prior that it is given, rather than images of its own."""
     return "images" not in card("attacks", floor.attack).get("requires", ())
 
@@ -109,7 +109,7 @@ def facts(result: Result, among: Sequence[Result] = ()) -> Facts:
         among: All scores of the report: its floors and rivals are among them.
     """
     target, prior = result.target, result.prior
-    floors = _floors(result, among) if result.role == "attack" else []
+    beneath = floors(result, among) if result.role == "attack" else []
     rivals = [one for one in among if one.role == "attack" and one.protocol == result.protocol]
     evaluators, verifiers = result.score.facts, result.score.verifier_facts
     gates = [
@@ -153,8 +153,8 @@ def facts(result: Result, among: Sequence[Result] = ()) -> Facts:
         role=result.role,
         preset=preset("attacks", attack["name"], attack["settings"]) if prior else "",
         likeness=score.likeness,
-        floor=_against(result, floors),
-        random=_against(result, _at_random(result, floors)),
+        floor=_against(result, beneath),
+        random=_against(result, _at_random(result, beneath)),
         people=score.identities,
         others=min(own.distractors for own in evaluators.values()),
         data=target.spec["dataset"]["name"],
@@ -163,9 +163,12 @@ def facts(result: Result, among: Sequence[Result] = ()) -> Facts:
         gates=tuple(gates),
         named=tuple(Gate(name, limit.named) for name, limit in limits.items()),
         copies=max(score.copies, _copies(result)),
+        missing=len(score.missing),
         fit=target.read("metrics.json").get("fit", {}).get("value"),
+        converged=target.read("metrics.json").get("convergence", {}).get("converged"),
         rivals=len({one.attack for one in rivals if one.target.id == target.id}),
         cross_fitted=score.identities > 1,
+        generators=tuple(result.inversion.read("metrics.json").get("global_generators", ())),
     )
 
 

@@ -192,16 +192,17 @@ def _pale(colour: str) -> str:
 
 
 def write(folder: Path, points: list[Point], titles: dict[str, str]) -> list[Path]:
-    """tradeoff.png, or one for each protocol that has a defended and an undefended target."""
+    """tradeoff.png, or one for each protocol and track that has a defended and an undefended target."""
     paths = []
-    protocols = list(dict.fromkeys(one.protocol for one in points))
-    for protocol in protocols:
-        own = [one for one in points if one.protocol == protocol and one.attacks]
+    groups = list(dict.fromkeys((one.protocol, one.track) for one in points))
+    for protocol, track in groups:
+        own = [one for one in points if (one.protocol, one.track) == (protocol, track) and one.attacks]
         if not any(one.defended for one in own):
             continue
-        path = folder / ("tradeoff.png" if len(protocols) == 1 else f"tradeoff-{protocol}.png")
+        name = "-".join(["tradeoff", protocol, *track.split()]) if len(groups) > 1 else "tradeoff"
+        path = folder / f"{name}.png"
         with style():
-            figure = draw(own, titles[protocol])
+            figure = draw(own, f"{titles[protocol]}{f', {track}' if track else ''}")
             write_atomic(path, partial(figure.savefig, format="png"))
         paths.append(path)
     return paths

@@ -45,7 +45,9 @@ def _plain(value: Any) -> Any:
 
 
 def _cells(rows: pd.DataFrame, columns: list[tables.Column], harmless: Callable[[str, int], str]) -> list[list[str]]:
-    return [[harmless(column.cell(row, 1), CELL) for column in columns] for row in tables.rows(rows)]
+    lines = tables.rows(rows)
+    filled = [[harmless(cell, CELL) for cell in column.cells(lines, 1)] for column in columns]
+    return [list(cells) for cells in zip(*filled, strict=True)]
 
 
 def to_json(parts: Mapping[str, Sequence[Any]]) -> str:

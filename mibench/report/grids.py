@@ -81,6 +81,8 @@ def verdict(row: pd.Series, evaluator: str, classes: Sequence[str]) -> Verdict:
     Scores that kept no `answer@` column tell a hit, and 'someone else' where only the closed-set answer is a hit;
     otherwise the answer was 'other': another private person or someone else.
     """
+    if row["target_confidence"] != row["target_confidence"]:  # the attack left this person out
+        return Verdict(False, 0.0, False, "no image")
     hit = bool(row[f"open_top1@{evaluator}"])
     named = row.get(f"answer@{evaluator}")
     if named is not None and int(named) != int(row["label"]):

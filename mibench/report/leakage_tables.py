@@ -11,7 +11,7 @@ from mibench.report.format import coefficient, probability, shown
 from mibench.report.leakage import Leakage
 from mibench.report.tables import Column, Row, Section, evaluators, protocols
 
-__all__ = ["NAMED", "ROWS", "sections"]
+__all__ = ["NAMED", "ROWS", "columns", "sections"]
 
 NAMED = 5
 """At most so many people of a target are named in a table; leakage.csv has all."""
@@ -25,16 +25,18 @@ def _short(text: str, digits: int) -> str:
     return text if digits or len(text) <= 24 else f"{text[:23]}…"
 
 
-def _first(rows: pd.DataFrame, name: str) -> Any:
-    """A cell that shows what is new in a column of targets, and nothing where it repeats."""
-    opened = set(rows.index[rows["defense"] != rows["defense"].shift()])
-    return lambda row, digits: row[name] if row.name in opened else ""
+def _target() -> list[Column]:
+    """The target and the attack that its people are ranked by."""
+    return [
+        Column("", "defense", lambda row, digits: row["defense"], left=True, once="defense"),
+        Column("", "attack", lambda row, digits: row["attack"], drop=1, left=True, once="defense"),
+    ]
 
 
-def _people(rows: pd.DataFrame) -> list[Column]:
+def columns(rows: pd.DataFrame) -> list[Column]:
+    """The columns of a table of people."""
     columns = [
-        Column("", "defense", _first(rows, "defense"), left=True),
-        Column("", "attack", _first(rows, "attack"), drop=1, left=True),
+        *_target(),
         Column("", "person", lambda row, digits: _short(str(row["identity"]), digits), left=True),
         Column("", "hits", lambda row, digits: f"{row['hits']} of {row['n']}"),
         Column("nearest", "private", lambda row, digits: Unit.SQUARED_L2.show(row["nearest"]), drop=3),
@@ -65,24 +67,13 @@ def _targets(rows: pd.DataFrame) -> list[Column]:
 
 
 def _groups(rows: pd.DataFrame) -> list[Column]:
-    gap, p = _first(rows, "gap"), _first(rows, "gap_p_adjusted")
-
-    def points(row: Row, digits: int) -> str:
-        value = gap(row, digits)
-        return "" if value == "" else f"{100 * value:.1f}"
-
-    def adjusted_p(row: Row, digits: int) -> str:
-        value = p(row, digits)
-        return "" if value == "" else probability(value)
-
     return [
-        Column("", "defense", _first(rows, "defense"), left=True),
-        Column("", "attack", _first(rows, "attack"), drop=1, left=True),
+        *_target(),
         Column("", "group", lambda row, digits: _short(row["group"], digits), left=True),
         Column("", "people", lambda row, digits: f"{row['identities']}", drop=2),
         Column("like-", "ness", lambda row, digits: shown(row, "rate", Unit.SHARE, digits)),
-        Column("largest", "gap", points),
-        Column("Holm", "p", adjusted_p, drop=3),
+        Column("largest", "gap", lambda row, digits: f"{100 * row['gap']:.1f}", once="defense"),
+        Column("Holm", "p", lambda row, digits: probability(row["gap_p_adjusted"]), drop=3, once="defense"),
     ]
 
 
@@ -99,7 +90,7 @@ def sections(leaks: Leakage, table: pd.DataFrame) -> Iterator[Section]:
         yield Section(
             f"Who leaks most, {about}",
             worst,
-            _people(worst),
+            columns(worst),
             [
                 f"{whom} of each target that its strongest attack hit most often (likeness), equal ones by distance; "
                 "leakage.csv has everybody. The attack is chosen on one half of the people and counted on the other. "

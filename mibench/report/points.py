@@ -23,6 +23,7 @@ from mibench.runs import Run
 from mibench.stages import artifacts
 from mibench.stats.intervals import Interval
 from mibench.stats.pairing import Hits, combined
+from mibench.training.convergence import CONVERGED
 
 __all__ = ["Point", "points", "undefended"]
 
@@ -42,6 +43,7 @@ class Point:
         strongest: The strongest attack of any access, cross-fitted, with the access of each that was chosen; None if
             nothing was attacked.
         heldout: Verdicts of the targets on held-out images, all seeds; older targets have none.
+        track: What the attacks' priors draw (`Result.track`): strongest attacks are chosen within a track only.
     """
 
     protocol: str
@@ -53,6 +55,7 @@ class Point:
     attacks: Mapping[Access, Attacked]
     heldout: Hits | None
     strongest: Attacked | None = None
+    track: str = ""
 
     @property
     def defended(self) -> bool:
@@ -75,6 +78,19 @@ class Point:
         return Interval(mean, low, high, sum(one["n"] for one in known), known[0]["clusters"])
 
     @cached_property
+    def converged(self) -> bool:
+        """Whether the training of every seed had converged; of an older target, which did not say, that is unknown and
+        counts as no.
+
+        A target says so itself, or by its accuracy on its own training images as trained.
+        """
+        said = [
+            one.get("convergence", {}).get("converged", one.get("fit", {}).get("value", 0.0) >= CONVERGED)
+            for one in self.metrics
+        ]
+        return all(said)
+
+    @cached_property
     def spread(self) -> tuple[float, float]:
         """Least and greatest natural accuracy of a seed."""
         values = [one["natural_accuracy"]["value"] for one in self.metrics]
@@ -85,18 +101,18 @@ def points(results: Iterable[Result], table: pd.DataFrame) -> list[Point]:
     """Every defended and undefended configuration that attacks were run on, in the order of the table."""
     runs = {result.run.id: result for result in results}
     attacks = table[table["role"] == "attack"] if len(table) else table
-    groups: dict[tuple[str, str, str], list[Result]] = defaultdict(list)
-    labels: dict[tuple[str, str, str], str] = {}
+    groups: dict[tuple[str, str, str, str], list[Result]] = defaultdict(list)
+    labels: dict[tuple[str, str, str, str], str] = {}
     for row in attacks.to_dict("records"):
         base = " ".join(part for part in (row["model"], row["start"], row["training"]) if part)
-        key = (row["protocol"], base, row["defense"])
+        key = (row["protocol"], runs[row["score"]].track, base, row["defense"])
         groups[key].append(runs[row["score"]])
         labels[key] = row["defense"] if not row["start"] else f"{row['defense']} ({row['start']})"
     return [_point(key, labels[key], own) for key, own in groups.items()]
 
 
-def _point(key: tuple[str, str, str], label: str, results: list[Result]) -> Point:
-    protocol, base, _ = key
+def _point(key: tuple[str, str, str, str], label: str, results: list[Result]) -> Point:
+    protocol, track, base, _ = key
     targets = {result.target.id: result.target for result in results}
     by_attack: dict[Access, dict[str, dict[str, Result]]] = defaultdict(lambda: defaultdict(dict))
     for result in results:
@@ -114,7 +130,7 @@ def _point(key: tuple[str, str, str], label: str, results: list[Result]) -> Poin
     defense, strength = _strength(next(iter(targets.values())).spec)
     own = tuple(targets.values())
     best = Attacked.strongest(every) if every else None
-    return Point(protocol, base, defense, label, strength, own, strongest, _heldout(own), best)
+    return Point(protocol, base, defense, label, strength, own, strongest, _heldout(own), best, track)
 
 
 def _strength(spec: Mapping[str, Any]) -> tuple[str, float]:
@@ -153,6 +169,6 @@ def _heldout(targets: Sequence[Run]) -> Hits | None:
 
 
 def undefended(point: Point, among: Iterable[Point]) -> Point | None:
-    """The undefended twin: same protocol, network, start and training."""
-    key = (point.protocol, point.base)
-    return next((one for one in among if not one.defended and (one.protocol, one.base) == key), None)
+    """The undefended twin: same protocol, track, network, start and training."""
+    key = (point.protocol, point.track, point.base)
+    return next((one for one in among if not one.defended and (one.protocol, one.track, one.base) == key), None)

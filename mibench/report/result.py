@@ -24,7 +24,15 @@ from mibench.runs import Run, canonical
 from mibench.runtime.files import open_file
 from mibench.stats.pairing import Hits
 
-__all__ = ["Result"]
+__all__ = ["TRACKS", "Result"]
+
+TRACKS = {
+    "realistic": "a prior learnt on public images",
+    "best case": "a prior that drew the private people",
+    "shifted": "a prior of another domain",
+    "no prior": "no image prior",
+}
+"""What a prior knows of the data -> the same in words; attacks of two tracks are no rivals."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,20 @@ class Result:
     def made_by(self) -> list[Mapping[str, Any]]:
         """How the images were made, as specifications; of another program's images only what they are called."""
         return [{"name": self.attack}] if self.prior is None else [self.inversion.spec, self.prior.spec]
+
+    @cached_property
+    def track(self) -> str:
+        """One of TRACKS, by what the prior draws and what the target's data set is; empty where another program made
+        the images, so that nobody knows."""
+        if self.prior is None:
+            return ""
+        learnt, data = self.prior.spec["prior"]["name"], self.target.spec["dataset"]
+        domain = card("priors", learnt).get("domain", "public")
+        if domain == "none":
+            return "no prior"
+        if domain == "public":
+            return "realistic" if self.prior.spec.get("dataset", data) == data else "shifted"
+        return "best case" if domain == data["name"] else "shifted"
 
     @property
     def verifiers(self) -> list[Run]:
@@ -166,6 +188,9 @@ class Result:
         """One row per reconstruction, in the order they were made; `order` counts within an identity."""
         with open_file(self.run.path / "per_image.csv") as file:
             table = pd.read_csv(file, dtype={"identity": str}, keep_default_na=False)
+        for column in table.columns.drop("identity"):
+            if not pd.api.types.is_numeric_dtype(table[column]):  # 'nan': of this person no image came back
+                table[column] = pd.to_numeric(table[column])
         table["label"] = table["label"].astype("int64")
         table["order"] = table.groupby("label").cumcount()
         return table

@@ -92,10 +92,13 @@ def target(run: Run) -> dict[str, Any]:
     }
 
 
-def fit(run: Run) -> dict[str, float]:
-    """A target's accuracy on its own training images as trained; NaN in older runs."""
-    known = run.read("metrics.json").get("fit")
-    return bounds("fit", Interval(**known) if known else None)
+def fit(run: Run) -> dict[str, Any]:
+    """A target's accuracy on its own training images as trained, and by what its training ended; NaN and blank in older
+    runs."""
+    metrics = run.read("metrics.json")
+    known = metrics.get("fit")
+    ended = metrics.get("convergence", {}).get("by", "")
+    return bounds("fit", Interval(**known) if known else None) | {"training_ended_by": ended}
 
 
 def origin(inversion: Run, prior: Run | None) -> dict[str, Any]:

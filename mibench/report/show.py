@@ -16,7 +16,7 @@ from mibench.runs import Run
 from mibench.runtime.errors import UserError
 from mibench.stages.train_target import changed_from_recipe
 
-__all__ = ["chain"]
+__all__ = ["ROLE", "chain", "made", "specified"]
 
 ROLE = {
     "backbones": "backbone",
@@ -69,9 +69,9 @@ def _about(run: Run) -> RenderableType:
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
     for name, text in (
-        ("specified", _specified(run)),
+        ("specified", specified(run)),
         ("result", _result(run)),
-        ("made", _made(run)),
+        ("made", made(run)),
         ("files", _files(run)),
         ("path", str(run.path)),
     ):
@@ -86,7 +86,8 @@ def _settings(kind: str, item: Mapping[str, Any]) -> str:
     return " ".join(f"{key}={json.dumps(value)}" for key, value in changed.items())
 
 
-def _specified(run: Run) -> str:
+def specified(run: Run) -> str:
+    """What a run was asked to do, but for defaults, in a line."""
     spec = run.spec
     parts = []
     if run.kind == "targets":
@@ -159,15 +160,16 @@ def _result(run: Run) -> str:
     return f"{text}; {metrics['classes']} classes, {metrics['parameters']:,} parameters"
 
 
-def _made(run: Run) -> str:
-    made = run.read("run.json").get("provenance", {})
-    place = made.get("gpu") or " ".join(str(made[key]) for key in ("device", "machine") if made.get(key))
+def made(run: Run) -> str:
+    """How long a run took, on what, when, and by which code."""
+    known = run.read("run.json").get("provenance", {})
+    place = known.get("gpu") or " ".join(str(known[key]) for key in ("device", "machine") if known.get(key))
     parts = [
-        f"{made['seconds']:,} s" if "seconds" in made else "",
+        f"{known['seconds']:,} s" if "seconds" in known else "",
         f"on {place}" if place else "",
-        str(made.get("finished", "")),
-        f"mibench {made['mibench']}" if "mibench" in made else "",
-        str(made.get("commit") or ""),
+        str(known.get("finished", "")),
+        f"mibench {known['mibench']}" if "mibench" in known else "",
+        str(known.get("commit") or ""),
     ]
     return ", ".join(part for part in parts if part)
 

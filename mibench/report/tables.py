@@ -4,7 +4,7 @@ One declaration of the columns serves the terminal, Markdown and LaTeX. Rates ar
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -37,6 +37,8 @@ class Column:
     """One column: its two-line header, what it shows of a row (at so many digits), and when it goes.
 
     `drop` is the order in which columns are left out where the terminal is too narrow: 1 goes first, 0 always stays.
+    `once` names the frame's column on whose runs of equal values the cell depends alone: tables that cannot be sorted
+    print it at the first row of each run.
     """
 
     top: str
@@ -44,6 +46,15 @@ class Column:
     cell: Callable[["Row", int], str]
     drop: int = 0
     left: bool = False
+    once: str = ""
+
+    def cells(self, lines: Sequence["Row"], digits: int) -> list[str]:
+        """The column as it is printed: what stands for several rows stands at the first."""
+        before = [None, *(line.get(self.once) for line in lines[:-1])]
+        return [
+            "" if self.once and place and line[self.once] == before[place] else self.cell(line, digits)
+            for place, line in enumerate(lines)
+        ]
 
     @property
     def header(self) -> str:
@@ -165,15 +176,7 @@ def columns(group: pd.DataFrame) -> list[Column]:
     first = names[0]
     above = {row.name for row in beyond(group)}
     marked: dict[Any, str] = {**marks(group)}
-    changed = group["target_label"] != group["target_label"].shift()
-    opened = set(group.index[changed])
-    accuracy = measured("natural_accuracy", interval=True)
-
-    def target(row: Row, digits: int) -> str:
-        return row["target_label"] if row.name in opened else ""
-
-    def natural(row: Row, digits: int) -> str:
-        return accuracy.cell(row, digits) if row.name in opened else ""
+    accuracy = replace(measured("natural_accuracy", interval=True), once="target_label")
 
     def attack(row: Row, digits: int) -> str:
         return f"{row['attack_label']} {marked.get(row.name, '')}".strip()
@@ -185,8 +188,8 @@ def columns(group: pd.DataFrame) -> list[Column]:
         return lambda row, digits: Unit.COUNT.show(row.get(key), digits)
 
     each = [
-        Column("", "defense", target, left=True),
-        Column(accuracy.top, accuracy.bottom, natural),
+        Column("", "defense", lambda row, digits: row["target_label"], left=True, once="target_label"),
+        accuracy,
         Column("", "attack", attack, left=True),
         Column(*metric(HEADLINE).heading(), headline),
         *(measured("verified", name, 6 if place else 9, interval=not place) for place, name in enumerate(matchers)),

@@ -45,7 +45,7 @@ def _shown(section: Section, width: int) -> list[RenderableType]:
     if len(section.rows) > MOST:
         return _dim([f"{len(section.rows)} rows, too many for a terminal: tables.md and the .csv files have them."])
     lines = rows(section.rows)
-    filled = [(column, [column.cell(row, 0) for row in lines]) for column in section.columns]
+    filled = [(column, column.cells(lines, 0)) for column in section.columns]
     shown, gap, left = _fit(filled, width)
     omitted = (
         [f"Left out at {width} columns: {', '.join(left)}; tables.md and the .csv files have all."] if left else []

@@ -36,11 +36,13 @@ def frame(points: list[Point]) -> pd.DataFrame:
         none = undefended(point, points)
         line: dict[str, Any] = {
             "protocol": point.protocol,
+            "track": point.track,
             "base": point.base,
             "defense": point.label,
             "family": point.defense,
             "strength": point.strength,
             "seeds": len(point.targets),
+            "converged": point.converged,
         }
         line |= bounds("natural_accuracy", point.natural)
         line |= {"natural_least": point.spread[0], "natural_most": point.spread[1]}
@@ -54,7 +56,7 @@ def frame(points: list[Point]) -> pd.DataFrame:
         lines.append(line | _side_effects(point, none))
     table = pd.DataFrame(lines)
     for access in Access.strongest_first() if lines else ():
-        for _, own in table.groupby("protocol", sort=False):
+        for _, own in table.groupby(["protocol", "track"], sort=False):
             table.loc[own.index, f"{access.key}_p_adjusted"] = holm(own[f"{access.key}_p"])
     return table
 

@@ -9,6 +9,7 @@ from mibench.metrics import Unit, metric
 from mibench.report.curves import BELOW
 from mibench.report.format import coefficient, shown
 from mibench.report.pairing import IDENTICAL
+from mibench.report.result import TRACKS
 from mibench.report.tables import CLEAR, LEVEL, Column, Row, Section, measured, scope
 
 __all__ = ["FRONT", "SURE", "sections"]
@@ -102,35 +103,115 @@ def _reported(rows: pd.DataFrame, name: str) -> bool:
     return pd.api.types.is_float_dtype(rows[name]) and not name.startswith(own)
 
 
-def _curves(rows: pd.DataFrame) -> list[Column]:
+def _matched(key: str) -> Callable[[Row, int], str]:
+    """The difference at a natural accuracy, or why there is none."""
+
+    def cell(row: Row, digits: int) -> str:
+        if row[f"{key}_state"]:
+            return str(row[f"{key}_state"])
+        mark = SURE if row[f"{key}_p_adjusted"] < CLEAR else ""
+        return shown(row, f"{key}_difference", Unit.POINTS, digits, mark)
+
+    return cell
+
+
+def _headline(rows: pd.DataFrame) -> list[Column]:
     columns = [
+        Column("", "defense", lambda row, digits: row["defense"], left=True),
+        Column("", "access", lambda row, digits: Access.of(row["access"]).words, left=True),
+        Column("strengths", "measured", lambda row, digits: f"{row['points'] - 1}", drop=5),
+    ]
+    for below in BELOW:
+        key, points = f"at_minus_{100 * below:g}", f"-{100 * below:g}"
+        columns += [
+            Column(f"natural {points}", "likeness", _rate(key), drop=4),
+            Column(f"natural {points}", "difference", _matched(key)),
+            Column(f"natural {points}", "open-set", _open(f"{key}_open_difference"), drop=3),
+        ]
+    return columns
+
+
+def _open(name: str) -> Callable[[Row, int], str]:
+    return lambda row, digits: shown(row, name, Unit.POINTS, digits)
+
+
+def _curves(rows: pd.DataFrame) -> list[Column]:
+    return [
         Column("", "defense", lambda row, digits: row["defense"], left=True),
         Column("", "access", lambda row, digits: Access.of(row["access"]).words, left=True),
         Column("points", "on it", lambda row, digits: f"{row['points']}", drop=2),
         Column("hyper-", "volume", lambda row, digits: coefficient(row["hypervolume"], 3)),
         Column("none", "alone", lambda row, digits: coefficient(row["hypervolume_none"], 3), drop=1),
     ]
-    for below in BELOW:
-        columns.append(Column("at natural", f"-{100 * below:g} points", _rate(f"at_minus_{100 * below:g}")))
-    return columns
 
 
-def sections(tradeoff: pd.DataFrame, curves: pd.DataFrame, titles: Mapping[str, str]) -> Iterator[Section]:
+MATCHED = (
+    "Where the defense costs so many points of natural accuracy: likeness in %, its difference to no defense, and the "
+    "open-set difference of the headline's evaluation model, in points; read from the measured strengths on a straight "
+    "line between the two neighbours (no defense is one). Intervals resample people, with several seeds also these, "
+    "and every point's natural accuracy with them."
+)
+LIMITS = (
+    "not reached: no measured strength costs so much; nothing is extrapolated. not converged: a neighbour's training "
+    "was still going on, so that the number would compare training states. "
+    f"{SURE} p < {LEVEL}, Holm's correction over the defenses of an access."
+)
+
+
+def _combinations() -> list[Column]:
+    def difference(row: Row, digits: int) -> str:
+        return str(row["state"]) or shown(row, "difference", Unit.POINTS, digits)
+
+    return [
+        Column("", "stack", lambda row, digits: row["defense"], left=True),
+        Column("", "beside", lambda row, digits: row["part"], left=True),
+        Column("", "access", lambda row, digits: Access.of(row["access"]).words, left=True),
+        Column("natural", "points", lambda row, digits: f"-{row['below']:g}"),
+        Column("stack's", "likeness", _rate("with")),
+        Column("alone", "likeness", _rate("without")),
+        Column("", "difference", difference),
+    ]
+
+
+ADDED = (
+    "A stack beside one of its parts alone, at a strength that costs as much natural accuracy as the whole stack does; "
+    "paired over people and seeds, no correction for how many are compared."
+)
+
+
+def sections(
+    tradeoff: pd.DataFrame, curves: pd.DataFrame, combinations: pd.DataFrame, titles: Mapping[str, str]
+) -> Iterator[Section]:
     """The tables of each protocol that has a defended target beside an undefended one.
 
     Args:
         tradeoff: `tradeoff.frame`.
         curves: `curves.frame`.
+        combinations: `combinations.frame`.
         titles: What each protocol is about.
     """
     if tradeoff.empty:
         return
     attacked = tradeoff[(tradeoff[[f"{access.key}_attack" for access in Access]] != "").any(axis=1)]
-    for protocol, own in attacked.groupby("protocol", sort=False):
+    for (protocol, track), own in attacked.groupby(["protocol", "track"], sort=False):
         defended = own["family"] != "none"
         if defended.all() or not defended.any():
             continue
         about, rows = titles[str(protocol)], own.reset_index(drop=True)
+        about += f", {track}: {TRACKS[track]}" if track in TRACKS else ""
+        swept = curves[(curves["protocol"] == protocol) & (curves["track"] == track)].reset_index(drop=True)
+        if (swept["points"] > 2).any():
+            yield Section(
+                f"Attack accuracy at matched natural accuracy, {about}",
+                swept,
+                _headline(swept),
+                [MATCHED, LIMITS, scope(int(rows["seeds"].min()))],
+            )
+        stacks = combinations
+        if len(stacks):
+            stacks = stacks[(stacks["protocol"] == protocol) & (stacks["track"] == track)].reset_index(drop=True)
+        if len(stacks):
+            yield Section(f"What a stack adds, {about}", stacks, _combinations(), [ADDED])
         yield Section(
             f"Privacy against utility, {about}",
             rows,
@@ -145,18 +226,14 @@ def sections(tradeoff: pd.DataFrame, curves: pd.DataFrame, titles: Mapping[str, 
                 "accuracies differ by less than half a point, negative where the defense raises accuracy.",
             ],
         )
-        if len(curves) and len(swept := curves[(curves["protocol"] == protocol) & (curves["points"] > 2)]):
-            swept = swept.reset_index(drop=True)
+        if len(swept := swept[swept["points"] > 2].reset_index(drop=True)):
             yield Section(
                 f"Every strength of a defense together, {about}",
                 swept,
                 _curves(swept),
                 [
                     "hypervolume: area of (natural accuracy, 1 - likeness) that some strength or no defense "
-                    "reaches; higher is better, 1 is all. 'none alone' is what the undefended target reaches.",
-                    "Likeness where natural accuracy is so many points below the undefended target's: linear "
-                    "between the nearest two strengths, blank where no strength goes that far (no extrapolation).",
-                    scope(int(rows["seeds"].min())),
+                    "reaches; higher is better, 1 is all. 'none alone' is what the undefended target reaches."
                 ],
             )
         if len(_effects(rows)) > 4:

@@ -17,6 +17,7 @@ from queue import Empty
 from typing import Any
 
 from mibench.runs.run import KINDS, Run
+from mibench.runtime.endings import going_on
 from mibench.runtime.engine import Engine, out_of_memory, resolve, set_threads, workers
 from mibench.runtime.errors import UserError
 from mibench.runtime.progress import Reporter, Task
@@ -50,12 +51,13 @@ def perform(run: Run, stage: Stage, engine: Engine, reporter: Reporter) -> None:
     """Do one run, unless another process has done it meanwhile.
 
     Raises:
-        UserError: If there is not enough memory.
+        UserError: If there is not enough memory, or a plug-in ended the process.
     """
     with run.locked():
         if not run.done:
             try:
-                stage(run, engine, reporter)
+                with going_on(run.label):
+                    stage(run, engine, reporter)
             except (MemoryError, RuntimeError) as error:
                 said = out_of_memory(error)
                 if said is None:

@@ -242,15 +242,42 @@ class Run:
                 "make room and run the same command again"
             ) from None
 
-    def finish(self, provenance: Mapping[str, Any]) -> None:
-        """Write `run.json`, then `done` (the files' digests), then rename: the run appears whole or not at all."""
-        write_json(self.work / "run.json", {**self.description(), "provenance": dict(provenance)})
+    def clear(self, keep: tuple[str, ...] = ()) -> list[str]:
+        """Throw away what lies in the directory to work in and is no checkpoint, and name it.
+
+        A plug-in is given this directory for its checkpoints. Called when it has returned, before the stage writes its
+        own files, so that nothing of the plug-in's is taken for a result.
+
+        Args:
+            keep: Files that the stage has already written.
+        """
+        others = [
+            path
+            for path in sorted(self.work.iterdir())
+            if not path.name.startswith(("checkpoint", ".")) and path.name not in keep
+        ]
+        for path in others:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        return [path.name for path in others]
+
+    def finish(self, provenance: Mapping[str, Any], **card: Any) -> None:
+        """Write `run.json`, then `done` (the files' digests), then rename: the run appears whole or not at all.
+
+        Args:
+            provenance: Who made it, when and how.
+            card: What else its card says.
+        """
+        write_json(self.work / "run.json", {**self.description(), "provenance": dict(provenance), **card})
         files = sorted(path for path in self.work.glob("[!.]*") if path.is_file() and path.name != "done")
         digests = {path.name: _sha256(path) for path in files if not path.name.startswith("checkpoint")}
         write_json(self.work / "done", digests)
         # What is hidden was left by a process that was killed while it wrote, or by a disk that failed.
         for scratch in [*self.work.glob("checkpoint*"), *self.work.glob(".*")]:
             shutil.rmtree(scratch) if scratch.is_dir() else scratch.unlink()
+        self.appear()
+
+    def appear(self) -> None:
+        """Give the whole run that lies in `work` its name, in the place of an older one."""
         if self.path.exists():
             shutil.rmtree(self.path)
         self.work.rename(self.path)

@@ -1,10 +1,12 @@
 """How work runs fast: device, precision, memory layout and threads."""
 
+import ctypes
 import os
 import platform
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 from mibench.runtime.errors import UserError
 from mibench.runtime.pixels import memory_limit
 
-__all__ = ["Engine", "at_once", "cores", "resolve"]
+__all__ = ["Engine", "at_once", "cores", "keep_memory", "resolve"]
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -100,9 +102,26 @@ def device_name(device: str) -> str:
     return device
 
 
+@cache
+def keep_memory() -> bool:
+    """Let freed tensors of up to 32 MiB stay with the process, 256 MiB of them at most; returns whether that was done.
+
+    glibc gives every block above 128 KiB back to the kernel and is given an empty page for every 4 KiB of the next: a
+    training step of the default target touches thousands. Without, its training takes 14% more CPU time (3.3 against
+    3.9 s for three epochs); the bits are the same. Nothing is done under another C library.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    trim, pad, mmap = -1, -2, -3  # M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD of malloc.h
+    wanted = {mmap: 32 << 20, trim: 256 << 20, pad: 16 << 20}
+    mallopt = ctypes.CDLL(None).mallopt
+    return all([mallopt(parameter, value) for parameter, value in wanted.items()])
+
+
 def resolve(device: str = "auto", precision: str = "auto") -> Engine:
     """The engine for what the user asked; `auto` takes the fastest that is safe."""
     name = device_name(device)
+    keep_memory()
     memory_limit()  # refused here rather than after an hour's work
     if precision not in PRECISIONS:
         raise UserError(f"unknown precision '{precision}'; known: {', '.join(PRECISIONS)}")
@@ -126,7 +145,7 @@ def out_of_memory(error: BaseException) -> str | None:
 
 
 BITS = ("device", "gpu", "precision", "threads", "capability", "machine", "torch")
-"""Of `describe`: what decides how sums are rounded. The same run on two machines that agree in these has the same bytes."""
+"""Of `describe`: what decides how sums are rounded. Where two machines agree in these, the same run has the same bytes."""
 
 
 def other_bits(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from mibench import models
@@ -220,6 +221,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
             verifiers=verifiers,
             missing=missing,
             truth=ground_truth(inversion, tensors),
+            absent=torch.isin(tensors["labels"], tensors["missing"]) if "missing" in tensors else None,
             natural_accuracy=Interval(**target.read("metrics.json")["natural_accuracy"]),
             origin=origin(inversion),
             target_label=target.label,

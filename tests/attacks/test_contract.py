@@ -1,7 +1,6 @@
 """Laws of every attack, on worlds so simple that failing there is a mistake."""
 
-from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -366,12 +365,29 @@ def test_checkpoints_hold_the_counts(tmp_path: Path) -> None:
     oracle = world_of().oracle()
     x, y = torch.rand(2, 3, 8, 8), torch.tensor([0, 1])
 
-    def compute() -> Tensor:
-        return oracle.logits(x, y)
+    def kept() -> Tensor:
+        """A process of its own: what an earlier one has kept is not computed again."""
+        return AttackContext(folder=tmp_path).once("part", oracle, lambda: oracle.logits(x, y))
 
-    work = AttackContext(folder=tmp_path)
-    first: Callable[[], Tensor] = lambda: work.once("part", oracle, compute)  # noqa: E731
-    value = first()
+    value = kept()
     assert oracle.queries.tolist()[:2] == [1, 1]
-    assert torch.equal(first(), value.detach()) and oracle.queries.tolist()[:2] == [2, 2]
+    assert torch.equal(kept(), value) and oracle.queries.tolist()[:2] == [2, 2]
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-part.pt"]
+
+
+def test_a_name_is_kept_once(tmp_path: Path) -> None:
+    """A second part of the same name would be given what the first one kept, by a resumed run at the latest."""
+    oracle = world_of().oracle()
+    for folder in (tmp_path, None):
+        work = AttackContext(folder=folder)
+        assert work.once("part", oracle, lambda: torch.zeros(1)) == 0
+        with pytest.raises(UserError, match=r"kept two things as work\.once\('part'\)") as caught:
+            replace(work, batch=3).once("part", oracle, lambda: torch.ones(1))
+        assert "\n" not in str(caught.value)
+        assert work.below("round").once("part", oracle, lambda: torch.ones(1)) == 1
+        with pytest.raises(UserError, match=r"'round'"):
+            work.below("round")
+        for name in ("../part", "", "a/b", ".part"):
+            with pytest.raises(UserError, match="a name is 1 to 100 letters"):
+                work.once(name, oracle, lambda: torch.ones(1))
+    assert sorted(path.name for path in tmp_path.rglob("*.pt")) == ["checkpoint-part.pt"] * 2

@@ -190,3 +190,18 @@ def test_base_mirrors_only_where_asked() -> None:
 
     assert facing_left(False) == 400
     assert stats.binomtest(facing_left(True), 400, 0.5).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels_last"),
+    [((6, 3, 64, 64), True), ((6, 3, 64, 64), False), ((6, 1, 28, 28), True), ((6, 3, 92, 112), True)],
+)
+@pytest.mark.parametrize("mirror", [True, False])
+def test_the_base_augmentation_is_the_crop_and_the_jitter(
+    shape: tuple[int, int, int, int], channels_last: bool, mirror: bool
+) -> None:
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    x, noise = images(*shape).contiguous(memory_format=layout), Noise(5, KEYS)
+    cut = augment.random_resized_crop(x, noise.of("crop"), (0.85, 1.0), mirror=0.5 if mirror else 0.0)
+    apart = augment.colour_jitter(cut, noise.of("jitter"), 0.2, 0.2, 0.1)
+    torch.testing.assert_close(augment.base(x, noise, mirror), apart, rtol=0, atol=3e-5)

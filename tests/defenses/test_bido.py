@@ -178,7 +178,7 @@ def test_the_penalty_stays_on_the_device(measure: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("cnn", ["stage1", "stage2", "stage3"]),
+        ("cnn", ["stage1", "stage2", "stage3", "stage4"]),
         ("resnet", ["stem", "stage1", "stage2", "stage3"]),
         ("ir", ["stem", "stage1", "stage2", "stage3", "stage4"]),
         ("vgg16_bn64", [f"convolutions.{place}" for place in (6, 13, 23, 33, 43)]),
@@ -238,7 +238,7 @@ def test_training_moves_each_dependence_where_it_should() -> None:
     """The same through a whole training: features of the images it saw. HSIC with three labels is 2 of 2 anyway."""
 
     def dependence(*stack: Defense) -> tuple[float, float]:
-        z = centred(gaussian(trained(*stack, epochs=2).features(pixels()).detach(), 5.0))
+        z = centred(gaussian(trained(*stack, epochs=4).features(pixels()).detach(), 5.0))
         x, y = centred(gaussian(pixels().flatten(1), 5.0)), centred(linear(F.one_hot(labels()).float()))
         return float(hsic(shrunk(z), shrunk(x))), float(coco(z, y))
 

@@ -150,9 +150,11 @@ FIRES = {
     ],
     "strangers_named": [{"named": (Gate("resnet", 0.5), Gate("ir", 0.1))}],
     "private_image_returned": [{"copies": 1}],
-    "target_not_converged": [{"fit": 0.877}],
+    "identities_failed": [{"missing": 2}],
+    "target_not_converged": [{"fit": 0.877}, {"fit": 0.877, "converged": False}],
     "quick_below_random": [{"random": Floor("random_search", rate(0.95), rate(-0.06))}],
     "strongest_chosen_on_itself": [{"cross_fitted": False}],
+    "global_generators_used": [{"generators": ("torch",)}, {"generators": ("random", "numpy")}],
 }
 SILENT = {
     "not_above_floor": {"floor": None},
@@ -167,6 +169,7 @@ SILENT = {
     "private_image_returned": {"copies": None},
     "target_not_converged": {"fit": 0.99},
     "target_not_converged unknown": {"fit": None},
+    "target_not_converged at a plateau": {"fit": 0.877, "converged": True},
     "quick_below_random": {"random": Floor("random_search", rate(0.93), rate(-0.03))},
     "quick_below_random of the paper": {"random": Floor("random_search", rate(0.95), rate(-0.06)), "preset": "paper"},
     "strongest_chosen_on_itself": {"rivals": 1, "cross_fitted": False},

@@ -27,6 +27,7 @@ from mibench.runtime.engine import resolve
 from mibench.runtime.errors import UserError
 from mibench.stages import artifacts
 from mibench.stages.score import origin
+from mibench.stats.intervals import clustered_interval
 
 CPU = resolve("cpu", "fp32")
 SHAPE = (3, 4, 4)
@@ -280,7 +281,7 @@ def test_every_field_is_used(score: Score) -> None:
     found["verifiers"] = {"net": {"verified": found["likeness"], "facts": facts(3).to_json()}}
     few = json.loads(json.dumps(found))
     few["ceiling"]["one"]["prdc"] = few["evaluators"]["one"]["prdc"] = few["perceptual"]["inception"]["prdc"] = None
-    keys = {path for one in (score.to_json(), found, few) for path, _ in leaves(one)}
+    keys = {path for one in (score.to_json(), found, few) for path, _ in leaves(one)} | {"missing"}
     for field in fields.SCORES:
         assert any(len(dictionary([key], [field])) and key for key in keys if _is(field.name, key)), field.name
 
@@ -288,6 +289,40 @@ def test_every_field_is_used(score: Score) -> None:
 def _is(pattern: str, key: str) -> bool:
     own, given = pattern.split("."), key.split(".")
     return len(own) == len(given) and all(one in ("*", other) for one, other in zip(own, given, strict=True))
+
+
+# --- people of whom no image came back
+
+
+def test_who_is_left_out_is_a_miss_in_every_accuracy_and_no_part_of_any_distance(
+    data: Dataset, judges: list[EvaluationModel]
+) -> None:
+    images, labels = data.train.images, data.train.labels
+    absent = labels == 1
+    grey = torch.where(absent[:, None, None, None], torch.full_like(images, 128), images)
+    whole = scored(data, judges, images, labels)
+    some = scored(data, judges, images[~absent], labels[~absent])
+    found = scored(data, judges, grey, labels, absent=absent)
+    assert found.missing == ("green",) and some.missing == () and (found.n, found.identities) == (24, 3)
+    assert found.target.top1 == clustered_interval(whole.images["target_top1"] & ~absent, labels)
+    assert found.likeness.n == 24 and found.likeness.value == pytest.approx(some.likeness.value * 16 / 24)
+    assert found.target.confidence == some.target.confidence
+    for name, one in found.evaluators.items():
+        mine, theirs = one.means, some.evaluators[name].means
+        for metric, mean in mine.items():
+            if metric.endswith(("top1", "top5", "tpir", "own_ball")):
+                assert mean.n == 24 and mean.value == pytest.approx(theirs[metric].value * 16 / 24), metric
+            elif metric != "gap":
+                assert mean.n == 16, metric
+                assert metric == "closeness" or mean == theirs[metric], metric  # its scale is that of all people
+        assert one.distances.n == 16
+    text = list(csv.DictReader(io.StringIO(found.per_image_csv(("red", "green", "blue")))))
+    row = next(line for line in text if line["identity"] == "green")
+    assert row["likeness"] == row["open_top1@one"] == "0" and row["answer@one"] == "-1"
+    assert row["knn_train@one"] == row["target_confidence"] == "nan"
+    again = Score.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False)))
+    assert again.missing == ("green",) and again.likeness == found.likeness
+    assert "missing" not in whole.to_json() and "1 failed, no image: green" in found.summary()["images"]
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------

@@ -1,18 +1,19 @@
 """Laws of the trade-off: hand-made points, closed forms, no extrapolation."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from mibench.core import Access
+from mibench.report import combinations, figures, tables, tradeoff, tradeoff_tables
 from mibench.report import curves as curving
-from mibench.report import figures, tables, tradeoff, tradeoff_tables
-from mibench.report.curves import Curve, curves, hypervolume, matched, pareto
+from mibench.report.curves import Curve, curves, hypervolume, matched, pareto, state
 from mibench.report.pairing import Attacked, compare
 from mibench.report.points import Point
 from mibench.report.tradeoff import delta
@@ -43,7 +44,7 @@ class Told(Run):
         return self.files[file]
 
 
-def target(natural: float, seconds: float, effects: dict[str, Any]) -> Run:
+def target(natural: float, seconds: float, effects: dict[str, Any], fit: float) -> Run:
     value = hits(natural).rate._asdict()
     return Told(
         Path(),
@@ -51,7 +52,7 @@ def target(natural: float, seconds: float, effects: dict[str, Any]) -> Run:
         "toy",
         {},
         files={
-            "metrics.json": {"natural_accuracy": value, "side_effects": effects},
+            "metrics.json": {"natural_accuracy": value, "side_effects": effects, "fit": {"value": fit}},
             "run.json": {"provenance": {"training_cpu_seconds": seconds}},
         },
     )
@@ -64,12 +65,13 @@ def point(
     seconds: float = 10.0,
     base: str = "cnn",
     effects: dict[str, Any] | None = None,
+    fit: float = 1.0,
     **attacks: float,
 ) -> Point:
     judged = {Access.of(access): Attacked(f"best {access}", hits(rate, 1)) for access, rate in attacks.items()}
     label = defense if math.isnan(strength) else f"{defense} s={strength:g}"
-    run = target(natural, seconds, effects or {})
-    best = max(judged.values(), key=lambda one: one.rate.value)
+    run = target(natural, seconds, effects or {}, fit)
+    best = max(judged.values(), key=lambda one: one.rate.value, default=None)
     return Point("p", base, defense, label, strength, (run,), judged, hits(natural, 2), best)
 
 
@@ -116,19 +118,87 @@ def test_curves_begin_at_no_defense() -> None:
 
 
 @pytest.mark.parametrize(
-    ("natural", "expected"), [(0.9, 0.8), (0.85, 0.7), (0.8, 0.6), (0.75, 0.35), (0.7, 0.1), (0.91, None), (0.69, None)]
+    ("below", "expected"), [(0.0, 0.8), (0.05, 0.7), (0.1, 0.6), (0.15, 0.35), (0.2, 0.1), (-0.01, None), (0.21, None)]
 )
-def test_matched_accuracy_is_linear_between_points_and_nothing_beyond(natural: float, expected: float | None) -> None:
-    found = matched(Curve("re", Access.WHITE_BOX, (NONE, WEAK, STRONG)), natural)
+def test_matched_accuracy_is_linear_between_points_and_nothing_beyond(below: float, expected: float | None) -> None:
+    found = matched(Curve("re", Access.WHITE_BOX, (NONE, WEAK, STRONG)), below)
     if expected is None:
         assert found is None
         return
-    assert found is not None and found.value == pytest.approx(expected)
-    assert found.low <= expected <= found.high and 0 < found.high - found.low < 0.4
+    assert found is not None and found.rate.value == pytest.approx(expected)
+    assert found.rate.low <= expected <= found.rate.high and 0 < found.rate.high - found.rate.low < 0.4
+    assert found.difference.value == pytest.approx(expected - 0.8)
 
 
-def test_matched_accuracy_needs_a_curve() -> None:
-    assert matched(Curve("re", Access.WHITE_BOX, (WEAK,)), 0.8) is None
+def test_matched_accuracy_needs_a_twin() -> None:
+    curve = Curve("re", Access.WHITE_BOX, (WEAK,))
+    assert matched(curve, 0.05) is None and state(curve, 0.05, None) == "no twin"
+
+
+def test_no_number_stands_on_a_target_that_had_not_converged() -> None:
+    loose = point("re", 0.7, 0.8, fit=0.95, white_box=0.1)
+    line = curving.frame([NONE, WEAK, loose]).iloc[0]
+    # At -5 and -10 the line leans on no defense and the weak one alone.
+    assert [line[f"at_minus_{drop}_state"] for drop in (2, 5, 10)] == ["", "", ""]
+    assert line["at_minus_5_between"] == "none | re s=0.2" and line["at_minus_10_between"] == "re s=0.2"
+    line = curving.frame([NONE, loose]).iloc[0]
+    assert line["at_minus_5_state"] == "not converged" and math.isnan(line["at_minus_5_difference"])
+    assert math.isnan(line["at_minus_5"]) and line["at_minus_5_between"] == "none | re s=0.8"
+    (headline, *_) = tradeoff_tables.sections(
+        tradeoff.frame([NONE, loose, STRONG]), curving.frame([NONE, loose, STRONG]), pd.DataFrame(), {"p": "toy"}
+    )
+    column = next(column for column in headline.columns if column.header == "natural -5 difference")
+    assert column.cell(tables.rows(headline.rows)[0], 1) == "not converged"
+
+
+def test_what_a_target_says_of_its_convergence_counts() -> None:
+    assert point("re", 0.8, fit=0.9).converged is False and point("re", 0.8).converged
+    said = point("re", 0.8, fit=0.9)
+    said.metrics[0]["convergence"] = {"converged": True}
+    assert said.converged
+
+
+def test_a_stack_is_compared_with_its_parts_at_the_same_cost() -> None:
+    """re alone reads .6 at -10 points, nls alone .7, both together .3."""
+    nls = point("nls", 0.8, 0.05, white_box=0.7)
+    stack = [point("re + nls alpha=0.1", 0.8, 0.4, white_box=0.3), point("re + nls alpha=0.1", 0.7, 0.8, white_box=0.1)]
+    points = [NONE, WEAK, STRONG, nls, *stack]
+    rows = combinations.frame(points).set_index(["part", "below"])
+    assert sorted(set(rows.index.get_level_values(0))) == ["nls", "re"]
+    assert rows.loc[("re", 10.0), "difference"] == pytest.approx(-0.3)
+    assert rows.loc[("nls", 10.0), "difference"] == pytest.approx(-0.4)
+    assert rows.loc[("nls", 10.0), "with"] == pytest.approx(0.3)
+    assert rows.loc[("nls", 10.0), "difference_low"] < -0.4 < rows.loc[("nls", 10.0), "difference_high"] < 0
+    # At -5 both lie half way between no defense and their first strength.
+    assert rows.loc[("re", 5.0), "difference"] == pytest.approx((0.8 + 0.3) / 2 - (0.8 + 0.6) / 2)
+    shown = [
+        one.title
+        for one in tradeoff_tables.sections(
+            tradeoff.frame(points), curving.frame(points), combinations.frame(points), {"p": "toy"}
+        )
+    ]
+    assert any(title.startswith("What a stack adds") for title in shown)
+    loose = [NONE, WEAK, nls, point("re + nls alpha=0.1", 0.8, 0.4, fit=0.9, white_box=0.3)]
+    assert set(combinations.frame(loose)["state"]) == {"not converged"}
+    assert combinations.frame(ALL).empty
+
+
+def test_two_tracks_are_two_tables() -> None:
+    """An attack from a prior that drew the private people is no rival of one from public images."""
+
+    def on(track: str, *points: Point) -> list[Point]:
+        return [replace(one, track=track) for one in points]
+
+    both = [*on("realistic", NONE, WEAK, STRONG), *on("best case", NONE, BAD)]
+    assert [len(curve.points) for curve in curves(both, Access.WHITE_BOX)] == [3, 2]
+    assert pareto(both, Access.WHITE_BOX) == both  # BAD is beaten by STRONG, but not on its own track
+    titles = [
+        one.title
+        for one in tradeoff_tables.sections(tradeoff.frame(both), curving.frame(both), pd.DataFrame(), {"p": "toy"})
+    ]
+    assert sum("realistic: a prior learnt on public images" in title for title in titles) >= 2
+    assert any(title.startswith("Attack accuracy at matched natural accuracy, toy, realistic") for title in titles)
+    assert not any(title.startswith("Attack accuracy at matched") and "best case" in title for title in titles)
 
 
 def test_the_papers_delta() -> None:
@@ -219,7 +289,11 @@ def test_another_protocol_is_another_family() -> None:
 def test_only_a_difference_that_is_hardly_chance_is_marked() -> None:
     small = point("mid", 0.85, 0.1, white_box=0.798)  # two hits fewer
     found = [NONE, ALL[2], small]
-    (section, *_) = tradeoff_tables.sections(tradeoff.frame(found), curving.frame(found), {"p": "toy"})
+    (section, *_) = (
+        one
+        for one in tradeoff_tables.sections(tradeoff.frame(found), curving.frame(found), pd.DataFrame(), {"p": "toy"})
+        if one.title.startswith("Privacy")
+    )
     column = next(column for column in section.columns if column.top == "difference")
     cells = {row["defense"]: column.cell(row, 1) for row in tables.rows(section.rows)}
     assert cells["re s=0.8"].startswith(f"-70.0{tradeoff_tables.SURE} [") and cells["mid s=0.1"].startswith("-0.2 [")

@@ -59,10 +59,10 @@ def test_evaluation_models_get_no_public_images(tmp_path: Path, monkeypatch: pyt
 
     def watch(*args: Any, **named: Any) -> Any:
         given.append((len(args[1]), named.get("public")))
-        return fit(*args, **named)
+        return converge(*args, **named)
 
-    fit = train_target.fit
-    monkeypatch.setattr(train_target, "fit", watch)
+    converge = train_target.converge
+    monkeypatch.setattr(train_target, "converge", watch)
     target(tmp_path)
     run = train_target.plan_evaluator(tmp_path, data(), "resnet", "fp32", {"epochs": 1, "batch": 8})
     train_target.work(run, ENGINE, Silent())

@@ -16,7 +16,7 @@ from torch import Tensor
 from mibench.core import Cost, Oracle, Term
 from mibench.runtime.rng import Noise
 
-__all__ = ["PLENTY", "Allowance", "Layer", "View", "Viewed", "viewed_cost"]
+__all__ = ["PLENTY", "Allowance", "Either", "Layer", "View", "Viewed", "viewed_cost"]
 
 View = Callable[[Float[Tensor, "n c h w"], Noise], Float[Tensor, "n c h w"]]
 """One random view of each image, differentiable; the noise has one stream for each image."""
@@ -127,6 +127,72 @@ class Viewed(Layer):
     def affordable(self, wanted: int, rows: int) -> int:
         """How many times every identity can ask for `rows` images in all their views."""
         return self.inner.affordable(wanted, rows * self.copies)
+
+
+@dataclass(eq=False)
+class Either(Viewed):
+    """An oracle that looks at every image as it is and through `copies` random views, and believes whichever says more.
+
+    A loss is the smaller of the image's own and of its mean over the views; a score the larger of the image's own and
+    of its mean over the views, class by class, so that scores need not sum to 1. Logits and features come from the side
+    whose softmax gives the image's identity (without one, any class) the higher probability; a label as well.
+    """
+
+    def look(self, x: Float[Tensor, "n c h w"], noise: Noise, gradient: bool) -> Float[Tensor, "m c h w"]:
+        """The batch itself, then `copies` views of it, each seen through the layers below."""
+        if not (gradient or self.select):
+            return Layer.look(self, x, noise, gradient)
+        drawn = [noise.of("copy", copy) for copy in range(self.copies)]
+        seen = torch.cat([x, *(self.view(x, one) for one in drawn)])
+        keys = torch.cat([noise.of("itself", "below").bits(1)[:, 0], *(one.of("below").bits(1)[:, 0] for one in drawn)])
+        return Layer.look(self, seen, Noise(noise.seed, keys, noise.purpose), gradient)
+
+    def affordable(self, wanted: int, rows: int) -> int:
+        """How many times every identity can ask for `rows` images, each as it is and in all its views."""
+        return self.inner.affordable(wanted, rows * (self.copies + 1))
+
+    def _sides(self, values: Float[Tensor, "m *d"], rows: int, gradient: bool) -> Float[Tensor, "s n *d"]:
+        """Means over what each side asked, the images themselves first; a single side where nothing was viewed."""
+        whole = values.reshape(-1, rows, *values.shape[1:])
+        if not (gradient or self.select):
+            return whole.mean(dim=0, keepdim=True)
+        whole = whole.reshape(-1, self.copies + 1, *whole.shape[1:])
+        return torch.stack([whole[:, 0].mean(dim=0), whole[:, 1:].mean(dim=(0, 1))])
+
+    def loss(
+        self, x: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"], term: Term, noise: Noise
+    ) -> Float[Tensor, " n"]:
+        """min(term(T(x)), mean over the views v of term(T(v(x)))), from one pass of the target."""
+        gradient = _differentiated(x)
+        logits, features = self.base.answers(self.look(x, noise, gradient), labels)
+        terms = [term(*pair, labels) for pair in zip(logits.split(len(x)), features.split(len(x)), strict=True)]
+        return self._sides(torch.cat(terms), len(x), gradient).amin(dim=0)
+
+    def answers(
+        self, x: Float[Tensor, "m c h w"], labels: Int64[Tensor, " n"] | None
+    ) -> tuple[Float[Tensor, "m k"], Float[Tensor, "m d"]]:
+        """Logits and features of the surer side."""
+        gradient = _differentiated(x)
+        answers = self.base.answers(self.look(x, self._fixed(x), gradient), labels)
+        logits, features = (self._sides(values, len(x), gradient) for values in answers)
+        p = logits.softmax(dim=2)
+        if labels is not None:
+            p = p.gather(2, labels.repeat(len(x) // len(labels)).expand(len(p), -1)[:, :, None])
+        surer = p.amax(dim=2).argmax(dim=0)
+        rows = torch.arange(len(x), device=x.device)
+        return logits[surer, rows], features[surer, rows]
+
+    @torch.no_grad()
+    def probs(self, x: Float[Tensor, "m c h w"], labels: Int64[Tensor, " n"] | None) -> Float[Tensor, "m k"]:
+        """The larger score of both sides, class by class."""
+        return self._sides(self.base.probs(self.look(x, self._fixed(x), False), labels), len(x), False).amax(dim=0)
+
+    @torch.no_grad()
+    def labels(self, x: Float[Tensor, "m c h w"], labels: Int64[Tensor, " n"] | None) -> Int64[Tensor, " m"]:
+        """The class that a larger share of either side's looks is taken for; the first of equals."""
+        seen = self.base.labels(self.look(x, self._fixed(x), False), labels)
+        votes = torch.nn.functional.one_hot(seen, self.num_classes).double()
+        return self._sides(votes, len(x), False).amax(dim=0).argmax(dim=1)
 
 
 PLENTY = 2**62

@@ -12,7 +12,7 @@ from worlds import World, attack_on, workspace
 from mibench.attacks.align import Align
 from mibench.attacks.eot import EOT
 from mibench.attacks.gmi import GMI
-from mibench.attacks.parts.views import Layer, Viewed, viewed_cost
+from mibench.attacks.parts.views import Either, Layer, Viewed, viewed_cost
 from mibench.attacks.ppa import PPA
 from mibench.attacks.prior_search import PriorSearch
 from mibench.core import Access, Attack, BudgetExhausted, Cost, Oracle
@@ -53,7 +53,7 @@ def test_the_loss_of_a_linear_target_is_the_mean_over_the_views() -> None:
     (gradient,) = torch.autograd.grad(values.sum(), x)
     torch.testing.assert_close(gradient.flatten(1), -weight[y])
     assert oracle.queries.tolist() == [6, 3, 6] and oracle.gradient_images.tolist() == [6, 3, 6]
-    assert viewed.queries is oracle.queries and viewed.counts()["queries"] is oracle.queries
+    assert torch.equal(viewed.queries, oracle.queries) and torch.equal(viewed.counts()["queries"], oracle.queries)
 
 
 def test_scores_and_votes_are_averaged_over_the_same_views_for_every_image() -> None:
@@ -91,7 +91,7 @@ def test_without_select_only_gradients_are_averaged() -> None:
     noise = Noise(0, y)
     assert torch.equal(viewed.loss(x, y, on_logits(nll), noise), oracle.loss(x, y, on_logits(nll), noise))
     assert oracle.queries.tolist() == [4] * 4 and int(oracle.gradient_images.sum()) == 0
-    viewed.loss(x.requires_grad_(), y, on_logits(nll), noise)
+    viewed.loss(x.requires_grad_(), y, on_logits(nll), noise).sum().backward()
     assert oracle.queries.tolist() == [7] * 4 and oracle.gradient_images.tolist() == [3] * 4
 
 
@@ -214,3 +214,67 @@ def test_the_examples_do_differ() -> None:
     found = {name: run(attack, world).latents for name, attack in COMPOSED.items()}
     for one, other in itertools.combinations(found, 2):
         assert not torch.equal(found[one], found[other]), (one, other)
+
+
+# --- either side: the image itself or its views
+
+
+def either(copies: int, shift: float, seed: int = 0) -> tuple[Oracle, Either, Tensor, Tensor]:
+    """A linear target; every view adds a constant to the pixels."""
+    torch.manual_seed(seed)
+    weight, bias = torch.randn(3, 4), torch.randn(3)
+    oracle = Oracle(linear(weight, bias), Access.WHITE_BOX, 3)
+    return oracle, Either(oracle, 0, lambda x, noise: x + shift, copies), weight, bias
+
+
+def test_the_larger_side_counts_and_alone_is_differentiated() -> None:
+    """With views x + s: loss = -l_y(x) - max(0, s sum(W_y)), each image by its own side."""
+    oracle, layer, weight, bias = either(4, 0.3, seed=1)
+    y, noise = torch.tensor([0, 1, 2, 2]), Noise(1, torch.arange(4))
+    x = torch.rand(4, 1, 2, 2, requires_grad=True)
+    values = layer.loss(x, y, on_logits(nll), noise)
+    plain = -(x.detach().flatten(1) @ weight.T + bias).gather(1, y[:, None])[:, 0]
+    sums = 0.3 * weight[y].sum(dim=1)
+    assert bool((sums > 0).any()) and bool((sums < 0).any())
+    torch.testing.assert_close(values.detach(), plain - sums.clamp(min=0))
+    (gradient,) = torch.autograd.grad(values.sum(), x)
+    torch.testing.assert_close(gradient.flatten(1), -weight[y])
+    assert oracle.queries.tolist() == [5, 5, 10] == oracle.gradient_images.tolist()
+
+
+def test_scores_answers_and_labels_are_those_of_the_surer_side() -> None:
+    oracle, layer, weight, bias = either(3, 0.4, seed=2)
+    x, y = torch.rand(5, 1, 2, 2), torch.tensor([0, 1, 2, 0, 1])
+    logits = torch.stack([(x + shift).flatten(1) @ weight.T + bias for shift in (0.0, 0.4)])
+    p = logits.softmax(dim=2)
+    torch.testing.assert_close(layer.probs(x, None), p.amax(dim=0))
+    surer = p.gather(2, y.expand(2, -1)[:, :, None])[:, :, 0].argmax(dim=0)
+    assert 0 < int(surer.sum()) < 5  # both sides take part
+    torch.testing.assert_close(layer.logits(x, y), logits[surer, torch.arange(5)])
+    torch.testing.assert_close(layer.answers(x, y)[1], (x + 0.4 * surer[:, None, None, None]).flatten(1))
+    assert layer.labels(x, None).tolist() == [
+        min(first, second) for first, second in zip(*logits.argmax(dim=2).tolist(), strict=True)
+    ]
+    assert oracle.shared_queries == 2 * 4 * 5 and layer.affordable(100, 1) == 100
+
+
+def test_where_views_change_nothing_both_sides_are_the_attack_itself() -> None:
+    world, oracles = World(5), [World(5).oracle() for _ in range(2)]
+    plain = run(PPA_SHORT, world, oracle=oracles[0], work=workspace(world))
+    found = run(EOT(PPA_SHORT, copies=3, combine="larger"), world, oracle=oracles[1], work=workspace(world))
+    torch.testing.assert_close(found.latents, plain.latents, rtol=0, atol=1e-4)
+    for count, several in zip(oracles[0].counts().values(), oracles[1].counts().values(), strict=True):
+        assert torch.equal(4 * count, several)
+
+
+def test_either_side_is_never_less_sure_than_the_mean() -> None:
+    """Erased views of a trained stand-in: the larger of both sides bounds each of them, image by image."""
+    world = World(5)
+    x, y = (
+        torch.rand(6, *world.prior.decode(world.prior.sample(Noise(0, torch.arange(1)))).shape[1:]),
+        torch.arange(6) % 3,
+    )
+    noise = Noise(2, torch.arange(6))
+    both = Either(world.oracle(), 0, ERASE, 4).loss(x, y, on_logits(nll), noise)
+    alone = world.oracle().loss(x, y, on_logits(nll), noise)
+    assert bool((both <= alone + 1e-6).all())

@@ -1,11 +1,11 @@
-"""The one supervised loop: targets and evaluation models, with the defenses' hooks."""
+"""One training of a given length, with the defenses' hooks, and what is asked of the network afterwards."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -18,75 +18,9 @@ from mibench.runtime.engine import Engine, at_once
 from mibench.runtime.errors import UserError
 from mibench.runtime.progress import Reporter
 from mibench.runtime.rng import Noise, generator, seed_of
+from mibench.training.recipe import Training
 
-__all__ = ["Fitted", "Training", "as_trained", "empty_memories", "fit", "predict", "streams"]
-
-
-@dataclass(frozen=True)
-class Training:
-    """The recipe a target or evaluation model is trained with; every defense inherits it unchanged.
-
-    Args:
-        epochs: Passes over the private images.
-        batch: Images a step.
-        lr: Highest learning rate.
-        weight_decay: Decoupled for adamw, L2 otherwise.
-        optimizer: adamw, adam or sgd (Nesterov momentum .9).
-        schedule: onecycle (rise, then cosine), steps (x .1 at the milestones) or constant.
-        milestones: Fractions of the epochs at which `steps` divides the rate by ten.
-        augment: Whether to use the base augmentation.
-        least_steps: More passes are made where the images are so few that `epochs` gives fewer steps than this.
-    """
-
-    epochs: int = 20
-    batch: int = 48
-    lr: float = 3e-3
-    weight_decay: float = 0.05
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
-    schedule: Literal["onecycle", "steps", "constant"] = "onecycle"
-    milestones: tuple[float, ...] = (0.75, 0.9)
-    augment: bool = True
-    least_steps: int = 0
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch < 2:
-            raise UserError(
-                f"training needs epochs >= 1 and batch >= 2 (batch normalisation), got {self.epochs} and {self.batch}"
-            )
-        if self.lr == 0:
-            raise UserError("training: lr must be above 0")
-
-    def for_images(self, count: int) -> "Training":
-        """The recipe with the epochs that so many images need."""
-        return replace(self, epochs=max(self.epochs, math.ceil(self.least_steps / self.steps_per_epoch(count))))
-
-    def steps_per_epoch(self, count: int) -> int:
-        """Batches a pass: of at least two images, because batch normalisation has nothing to say about one."""
-        return max(1, min(math.ceil(count / self.batch), count // 2))
-
-    def optimizer_for(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimiser over the parameters that learn."""
-        learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        if self.optimizer == "sgd":
-            return torch.optim.SGD(learning, lr=self.lr, momentum=0.9, nesterov=True, weight_decay=self.weight_decay)
-        kind = torch.optim.AdamW if self.optimizer == "adamw" else torch.optim.Adam
-        return kind(learning, lr=self.lr, weight_decay=self.weight_decay)
-
-    def rate(self, step: int, steps: int) -> float:
-        """The learning rate at a step: a function of time alone, so that nothing needs saving.
-
-        onecycle: linear rise over the first quarter, then cosine fall to 0. Differs: torch's OneCycleLR also cycles
-        the momentum.
-        """
-        done = step / steps
-        if self.schedule == "constant":
-            return self.lr
-        if self.schedule == "steps":
-            return self.lr * 0.1 ** sum(done >= mark for mark in self.milestones)
-        rise = 0.25
-        if done < rise:
-            return self.lr * (0.04 + 0.96 * done / rise)
-        return self.lr * 0.5 * (1.0 + math.cos(math.pi * (done - rise) / (1.0 - rise)))
+__all__ = ["Fitted", "as_trained", "empty_memories", "fit", "loss_of", "predict", "streams"]
 
 
 def loss_of(batch: Batch, logits: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
@@ -213,6 +147,7 @@ def fit(
     mirror: bool = True,
     checkpoint: Path | None = None,
     public: Split | None = None,
+    earlier: Sequence[dict[str, Any]] = (),
 ) -> Fitted:
     """Train `model` in place.
 
@@ -220,6 +155,8 @@ def fit(
 
     Args:
         public: The attacker's images, for defenses that train on them; evaluation models get none.
+        earlier: The trainings that this one replaces (see `converge`), with their `epochs`; kept in the checkpoint, and
+            a checkpoint that has others is not this training's.
 
     Raises:
         UserError: If the loss stops being finite; names the step and the recipe. If a defense needs public images and
@@ -236,14 +173,15 @@ def fit(
     memories = [engine.place(memory) for memory in memories]
     data = split.on(engine)
     share = math.prod((defense.exposure() for defense in defenses), start=1.0)
-    schedule = Schedule(len(data), recipe.steps_per_epoch(len(data)), recipe.epochs, seed, share)
+    before = sum(one["epochs"] for one in earlier)
+    schedule = Schedule(len(data), recipe.steps_per_epoch(len(data)), recipe.epochs, seed, share, before)
     per_epoch, steps = schedule.shown, schedule.steps
     for defense in defenses:
         running, optimizer = defense.wrap(running, optimizer, schedule)
     poisson = any(defense.sampling == "poisson" for defense in defenses)
     log: list[dict[str, float]] = []
-    if checkpoint is not None and checkpoint.exists():
-        state = read_checkpoint(checkpoint, engine.device)
+    state = read_checkpoint(checkpoint, engine.device) if checkpoint is not None and checkpoint.exists() else None
+    if state is not None and state["earlier"] == list(earlier):
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         for memory, kept in zip(memories, state["memories"], strict=True):
@@ -297,6 +235,7 @@ def fit(
                         "model": model.state_dict(),
                         "optimizer": optimizer.state_dict(),
                         "log": log,
+                        "earlier": list(earlier),
                         "memories": [memory.state_dict() for memory in memories],
                     },
                 )

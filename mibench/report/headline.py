@@ -1,0 +1,209 @@
+"""What a report says first, in words: how many reconstructions pass as the person, against what needs no inversion.
+
+Nothing is estimated here. Rates are those of `points`, differences to a floor are `pairing.compare`'s, and what a
+defense changes is told by the verdict of its row in differences.csv, which follows a test. Where a test shows nothing,
+the sentence says that, and no other.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from mibench.metrics import Unit
+from mibench.report import facts, tables
+from mibench.report.format import probability
+from mibench.report.pairing import IDENTICAL, Attacked, Comparison, compare
+from mibench.report.points import Point
+from mibench.report.result import Result
+from mibench.stats.intervals import Interval
+
+if TYPE_CHECKING:
+    from mibench.report.content import Content
+
+__all__ = ["Headline", "Standing", "headlines"]
+
+NONE = "no defense"
+
+PROTOTYPES = "More than photographs: an attack draws prototypes, so such a rate is not more than all of the person."
+
+NAMED = 4
+"""So many defenses have a sentence of their own; more are counted."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A defense at one strength, or no defense, between its floor and real photographs.
+
+    Args:
+        label: What it is called.
+        point: Its targets and the strongest attack on them.
+        floor: The best of the floors that were run on all its targets; None without any.
+        gap: The strongest attack minus that floor, paired over people.
+        ceiling: Likeness of real held-out images.
+    """
+
+    label: str
+    point: Point
+    floor: Attacked | None
+    gap: Comparison | None
+    ceiling: Interval
+
+    @property
+    def above(self) -> bool:
+        """Whether the strongest attack is above the best floor: the interval of the difference lies above zero."""
+        return self.gap is not None and self.gap.interval.low > 0
+
+    @property
+    def where(self) -> str:
+        """`Without a defense`, `Under re a_e=0.4`."""
+        if self.point.defended:
+            return f"Under {self.label}"
+        return "Without a defense" if self.label == NONE else self.label
+
+    @property
+    def sentences(self) -> list[str]:
+        """What the numbers show, and no more."""
+        strongest, natural = self.point.strongest, f"Natural accuracy is {share(self.point.natural)}."
+        if strongest is None:
+            return [f"{self.where}, no attack was run on every training seed, so none is the strongest.", natural]
+        rate = strongest.rate
+        first = (
+            f"{self.where}, {share(rate)} of the images by {strongest.attack} pass as the person ({rate.n:,} images of "
+            f"{rate.clusters} people)."
+        )
+        if self.floor is None or self.gap is None:
+            return [first, "No floor was run beside it, so it may have inverted nothing.", natural]
+        floor, gap = f"{self.floor.attack} at {share(self.floor.rate)}", points(self.gap.interval)
+        if not self.above:
+            below = f"It is not shown to be above the best floor, {floor} ({gap}): nothing follows about inversion."
+            return [first, below, natural]
+        above = f"That is {gap} above the best floor, {floor}; of real photographs {share(self.ceiling)} pass."
+        return [first, above, *([PROTOTYPES] if rate.value > self.ceiling.value else []), natural]
+
+
+@dataclass(frozen=True)
+class Headline:
+    """What is said first of one protocol.
+
+    Args:
+        protocol: Its name.
+        about: The data and how many people were attacked.
+        standings: The undefended target first.
+        changes: A sentence for each defense, or few for many: by how much it lowers the headline, as tested.
+        careful: What the intervals do not cover.
+    """
+
+    protocol: str
+    about: str
+    standings: tuple[Standing, ...]
+    changes: tuple[str, ...]
+    careful: str
+
+    @property
+    def title(self) -> str:
+        """The first sentence: of the undefended target, else of the first."""
+        if not self.standings:
+            return "No attack was scored."
+        first = self.standings[0]
+        strongest = first.point.strongest
+        if strongest is None:
+            return "No attack was run on every training seed."
+        where = "without a defense" if not first.point.defended else f"under {first.label}"
+        value = Unit.SHARE.show(strongest.rate.value)
+        if first.floor is None:
+            return f"{value}% of reconstructions pass as the person {where}, but no floor was run."
+        if not first.above:
+            return f"No attack is shown to be above its floor {where}: a floor reaches as much without inverting."
+        return f"{value}% of reconstructions by {strongest.attack} pass as the person {where}."
+
+
+def share(known: Interval) -> str:
+    """`82.5% [65,95]`."""
+    value, bracket, bounds = Unit.SHARE.interval(known.value, known.low, known.high, 0).partition(" [")
+    return f"{value}%{bracket}{bounds}"
+
+
+def points(known: Interval) -> str:
+    """`+57.5 points [38,74]`."""
+    value, bracket, bounds = Unit.POINTS.interval(known.value, known.low, known.high, 0).partition(" [")
+    return f"{value} points{bracket}{bounds}"
+
+
+def headlines(content: "Content") -> list[Headline]:
+    """One for each protocol that something was attacked under, in the order of the tables."""
+    made = []
+    for group in tables.protocols(content.table):
+        protocol = str(group["protocol"].iloc[0])
+        own = [point for point in content.points if point.protocol == protocol]
+        if not own:
+            continue
+        results = [result for result in content.results if result.protocol == protocol]
+        several = len({point.base for point in own}) > 1
+        ceiling = results[0].score.likeness_ceiling
+        standings = tuple(_standing(point, results, ceiling, several) for point in own)
+        made.append(
+            Headline(
+                protocol,
+                tables.title(group),
+                tuple(sorted(standings, key=lambda one: one.point.defended)),
+                tuple(_changes(content.differences, protocol)),
+                tables.scope(min(len(point.targets) for point in own)),
+            )
+        )
+    return made
+
+
+def _standing(point: Point, results: Sequence[Result], ceiling: Interval, several: bool) -> Standing:
+    label = point.label if point.defended else NONE
+    label = f"{point.base}, {label}" if several else label
+    if point.strongest is None:
+        return Standing(label, point, None, None, ceiling)
+    targets = {run.id for run in point.targets}
+    floors: dict[str, dict[str, Result]] = {}
+    for one in point.strongest.results:
+        for floor in facts.floors(one, results):
+            floors.setdefault(_called(floor), {}).setdefault(floor.target.id, floor)
+    whole = [Attacked.of(name, list(own.values())) for name, own in floors.items() if set(own) == targets]
+    compared = [(floor, gap) for floor in whole if (gap := compare(point.strongest, floor)) is not None]
+    if not compared:
+        return Standing(label, point, None, None, ceiling)
+    best, gap = max(compared, key=lambda pair: pair[0].rate.value)
+    return Standing(label, point, best, gap, ceiling)
+
+
+def _called(floor: Result) -> str:
+    """A floor's name with the prior that it draws from, where it draws from one."""
+    drawn = floor.prior is not None and facts.draws(floor)
+    return f"{floor.attack} from {floor.prior.spec['prior']['name']}" if drawn and floor.prior else floor.attack
+
+
+def _changes(differences: pd.DataFrame, protocol: str) -> list[str]:
+    """What each defense changes, by the verdict of the row that it is judged by."""
+    if differences.empty:
+        return []
+    own = tables.rows(differences[(differences["protocol"] == protocol) & differences["judged_by"]])
+    if len(own) > NAMED:  # what a test shows has the first word
+        own.sort(key=lambda row: row["verdict"] not in ("lower", "higher"))
+    told = [_change(row) for row in own[:NAMED]]
+    rest = own[NAMED:]
+    if rest:
+        count = {verdict: sum(row["verdict"] == verdict for row in rest) for verdict in ("lower", "higher")}
+        told.append(
+            f"Of {len(rest)} more defended targets {count['lower']} leak clearly less and {count['higher']} clearly "
+            "more than without a defense (differences.csv)."
+        )
+    return told
+
+
+def _change(row: tables.Row) -> str:
+    name, natural = row["defense"], Unit.POINTS.show(row["natural_accuracy_difference"])
+    cost = f"natural accuracy {natural} points"
+    if row["verdict"] == IDENTICAL:
+        return f"{name} changes nothing that this attacker can see; {cost}."
+    gap = Interval(row["difference"], row["difference_low"], row["difference_high"], row["n"], row["identities"])
+    tested = f"{points(gap)}, Holm p {probability(row['p_adjusted'])}"
+    if row["verdict"] in ("lower", "higher"):
+        return f"{name} leaks {'less' if row['verdict'] == 'lower' else 'more'}: {tested}; {cost}."
+    return f"Whether {name} leaks less is not clear: {tested}; {cost}."

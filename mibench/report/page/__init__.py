@@ -1,0 +1,160 @@
+"""The report as one file that needs no network: `index.html`.
+
+The page computes nothing: its numbers are the cells of the report's tables, its words `headline`'s, its figures drawn
+of the same frames. Everything from a results folder is escaped; a policy in the file forbids it to load or to send
+anything.
+"""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mibench import __version__
+from mibench.evaluation import checks
+from mibench.report import cite, dictionary, tables
+from mibench.report.content import Content
+from mibench.report.headline import Headline, headlines
+from mibench.report.page import charts, pictures, provenance, views
+from mibench.report.page.charts import Figure
+from mibench.runtime.escape import terminal
+from mibench.runtime.files import write_atomic
+
+__all__ = ["render", "write"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What the page says of one protocol."""
+
+    protocol: str
+    about: str
+    headline: Headline | None
+    first: list[tuple[str, list[pictures.Shot]]]
+    people: list[str]
+    attacks: list[Figure]
+    tradeoff: list[Figure]
+    heat: views.Heat
+    exposed: list[Figure]
+    bought: list[Figure]
+    card: list[tuple[str, str]]
+
+
+def write(folder: Path, content: Content, errors: Sequence[str]) -> Path:
+    """`index.html`; it appears whole or not at all.
+
+    Args:
+        folder: Where it goes; it exists.
+        content: What it says. Without names (`content.names`), real photographs are withheld as well.
+        errors: A line for each run that was left out.
+    """
+    path, text = folder / "index.html", render(content, errors)
+    write_atomic(path, partial(Path.write_text, data=text, encoding="utf-8"))
+    return path
+
+
+def render(content: Content, errors: Sequence[str]) -> str:
+    """The page's text."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    shown = pictures.gallery(content.results, content.table, content.names)
+    environment = Environment(
+        loader=PackageLoader("mibench.report.page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: terminal(value) if type(value) is str and not value.isprintable() else value,
+    )
+
+    def verbatim(name: str) -> Markup:
+        """A file of ours: nothing of it is escaped."""
+        loader: Any = environment.loader
+        return Markup(loader.get_source(environment, name)[0])
+
+    style, script = verbatim("page.css"), verbatim("page.js")
+    root = content.results[0].run.root if content.results else Path()
+    told = [line.replace(f"{root}/", "") for line in [*errors, *shown.missing]]
+    if not content.names:
+        told = [_unnamed(line) for line in told]
+    policy = (
+        "default-src 'none'; img-src data: blob:; "
+        f"style-src {_allowed(style)}; script-src {_allowed(script)}; base-uri 'none'; form-action 'none'"
+    )
+    runs = provenance.every(content.results)
+    return environment.get_template("index.html").render(
+        policy=policy,
+        style=style,
+        script=script,
+        version=__version__,
+        parts=_parts(content, shown),
+        disagreements=content.disagreements,
+        brief=checks.brief(content.findings),
+        findings=[(one, *checks.explanation(one.check)) for one in content.findings],
+        passed=[(name, checks.explanation(name)[0]) for name in checks.passed(content.findings)],
+        apart=content.apart,
+        errors=list(dict.fromkeys(told)),
+        tables=_tables(content),
+        people=views.people(content.leaks.people),
+        training=charts.training(runs),
+        origins=provenance.origins(content.results, content.names),
+        runs=provenance.lines(runs, content.names),
+        scored=tables.rows(content.table[content.table["score"].notna()]) if len(content.table) else [],
+        bibtex=cite.bibtex(*(result.run for result in content.results)),
+        dictionary=_dictionary(content),
+        gallery=Markup(views.json_text(shown.data)),
+        sheets=[Markup(sheet) for sheet in shown.sheets],
+        images=sum(result.score.n for result in content.results),
+        withheld=not content.names,
+        steps=views.STEPS,
+    )
+
+
+def _unnamed(line: str) -> str:
+    """A line without absolute paths."""
+    return " ".join(f"…/{Path(word).name}" if word.startswith("/") else word for word in line.split(" "))
+
+
+def _allowed(text: str) -> str:
+    """What lets one inline style or script pass the policy: its digest."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _parts(content: Content, shown: pictures.Gallery) -> list[Part]:
+    said = {one.protocol: one for one in headlines(content)}
+    cards = provenance.cards(content.results)
+    leaks, made = content.leaks.people, []
+    for group in tables.protocols(content.table):
+        protocol = str(group["protocol"].iloc[0])
+        exposed = leaks[leaks["protocol"] == protocol] if len(leaks) else leaks
+        made.append(
+            Part(
+                protocol,
+                tables.title(group),
+                said.get(protocol),
+                shown.first.get(protocol, []),
+                shown.people.get(protocol, []),
+                charts.attacks(group),
+                charts.tradeoff([point for point in content.points if point.protocol == protocol]),
+                views.heat(group),
+                charts.people(exposed),
+                charts.bought(group),
+                cards[protocol],
+            )
+        )
+    return made
+
+
+def _tables(content: Content) -> list[views.Table]:
+    sections = [*content.sections(), *content.people()]
+    return [views.table(f"table-{place + 1}", section) for place, section in enumerate(sections)]
+
+
+def _dictionary(content: Content) -> views.Table:
+    described = dictionary.describe(content.frames)
+    lines = [[str(cell) for cell in line] for line in described.itertuples(index=False)]
+    return views.plain("dictionary-table", "Every column of every CSV file", [str(name) for name in described], lines)

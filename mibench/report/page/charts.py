@@ -1,0 +1,355 @@
+"""The page's figures: attacks between floor and ceiling, privacy against utility, people, queries, training.
+
+Shares are always drawn from 0 to 100%. Each number is also in a table of the page; each mark says its number when it is
+pointed at.
+"""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from markupsafe import Markup
+
+from mibench.core import Access
+from mibench.metrics import Unit
+from mibench.report.curves import curves
+from mibench.report.format import missing
+from mibench.report.page.svg import Scale, drawing, el, mark, path, text, ticks
+from mibench.report.points import Point
+from mibench.report.tables import HEADLINE, Row, queries, rows
+from mibench.runs import Run
+from mibench.runtime.errors import UserError
+from mibench.runtime.files import read_text
+from mibench.stats.intervals import Interval
+
+__all__ = ["Figure", "attacks", "bought", "people", "tradeoff", "training"]
+
+WIDTH = 420.0
+"""Of every drawing, in its own units: about as wide as a telephone."""
+
+MOST = 12
+"""Drawings of one kind, and lines in one drawing; the tables have all."""
+
+CROWD = 7
+"""So many marks of a panel are named beside themselves; more are numbered, and named below."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing and what stands below it.
+
+    Args:
+        name: The file's name when it is saved.
+        title: What it shows.
+        drawing: The SVG.
+        key: What the numbers in the drawing stand for.
+    """
+
+    name: str
+    title: str
+    drawing: Markup
+    key: tuple[str, ...] = ()
+
+
+def called(label: str) -> str:
+    """A target's label as a figure has it."""
+    return "no defense" if label == "none" else label
+
+
+def _percent(known: Row, column: str) -> str:
+    return Unit.SHARE.interval(known[column], known[f"{column}_low"], known[f"{column}_high"], 0)
+
+
+def _bounds(low: float, high: float, value: float) -> tuple[float, float]:
+    return (value, value) if missing(low) or missing(high) else (low, high)
+
+
+def attacks(group: pd.DataFrame) -> list[Figure]:
+    """Of each target its attacks and floors, the likeliest first, beside real photographs."""
+    real = group[group["role"] == "ceiling"]
+    ceiling = None if real.empty or missing(real[HEADLINE].iloc[0]) else rows(real)[0]
+    return [
+        _between(str(label), rows(own.sort_values(HEADLINE, ascending=False, kind="stable")), ceiling)
+        for label, own in list(group[group["target"].notna()].groupby("target_label", sort=False))[:MOST]
+    ]
+
+
+def _between(label: str, lines: list[Row], ceiling: Row | None) -> Figure:
+    shown = [line for line in lines if not missing(line[HEADLINE])][:14]
+    x, step, top = Scale(0.0, 1.0, 8.0, WIDTH - 8), 38.0, 26.0
+    bottom = top + step * len(shown)
+    parts = [
+        el("line", x1=x(value), x2=x(value), y1=top - 6, y2=bottom, class_="rule")
+        for value in (0.0, 0.25, 0.5, 0.75, 1.0)
+    ]
+    parts += [
+        text(
+            x(value),
+            bottom + 15,
+            f"{100 * value:g}",
+            "tick",
+            "middle" if 0 < value < 1 else "start" if not value else "end",
+        )
+        for value in (0.0, 0.25, 0.5, 0.75)
+    ]
+    parts.append(text(x(1.0), bottom + 15, "100%", "tick", "end"))
+    if ceiling is not None:
+        at = ceiling[HEADLINE]
+        words = f"real photographs {_percent(ceiling, HEADLINE)}%"
+        parts.append(el("line", el("title", words), x1=x(at), x2=x(at), y1=top - 10, y2=bottom, class_="ceiling"))
+        parts.append(text(min(x(at), WIDTH - 8), top - 14, words, "note", "end" if at > 0.5 else "start"))
+    for place, line in enumerate(shown):
+        y = top + step * place
+        kind = "floor" if line["role"] == "floor" else "attack"
+        value, words = line[HEADLINE], _percent(line, HEADLINE)
+        low, high = _bounds(line[f"{HEADLINE}_low"], line[f"{HEADLINE}_high"], value)
+        about = f"{line['attack_label']}: {words}%, {line['n']:.0f} images"
+        parts.append(
+            el(
+                "g",
+                el("title", about),
+                text(8.0, y + 13, line["attack_label"], f"name {kind}"),
+                text(WIDTH - 8, y + 13, words, f"number {kind}", "end"),
+                el("line", x1=x(low), x2=x(high), y1=y + 25, y2=y + 25, class_=f"bar {kind}"),
+                mark(x(value), y + 25, f"dot {kind}"),
+            )
+        )
+    name = called(label)
+    title = f"{name}: likeness of each attack (filled) and floor (hollow), %"
+    return Figure(f"attacks-{label}", name, drawing(WIDTH, bottom + 22, title, *parts))
+
+
+def tradeoff(points: Sequence[Point]) -> list[Figure]:
+    """A panel for each access: likeness of its strongest attack against natural accuracy, with both intervals; none
+    where no target is defended."""
+    if not any(point.defended for point in points):
+        return []
+    shown = [access for access in Access.strongest_first() if any(access in point.attacks for point in points)]
+    natural = [_span(point.natural)[0] for point in points]
+    least = max(0.0, math.floor(10 * min(natural) - 0.2) / 10)
+    return [_panel(points, access, least) for access in shown]
+
+
+def _span(known: Interval) -> tuple[float, float]:
+    return _bounds(known.low, known.high, known.value)
+
+
+def _axes(
+    x: Scale, y: Scale, across: str, up: str, show: Callable[[float], str], show_x: Callable[[float], str]
+) -> list[Markup]:
+    parts = []
+    for value in y.ticks:
+        parts.append(el("line", x1=x.start, x2=x.end, y1=y(value), y2=y(value), class_="rule"))
+        parts.append(text(x.start - 6, y(value) + 4, show(value), "tick", "end"))
+    for value in x.ticks:
+        parts.append(el("line", x1=x(value), x2=x(value), y1=y.start, y2=y.start + 4, class_="rule"))
+        parts.append(text(x(value), y.start + 17, show_x(value), "tick", "middle"))
+    parts.append(text((x.start + x.end) / 2, y.start + 34, across, "axis", "middle"))
+    parts.append(text(x.start - 28, y.end - 10, up, "axis"))
+    return parts
+
+
+def _hundred(value: float) -> str:
+    return f"{100 * value:g}"
+
+
+def _panel(points: Sequence[Point], access: Access, least: float) -> Figure:
+    known = [point for point in points if access in point.attacks]
+    x, y = Scale(least, 1.0, 40.0, WIDTH - 14), Scale(0.0, 1.0, 320.0, 30.0)
+    parts = _axes(x, y, "natural accuracy, %", "likeness, % (lower is more private)", _hundred, _hundred)
+    parts.append(text(x.end, y.start - 8, "better ↘", "note", "end"))
+    families = list(dict.fromkeys(point.defense for point in known if point.defended))
+    for curve in curves(list(points), access):
+        own = [point for point in curve.points if point.defended]
+        own.sort(key=lambda point: (math.isnan(point.strength), point.strength))
+        if len(own) > 1:
+            places = [(x(across), y(up)) for across, up in map(curve.place, own)]
+            parts.append(el("polyline", points=path(places), class_="join"))
+    numbered, key = len(known) > CROWD, []
+    marks = [(x(point.natural.value), y(point.attacks[access].rate.value)) for point in known]
+    taken = [(across - 7, up - 7, across + 7, up + 7) for across, up in marks]
+    several = len({point.base for point in known}) > 1
+    for place, (point, (across, up)) in enumerate(zip(known, marks, strict=True)):
+        rate, natural = point.attacks[access].rate, point.natural
+        name = point.label if point.defended else "no defense"
+        name = f"{point.base}, {name}" if several else name
+        about = (
+            f"{name}: likeness {Unit.SHARE.interval(*rate[:3], 0)}% by {point.attacks[access].attack}, natural "
+            f"accuracy {Unit.SHARE.interval(*natural[:3], 0)}%"
+        )
+        (left, right), (down, high) = _span(natural), _span(rate)
+        kind = "attack" if point.defended else "none"
+        shape = families.index(point.defense) + 1 if point.defended else 0
+        words = str(place + 1) if numbered else name
+        key += [f"{place + 1} {name}"] if numbered else []
+        parts.append(
+            el(
+                "g",
+                el("title", about),
+                el("line", x1=x(left), x2=x(right), y1=up, y2=up, class_=f"whisker {kind}"),
+                el("line", x1=across, x2=across, y1=y(down), y2=y(high), class_=f"whisker {kind}"),
+                mark(across, up, f"dot {kind}", shape, 5.5),
+                _label(across, up, words, kind, taken),
+                tabindex="0",
+                role="img",
+                aria_label=about,
+            )
+        )
+    title = f"{access.words}: likeness of the strongest attack against natural accuracy"
+    made = drawing(WIDTH, 362.0, title, *parts)
+    return Figure(f"privacy-utility-{access.key}", access.words, made, tuple(key))
+
+
+LETTER = 7.6
+"""How wide a letter of a label is, about."""
+
+
+def _label(x: float, y: float, words: str, kind: str, taken: list[tuple[float, float, float, float]]) -> Markup:
+    """A mark's name at the first of its four corners where nothing is drawn yet; `taken` grows by its box."""
+    wide = LETTER * len(words)
+    corners = [(x + 9, y - 8), (x - 9 - wide, y - 8), (x + 9, y + 18), (x - 9 - wide, y + 18)]
+
+    def cost(corner: tuple[float, float]) -> float:
+        left, base = corner
+        outside = max(0.0, 44 - left) + max(0.0, left + wide - WIDTH)
+        own = (left, base - 12, left + wide, base + 3)
+        return 100 * outside + sum(_shared(own, other) for other in taken)
+
+    left, base = min(corners, key=cost)
+    taken.append((left, base - 12, left + wide, base + 3))
+    flipped = left < x
+    return text(left + wide if flipped else left, base, words, f"label {kind}", "end" if flipped else None)
+
+
+def _shared(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> float:
+    """The area that two boxes share."""
+    wide = min(one[2], other[2]) - max(one[0], other[0])
+    high = min(one[3], other[3]) - max(one[1], other[1])
+    return wide * high if wide > 0 and high > 0 else 0.0
+
+
+def people(leaks: pd.DataFrame) -> list[Figure]:
+    """Of each target the hit rate of every person, the most exposed first."""
+    made = []
+    for label, own in list(leaks.groupby("defense", sort=False))[:MOST] if len(leaks) else []:
+        lines = rows(own.sort_values("rank"))
+        x, y = Scale(0.0, float(len(lines)), 40.0, WIDTH - 10), Scale(0.0, 1.0, 130.0, 24.0)
+        wide = (x.end - x.start) / len(lines)
+        parts = _axes(x, y, "people, the most exposed first", "hit, %", _hundred, lambda value: f"{value:g}")
+        for place, line in enumerate(lines):
+            about = f"{line['identity']}: {line['hits']} of {line['n']} by {line['attack']}"
+            parts.append(
+                el(
+                    "rect",
+                    el("title", about),
+                    x=x(float(place)) + min(1.0, wide / 8),
+                    y=min(y(line["rate"]), y.start - 1.5),
+                    width=max(wide - min(2.0, wide / 4), 0.4),
+                    height=max(y.start - y(line["rate"]), 1.5),
+                    class_="column attack",
+                )
+            )
+        name = called(str(label))
+        title = f"{name}: hit rate of each of {len(lines)} people under {lines[0]['attack']}"
+        made.append(Figure(f"people-{label}", name, drawing(WIDTH, 172.0, title, *parts)))
+    return made
+
+
+def bought(group: pd.DataFrame) -> list[Figure]:
+    """Of each target likeness against queries for one person; attacks that ask nothing have no place there."""
+    made = []
+    known = group[group["target"].notna()]
+    lines = [line for line in rows(known) if (queries(line) or 0) > 0 and not missing(line[HEADLINE])]
+    if len(lines) < 2:
+        return []
+    asked = [float(queries(line) or 0) for line in lines]
+    low, high = 10.0 ** math.floor(math.log10(min(asked))), 10.0 ** math.ceil(math.log10(max(asked) * 1.01))
+    for label in list(dict.fromkeys(line["target_label"] for line in lines))[:MOST]:
+        x, y = Scale(low, high, 40.0, WIDTH - 16, log=True), Scale(0.0, 1.0, 250.0, 30.0)
+        parts = _axes(x, y, "queries for one person", "likeness, %", _hundred, lambda value: Unit.COUNT.show(value, 0))
+        own = [line for line in lines if line["target_label"] == label]
+        marks = [(x(float(queries(line) or 0)), y(line[HEADLINE])) for line in own]
+        taken = [(across - 6, up - 6, across + 6, up + 6) for across, up in marks]
+        for line, (across, up) in zip(own, marks, strict=True):
+            value, number = line[HEADLINE], float(queries(line) or 0)
+            bottom, top = _bounds(line[f"{HEADLINE}_low"], line[f"{HEADLINE}_high"], value)
+            kind = "floor" if line["role"] == "floor" else "attack"
+            about = f"{line['attack_label']}: {Unit.COUNT.show(number)} queries, likeness {_percent(line, HEADLINE)}%"
+            parts.append(
+                el(
+                    "g",
+                    el("title", about),
+                    el("line", x1=across, x2=across, y1=y(bottom), y2=y(top), class_=f"whisker {kind}"),
+                    mark(across, up, f"dot {kind}"),
+                    _label(across, up, line["attack_label"], kind, taken),
+                )
+            )
+        name = called(str(label))
+        made.append(
+            Figure(f"queries-{label}", name, drawing(WIDTH, 292.0, f"{name}: likeness against queries", *parts))
+        )
+    return made
+
+
+PROGRESS = ("queries", "step", "iteration", "epoch")
+"""What a log counts by, the first that its lines have."""
+
+LOGGED = {
+    "targets": "Training of the targets",
+    "evaluators": "Training of the evaluation models",
+    "verifiers": "Training of the verifiers",
+    "backbones": "Training of the backbones",
+    "priors": "Learning of the priors",
+    "inversions": "Attacks, as they went on",
+}
+
+
+def training(runs: Sequence[Run]) -> list[Figure]:
+    """What the runs logged, one drawing for each kind of run and quantity, a line a run; nothing where nothing was."""
+    lines: dict[tuple[str, str, str], list[tuple[str, list[tuple[float, float]]]]] = {}
+    for run in runs:
+        log = _log(run)
+        along = next((key for key in PROGRESS if log and key in log[0]), None)
+        if along is None:
+            continue
+        for key in sorted({key for line in log for key in line} - {along}):
+            places = [(line[along], line[key]) for line in log if key in line]
+            places = [(one, other) for one, other in places if math.isfinite(one) and math.isfinite(other)]
+            if len(places) > 1:
+                lines.setdefault((run.kind, along, key), []).append((f"{run.name}-{run.id}", places))
+    order = list(LOGGED)
+    wanted = sorted(lines, key=lambda one: (order.index(one[0]), one[1:]))
+    return [_logged(kind, along, key, lines[kind, along, key][:MOST]) for kind, along, key in wanted]
+
+
+def _log(run: Run) -> list[dict[str, float]]:
+    """The run's log; empty where there is none or it cannot be read, which takes no number away."""
+    try:
+        text = read_text(run.path / "log.jsonl")
+        lines = [json.loads(line) for line in text.splitlines()]
+    except (OSError, ValueError, UserError):
+        return []
+    return [
+        {key: float(value) for key, value in line.items() if isinstance(value, int | float)}
+        for line in lines
+        if isinstance(line, dict)
+    ]
+
+
+def _logged(kind: str, along: str, key: str, lines: list[tuple[str, list[tuple[float, float]]]]) -> Figure:
+    across = [one for _, places in lines for one, _ in places]
+    up = [one for _, places in lines for _, one in places]
+    low, high = min(0.0, *up), max(up)
+    marks = ticks(low, high if high > low else low + 1.0)
+    x, y = Scale(min(across), max(across), 44.0, WIDTH - 14), Scale(marks[0], max(marks[-1], high), 190.0, 30.0)
+    parts = _axes(x, y, along, key.replace("_", " "), lambda value: f"{value:g}", lambda value: f"{value:g}")
+    for place, (name, every) in enumerate(lines):
+        places = every[:: max(1, len(every) // 400)]
+        about = f"{name}: {key.replace('_', ' ')} {places[0][1]:.4g} to {places[-1][1]:.4g}"
+        drawn = el("polyline", points=path((x(one), y(other)) for one, other in places), class_=f"trace t{place % 6}")
+        parts.append(el("g", el("title", about), drawn))
+    title = f"{LOGGED[kind]}: {key.replace('_', ' ')}"
+    keyed = tuple(name for name, _ in lines)
+    return Figure(f"log-{kind}-{key}", title, drawing(WIDTH, 232.0, title, *parts), keyed)

@@ -1,0 +1,39 @@
+"""The state that a process shares: whoever changes it changes what others compute."""
+
+import locale
+import os
+import random
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = ["changed", "state"]
+
+
+def state() -> dict[str, Any]:
+    """What a plug-in must leave as it was."""
+    return {
+        "torch's global generator": torch.get_rng_state().numpy().tobytes(),
+        "numpy's global generator": np.random.get_state()[1].tobytes() + bytes(str(np.random.get_state()[2:]), "ascii"),
+        "random's global generator": random.getstate(),
+        "torch's gradient mode": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+        "torch's default type and device": (torch.get_default_dtype(), str(torch.get_default_device())),
+        "torch's number of threads": torch.get_num_threads(),
+        "torch's deterministic mode": (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.backends.cudnn.benchmark,
+            torch.backends.cudnn.deterministic,
+        ),
+        "torch's precision of products": (torch.get_float32_matmul_precision(), torch.is_autocast_enabled("cpu")),
+        "the working directory": os.getcwd(),
+        "environment variables": dict(os.environ),
+        "the warning filters": list(warnings.filters),
+        "the locale": locale.setlocale(locale.LC_ALL),
+    }
+
+
+def changed(before: dict[str, Any]) -> list[str]:
+    """What is no longer as it was."""
+    return [name for name, value in state().items() if value != before[name]]

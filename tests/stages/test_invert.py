@@ -1,0 +1,119 @@
+"""Whatever another package's attack does, its run is whole and true, or it has failed with a message."""
+
+import csv
+import json
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import jaxtyping
+import pytest
+from shell import JUDGES, SMALL, command, sets, world
+
+from mibench.plugins import registry
+from mibench.stages import artifacts
+
+ODD = """
+import os, sys
+from dataclasses import dataclass
+from mibench.core import Attack, Cost, Reconstructions
+from mibench.runtime.rng import Noise
+CARD = {"summary": "does what it is told", "access": "black_box", "prior": "dcgan", "role": "attack", "contract": 1}
+
+@dataclass(frozen=True)
+class Odd(Attack):
+    mode: str = ""
+
+    def cost(self, prior, public=0):
+        return Cost(0, 0, 0)
+
+    def __call__(self, oracle, prior, labels, seed, work):
+        images = prior.decode(prior.sample(Noise(seed, labels)))
+        if self.mode == "none":
+            return None
+        if self.mode == "exits":
+            sys.exit(0)
+        if self.mode == "leaves":
+            os._exit(0)
+        if self.mode == "forks":
+            child = os.fork()
+            if child == 0:
+                os._exit(7)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        if self.mode == "litters":
+            (work.folder / "metrics.json").write_text("{}")
+            (work.folder / "notes.txt").write_text("mine")
+            (work.folder / "more").mkdir(exist_ok=True)
+            (work.folder / "more" / "x.npy").write_text("mine")
+        if self.mode == "fewer":
+            return Reconstructions(images[1:].detach() * 255, labels[1:], range="byte")
+        return Reconstructions(images, labels)
+"""
+
+
+@pytest.fixture(autouse=True)
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An attack of another package, beside a target of four people."""
+    (tmp_path / "odd_attack.py").write_text(ODD)
+    monkeypatch.syspath_prepend(tmp_path)
+    points = [EntryPoint("odd", "odd_attack", "mibench.attacks")]
+    monkeypatch.setattr(registry, "entry_points", lambda group: points if group == "mibench.attacks" else [])
+    registry._modules.cache_clear()
+    monkeypatch.chdir(tmp_path)
+    world().copy(tmp_path)
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+    registry._modules.cache_clear()
+
+
+def invert(mode: str) -> tuple[str, ...]:
+    return ("invert", "--method", "odd", "--preset", "default", *SMALL, *sets(mode=mode))
+
+
+def test_nothing_is_one_line_that_names_the_attack() -> None:
+    assert command(*invert("none")).error.startswith("the attack odd returned NoneType; return mibench.core.Recon")
+
+
+@pytest.mark.parametrize(("mode", "call"), [("exits", r"sys.exit(0)"), ("leaves", "os._exit(0)")])
+def test_who_ends_the_process_has_failed(mode: str, call: str, tmp_path: Path) -> None:
+    said = command(*invert(mode)).error
+    assert " failed: odd_attack.py, line " in said and f"called {call}; a plug-in returns or raises" in said
+    assert not list((tmp_path / "results" / "inversions").glob("odd-*"))
+
+
+def test_a_child_of_an_attack_may_end_itself() -> None:
+    assert command(*invert("forks")).code == 0
+
+
+def test_what_it_leaves_in_the_runs_folder_is_said_and_not_kept() -> None:
+    told = command(*invert("litters"))
+    for file in ("metrics.json", "more", "notes.txt"):
+        assert f"ignored {file}, which the attack left in the run's folder" in " ".join(told.err.split())
+    kept = {path.name for path in told.last.iterdir()}
+    assert kept == {"images.safetensors", "metrics.json", "grid.png", "run.json", "done"}
+    assert json.loads((told.last / "metrics.json").read_text())["images"] == 4
+    assert set(json.loads((told.last / "done").read_text())) == kept - {"done"}
+
+
+def test_who_is_left_out_is_listed_and_counts_as_a_miss() -> None:
+    told = command("attack", *invert("fewer")[1:], *JUDGES)
+    assert told.code == 0, told.err
+    assert "1 of 4 identities failed, no image came back: " in " ".join(told.err.split())
+    inversion = next(Path("results/inversions").glob("odd-*"))
+    tensors, _ = artifacts.read_tensors(inversion / "images.safetensors", "reconstructions")
+    assert tensors["missing"].tolist() == [0] and len(tensors["images"]) == 4
+    assert json.loads((inversion / "metrics.json").read_text())["missing"] == [0]
+    score = json.loads((next(Path("results/scores").glob("odd-*")) / "scores.json").read_text())
+    assert len(score["missing"]) == 1 and (score["n"], score["likeness"]["n"], score["identities"]) == (4, 4, 4)
+    assert score["evaluators"]["resnet"]["open_top1"]["n"] == 4
+    assert score["evaluators"]["resnet"]["knn_train"]["n"] == score["evaluators"]["resnet"]["n"] == 3
+    with (next(Path("results/scores").glob("odd-*")) / "per_image.csv").open() as file:
+        first = next(csv.DictReader(file))
+    assert (first["likeness"], first["knn_train@resnet"]) == ("0", "nan")
+    reported = command("report", "results")
+    assert reported.code == 0, reported.err
+    assert "no image of 1 of 4 people" in command("checks", "results").out.replace("\n", " ")
+    assert command("judge", inversion.name, "--export", "asked", "--pairs", "40").code == 0
+    lines = Path("asked/questions.jsonl").read_text().splitlines()
+    assert len(lines) > 3
