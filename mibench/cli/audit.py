@@ -124,10 +124,10 @@ def audit(
 
 def _announce(prepared: "Prepared", planned: "Schedule") -> None:
     """What was found out, what will be done and what it costs, on stderr, before it starts."""
-    from mibench.runtime.errors import printable
+    from mibench.runtime import escape
 
     def say(line: str) -> None:
-        print(printable(line), file=sys.stderr)
+        print(escape.terminal(line), file=sys.stderr)
 
     for line in prepared.lines:
         say(f"  {line}")
