@@ -176,7 +176,7 @@ def duration(runs: list["Run"], seconds: Mapping[str, float]) -> tuple[float, in
 
 def print_zoo(entries: list["Entry"]) -> None:
     """What the zoo has, kind by kind: name and seeds, accuracy on held-out images, size, digest."""
-    console = Console()
+    console = SafeConsole()
     table = Table(box=None, pad_edge=False)
     for column in ("zoo:", "seed", "is", "settings", "accuracy", "as trained", "KB", "run"):
         right = column in ("seed", "accuracy", "as trained", "KB")
@@ -220,7 +220,7 @@ def print_entry(entry: "Entry") -> None:
         "made": f"{made['finished']}, commit {made['commit']}, mibench {made['mibench']}, {made['cpu_seconds']} CPU s",
         "again": made["command"],
     }
-    console = Console()
+    console = SafeConsole()
     for key, value in facts.items():
         if value:
             console.print(Text.assemble((f"{key:<9} ", "dim"), value))
