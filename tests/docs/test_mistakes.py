@@ -40,6 +40,11 @@ def under_a_mode() -> None:
         oracle().probs(X, Y)
 
 
+def many_for_one() -> None:
+    asked = oracle()
+    torch.func.vmap(lambda y: asked.probs(X, y))(Y.expand(3, 4))
+
+
 def with_tangents() -> None:
     with torch.autograd.forward_ad.dual_level():
         oracle().probs(torch.autograd.forward_ad.make_dual(X, X), Y)
@@ -76,7 +81,7 @@ MISTAKES: list[Callable[[], object]] = [
     lambda: oracle().answers(X, Y),
     lambda: oracle().probs(X.as_subclass(Sub), Y),
     under_a_mode,
-    lambda: torch.func.vmap(lambda y: oracle().probs(X, y))(Y.expand(3, 4)),
+    many_for_one,
     with_tangents,
     many_at_once,
     lambda: Oracle.probs.__wrapped__(oracle(), X.to(torch.uint8), Y),  # type: ignore[attr-defined]  # typed in tests
