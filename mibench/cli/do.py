@@ -227,7 +227,7 @@ def report(
     ] = True,
     as_json: options.Json = False,
 ) -> None:
-    """Tables in the terminal; the same as CSV, Markdown, LaTeX and JSON; figures and picture grids."""
+    """Tables in the terminal; an offline page; CSV, Markdown, LaTeX and JSON; figures and picture grids."""
     from mibench import report as reports
     from mibench.runtime.terminal import SafeConsole, say
 
@@ -235,6 +235,7 @@ def report(
     if as_json:
         print((folder / "tables.json").read_text(encoding="utf-8"))
     else:
+        say(folder / "index.html")
         say(folder)
 
 

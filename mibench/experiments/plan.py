@@ -86,6 +86,8 @@ class Planner:
         if isinstance(subject, Targets):
             return _once(self._target(one, seed) for seed in subject.seeds for one in subject.each)
         assert isinstance(subject, Trained)
+        if subject.planned:
+            return list(subject.planned)
         if subject.names:
             return [self._named(name, "targets") for name in subject.names]
         data = self.dataset

@@ -25,6 +25,7 @@ from mibench.runtime.errors import UserError
 from mibench.runtime.files import unreadable, write_atomic
 from mibench.runtime.progress import Reporter
 from mibench.runtime.rng import seed_of
+from mibench.stages import imported
 from mibench.training import empty_memories
 
 __all__ = [
@@ -231,6 +232,9 @@ def load_classifier(run: Run, data: Dataset) -> Classifier:
             f"{path} is a {role} of {header.get('classes_count')} classes of {header.get('dataset')} whose names or "
             f"order are not those of '{data.name}'; scores against it would compare different people"
         )
+    if imported.is_imported(run):
+        unchanged(path)
+        return imported.network(run, data)
     extra = data.distractor_count if run.kind == "evaluators" else 0
     return _served(run, tensors, len(data.classes), extra, data.image_shape)
 

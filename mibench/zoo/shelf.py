@@ -74,11 +74,11 @@ class Shelf:
     """The runs of the zoo, found by name, or by what a plan wants.
 
     Args:
-        root: The results folder that holds them.
+        root: The results folder that holds them; what ships with mibench if absent.
     """
 
-    def __init__(self, root: Path = SHELF) -> None:
-        self.root = root
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = SHELF if root is None else root
 
     @cached_property
     def labels(self) -> frozenset[str]:

@@ -1,6 +1,5 @@
 """The report: numbers as scored, protocols apart, damage named, pictures true."""
 
-# ruff: noqa: F811 (fixtures are imported)
 import ast
 import io
 import json
@@ -11,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from reported import (  # noqa: F401 (fixtures)
+from reported import (
     CLASSES,
     DATA,
     HITS,

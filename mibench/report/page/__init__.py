@@ -1,7 +1,8 @@
 """The report as one file that needs no network: `index.html`.
 
-The page computes nothing: its numbers are the cells of the report's tables, its words `headline`'s, its figures drawn of
-the same frames. Everything from a results folder is escaped; a policy in the file forbids it to load or send anything.
+The page computes nothing: its numbers are the cells of the report's tables, its words `headline`'s, its figures drawn
+of the same frames. Everything from a results folder is escaped; a policy in the file forbids it to load or to send
+anything.
 """
 
 import base64

@@ -53,7 +53,7 @@ BLOCK = 8
 
 
 class Shot(NamedTuple):
-    """A picture in the page's first view: its source, what it shows in words, and the headline's verdict if it has one."""
+    """A picture in the page's first view: its source, what it shows in words, the headline's verdict if it has one."""
 
     source: str
     words: str

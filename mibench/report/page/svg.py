@@ -74,7 +74,7 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     """At most `most` multiples of 1, 2, 2.5 or 5 times a power of ten, from low to high."""
     if not high > low:
         return [low]
-    size = 10 ** math.floor(math.log10((high - low) / most))
+    size = 10.0 ** math.floor(math.log10((high - low) / most))
     step = next(size * factor for factor in (1, 2, 2.5, 5, 10, 20) if (high - low) / (size * factor) <= most - 1)
     first = math.ceil(low / step - 1e-9)
     return [step * place for place in range(first, math.floor(high / step + 1e-9) + 1)]
