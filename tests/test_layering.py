@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "mibench"
 FLOORS = (
     *("runtime", "core", "stats", "plugins", "assets", "data", "models", "priors", "attacks", "defenses", "metrics"),
-    *("training", "evaluation", "runs", "stages", "experiments", "report", "api", "human_study", "cli"),
+    *("training", "evaluation", "runs", "stages", "testing", "experiments", "report", "api", "human_study", "cli"),
 )
 """The one place that says which room stands on which, bottom first."""
 
