@@ -20,7 +20,7 @@ def page() -> str:
         "# The contract",
         f"This mibench speaks version {spoken} of the contract; a card says for which it was written: "
         f'`"contract": {registry.CONTRACT}`. A plug-in of a version that is not spoken is refused in one line; one '
-        "that names none is taken for the oldest. The version is raised when a plug-in that was written before would no "
+        "that names none is taken for the oldest. It is raised when a plug-in that was written before would no "
         "longer run, or would give other numbers.",
         "The page is made from the code: the keys of a card from `mibench.plugins.contract`, the laws from "
         "`mibench.testing`. `mibench check-plugin NAME` tries the laws, in this order, in a toy world on one core. "

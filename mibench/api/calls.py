@@ -28,9 +28,10 @@ from mibench.runtime.progress import Reporter, Silent
 from mibench.stages import artifacts, execute
 from mibench.stages.score import evaluation_model, verifier
 from mibench.stats.intervals import Interval
+from mibench.zoo import Shelf
 
 __all__ = [
-    *("Settings", "evaluate", "invert", "load_results", "score"),
+    *("Settings", "evaluate", "invert", "load_results", "load_target", "score"),
     *("train_evaluators", "train_prior", "train_target", "train_verifiers"),
 ]
 
@@ -46,6 +47,7 @@ def train_target(
     pretrained: str | None = None,
     seed: int = 0,
     settings: Settings | None = None,
+    zoo: bool = False,
     results: str | Path = "results",
     device: str = "auto",
     precision: str = "auto",
@@ -60,6 +62,7 @@ def train_target(
         pretrained: `none`, `imagenet` or `public`; what the defense needs if absent.
         seed: Everything random is derived from it.
         settings: Of `data`, `training`, and of each defense by its name.
+        zoo: Take it from the zoo where it is ready there, instead of training it.
         results: The folder of all runs.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         precision: `auto`, `fp32` or `bf16`.
@@ -77,7 +80,27 @@ def train_target(
         seed=seed,
         precision=_precision(device, precision),
     )
-    return Target(_execute(experiment, results, device, progress)[-1])
+    return Target(_execute(experiment, results, device, progress, Shelf() if zoo else None)[-1])
+
+
+def load_target(name: str, seed: int | None = None) -> Classifier:
+    """A trained target of the zoo, ready to be asked; nothing is trained, drawn or written.
+
+    Args:
+        name: As in `mibench zoo list`: `none`, `re`, `re@1`.
+        seed: Of its training; the lowest there is if absent.
+
+    Returns:
+        The network as it is served: images (n, c, h, w) in [0, 1] to logits (n, classes); frozen, in eval mode.
+
+    Raises:
+        UserError: If the zoo has no such target, or its file is damaged.
+    """
+    entry = Shelf().find(name, seed)
+    if entry.run.kind != "targets":
+        raise UserError(f"{entry.reference} in the zoo is no target but one of the {entry.run.kind}")
+    entry.check()
+    return artifacts.load_target(entry.run)
 
 
 def train_evaluators(
@@ -214,8 +237,10 @@ def invert(
     preset: str = "quick",
     identities: int | None = None,
     budget: int | None = None,
+    isolate: bool = False,
     seed: int = 0,
     settings: Settings | None = None,
+    zoo: bool = True,
     device: str = "auto",
     precision: str = "auto",
     progress: bool = True,
@@ -229,8 +254,10 @@ def invert(
         preset: `quick`, `paper` or `legacy`; the prior's too, unless it was given learnt.
         identities: Only the first so many are attacked; all if absent.
         budget: Most images the target is asked for one identity, shared ones included; unlimited if absent.
+        isolate: Run a black-box or label-only attack in a sealed process, the target behind a pipe; the same bytes.
         seed: Everything random is derived from it.
         settings: Of the `attack` (of a wrapper as `"eot.copies"`) and of the `prior`.
+        zoo: Take networks that are missing from the zoo where they are ready there.
         device: As in `train_target`.
         precision: As in `train_target`.
         progress: Draw bars on stderr.
@@ -254,10 +281,11 @@ def invert(
         read_attackers(attack, preset, given["attack"], prior, given["prior"]),
         identities=identities,
         budget=budget,
+        isolate=isolate,
         seed=seed,
         precision=_precision(device, precision),
     )
-    return Inversion(_execute(experiment, target.run.root, device, progress)[-1], target)
+    return Inversion(_execute(experiment, target.run.root, device, progress, Shelf() if zoo else None)[-1], target)
 
 
 def score(
@@ -265,6 +293,7 @@ def score(
     evaluators: Sequence[str] | None = None,
     *,
     settings: Settings | None = None,
+    zoo: bool = True,
     device: str = "auto",
     precision: str = "auto",
     progress: bool = True,
@@ -277,6 +306,7 @@ def score(
         inversion: What is judged.
         evaluators: Architectures of at least two families; two of other families than the target's if absent.
         settings: Of the `evaluator`: what differs from the evaluation models' training recipe.
+        zoo: Take networks that are missing from the zoo where they are ready there.
         device: As in `train_target`.
         precision: As in `train_target`.
         progress: Draw bars on stderr.
@@ -292,7 +322,7 @@ def score(
         evaluators=read_evaluators(",".join(evaluators) if evaluators else None, given),
         precision=_precision(device, precision),
     )
-    run = _execute(experiment, inversion.run.root, device, progress)[-1]
+    run = _execute(experiment, inversion.run.root, device, progress, Shelf() if zoo else None)[-1]
     return Score.from_json(run.read("scores.json"))
 
 
@@ -374,10 +404,12 @@ def _precision(device: str, precision: str) -> str:
     return engine.resolve(device, precision).precision
 
 
-def _execute(experiment: Experiment, results: str | Path, device: str, progress: bool) -> list[Run]:
+def _execute(
+    experiment: Experiment, results: str | Path, device: str, progress: bool, zoo: Shelf | None = None
+) -> list[Run]:
     """Plan an experiment and do what is not done, one run after the other: a notebook, or a script without the guard
     that multiprocessing wants, cannot start worker processes. Threads, and so all bits, are those of the commands."""
-    return _do(plan(experiment, Path(results)), device, progress)
+    return _do(plan(experiment, Path(results), zoo), device, progress)
 
 
 def _do(planned: list[Run], device: str, progress: bool) -> list[Run]:

@@ -1,5 +1,6 @@
 """The command line: which commands there are, and how every one of them ends."""
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mibench import __version__
-from mibench.cli import data, do, extend, look, stages
+from mibench.cli import audit, data, do, extend, look, stages, zoo
 from mibench.runtime import escape
 from mibench.runtime.errors import UserError
 
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Do": (do.train, do.attack, do.sweep, do.run, do.report, do.demo),
+    "Do": (do.train, do.attack, do.sweep, do.run, do.report, do.demo, audit.audit),
     "Stages": (stages.train_target, stages.train_prior, stages.invert, stages.score),
     "Look": (look.list_plugins, look.checks, look.show, look.features, look.judge, look.cite, look.doctor, look.verify),
     "Extend": (extend.new, extend.check_plugin),
@@ -43,6 +44,14 @@ data_app.command("list")(data.list_sources)
 data_app.command()(data.show)
 data_app.command()(data.prepare)
 app.add_typer(data_app, name="data", rich_help_panel="Look")
+
+zoo_app = typer.Typer(no_args_is_help=True, help="Trained networks that ship with mibench: zoo:re, zoo:re@1.")
+zoo_app.command("list")(zoo.list_entries)
+zoo_app.command()(zoo.show)
+zoo_app.command()(zoo.verify)
+zoo_app.command()(zoo.add)
+zoo_app.command()(zoo.make)
+app.add_typer(zoo_app, name="zoo", rich_help_panel="Look")
 
 
 def version(value: bool) -> bool:
@@ -64,6 +73,9 @@ def options(
 
 def main() -> None:
     """The entry point: mistakes are one line on stderr and exit code 2; Ctrl-C says how to resume."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that has no letter for something gets its number
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = app(standalone_mode=False)
         if code == 130:  # typer turns Ctrl-C into this exit code and says nothing

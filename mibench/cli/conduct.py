@@ -1,7 +1,6 @@
 """An experiment, conducted: planned, then executed or described, then shown."""
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -12,16 +11,22 @@ from mibench.experiments.plan import plan
 from mibench.experiments.remarks import remarks
 from mibench.runs import Run
 from mibench.runs.executor import pending
-from mibench.runtime import engine, escape
-from mibench.runtime.terminal import Terminal
+from mibench.runtime import engine
+from mibench.runtime.terminal import Terminal, say
 from mibench.stages import execute, rehearse
+from mibench.zoo import Shelf
 
-__all__ = ["conduct", "machine", "metrics_of"]
+__all__ = ["conduct", "machine", "metrics_of", "zoo"]
 
 
 def machine(device: str, precision: str) -> tuple[str, str]:
     """The device and precision that `auto` stands for here."""
     return engine.device_name(device), engine.resolve(device, precision).precision
+
+
+def zoo(without: bool) -> Shelf | None:
+    """The zoo, unless everything is to be trained here."""
+    return None if without else Shelf()
 
 
 def conduct(
@@ -32,18 +37,19 @@ def conduct(
     dry_run: bool,
     force: bool,
     as_json: bool,
+    zoo: Shelf | None = None,
     show: Callable[[list[Run]], None] = lambda runs: None,
     seconds: Mapping[str, float] | None = None,
 ) -> None:
     """Plan all of it before any of it is done; do it, or describe what would be done; print.
 
     stdout has the JSON, or what `show` prints and the run directories, the main one last; stderr first says what the
-    plan does that its words may not suggest (`remarks`).
+    plan does that its words may not suggest (`remarks`). With a zoo, what it has ready is not trained.
     """
-    planned = {run.id: run for experiment in experiments for run in plan(experiment, results)}
+    planned = {run.id: run for experiment in experiments for run in plan(experiment, results, zoo)}
     runs = list(planned.values())
     for line in remarks(experiments, runs):
-        print(f"note: {escape.terminal(line)}", file=sys.stderr)
+        say(f"note: {line}", to_stderr=True)
     if dry_run:
         describe(runs, force, as_json, seconds or {})
         return
@@ -54,8 +60,7 @@ def conduct(
         print(json.dumps(shown, indent=1, sort_keys=True))
         return
     show(runs)
-    for run in runs:
-        print(run.path)
+    say(*(run.path for run in runs))
 
 
 def describe(runs: list[Run], force: bool, as_json: bool, seconds: Mapping[str, float] = MappingProxyType({})) -> None:

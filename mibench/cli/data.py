@@ -28,6 +28,7 @@ def show(
     """Write a labelled picture of the splits, and print their sizes."""
     from mibench.cli import printing
     from mibench.data.show import picture_grid
+    from mibench.runtime.terminal import say
 
     data = _load(name, sets)
     path = output or Path(f"{name}.png")
@@ -37,7 +38,7 @@ def show(
         raise UserError(f"cannot write the picture {path}: {error}") from None
     printing.describe_data(data, as_json)
     if not as_json:
-        print(path)
+        say(path)
 
 
 def prepare(name: options.DataName = "digiface", sets: options.Sets = None, as_json: options.Json = False) -> None:

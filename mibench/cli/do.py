@@ -55,6 +55,7 @@ def attack(
     adaptive: options.Adaptive = False,
     identities: options.Identities = None,
     budget: options.Budget = None,
+    isolate: options.Isolate = False,
     evaluators: options.Evaluators = None,
     dataset: options.Dataset = "digiface",
     seed: options.Seed = 0,
@@ -62,6 +63,7 @@ def attack(
     precision: options.Precision = "auto",
     results: options.Results = options.RESULTS,
     sets: options.Sets = None,
+    no_zoo: options.NoZoo = False,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     as_json: options.Json = False,
@@ -79,13 +81,23 @@ def attack(
         adaptive=adaptive,
         identities=identities,
         budget=budget,
+        isolate=isolate,
         evaluators=evaluators,
         dataset=dataset,
         seed=seed,
         sets=sets,
         precision=precision,
     )
-    conduct.conduct([experiment], results, device, dry_run=dry_run, force=force, as_json=as_json, show=_tables)
+    conduct.conduct(
+        [experiment],
+        results,
+        device,
+        zoo=conduct.zoo(no_zoo),
+        dry_run=dry_run,
+        force=force,
+        as_json=as_json,
+        show=_tables,
+    )
 
 
 def sweep(
@@ -107,6 +119,7 @@ def sweep(
     precision: options.Precision = "auto",
     results: options.Results = options.RESULTS,
     sets: options.Sets = None,
+    no_zoo: options.NoZoo = False,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     as_json: options.Json = False,
@@ -135,7 +148,16 @@ def sweep(
         settings=split_sets(sets, "training", ["data", "prior", "evaluator", "verifier"]),
         precision=precision,
     )
-    conduct.conduct([experiment], results, device, dry_run=dry_run, force=force, as_json=as_json, show=_tables)
+    conduct.conduct(
+        [experiment],
+        results,
+        device,
+        zoo=conduct.zoo(no_zoo),
+        dry_run=dry_run,
+        force=force,
+        as_json=as_json,
+        show=_tables,
+    )
 
 
 def run(
@@ -147,6 +169,7 @@ def run(
     precision: options.Precision = "auto",
     results: options.Results = options.RESULTS,
     sets: options.Sets = None,
+    no_zoo: options.NoZoo = False,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     as_json: options.Json = False,
@@ -161,6 +184,7 @@ def run(
         experiments,
         results,
         device,
+        zoo=conduct.zoo(no_zoo),
         dry_run=dry_run,
         force=force,
         as_json=as_json,
@@ -177,6 +201,7 @@ def demo(
     precision: options.Precision = "auto",
     results: options.Results = options.RESULTS,
     sets: options.Sets = None,
+    no_zoo: options.NoZoo = False,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     as_json: options.Json = False,
@@ -190,7 +215,9 @@ def demo(
 
     device, precision = conduct.machine(device, precision)
     experiments = suites.read("demo", dataset=dataset, seed=seed, identities=identities, sets=sets, precision=precision)
-    conduct.conduct(experiments, results, device, dry_run=dry_run, force=force, as_json=as_json, show=show)
+    conduct.conduct(
+        experiments, results, device, zoo=conduct.zoo(no_zoo), dry_run=dry_run, force=force, as_json=as_json, show=show
+    )
 
 
 def report(
@@ -200,16 +227,16 @@ def report(
     ] = True,
     as_json: options.Json = False,
 ) -> None:
-    """Tables in the terminal; the same as CSV, Markdown, LaTeX and JSON; figures and picture grids."""
-    from rich.console import Console
-
+    """Tables in the terminal; an offline page; CSV, Markdown, LaTeX and JSON; figures and picture grids."""
     from mibench import report as reports
+    from mibench.runtime.terminal import SafeConsole, say
 
-    folder = reports.write(results, Console(quiet=as_json), private_images)
+    folder = reports.write(results, SafeConsole(quiet=as_json), private_images)
     if as_json:
         print((folder / "tables.json").read_text(encoding="utf-8"))
     else:
-        print(folder)
+        say(folder / "index.html")
+        say(folder)
 
 
 def _tables(runs: list["Run"]) -> None:

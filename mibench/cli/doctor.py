@@ -66,8 +66,9 @@ def examine(as_json: bool) -> None:
     if as_json:
         print(json.dumps(machine, indent=1))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from mibench.runtime.terminal import SafeConsole
 
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="cyan", no_wrap=True)
@@ -78,4 +79,4 @@ def examine(as_json: bool) -> None:
                 table.add_row(f"{key}: {name}", text, style="yellow" if text.startswith("missing") else "")
         else:
             table.add_row(key, str(value))
-    Console().print(table)
+    SafeConsole().print(table)

@@ -13,7 +13,7 @@ from mibench.runtime.errors import UserError, unknown
 if TYPE_CHECKING:
     from mibench.runs import Run
 
-__all__ = ["checks", "cite", "doctor", "features", "judge", "list_plugins", "show", "verify"]
+__all__ = ["checks", "cite", "doctor", "features", "find", "judge", "list_plugins", "show", "verify"]
 
 
 def list_plugins(
@@ -57,17 +57,20 @@ def checks(
     printing.print_checks(None if explain else results, as_json)
 
 
-def _find(results: Path, reference: str) -> "Run":
-    """A finished run; one that is named by its path lies in that path's results folder."""
+def find(results: Path, reference: str) -> "Run":
+    """A finished run; one that is named by its path lies in that path's results folder, zoo:NAME in the zoo."""
     from mibench import runs
+    from mibench.zoo import PREFIX, Shelf
 
+    if reference.startswith(PREFIX):
+        return Shelf().find(reference).run
     path = Path(reference)
     return runs.find(results if path.parent == Path() else path.parent.parent, reference)
 
 
 def show(run: options.AnyRun, results: options.Results = options.RESULTS, as_json: options.Json = False) -> None:
     """Walk from a number back to the data it came from."""
-    start = _find(results, run)
+    start = find(results, run)
     if as_json:
         from mibench.cli.conduct import metrics_of
 
@@ -81,12 +84,11 @@ def show(run: options.AnyRun, results: options.Results = options.RESULTS, as_jso
         visit(start)
         print(json.dumps(chain, indent=1, sort_keys=True))
         return
-    from rich.console import Console
-
     from mibench.report.show import chain as walk
+    from mibench.runtime.terminal import SafeConsole, say
 
-    Console().print(walk(start))
-    print(start.path)
+    SafeConsole().print(walk(start))
+    say(start.path)
 
 
 def features(
@@ -99,20 +101,18 @@ def features(
     as_json: options.Json = False,
 ) -> None:
     """Where reconstructions lie in the target's features: among private images, or among erased ones."""
-    from rich.console import Console
-
     from mibench.report import features as space
     from mibench.runtime import engine
-    from mibench.runtime.terminal import Terminal
+    from mibench.runtime.terminal import SafeConsole, Terminal, say
 
-    reconstructed = _find(results, run)
+    reconstructed = find(results, run)
     with Terminal() as terminal:
         folder, report = space.write(reconstructed, identities, engine.resolve(device, "fp32"), terminal)
     if as_json:
         print(json.dumps(report, indent=1, sort_keys=True))
         return
-    Console().print(space.table(report))
-    print(folder / "features.png")
+    SafeConsole().print(space.table(report))
+    say(folder / "features.png")
 
 
 def judge(
@@ -141,12 +141,13 @@ def judge(
     from mibench.human_study import answers as kept
     from mibench.human_study import exchange, forms, questions
     from mibench.human_study.verdicts import verdicts
+    from mibench.runtime.terminal import say
     from mibench.stages import artifacts
 
     if sum([export is not None, answers is not None, summary]) > 1:
         raise UserError("--export, --import and --summary exclude each other; give one at a time")
     put = forms.form(form)
-    inversion = runs.inversion_of(_find(results, run), "judge")
+    inversion = runs.inversion_of(find(results, run), "judge")
     data = artifacts.dataset(inversion.target)
     shown = export is None and answers is None and not summary
     # Whoever reads answers takes those to any number of pairs: fewer pairs are among the more.
@@ -154,8 +155,8 @@ def judge(
     asked = questions.ask(inversion, data, pairs if shown or export is not None else every, seed, put)
     store = kept.Answers(inversion, put)
     if export is not None:
-        print(f"{export} holds private images; it is yours to keep from others", file=sys.stderr)
-        print(exchange.export(asked, export))
+        say(f"{export} holds private images; it is yours to keep from others", to_stderr=True)
+        say(exchange.export(asked, export))
         return
     if answers is not None:
         store.record(rater, exchange.read_answers(answers, asked))
@@ -170,7 +171,7 @@ def judge(
         how = "" if put is forms.PAIR else f" --form {put.name}"
         raise UserError(f"nobody has judged {inversion.label} so yet; run first: mibench judge {inversion.id}{how}")
     for name, one in summaries.items():
-        print("\n".join(kept.lines(name, one)))
+        say(*kept.lines(name, one))
 
 
 def _serve(pairs: list[Any], store: Any, rater: str, port: int) -> None:
@@ -189,7 +190,7 @@ def cite(run: options.AnyRun, results: options.Results = options.RESULTS) -> Non
     """BibTeX of what a run used: attack, prior, defenses, models, data set, metrics."""
     from mibench.report.cite import bibtex
 
-    print(bibtex(_find(results, run)))
+    print(bibtex(find(results, run)))
 
 
 def doctor(as_json: options.Json = False) -> None:

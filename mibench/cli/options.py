@@ -25,9 +25,10 @@ Method = Annotated[
 Methods = Annotated[list[str] | None, typer.Option("--method", help="As often as you like: ppa, 'ppa steps=100'.")]
 Preset = Annotated[str, typer.Option("--preset", help="Settings of the attack: quick, paper or legacy.")]
 Targets = Annotated[
-    list[str] | None, typer.Option("--target", help="Trained target (id or directory); all of the data set if absent.")
+    list[str] | None,
+    typer.Option("--target", help="Trained target (id, directory, zoo:NAME); if absent all of the data set."),
 ]
-Helper = Annotated[str | None, typer.Option("--target", help="The target that a prior such as kedmi learns from.")]
+Helper = Annotated[str | None, typer.Option("--target", help="Whom a prior such as kedmi learns from (id, zoo:NAME).")]
 AttackPrior = Annotated[
     str | None, typer.Option("--prior", help="Prior; if absent the attack's own, or one learnt on your public images.")
 ]
@@ -37,6 +38,12 @@ Adaptive = Annotated[
 ]
 Identities = Annotated[int | None, typer.Option("--identities", min=1, help="Attack only the first so many.")]
 Budget = Annotated[int | None, typer.Option("--budget", min=1, help="Most target queries per identity.")]
+Isolate = Annotated[
+    bool,
+    typer.Option(
+        "--isolate", help="Black box and label only: the attack in a sealed process, the target behind a pipe."
+    ),
+]
 Evaluators = Annotated[
     str | None, typer.Option("--evaluators", help="Evaluation models, comma-separated; two of other families.")
 ]
@@ -65,6 +72,9 @@ Sets = Annotated[
     typer.Option("--set", metavar="FIELD=VALUE", help="Change a setting; prefix data., training., prior. as needed."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Plan it, show the runs, and stop.")]
+NoZoo = Annotated[
+    bool, typer.Option("--no-zoo", "--train", help="Train here what the zoo has ready; see: mibench zoo list.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Do it again even if it is done.")]
 Json = Annotated[bool, typer.Option("--json", help="Print only JSON on stdout.")]
 

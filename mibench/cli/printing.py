@@ -5,15 +5,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
+
+from mibench import zoo
+from mibench.runtime.terminal import SafeConsole
 
 if TYPE_CHECKING:
     from mibench.core import Dataset
     from mibench.experiments.experiment import Experiment
     from mibench.runs import Run
+    from mibench.stages.shelve import Verified
+    from mibench.zoo import Entry
 
 __all__ = [
     "describe_data",
@@ -21,9 +25,12 @@ __all__ = [
     "print_attacks",
     "print_cards",
     "print_checks",
+    "print_entry",
     "print_plan",
     "print_suites",
     "print_training",
+    "print_verified",
+    "print_zoo",
     "show_tables",
 ]
 
@@ -47,13 +54,11 @@ def print_training(runs: list["Run"]) -> None:
             f"{natural['low']:.3f} - {natural['high']:.3f}",
             f"{opened['value']:.3f}" if opened else "",
         )
-    console = Console()
+    console = SafeConsole()
     console.print(table)
     for run in verifiers:
         people = run.read("metrics.json")["people"]
-        console.print(
-            f"{run.name}-{run.id}  verifier, taught by {people} people who play no other part", highlight=False
-        )
+        console.print(f"{run.name}-{run.id}  verifier, taught by {people} people who play no other part")
 
 
 def print_cards(kinds: dict[str, dict[str, dict[str, Any]]]) -> None:
@@ -64,7 +69,7 @@ def print_cards(kinds: dict[str, dict[str, dict[str, Any]]]) -> None:
         "models": ("architectures", "year", "link"),
         "metrics": ("unit", "direction", "link"),
     }
-    console = Console()
+    console = SafeConsole()
     for one, cards in kinds.items():
         if one == "attacks":
             print_attacks(cards)
@@ -87,7 +92,7 @@ def print_cards(kinds: dict[str, dict[str, dict[str, Any]]]) -> None:
 
 def print_defenses(cards: dict[str, dict[str, Any]]) -> None:
     """Published defenses, then controls: what is swept over which values, venue, summary, adaptive attacker, link."""
-    console = Console()
+    console = SafeConsole()
     line = "{:<14}{:<14}{:<28}  {}".format
     for role, title in (("defense", "defenses"), ("control", "controls: what a defense is compared with")):
         own = {name: card for name, card in cards.items() if card.get("role", "defense") == role}
@@ -123,7 +128,7 @@ def print_suites(suites: dict[str, list["Experiment"]]) -> None:
         methods = dict.fromkeys(attacker.attack.name for one in experiments for attacker in one.attackers)
         data = dict.fromkeys(one.dataset.name for one in experiments if one.dataset)
         table.add_row(name, experiments[0].title, ", ".join(data), ", ".join(defenses), ", ".join(methods))
-    Console().print(table)
+    SafeConsole().print(table)
 
 
 def print_plan(runs: list["Run"], todo: set[str], seconds: Mapping[str, float]) -> None:
@@ -134,11 +139,11 @@ def print_plan(runs: list["Run"], todo: set[str], seconds: Mapping[str, float]) 
         todo: Labels of those that are still to do.
         seconds: What a run of a kind, or of a plug-in (`kind/name`), takes on one core; may be empty.
     """
-    console = Console()
+    console = SafeConsole()
     width = max((len(run.label) for run in runs), default=0)
     lines = [Text(f"{'state':<6} {'run':<{width}}  settings", "bold")]
     for run in runs:
-        state = "to do" if run.label in todo else "done"
+        state = "done" if run.label not in todo else "zoo" if zoo.origin(run) else "to do"
         lines.append(Text.assemble(f"{state:<6} ", (f"{run.label:<{width}}", "cyan"), (f"  {settings_of(run)}", "dim")))
     for line in lines:
         console.print(line, no_wrap=True, overflow="ellipsis")
@@ -169,11 +174,74 @@ def duration(runs: list["Run"], seconds: Mapping[str, float]) -> tuple[float, in
     return sum(told) / 3600, len(known) - len(told)
 
 
-def settings_of(run: "Run") -> str:
+def print_zoo(entries: list["Entry"]) -> None:
+    """What the zoo has, kind by kind: name and seeds, accuracy on held-out images, size, digest."""
+    console = Console()
+    table = Table(box=None, pad_edge=False)
+    for column in ("zoo:", "seed", "is", "settings", "accuracy", "as trained", "KB", "run"):
+        right = column in ("seed", "accuracy", "as trained", "KB")
+        table.add_column(column, justify="right" if right else "left", no_wrap=column != "settings")
+    for entry in entries:
+        run, metrics = entry.run, entry.metrics
+        natural, fit = metrics.get("natural_accuracy"), metrics.get("fit")
+        table.add_row(
+            Text(entry.name, "cyan"),
+            str(run.spec["seed"]),
+            {"evaluators": "evaluation model"}.get(run.kind, run.kind.removesuffix("s")),
+            settings_of(run, seed=False),
+            f"{100 * natural['value']:.1f}" if natural else "",
+            f"{100 * fit['value']:.1f}" if fit else "",
+            f"{entry.size / 1024:.0f}",
+            run.id,
+        )
+    console.print(table)
+    total = sum(entry.size for entry in entries) / 2**20
+    console.print(f"{len(entries)} runs, {total:.1f} MB; mibench zoo show NAME has the card of one", style="dim")
+
+
+def print_entry(entry: "Entry") -> None:
+    """An entry's card, a line a fact."""
+    run, card, metrics = entry.run, entry.card, entry.metrics
+    made = card["provenance"]
+    accuracy = [
+        f"{label} {100 * metrics[key]['value']:.1f}%"
+        for key, label in (("natural_accuracy", "natural"), ("open_set_accuracy", "open-set"), ("fit", "as trained"))
+        if key in metrics
+    ]
+    facts = {
+        "name": f"zoo:{entry.reference}",
+        "run": run.label,
+        "digest": card["digest"],
+        "data": f"{run.spec['dataset']['name']} {_flat(run.spec['dataset'].get('settings', {}))}",
+        "network": f"{run.spec.get('model', '')} {settings_of(run)}".strip(),
+        "recipe": _flat(run.spec.get("training") or {}),
+        "accuracy": ", ".join(accuracy),
+        "rounded": "float16, measured again after rounding",
+        "made": f"{made['finished']}, commit {made['commit']}, mibench {made['mibench']}, {made['cpu_seconds']} CPU s",
+        "again": made["command"],
+    }
+    console = Console()
+    for key, value in facts.items():
+        if value:
+            console.print(Text.assemble((f"{key:<9} ", "dim"), value))
+
+
+def _flat(settings: dict[str, Any]) -> str:
+    return " ".join(f"{key}={value}" for key, value in settings.items())
+
+
+def print_verified(one: "Verified") -> None:
+    """One measurement made again, in a line."""
+    verdict, numbers = "holds" if one.holds else "DIFFERS", f"card {one.card:.4f}  here {one.here:.4f}"
+    print(f"{verdict:<8} {one.entry.reference:<22} {one.metric:<20} {numbers}", flush=True)
+
+
+def settings_of(run: "Run", seed: bool = True) -> str:
     """Settings of its defenses, attack or prior, and whom it attacks."""
     spec = run.spec
     named = [*spec.get("defenses", ()), *(spec[kind] for kind in ("attack", "prior") if kind in spec)]
-    words = [f"{key}={spec[key]}" for key in ("seed", "identities", "budget") if spec.get(key) is not None]
+    numbers = ("seed", "identities", "budget") if seed else ("identities", "budget")
+    words = [f"{key}={spec[key]}" for key in numbers if spec.get(key) is not None]
     words += [f"{key}={value}" for one in named for key, value in one["settings"].items()]
     return " ".join(words)
 
@@ -189,7 +257,7 @@ SECTIONS = {
 
 def print_attacks(cards: dict[str, dict[str, Any]]) -> None:
     """Attacks by access: prior, what the paper preset asks for one class and for all together, venue, summary, link."""
-    console = Console()
+    console = SafeConsole()
     line = "{:<16}{:<12}{:>10}{:>10}{:>10}  {}".format
     for section, title in SECTIONS.items():
         own = {name: card for name, card in cards.items() if section_of(card) == section}
@@ -233,7 +301,7 @@ def show_tables(results: Path, scores: list["Run"]) -> None:
     from mibench.report import content, read, terminal  # pandas: not for `mibench list`
 
     wanted = {run.id for run in scores}
-    console = Console()
+    console = SafeConsole()
     shown = content.Content([result for result in read(results) if result.run.id in wanted])
     console.print(terminal.render(shown, console, people=False))
 
@@ -242,7 +310,7 @@ def print_checks(results: Path | None, as_json: bool) -> None:
     """What the checks find in a results folder and which found nothing, or (None) what each of them looks for."""
     from mibench.evaluation import checks
 
-    console = Console()
+    console = SafeConsole()
     if results is None:
         about = {name: checks.explanation(name) for name in checks.CHECKS}
         if as_json:
@@ -293,4 +361,4 @@ def describe_data(data: "Dataset", as_json: bool) -> None:
     for key, value in data.card.items():
         if isinstance(value, str | int | float):
             table.add_row(key.replace("_", " "), str(value), style="dim")
-    Console().print(table)
+    SafeConsole().print(table)

@@ -71,12 +71,14 @@ def invert(
     prior: options.AttackPrior = None,
     identities: options.Identities = None,
     budget: options.Budget = None,
+    isolate: options.Isolate = False,
     dataset: options.Dataset = "digiface",
     seed: options.Seed = 0,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     results: options.Results = options.RESULTS,
     sets: options.Sets = None,
+    no_zoo: options.NoZoo = False,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     as_json: options.Json = False,
@@ -94,12 +96,15 @@ def invert(
         prior=prior,
         identities=identities,
         budget=budget,
+        isolate=isolate,
         dataset=dataset,
         seed=seed,
         sets=sets,
         precision=precision,
     )
-    conduct.conduct([experiment], results, device, dry_run=dry_run, force=force, as_json=as_json)
+    conduct.conduct(
+        [experiment], results, device, zoo=conduct.zoo(no_zoo), dry_run=dry_run, force=force, as_json=as_json
+    )
 
 
 def score(
@@ -112,6 +117,7 @@ def score(
     precision: options.Precision = "auto",
     results: options.Results = options.RESULTS,
     sets: options.Sets = None,
+    no_zoo: options.NoZoo = False,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     as_json: options.Json = False,
@@ -135,4 +141,6 @@ def score(
         sets=sets,
         precision=precision,
     )
-    conduct.conduct([experiment], results, device, dry_run=dry_run, force=force, as_json=as_json, show=show)
+    conduct.conduct(
+        [experiment], results, device, zoo=conduct.zoo(no_zoo), dry_run=dry_run, force=force, as_json=as_json, show=show
+    )

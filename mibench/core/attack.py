@@ -20,7 +20,7 @@ from mibench.runtime.checkpoints import read_checkpoint, write_checkpoint
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
 
-__all__ = ["Attack", "AttackContext", "Cost", "Wrapper"]
+__all__ = ["NAME", "Attack", "AttackContext", "Cost", "Wrapper", "keep", "recall"]
 
 
 class Cost(NamedTuple):
@@ -32,6 +32,20 @@ class Cost(NamedTuple):
     """Of these, images that were differentiated, per identity."""
     shared_queries: int
     """Images that serve all identities at once."""
+
+
+def keep(path: Path, value: Tensor | dict[str, Tensor], oracle: Oracle, before: dict[str, Tensor]) -> None:
+    """Write what a part of an attack found, and what it asked since the counts `before`."""
+    counts = {key: after - before[key] for key, after in oracle.counts().items()}
+    write_checkpoint(path, {"value": value, "counts": counts})
+
+
+def recall(path: Path, oracle: Oracle) -> tuple[Tensor | dict[str, Tensor], dict[str, Tensor]]:
+    """What `keep` wrote, counted again; and the counts."""
+    state = read_checkpoint(path, oracle.device)
+    counts = {name: count.cpu() for name, count in state["counts"].items()}
+    oracle.add(counts)
+    return state["value"], counts
 
 
 NAME = r"[A-Za-z0-9_+][A-Za-z0-9_.+-]{0,99}"
@@ -82,15 +96,12 @@ class AttackContext:
         self._claim(name)
         path = None if self.folder is None else self.folder / f"checkpoint-{name}.pt"
         if path is not None and path.exists():
-            state = read_checkpoint(path, oracle.device)
-            oracle.add({name: count.cpu() for name, count in state["counts"].items()})
-            return cast(Kept, state["value"])
+            return cast(Kept, recall(path, oracle)[0])
         before = oracle.counts()
         value = compute()
         oracle.check()
         if path is not None:
-            counts = {key: after - before[key] for key, after in oracle.counts().items()}
-            write_checkpoint(path, {"value": value, "counts": counts})
+            keep(path, value, oracle, before)
         return value
 
     def below(self, name: str) -> "AttackContext":

@@ -12,7 +12,7 @@ from mibench.core.data import Dataset, Split
 from mibench.runtime.engine import Engine
 from mibench.runtime.rng import Noise
 
-__all__ = ["Batch", "Defense", "Schedule", "Step"]
+__all__ = ["Batch", "Defense", "Schedule", "Step", "shown_by"]
 
 
 @dataclass(frozen=True)
@@ -200,3 +200,15 @@ class Defense:
     def deploy(self, model: nn.Module, memory: nn.Module) -> nn.Module:
         """What is served, and so what is attacked and whose natural accuracy counts."""
         return model
+
+
+def shown_by(defenses: Sequence[Defense]) -> Callable[[Tensor, Noise], Tensor]:
+    """What defenses do to the training images, without the base augmentation between `before` and `transform`."""
+
+    def transform(x: Tensor, noise: Noise) -> Tensor:
+        for hook in ("before", "transform"):
+            for place, defense in enumerate(defenses):
+                x = getattr(defense, hook)(x, noise.of(place))
+        return x
+
+    return transform

@@ -13,7 +13,7 @@ __all__ = ["Meter", "Uncounted"]
 
 
 class Uncounted(UserError):
-    """The network was run on other images than the oracle counted; what the attack found is not what its budget says."""
+    """The network was run on other images than the oracle counted: what was found is not what the budget says."""
 
 
 class Meter:

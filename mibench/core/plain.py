@@ -40,9 +40,7 @@ def require_plain(value: object, what: str) -> None:
         raise _refused(f"{what} a {_name(value)}", "pass a torch.Tensor")
     functorch = torch._C._functorch
     if functorch.is_functorch_wrapped_tensor(value) or functorch.is_legacy_batchedtensor(value):
-        raise _refused(
-            f"{what} wrapped by torch.func (vmap, grad, vjp, jvp, is_grads_batched)", "call it on the batch itself"
-        )
+        raise _refused(f"{what} wrapped by torch.func (vmap, grad, jvp) or is_grads_batched", "call it on the batch")
     if type(value) is not Tensor and type(value) is not nn.Parameter:
         raise _refused(f"{what} a {_name(value)}, a subclass of Tensor", "pass x.as_subclass(torch.Tensor)")
     if forward_ad._current_level >= 0 and forward_ad.unpack_dual(value).tangent is not None:

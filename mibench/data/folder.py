@@ -20,6 +20,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import PIL
 import torch
@@ -33,7 +34,7 @@ from mibench.runtime.errors import UserError
 from mibench.runtime.progress import Reporter, Silent
 from mibench.runtime.rng import seed_of
 
-__all__ = ["CARD", "Folder", "visible"]
+__all__ = ["CARD", "Folder", "people_of", "visible"]
 
 CARD = {
     "summary": "Your own pictures: path/private/<person>/ and path/public/, any sizes",
@@ -62,6 +63,8 @@ class Folder(Source):
         colour: RGB; if not, one grey channel.
         flip: A mirrored picture still shows the same class; say no for text and digits.
         faces: They are photographs of faces: published face recognisers verify the reconstructions. Changes no picture.
+        private: Another place for the folder of private people than path/private.
+        public: Another place for the public pictures than path/public.
     """
 
     path: str = ""
@@ -71,6 +74,8 @@ class Folder(Source):
     colour: bool = True
     flip: bool = True
     faces: bool = False
+    private: str = ""
+    public: str = ""
 
     def __post_init__(self) -> None:
         whole("image_size", self.image_size, 8, 1024)
@@ -153,17 +158,17 @@ class Folder(Source):
             content = hash_of(len(private), named, *told, files=[file for _, own in people for file in own])
         except OSError as error:
             raise UserError(f"{error.filename} cannot be read ({error.strerror}); replace or remove it") from error
-        return {name: value for name, value in asdict(self).items() if name not in ("path", "faces")} | {
-            "content": content
-        }
+        placed = ("path", "private", "public", "faces")
+        return {name: value for name, value in asdict(self).items() if name not in placed} | {"content": content}
 
     def _tree(self) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
         """Private and public image files by person, checked without reading them."""
-        if not self.path:
+        if not self.path and not (self.private and self.public):
             raise UserError(f"the data set 'folder' needs the folder of your pictures: give path=...; {_LAYOUT}")
-        root = self._root()
-        private, public = _people(root, "private"), _people(root, "public")
-        _check_people(root, private, public)
+        root, own = self._root(), {"private": self.private, "public": self.public}
+        tops = {role: _home(place) if place else root / role for role, place in own.items()}
+        private, public = (people_of(tops[role], role) for role in own)
+        _check_people(tops["private"], private, public)
         return private, public
 
     def _set_aside(self, public: Mapping[str, list[Path]]) -> set[str]:
@@ -175,10 +180,7 @@ class Folder(Source):
         return set() if "" in public or len(public) < 2 else set(others[: max(1, round(len(others) / 3))])
 
     def _root(self) -> Path:
-        try:
-            return Path(self.path).expanduser()
-        except RuntimeError:
-            raise UserError(f"path {self.path}: there is no such user; give the folder itself") from None
+        return _home(self.path) if self.path else _home(self.private).parent
 
     def _pixels(self, files: list[Path], reporter: Reporter) -> tuple[Tensor, dict[str, int]]:
         def make() -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -214,13 +216,23 @@ def visible(folder: Path, keep: Callable[[Path], bool] = lambda entry: True) -> 
     return sorted((entry for entry in entries if keep(entry)), key=lambda entry: entry.name)
 
 
-def _people(root: Path, role: str) -> dict[str, list[Path]]:
-    """Image files by person; a flat folder is one person without a name.
+def _home(place: str) -> Path:
+    try:
+        return Path(place).expanduser()
+    except RuntimeError:
+        raise UserError(f"path {place}: there is no such user; give the folder itself") from None
+
+
+def people_of(top: Path, role: Literal["private", "public"]) -> dict[str, list[Path]]:
+    """Image files by person; a flat public folder is one person without a name.
+
+    Args:
+        top: The folder of these people.
+        role: Loose pictures may lie among the public ones only.
 
     Raises:
         UserError: The folder is missing, empty, mixes pictures and people, or holds something else.
     """
-    top = root / role
     if not top.is_dir():
         raise UserError(f"there is no folder {top}; {_LAYOUT}")
     folders, loose = visible(top, Path.is_dir), visible(top, lambda entry: not entry.is_dir())
@@ -285,7 +297,7 @@ def _groups(root: Path, private: Collection[str]) -> dict[str, str]:
 def _check_people(root: Path, private: dict[str, list[Path]], public: dict[str, list[Path]]) -> None:
     """At least two private people, none with too few pictures, nobody on both sides."""
     if len(private) < 2:
-        raise UserError(f"{root / 'private'} has {len(private)} person; a classifier needs at least 2: add folders")
+        raise UserError(f"{root} has {len(private)} person; a classifier needs at least 2: add folders")
     few = [person for person, own in private.items() if len(own) < 2]
     if few:
         raise UserError(

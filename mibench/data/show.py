@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from mibench.core import Dataset, Split
+from mibench.runtime import escape
 from mibench.runtime.files import write_atomic
 
 __all__ = ["picture_grid"]
@@ -60,9 +61,10 @@ def picture_grid(dataset: Dataset, path: Path, people: int = 6) -> Path:
     fonts = {px: ImageFont.load_default(size=px) for px in (15, 18, 30)}
 
     def text(x: int, y: int, words: str, px: int = 15, ink: str = _GREY, anchor: str = "la") -> None:
-        draw.text((x, y), words, fill=ink, font=fonts[px], anchor=anchor)
+        draw.text((x, y), escape.terminal(words), fill=ink, font=fonts[px], anchor=anchor)
 
     def fitting(words: str, room: int) -> str:
+        words = escape.terminal(words, 400)
         if fonts[15].getlength(words) <= room:
             return words
         while words and fonts[15].getlength(words + "...") > room:

@@ -144,6 +144,7 @@ class Facts:
         converged: Whether its training ended by the recipe's rule, not by its budget; None in older runs.
         rivals: How many attacks the strongest on this target is chosen from.
         cross_fitted: Whether it is chosen on other people than it is reported on.
+        generators: Global generators that were drawn from while the attack ran.
     """
 
     label: str
@@ -179,6 +180,7 @@ class Facts:
     converged: bool | None = None
     rivals: int = 1
     cross_fitted: bool = True
+    generators: tuple[str, ...] = ()
 
 
 class Finding(NamedTuple):
@@ -484,6 +486,18 @@ def strongest_chosen_on_itself(one: Facts) -> str | None:
     return f"the strongest of {one.rivals} attacks is chosen on the people it is reported on"
 
 
+def global_generators_used(one: Facts) -> str | None:
+    """The attack drew random numbers from a global generator of Python, numpy or torch.
+
+    mibench seeds them from the run, so that the run can be repeated from its start. But what one identity gets then
+    depends on who else is attacked and on the batch, and a run that was interrupted ends otherwise than one that was
+    not. Draw from Noise, with a key for each image.
+    """
+    if not one.generators:
+        return None
+    return f"the attack drew from global generators ({', '.join(one.generators)}): its batch and an interruption matter"
+
+
 OF_DEFENSES: tuple[Callable[[Evidence], str | None], ...] = (weaker_access_wins, gradients_vanish, not_probabilities)
 OF_SCORES: tuple[Callable[[Facts], str | None], ...] = (
     evaluator_is_target,
@@ -507,6 +521,7 @@ OF_SCORES: tuple[Callable[[Facts], str | None], ...] = (
     target_not_converged,
     quick_below_random,
     strongest_chosen_on_itself,
+    global_generators_used,
 )
 CHECKS = {check.__name__: check for check in (*OF_DEFENSES, *OF_SCORES)}
 """Every check by its name."""

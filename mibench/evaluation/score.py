@@ -25,6 +25,7 @@ from mibench.evaluation.records import (
     interval_of,
 )
 from mibench.metrics import Unavailable, Unit
+from mibench.runtime import escape
 from mibench.runtime.display import Shown
 from mibench.runtime.errors import UserError
 from mibench.stats.intervals import Interval
@@ -252,5 +253,5 @@ class Score(Shown):
         writer.writerow(["identity", *table])
         for row in zip(*(values.tolist() for values in table.values()), strict=True):
             cells = [int(value) if isinstance(value, bool) else f"{value:.6g}" for value in row]
-            writer.writerow([classes[int(row[0])], *cells])
+            writer.writerow([escape.csv(classes[int(row[0])]), *cells])
         return text.getvalue()

@@ -444,6 +444,7 @@ def _one(name: str, check: Callable[[engine.Engine], Measured], at: engine.Engin
 def table(results: list[Result]) -> Any:
     """Check, expected, measured, verdict."""
     from rich.table import Table
+    from rich.text import Text
 
     shown = Table(box=None, pad_edge=False)
     shown.add_column("check", style="cyan", overflow="fold")
@@ -453,7 +454,7 @@ def table(results: list[Result]) -> Any:
     colours = {"ok": "green", "failed": "bold red", "not installed": "dim"}
     for one in results:
         numbers = ("" if value is None else f"{value:.6g}" for value in (one.expected, one.measured))
-        shown.add_row(one.check.replace("_", " "), *numbers, f"[{colours[one.verdict]}]{one.verdict}[/]")
+        shown.add_row(one.check.replace("_", " "), *numbers, Text(one.verdict, colours[one.verdict]))
     return shown
 
 
@@ -475,9 +476,11 @@ def examine(device: str, precision: str, as_json: bool) -> bool:
         }
         print(json.dumps(found, indent=1, allow_nan=False))
         return not failed
-    from rich.console import Console
+    from rich.text import Text
 
-    console = Console()
+    from mibench.runtime.terminal import SafeConsole
+
+    console = SafeConsole()
     console.print(table(results))
     absent = sum(one.verdict == "not installed" for one in results)
     console.print(
@@ -486,7 +489,7 @@ def examine(device: str, precision: str, as_json: bool) -> bool:
         + (f", {len(failed)} FAILED: do not trust numbers made on this machine" if failed else "")
     )
     for one in failed:
-        console.print(f"[red]{one.check.replace('_', ' ')}[/]: {one.about}", highlight=False)
+        console.print(Text.assemble((one.check.replace("_", " "), "red"), f": {one.about}"))
         if one.why:
-            console.print(f"  {one.why}", highlight=False, markup=False)
+            console.print(f"  {one.why}")
     return not failed

@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from mibench.isolation import guard
 from mibench.plugins import capabilities, registry
 from mibench.plugins.registry import Choice
+from mibench.runs import Run
 from mibench.runtime.errors import UserError, unknown
 from mibench.stages.invert import ACCESS
 from mibench.stages.train_target import EVALUATOR_SEED, Pretrained
@@ -60,10 +62,12 @@ class Trained:
     Args:
         names: Ids, directories' names or paths.
         same_settings: Without names: only those whose data set has the very settings of the experiment's.
+        planned: Runs that will stand there by the time they are attacked, in the place of names.
     """
 
     names: tuple[str, ...] = ()
     same_settings: bool = False
+    planned: tuple[Run, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -164,10 +168,14 @@ class Experiment:
         floors: Floors that each attack's numbers stand on, by name.
         identities: Only the first so many are attacked.
         budget: Most target queries per identity.
+        isolate: Run the attacks (not their floors) in sealed processes.
         evaluators: Who judges.
         seed: Of attacks and priors.
         precision: fp32 or bf16; decides numbers, so that it is part of every run.
         title: What it is about.
+
+    Raises:
+        UserError: An attack is to be isolated that cannot be.
     """
 
     goal: Goal
@@ -179,10 +187,15 @@ class Experiment:
     floors: tuple[str, ...] = ()
     identities: int | None = None
     budget: int | None = None
+    isolate: bool = False
     evaluators: Evaluators = Evaluators()
     seed: int = 0
     precision: str = "fp32"
     title: str = ""
+
+    def __post_init__(self) -> None:
+        for one in self.attackers if self.isolate else ():
+            guard.possible(ACCESS[registry.card("attacks", one.attack.name)["access"]])
 
     def describe(self) -> dict[str, Any]:
         """The experiment as JSON values."""
@@ -211,6 +224,7 @@ class Experiment:
             "floors": list(self.floors),
             "identities": self.identities,
             "budget": self.budget,
+            "isolate": self.isolate,
             "evaluators": {"names": self.evaluators.names, "training": dict(self.evaluators.training)},
             "seed": self.seed,
             "precision": self.precision,

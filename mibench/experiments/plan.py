@@ -18,20 +18,22 @@ from mibench.plugins.settings import parse_settings
 from mibench.runs import Run, canonical
 from mibench.runtime.errors import UserError
 from mibench.stages import import_images, invert, score, train_prior, train_target, train_verifier
+from mibench.zoo import PREFIX, Shelf
 
 __all__ = ["Planner", "adaptive_attacks", "plan"]
 
 
-def plan(experiment: Experiment, results: Path = Path("results")) -> list[Run]:
+def plan(experiment: Experiment, results: Path = Path("results"), zoo: Shelf | None = None) -> list[Run]:
     """The runs that an experiment asks for, each once, the main one last; what they build on are their parents.
 
     Args:
         results: The folder of all runs. Finished ones are found there; nothing is written.
+        zoo: Where networks are taken from that are not finished there; without it all are trained.
 
     Raises:
         UserError: For whatever a stage would refuse and can be told without data.
     """
-    return Planner(experiment, results).plan()
+    return Planner(experiment, results, zoo).plan()
 
 
 class Planner:
@@ -40,11 +42,13 @@ class Planner:
     Args:
         experiment: What is asked.
         results: The folder of all runs.
+        zoo: As of `plan`.
     """
 
-    def __init__(self, experiment: Experiment, results: Path) -> None:
+    def __init__(self, experiment: Experiment, results: Path, zoo: Shelf | None = None) -> None:
         self.experiment = experiment
         self.results = results
+        self.zoo = zoo
         self._data: dict[str, Choice] = {}
         self._evaluators: dict[tuple[str, str], list[Run]] = {}
         self._verifiers: dict[tuple[str, str], list[Run]] = {}
@@ -82,6 +86,8 @@ class Planner:
         if isinstance(subject, Targets):
             return _once(self._target(one, seed) for seed in subject.seeds for one in subject.each)
         assert isinstance(subject, Trained)
+        if subject.planned:
+            return list(subject.planned)
         if subject.names:
             return [self._named(name, "targets") for name in subject.names]
         data = self.dataset
@@ -101,10 +107,15 @@ class Planner:
     def _target(self, one: Target, seed: int) -> Run:
         data, precision = self.dataset, self.experiment.precision
         defenses, training = list(one.defenses), dict(one.training)
-        return train_target.plan(self.results, data, one.model, defenses, seed, precision, training, one.pretrained)
+        run = train_target.plan(self.results, data, one.model, defenses, seed, precision, training, one.pretrained)
+        return self._ready(run)
+
+    def _ready(self, run: Run) -> Run:
+        """A network to train, or in its place what the zoo has; what was trained here goes first."""
+        return run if self.zoo is None or run.done else self.zoo.match(run)
 
     def _named(self, name: str, kind: str) -> Run:
-        run = runs.find(self.results, name)
+        run = Shelf().take(name, self.results) if name.startswith(PREFIX) else runs.find(self.results, name)
         if run.kind != kind:
             what = kind.removesuffix("s")
             raise UserError(
@@ -136,8 +147,10 @@ class Planner:
             for name in names:
                 train_target.require_other_family(name, architecture)
             self._evaluators[key] = [
-                train_target.plan_evaluator(
-                    target.root, self.data_of(target), name, self.experiment.precision, dict(asked.training)
+                self._ready(
+                    train_target.plan_evaluator(
+                        target.root, self.data_of(target), name, self.experiment.precision, dict(asked.training)
+                    )
                 )
                 for name in names
             ]
@@ -153,7 +166,7 @@ class Planner:
                 train_verifier.plan(target.root, self.data_of(target), name, self.experiment.precision, training)
                 for name in train_target.evaluator_families(key[1])
             ]
-            self._verifiers[key] = [run for run in planned if run is not None]
+            self._verifiers[key] = [self._ready(run) for run in planned if run is not None]
         return self._verifiers[key]
 
     # --- what is attacked and judged
@@ -191,7 +204,7 @@ class Planner:
     def _attacks(self, target: Run, given: Attacker) -> Iterator[Run]:
         attacker = given.on(target.spec["dataset"]["name"])
         budget = self.experiment.budget
-        main = self._inversion(target, attacker, budget)
+        main = self._inversion(target, attacker, budget, self.experiment.isolate)
         if attacker.attack.name not in registry.attacks("floor"):
             yield from self._floors(target, attacker, main)
         if self.experiment.adaptive and (others := adaptive_attacks(attacker.attack, target.spec["defenses"])):
@@ -200,15 +213,16 @@ class Planner:
                 yield self._inversion(target, Attacker(other, attacker.prior), most)
         yield main
 
-    def _inversion(self, target: Run, attacker: Attacker, budget: int | None) -> Run:
+    def _inversion(self, target: Run, attacker: Attacker, budget: int | None, isolate: bool = False) -> Run:
         experiment = self.experiment
         if (count := experiment.identities) is not None and count > (known := self._identities(target)):
             raise UserError(f"--identities {count}: the target {target.label} knows {known} identities")
-        prior = train_prior.plan(
+        learnt = train_prior.plan(
             target.root, self.data_of(target), attacker.prior, target, experiment.seed, experiment.precision
         )
+        prior, precision = self._ready(learnt), experiment.precision
         return invert.plan(
-            target.root, target, prior, attacker.attack, experiment.seed, experiment.precision, count, budget
+            target.root, target, prior, attacker.attack, experiment.seed, precision, count, budget, isolate
         )
 
     def _identities(self, target: Run) -> int:

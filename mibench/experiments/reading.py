@@ -17,6 +17,7 @@ from mibench.runtime.errors import UserError, unknown
 from mibench.stages import train_target
 from mibench.stages.train_target import Pretrained
 from mibench.training import Training
+from mibench.zoo import PREFIX, Shelf
 
 __all__ = [
     "Sets",
@@ -161,6 +162,13 @@ def read_attackers(
 
 
 def _prior(name: str, preset: str, settings: Mapping[str, Any]) -> Choice:
+    """A prior by its name, or `zoo:NAME`: with the settings of that entry, so that on its data it is that entry."""
+    if name.startswith(PREFIX):
+        run = Shelf().find(name).run
+        if run.kind != "priors":
+            raise UserError(f"{name} is no prior but one of the {run.kind}")
+        learnt = run.spec["prior"]
+        return registry.configure("priors", learnt["name"], "default", {**learnt["settings"], **settings})
     return registry.configure("priors", name, prior_preset(name, preset), dict(settings))
 
 

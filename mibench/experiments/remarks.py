@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from mibench import zoo
 from mibench.evaluation import faces
 from mibench.experiments.experiment import Experiment, Targets
 from mibench.plugins import capabilities, registry
@@ -12,15 +13,35 @@ __all__ = ["remarks"]
 
 
 def remarks(experiments: Iterable[Experiment], runs: Sequence[Run]) -> list[str]:
-    """One line each: priors of another domain, and those that stand in for one; recipes that a setting leaves alone;
-    why no verifier judges.
+    """One line each: what the zoo has ready; priors of another domain, and those that stand in for one; recipes that a
+    setting leaves alone; why no verifier judges.
 
     Args:
         experiments: What was asked.
         runs: What was planned for it.
     """
-    lines = [*_priors(runs), *(line for one in experiments for line in _recipes(one, runs)), *_verifiers(runs)]
+    lines = [
+        *_from_zoo(runs),
+        *_priors(runs),
+        *(line for one in experiments for line in _recipes(one, runs)),
+        *_verifiers(runs),
+    ]
     return list(dict.fromkeys(lines))
+
+
+def _from_zoo(runs: Sequence[Run]) -> Iterator[str]:
+    whole = {one.label: one for run in runs for one in _lineage(run) if zoo.origin(one) and not one.done}
+    if whole:
+        yield (
+            f"ready in the zoo, so not trained here: {', '.join(sorted(whole))} (--no-zoo trains all of it; mibench "
+            "zoo list says how each was made)"
+        )
+
+
+def _lineage(run: Run) -> Iterator[Run]:
+    yield run
+    for parent in run.ancestors():
+        yield from _lineage(parent)
 
 
 def _priors(runs: Sequence[Run]) -> Iterator[str]:

@@ -78,15 +78,14 @@ class Frames(Shown):
 
 def read(root: Path, errors: list[str] | None = None) -> list["Result"]:
     """Every whole score of a results folder; each one left out is named on stderr, and added to `errors`."""
-    from rich.console import Console
-
     from mibench.report.load import results as load
+    from mibench.runtime.terminal import SafeConsole
 
     errors = errors if errors is not None else []
     whole = load(root, errors)
-    chatter = Console(stderr=True, soft_wrap=True, highlight=False)
+    chatter = SafeConsole(stderr=True, soft_wrap=True)
     for line in errors:
-        chatter.print(line, style="yellow", markup=False)
+        chatter.print(line, style="yellow")
     return whole
 
 
@@ -127,13 +126,12 @@ def write(root: Path, console: "Console", private_images: bool = True) -> Path:
     Raises:
         UserError: If there is no finished score, or the folder cannot be written.
     """
-    from rich.console import Console
-
     from mibench.report import content, figures, files, grids, page, terminal
+    from mibench.runtime.terminal import SafeConsole
 
     errors: list[str] = []
     results = read(root, errors)
-    chatter = Console(stderr=True, soft_wrap=True, highlight=False)
+    chatter = SafeConsole(stderr=True, soft_wrap=True)
     if not results:
         lost = " that can be shown (those above are left out)" if errors else ""
         raise UserError(
@@ -149,7 +147,7 @@ def write(root: Path, console: "Console", private_images: bool = True) -> Path:
             grids.write(folder, results, report.table, private_images)
         except UserError as error:  # the numbers stand without the picture
             errors.append(f"no picture: {error}")
-            chatter.print(errors[-1], style="yellow", markup=False)
+            chatter.print(errors[-1], style="yellow")
         figures.write(folder, report.points, report.titles)
         files.write(folder, report, errors)
         page.write(folder, report, errors)

@@ -9,6 +9,7 @@ from mibench import __version__, models
 from mibench.metrics import declared
 from mibench.plugins import registry
 from mibench.runs import Run
+from mibench.runtime import escape
 from mibench.runtime.errors import UserError
 
 __all__ = ["bibtex", "entry", "used"]
@@ -81,14 +82,9 @@ def entry(card: Mapping[str, Any]) -> str:
     if venue and venue != "arXiv":
         kind, where = ("article", "journal") if venue in JOURNALS else ("inproceedings", "booktitle")
     authors = " and ".join(re.split(r", | and ", card["authors"]))
-    fields = {
-        "title": f"{{{card['title']}}}",
-        "author": authors,
-        where: venue,
-        "year": card["year"],
-        "url": card["link"],
-    }
-    texts = {name: str(value).replace("&", r"\&") for name, value in fields.items() if value}
+    fields = {"title": card["title"], "author": authors, where: venue, "year": card["year"], "url": card["link"]}
+    texts = {name: escape.bibtex(str(value), name == "url") for name, value in fields.items() if value}
+    texts["title"] = f"{{{texts['title']}}}"  # its capitals stay
     lines = [f"  {name} = {{{text}}}," for name, text in texts.items()]
     return "\n".join([f"@{kind}{{{_key(card)},", *lines, "}"])
 
@@ -105,7 +101,7 @@ def bibtex(*runs: Run) -> str:
             continue  # a plug-in that is no longer installed
         text = entry(card)
         if text:
-            entries.setdefault(_key(card), (text, []))[1].append(f"{registry.SINGULAR[kind]} {name}")
+            entries.setdefault(_key(card), (text, []))[1].append(escape.terminal(f"{registry.SINGULAR[kind]} {name}"))
     own = (
         "@software{mibench,\n  title = {{mibench: how much of a classifier's training images can be reconstructed}},\n"
         f"  version = {{{__version__}}},\n}}"

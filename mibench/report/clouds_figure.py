@@ -10,6 +10,7 @@ from torch import Tensor
 from mibench.metrics import feature_space as space
 from mibench.report.clouds import Clouds
 from mibench.report.figures import COLOURS, GREY, INK
+from mibench.runtime import escape
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +53,13 @@ def _frame(axes: "Axes", everything: Float64[Tensor, "n 2"], title: str, colour:
     axes.set_box_aspect(1)
     for spine in axes.spines.values():
         spine.set_color(PALE)
-    axes.set_title(title, color=colour, fontsize=10, fontweight="normal" if colour == GREY else "bold", loc="left")
+    axes.set_title(
+        escape.figure(title, 30),
+        color=colour,
+        fontsize=10,
+        fontweight="normal" if colour == GREY else "bold",
+        loc="left",
+    )
 
 
 def draw(clouds: Clouds, labels: Sequence[int], names: Sequence[str], title: str, erased: str) -> "Figure":
@@ -92,7 +99,7 @@ def draw(clouds: Clouds, labels: Sequence[int], names: Sequence[str], title: str
     for place, label in enumerate(labels):
         axes = figure.add_subplot(grid[place // columns, 2 + place % columns])
         own = [sets[label, kind] for kind in LINES]
-        _frame(axes, torch.cat(own), names[place], COLOURS[place])
+        _frame(axes, torch.cat(own), escape.terminal(names[place], 30), COLOURS[place])
         for other in labels:
             if other != label:
                 x, y = sets[other, PRIVATE].T.tolist()
@@ -104,11 +111,11 @@ def draw(clouds: Clouds, labels: Sequence[int], names: Sequence[str], title: str
         if None not in outlines:
             inside = f"of {len(own[2])}: {counts[0]} in private, {counts[1]} in erased"
             axes.set_title(inside, color=GREY, fontsize=9, loc="right")
-    figure.suptitle(title, x=0.006, ha="left", color=INK, fontsize=15, fontweight="bold")
+    figure.suptitle(escape.figure(title), x=0.006, ha="left", color=INK, fontsize=15, fontweight="bold")
     most = int(torch.bincount(clouds.reconstructed_labels[torch.isin(clouds.reconstructed_labels, wanted)]).max())
     marks: dict[str, dict[str, Any]] = {
         "private training images": {"color": GREY, "linestyle": LINES[PRIVATE], "marker": "o", "markeredgewidth": 0},
-        erased: {"color": GREY, "linestyle": LINES[ERASED], "marker": "s", "markerfacecolor": "none"},
+        escape.figure(erased): {"color": GREY, "linestyle": LINES[ERASED], "marker": "s", "markerfacecolor": "none"},
         "reconstructions" + (" (a hull needs 3)" if most < 3 else ""): {
             "color": INK,
             "linestyle": LINES[RECONSTRUCTED],

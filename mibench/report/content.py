@@ -9,6 +9,7 @@ import pandas as pd
 from mibench.evaluation.checks import Finding
 from mibench.report import (
     captions,
+    combinations,
     curves,
     differences,
     facts,
@@ -83,6 +84,11 @@ class Content:
         return curves.frame(self.points)
 
     @cached_property
+    def combinations(self) -> pd.DataFrame:
+        """`combinations.frame`."""
+        return combinations.frame(self.points)
+
+    @cached_property
     def leaks(self) -> Leakage:
         """`leakage.leakage`."""
         return leakage.leakage(self.results, self.table, self.names)
@@ -111,6 +117,7 @@ class Content:
             "judges": self.judges,
             "tradeoff": self.tradeoff,
             "curves": self.curves,
+            "combinations": self.combinations,
             "leakage": self.leaks.people,
             "inequality": self.leaks.targets,
             "groups": self.leaks.groups,
@@ -121,7 +128,7 @@ class Content:
         for group in tables.protocols(self.table):
             yield captions.section(group, self.results, brief)
             yield from differences.sections(group, self.differences)
-        yield from tradeoffs.sections(self.tradeoff, self.curves, self.titles)
+        yield from tradeoffs.sections(self.tradeoff, self.curves, self.combinations, self.titles)
 
     def people(self) -> Iterator[Section]:
         """The tables of who leaks."""

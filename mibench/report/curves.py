@@ -47,6 +47,11 @@ class Curve:
         """The defended points."""
         return tuple(point for point in self.points if point.defended)
 
+    def place_of(self, place: int) -> Point:
+        """The point that `stats.matched` counts by this number: 0 is no defense, then the strengths."""
+        none = tuple(point for point in self.points if not point.defended)
+        return (*none, *self.strengths)[place]
+
     def xy(self) -> list[tuple[float, float]]:
         """Every point's place, by rising natural accuracy."""
         return sorted(self.place(point) for point in self.points)
@@ -102,21 +107,26 @@ def _measured(point: Point, access: Access, column: str = "") -> Measured | None
     return None if judged is None or point.heldout is None else Measured(judged.hits, point.heldout)
 
 
-def matched(curve: Curve, below: float, column: str = "") -> Matched | None:
+def matched(curve: Curve, below: float, column: str = "", rival: Curve | None = None) -> Matched | None:
     """Attack accuracy where the defense costs `below` of natural accuracy, beside no defense (`stats.matched`).
 
     Args:
         curve: With the undefended point.
         below: How much lower than the undefended target's natural accuracy, in [0, 1].
         column: The judge's column of verdicts; empty is the headline.
+        rival: Another defense on the same undefended target, to whose attack accuracy there the difference is taken.
 
     Returns:
         None where no strength costs that much, or where single verdicts are missing.
     """
     none = [point for point in curve.points if not point.defended]
-    known = [_measured(point, curve.access, column) for point in (*none, *curve.strengths)]
+    others = rival.strengths if rival else ()
+    known = [_measured(point, curve.access, column) for point in (*none, *curve.strengths, *others)]
     whole = [one for one in known if one is not None]
-    return matching(whole[0], whole[1:], below) if len(none) == 1 and len(whole) == len(known) else None
+    if len(none) != 1 or len(whole) < len(known):
+        return None
+    first = len(curve.strengths) + 1
+    return matching(whole[0], whole[1:first], below, whole[first:])
 
 
 def state(curve: Curve, below: float, found: Matched | None) -> str:
@@ -128,14 +138,13 @@ def state(curve: Curve, below: float, found: Matched | None) -> str:
     if found is None:
         reached = min(point.natural.value for point in curve.points) <= none.natural.value - below
         return UNKNOWN if reached else NOT_REACHED
-    points = (none, *curve.strengths)
-    return "" if all(points[place].converged for place in found.leaning) else NOT_CONVERGED
+    return "" if all(curve.place_of(place).converged for place in found.leaning) else NOT_CONVERGED
 
 
 def _between(curve: Curve, found: Matched) -> str:
     """Between which two points: `none | re a_e=0.4`, or the only one."""
-    points = (next(point for point in curve.points if not point.defended), *curve.strengths)
-    return " | ".join(points[place].label for place in sorted(found.leaning, key=lambda p: -points[p].natural.value))
+    ends = sorted(map(curve.place_of, found.leaning), key=lambda point: -point.natural.value)
+    return " | ".join(point.label for point in ends)
 
 
 def frame(points: list[Point]) -> pd.DataFrame:

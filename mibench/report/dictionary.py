@@ -182,6 +182,16 @@ BY_FILE: Mapping[str, tuple[tuple[str, Unit, str], ...]] = {
         ("judged_by", Unit.FLAG, "whether the row compares the strongest attacks"),
     ),
     "judges": (("n", Unit.COUNT, "paired differences"), ("identities", Unit.COUNT, "people compared")),
+    "combinations": (
+        ("defense", Unit.TEXT, "the stack without its first defense's strength"),
+        ("part", Unit.TEXT, "one of its defenses, measured alone over its own strengths"),
+        ("below", Unit.POINTS, "how much natural accuracy both cost"),
+        ("state", Unit.TEXT, "why there is no number: not reached, not converged; empty: there is one"),
+        ("with", Unit.SHARE, "likeness of the stack there"),
+        ("without", Unit.SHARE, "likeness of the part alone there"),
+        ("difference", Unit.POINTS, "the stack's minus the part's, paired over people and seeds"),
+        ("p", Unit.NUMBER, "two-sided p-value that this difference is zero"),
+    ),
     "tradeoff": (("judged_by", Unit.TEXT, "the strongest attack of any access"),),
 }
 

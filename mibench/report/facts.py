@@ -167,6 +167,7 @@ def facts(result: Result, among: Sequence[Result] = ()) -> Facts:
         converged=target.read("metrics.json").get("convergence", {}).get("converged"),
         rivals=len({one.attack for one in rivals if one.target.id == target.id}),
         cross_fitted=score.identities > 1,
+        generators=tuple(result.inversion.read("metrics.json").get("global_generators", ())),
     )
 
 

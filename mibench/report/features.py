@@ -12,6 +12,7 @@ from rich.text import Text
 from mibench.metrics import Metric, metric
 from mibench.report import clouds_figure
 from mibench.report.clouds import DRAWS, erasing, extract, measure
+from mibench.report.figures import style
 from mibench.report.naming import defense_label
 from mibench.runs import Run, inversion_of
 from mibench.runtime.engine import Engine
@@ -70,10 +71,11 @@ def write(run: Run, size: int, engine: Engine, reporter: Reporter) -> tuple[Path
         **measure(clouds, size),
     }
     folder = run.root / "report" / f"features-{run.name}-{run.id}"
-    figure = clouds_figure.draw(clouds, shown, report["shown"], title, how)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / "features.png", partial(figure.savefig, format="png"))
+        with style():
+            figure = clouds_figure.draw(clouds, shown, report["shown"], title, how)
+            write_atomic(folder / "features.png", partial(figure.savefig, format="png"))
         write_json(folder / "features.json", report)
     except OSError as error:
         raise UserError(f"cannot write the figure to {folder}: {error.strerror or error}") from None

@@ -1,15 +1,20 @@
 """Figures: attack accuracy against natural accuracy, every defense a line over its strengths."""
 
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mibench.core import Access
 from mibench.report.curves import Curve, curves, pareto
 from mibench.report.points import Point
+from mibench.runtime import escape
 from mibench.runtime.files import write_atomic
 
-__all__ = ["draw", "write"]
+__all__ = ["draw", "style", "write"]
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6a3d9a", "#8c564b", "#4d4d4d", "#b2a300")
 """Okabe and Ito's colours, which colour-blind readers tell apart, and a few more."""
@@ -29,6 +34,16 @@ class Style(NamedTuple):
     number: str
 
 
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw within: no TeX, whatever the user's matplotlibrc says; a letter that the font lacks is a box, no warning."""
+    import matplotlib
+
+    with matplotlib.rc_context({"text.usetex": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        yield
+
+
 def draw(points: list[Point], title: str) -> Any:
     """One panel for each access that was measured; the undefended target is a star, the Pareto front a stair.
 
@@ -39,7 +54,7 @@ def draw(points: list[Point], title: str) -> Any:
 
     shown = [access for access in Access.strongest_first() if any(access in point.attacks for point in points)]
     names = list(dict.fromkeys(curve.defense for access in shown for curve in curves(points, access)))
-    style = {
+    styles = {
         name: Style(
             COLOURS[place % len(COLOURS)],
             MARKERS[(place + place // len(COLOURS)) % len(MARKERS)],
@@ -56,14 +71,16 @@ def draw(points: list[Point], title: str) -> Any:
     figure.subplots_adjust(0.75 / width, below / height, 1 - 0.15 / width, 1 - 0.75 / height, wspace=0.14)
     handles: dict[str, Any] = {}
     for panel, access in zip(panels, shown, strict=False):
-        _panel(panel, points, access, style, handles)
+        _panel(panel, points, access, styles, handles)
     panels[0].set_ylabel("likeness, % (lower is more private)", color=INK)
-    figure.suptitle(title, x=0.15 / width, y=1 - 0.15 / height, ha="left", fontsize=11, color=INK, fontweight="bold")
-    numbers = {name: f"{own.number}  {name}".strip() for name, own in style.items()}
+    figure.suptitle(
+        escape.figure(title), x=0.15 / width, y=1 - 0.15 / height, ha="left", fontsize=11, color=INK, fontweight="bold"
+    )
+    numbers = {name: f"{own.number}  {name}".strip() for name, own in styles.items()}
     first = sorted(handles, key=lambda name: names.index(name) if name in names else -1)
     figure.legend(
         [handles[name] for name in first],
-        [numbers.get(name, name) for name in first],
+        [escape.figure(numbers.get(name, name)) for name in first],
         loc="lower left",
         ncols=entries,
         frameon=False,
@@ -117,7 +134,8 @@ def _focus(panel: Any, points: list[Point], access: Access) -> None:
         margin = 0.04 * max(high - low, 0.05)
         limit(100 * (low - margin), 100 * (high + margin))
     beyond = [
-        f"{one.label}: {100 * one.natural.value:.0f} natural, {100 * one.attacks[access].rate.value:.0f} likeness"
+        f"{escape.figure(one.label)}: {100 * one.natural.value:.0f} natural, "
+        f"{100 * one.attacks[access].rate.value:.0f} likeness"
         for one in known
         if one not in useful
     ]
@@ -137,7 +155,7 @@ def _line(panel: Any, curve: Curve, style: Style, handles: dict[str, Any]) -> No
     for point, (x, y) in zip(ordered, places, strict=True):
         handles[curve.defense] = _mark(panel, point, curve.access, style.colour, style.marker, 5.5)
         panel.annotate(
-            style.number or point.label,
+            style.number or escape.figure(point.label),
             (100 * x, 100 * y),
             xytext=(3.5, 2.5),
             textcoords="offset points",
@@ -183,7 +201,8 @@ def write(folder: Path, points: list[Point], titles: dict[str, str]) -> list[Pat
             continue
         name = "-".join(["tradeoff", protocol, *track.split()]) if len(groups) > 1 else "tradeoff"
         path = folder / f"{name}.png"
-        figure = draw(own, f"{titles[protocol]}{f', {track}' if track else ''}")
-        write_atomic(path, lambda scratch, figure=figure: figure.savefig(scratch, format="png"))  # type: ignore[misc]
+        with style():
+            figure = draw(own, f"{titles[protocol]}{f', {track}' if track else ''}")
+            write_atomic(path, partial(figure.savefig, format="png"))
         paths.append(path)
     return paths

@@ -13,23 +13,12 @@ from mibench.report import dictionary, tables, tradeoff_tables
 from mibench.report.content import Content
 from mibench.report.protocol import TITLE
 from mibench.report.tables import Section
+from mibench.runtime import escape
 from mibench.runtime.files import write_atomic
 
-__all__ = ["escape_latex", "records", "to_csv", "to_json", "to_latex", "to_markdown", "write"]
+__all__ = ["records", "to_csv", "to_json", "to_latex", "to_markdown", "write"]
 
-LATEX = {
-    "\\": r"\textbackslash{}",
-    "_": r"\_",
-    "%": r"\%",
-    "&": r"\&",
-    "#": r"\#",
-    "$": r"\$",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": "$<$",
-    ">": "$>$",
+SYMBOLS = {
     "Δ": r"$\Delta$",
     "ε": r"$\varepsilon$",
     tradeoff_tables.FRONT: r"$\diamond$",
@@ -37,7 +26,10 @@ LATEX = {
     tables.BEST: r"$\bigtriangleup$",
     tables.WORST: r"$\bigtriangledown$",
 }
-"""What plain LaTeX reads otherwise, character by character."""
+"""The report's own marks in LaTeX."""
+
+CELL, LINE = 200, 2000
+"""Characters of a table's cell, and of a line below it, in files for people; CSV and JSON have all of them."""
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -52,9 +44,9 @@ def _plain(value: Any) -> Any:
     return None if value is None or (isinstance(value, float) and not math.isfinite(value)) else value
 
 
-def _cells(rows: pd.DataFrame, columns: list[tables.Column], escape: Callable[[str], str]) -> list[list[str]]:
+def _cells(rows: pd.DataFrame, columns: list[tables.Column], harmless: Callable[[str, int], str]) -> list[list[str]]:
     lines = tables.rows(rows)
-    filled = [[escape(cell) for cell in column.cells(lines, 1)] for column in columns]
+    filled = [[harmless(cell, CELL) for cell in column.cells(lines, 1)] for column in columns]
     return [list(cells) for cells in zip(*filled, strict=True)]
 
 
@@ -77,25 +69,25 @@ def to_markdown(
     """First where the judges disagree, then GitHub's tables, a caption below each; then what the checks
     found, why tables are apart, what was left out."""
 
-    def escape(text: str) -> str:
-        return text.replace("|", "\\|").replace("_", "\\_").replace("<", "&lt;")
+    def line(text: str) -> str:
+        return escape.markdown(text, LINE)
 
-    lines = [*(f"**{escape(line)}**\n" for line in first)]
+    lines = [*(f"**{line(text)}**\n" for text in first)]
     for title, rows, columns, notes, _ in sections:
-        lines += [f"## {escape(title)}", ""]
-        lines.append(f"| {' | '.join(escape(column.header) for column in columns)} |")
+        lines += [f"## {line(title)}", ""]
+        lines.append(f"| {' | '.join(line(column.header) for column in columns)} |")
         lines.append(f"|{'|'.join(':---' if column.left else '---:' for column in columns)}|")
-        lines += [f"| {' | '.join(cells)} |" for cells in _cells(rows, columns, escape)]
-        lines += ["", *(f"- {escape(note)}" for note in notes), ""]
+        lines += [f"| {' | '.join(cells)} |" for cells in _cells(rows, columns, escape.markdown)]
+        lines += ["", *(f"- {line(note)}" for note in notes), ""]
     for head, texts in (("## Checks", checked), (f"**{TITLE}**", why), ("## Left out", errors)):
         if texts:
-            lines += [head, "", *(f"- {escape(line)}" for line in texts), ""]
+            lines += [head, "", *(f"- {line(text)}" for text in texts), ""]
     return "\n".join(lines)
 
 
-def escape_latex(text: str) -> str:
+def _latex(text: str, most: int = LINE) -> str:
     """Text that plain LaTeX prints as it is."""
-    return "".join(LATEX.get(character, character) for character in text)
+    return escape.latex(text, SYMBOLS, most)
 
 
 def to_latex(sections: Iterable[Section]) -> str:
@@ -105,16 +97,16 @@ def to_latex(sections: Iterable[Section]) -> str:
         lines += ["", r"\begin{table}", r"\centering\scriptsize\setlength{\tabcolsep}{3pt}"]
         lines.append(rf"\begin{{tabular}}{{{''.join('l' if column.left else 'r' for column in columns)}}}")
         for part in ("top", "bottom"):
-            heads = [escape_latex(getattr(column, part).replace("-\n", "-")) for column in columns]
+            heads = [_latex(getattr(column, part).replace("-\n", "-")) for column in columns]
             lines.append(f"{' & '.join(heads)} \\\\")
         lines.append(r"\hline")
         last = None
-        for cells in _cells(rows, columns, escape_latex):
+        for cells in _cells(rows, columns, _latex):
             if last is not None and cells[0] and cells[0] != last:
                 lines.append(r"\hline")
             last = cells[0] or last
             lines.append(f"{' & '.join(_guard(cells))} \\\\")
-        lines += [r"\end{tabular}", rf"\caption{{{escape_latex(title)}. {escape_latex(' '.join(notes))}}}"]
+        lines += [r"\end{tabular}", rf"\caption{{{_latex(title)}. {_latex(' '.join(notes))}}}"]
         lines.append(r"\end{table}")
     return "\n".join(lines) + "\n"
 
@@ -163,5 +155,9 @@ def write(folder: Path, content: Content, errors: Sequence[str]) -> list[Path]:
 
 
 def to_csv(frame: pd.DataFrame) -> str:
-    """Every number with all its digits; nothing at all for no rows."""
-    return frame.to_csv(index=False, lineterminator="\n") if len(frame) else ""
+    """Every number with all its digits, no text a formula; nothing at all for no rows."""
+    if not len(frame):
+        return ""
+    texts = frame.select_dtypes(exclude=["number", "bool"]).columns
+    safe = frame.assign(**{name: frame[name].map(escape.csv) for name in texts})
+    return safe.rename(columns=escape.csv).to_csv(index=False, lineterminator="\n")

@@ -22,6 +22,7 @@ from mibench.metrics.knn import knn_distance
 from mibench.report import tables
 from mibench.report.leakage import numbered
 from mibench.report.result import Result
+from mibench.runtime import escape
 from mibench.runtime.files import write_atomic
 from mibench.stages import artifacts
 
@@ -141,7 +142,7 @@ class Pen:
     def words(self, x: float, y: int, parts: Sequence[tuple[str, str]], width: int, bold: bool = False) -> None:
         """Coloured parts on one line, centred on x, shortened to the width."""
         font = self.bold if bold else self.plain
-        texts = [text for text, _ in parts]
+        texts = [escape.terminal(text, 200) for text, _ in parts]
         while font.getlength("".join(texts)) > width and len(texts[-1]) > 2:
             texts[-1] = texts[-1].rstrip("…")[:-1].rstrip() + "…"
         at = x - font.getlength("".join(texts)) / 2
@@ -195,7 +196,7 @@ def draw(
     height = top + step * len(names) + len(legend) * LINE + MARGIN // 2
     sheet = Image.new("RGB", (width, height), "white")
     pen = _fonts(sheet)
-    pen.canvas.text((MARGIN, MARGIN - 6), title, fill=INK, font=pen.large)
+    pen.canvas.text((MARGIN, MARGIN - 6), escape.terminal(title, 200), fill=INK, font=pen.large)
 
     def middle(place: int) -> float:
         return left[place] + wide / 2

@@ -30,6 +30,7 @@ from mibench.report import rows, tables
 from mibench.report.pairing import Attacked, holm
 from mibench.report.result import Result
 from mibench.report.tables import HEADLINE, evaluators, protocols
+from mibench.runtime import escape
 from mibench.stats.intervals import proportion
 from mibench.stats.significance import gap_test
 
@@ -170,11 +171,11 @@ def _images(best: Attacked) -> pd.DataFrame:
 
 
 def _members(result: Result) -> dict[str, str]:
-    """Identity -> group, from the card that the target's training wrote down; empty without groups."""
+    """Identity, as per_image.csv calls it, -> group, from the card of the target's data; empty without groups."""
     if not (result.target.path / "data.json").is_file():
         return {}
     groups = result.target.read("data.json").get("groups")
-    return {str(name): str(group) for name, group in groups.items()} if isinstance(groups, Mapping) else {}
+    return {escape.csv(str(name)): str(group) for name, group in groups.items()} if isinstance(groups, Mapping) else {}
 
 
 def _persons(images: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -158,12 +158,36 @@ LIMITS = (
 )
 
 
-def sections(tradeoff: pd.DataFrame, curves: pd.DataFrame, titles: Mapping[str, str]) -> Iterator[Section]:
+def _combinations() -> list[Column]:
+    def difference(row: Row, digits: int) -> str:
+        return str(row["state"]) or shown(row, "difference", Unit.POINTS, digits)
+
+    return [
+        Column("", "stack", lambda row, digits: row["defense"], left=True),
+        Column("", "beside", lambda row, digits: row["part"], left=True),
+        Column("", "access", lambda row, digits: Access.of(row["access"]).words, left=True),
+        Column("natural", "points", lambda row, digits: f"-{row['below']:g}"),
+        Column("stack's", "likeness", _rate("with")),
+        Column("alone", "likeness", _rate("without")),
+        Column("", "difference", difference),
+    ]
+
+
+ADDED = (
+    "A stack beside one of its parts alone, at a strength that costs as much natural accuracy as the whole stack does; "
+    "paired over people and seeds, no correction for how many are compared."
+)
+
+
+def sections(
+    tradeoff: pd.DataFrame, curves: pd.DataFrame, combinations: pd.DataFrame, titles: Mapping[str, str]
+) -> Iterator[Section]:
     """The tables of each protocol that has a defended target beside an undefended one.
 
     Args:
         tradeoff: `tradeoff.frame`.
         curves: `curves.frame`.
+        combinations: `combinations.frame`.
         titles: What each protocol is about.
     """
     if tradeoff.empty:
@@ -183,6 +207,11 @@ def sections(tradeoff: pd.DataFrame, curves: pd.DataFrame, titles: Mapping[str, 
                 _headline(swept),
                 [MATCHED, LIMITS, scope(int(rows["seeds"].min()))],
             )
+        stacks = combinations
+        if len(stacks):
+            stacks = stacks[(stacks["protocol"] == protocol) & (stacks["track"] == track)].reset_index(drop=True)
+        if len(stacks):
+            yield Section(f"What a stack adds, {about}", stacks, _combinations(), [ADDED])
         yield Section(
             f"Privacy against utility, {about}",
             rows,

@@ -260,15 +260,24 @@ class Run:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         return [path.name for path in others]
 
-    def finish(self, provenance: Mapping[str, Any]) -> None:
-        """Write `run.json`, then `done` (the files' digests), then rename: the run appears whole or not at all."""
-        write_json(self.work / "run.json", {**self.description(), "provenance": dict(provenance)})
+    def finish(self, provenance: Mapping[str, Any], **card: Any) -> None:
+        """Write `run.json`, then `done` (the files' digests), then rename: the run appears whole or not at all.
+
+        Args:
+            provenance: Who made it, when and how.
+            card: What else its card says.
+        """
+        write_json(self.work / "run.json", {**self.description(), "provenance": dict(provenance), **card})
         files = sorted(path for path in self.work.glob("[!.]*") if path.is_file() and path.name != "done")
         digests = {path.name: _sha256(path) for path in files if not path.name.startswith("checkpoint")}
         write_json(self.work / "done", digests)
         # What is hidden was left by a process that was killed while it wrote, or by a disk that failed.
         for scratch in [*self.work.glob("checkpoint*"), *self.work.glob(".*")]:
             shutil.rmtree(scratch) if scratch.is_dir() else scratch.unlink()
+        self.appear()
+
+    def appear(self) -> None:
+        """Give the whole run that lies in `work` its name, in the place of an older one."""
         if self.path.exists():
             shutil.rmtree(self.path)
         self.work.rename(self.path)

@@ -2,9 +2,10 @@
 
 import base64
 from collections.abc import Mapping
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from mibench.runtime import escape
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,16 +26,18 @@ class Shown:
 
     def __rich__(self) -> "Table":
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(title=type(self).__name__, show_header=False)
         for name, value in self.summary().items():
-            table.add_row(name, value)
+            table.add_row(name, Text(escape.terminal(value)))
         return table
 
     def _repr_html_(self) -> str:
-        rows = (f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in self.summary().items())
+        facts = [(escape.html(name), escape.html(value)) for name, value in self.summary().items()]
+        rows = (f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in facts)
         path, shown = self.picture(), ""
         if path is not None and path.is_file():
             data = base64.b64encode(path.read_bytes()).decode()
-            shown = f'<img alt="{escape(path.name)}" src="data:image/png;base64,{data}" style="max-width:100%">'
+            shown = f'<img alt="{escape.html(path.name)}" src="data:image/png;base64,{data}" style="max-width:100%">'
         return f"<div><table>{''.join(rows)}</table>{shown}</div>"

@@ -34,7 +34,7 @@ def terminal(text: str, most: int | None = None) -> str:
     return f"{text[:kept]}...({len(text) - 2 * kept:,} more characters)...{text[-kept:]}"
 
 
-_FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]")  # noqa: RUF001 (spreadsheets take the wide forms for the narrow ones)
+_FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]")
 
 
 def csv(cell: Any) -> Any:

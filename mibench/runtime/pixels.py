@@ -26,7 +26,17 @@ from torch import Tensor
 
 from mibench.runtime.errors import UserError
 
-__all__ = ["cache_folder", "concatenate", "empty", "mapped", "memory_left", "memory_limit", "read", "take_rows"]
+__all__ = [
+    "cache_folder",
+    "concatenate",
+    "empty",
+    "machine_memory",
+    "mapped",
+    "memory_left",
+    "memory_limit",
+    "read",
+    "take_rows",
+]
 
 _GB = 10**9
 _CGROUP = ("memory.max", "memory/memory.limit_in_bytes")
@@ -49,7 +59,7 @@ def memory_limit() -> int:
     """
     given = os.environ.get("MIBENCH_MEMORY")
     if given is None:
-        return _machine() // 4
+        return machine_memory() // 4
     if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", given):
         raise UserError(
             f"MIBENCH_MEMORY must be a number of GB such as 0.5 or 16 (0 holds no pixels in memory), got '{given}'"
@@ -57,7 +67,7 @@ def memory_limit() -> int:
     return int(float(given) * _GB)
 
 
-def _machine() -> int:
+def machine_memory() -> int:
     """Bytes of memory this machine or container has."""
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for name in _CGROUP:
@@ -123,7 +133,7 @@ def read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with suppress(SafetensorError):  # it holds more than images
             return mapped(file)
     with safe_open(file, "pt") as stored:
-        return {name: stored.get_tensor(name) for name in stored.keys()}, stored.metadata() or {}  # noqa: SIM118
+        return {name: stored.get_tensor(name) for name in stored.keys()}, stored.metadata() or {}
 
 
 def mapped(file: Path) -> tuple[dict[str, UInt8[Tensor, "..."]], dict[str, str]]:

@@ -13,13 +13,17 @@ References:
 
 import hashlib
 import math
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-__all__ = ["Noise", "content_keys", "generator", "seed_of"]
+__all__ = ["Noise", "content_keys", "generator", "seed_of", "seeded_globals"]
 
 
 def seed_of(*parts: object) -> int:
@@ -34,6 +38,41 @@ def seed_of(*parts: object) -> int:
 def generator(*parts: object, device: torch.device | str = "cpu") -> torch.Generator:
     """A torch generator seeded by `seed_of(*parts)`, for code that is batch-coupled anyway (training)."""
     return torch.Generator(device=device).manual_seed(seed_of(*parts))
+
+
+@contextmanager
+def seeded_globals(*parts: object) -> Iterator[list[str]]:
+    """Around code that should not draw from the global generators of Python, numpy and torch, but may do so.
+
+    They are seeded by `seed_of(*parts)`, so that what forgot the rule is at least the same bits when it is run again
+    from its start (not when it goes on from a checkpoint: what was drawn before is then missing). Afterwards they are
+    as they were before.
+
+    Yields:
+        A list that is filled at the end: those that were used, of `random`, `numpy` and `torch`.
+    """
+    used: list[str] = []
+    python, of_numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        seed = seed_of(*parts)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        begin = _global_states()
+        try:
+            yield used
+        finally:
+            used += [name for name, state in _global_states().items() if state != begin[name]]
+            random.setstate(python)
+            np.random.set_state(of_numpy)
+
+
+def _global_states() -> dict[str, object]:
+    """Of every global generator, something that changes when it is drawn from."""
+    name, words, *rest = np.random.get_state()
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    states = [state.numpy().tobytes() for state in (torch.get_rng_state(), *devices)]
+    return {"random": random.getstate(), "numpy": (name, words.tobytes(), *rest), "torch": states}
 
 
 def _signed(value: int) -> int:

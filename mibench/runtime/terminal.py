@@ -1,14 +1,44 @@
-"""Progress in the terminal, on stderr: a bar with rate and time left for each piece of work."""
+"""The terminal: consoles that show text from outside and do not obey it, and progress, on stderr: a bar with rate and
+time left for each piece of work."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Task as Bar
+from rich.segment import Segment
 from rich.text import Text
 
-__all__ = ["Terminal"]
+from mibench.runtime import escape
+
+__all__ = ["SafeConsole", "Terminal", "say"]
+
+
+class SafeConsole(Console):
+    """A rich console without markup, emoji codes and highlighting, which escapes whatever it is given to show.
+
+    It is the last thing before the terminal: a name that a view forgot to escape is escaped here.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"markup": False, "emoji": False, "highlight": False} | options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Segments of text that a terminal only shows; rich's own control codes (bars) are its own."""
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text == "\n" or segment.text.isprintable():
+                yield segment
+            else:
+                yield Segment("\n".join(map(escape.terminal, segment.text.split("\n"))), segment.style)
+
+
+def say(*lines: object, to_stderr: bool = False) -> None:
+    """Print lines (paths, sentences) on stdout or stderr; what they quote cannot leave its line."""
+    for line in lines:
+        print(escape.terminal(str(line)), file=sys.stderr if to_stderr else sys.stdout, flush=to_stderr)
 
 
 class _Rate(ProgressColumn):
@@ -34,9 +64,9 @@ class Terminal:
     """Shows bars while work goes on and one line for each finished run; plain lines where stderr is no terminal."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False)
+        self.console = SafeConsole(stderr=True)
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TextColumn("{task.percentage:>3.0f}%"),
             _Rate(),

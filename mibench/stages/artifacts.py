@@ -25,6 +25,7 @@ from mibench.runtime.errors import UserError
 from mibench.runtime.files import unreadable, write_atomic
 from mibench.runtime.progress import Reporter
 from mibench.runtime.rng import seed_of
+from mibench.stages import imported
 from mibench.training import empty_memories
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "load_classifier",
     "load_memories",
     "load_prior",
+    "load_target",
     "load_verifier",
     "open_dataset",
     "read_header",
@@ -105,7 +107,12 @@ def _claimed(path: Path, role: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         what = header.get("role", "not a mibench file")
         about = f" of {header.get('classes_count', '?')} classes of {header['dataset']}" if "dataset" in header else ""
         raise UserError(f"{path} should hold a {role}; it is: {what}{about}")
-    return tensors, header
+    return {name: as_used(tensor) for name, tensor in tensors.items()}, header
+
+
+def as_used(tensor: Tensor) -> Tensor:
+    """The zoo keeps float16, everything computes in float32."""
+    return tensor.float() if tensor.dtype == torch.float16 else tensor
 
 
 def dataset_spec(data: Choice) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -225,10 +232,32 @@ def load_classifier(run: Run, data: Dataset) -> Classifier:
             f"{path} is a {role} of {header.get('classes_count')} classes of {header.get('dataset')} whose names or "
             f"order are not those of '{data.name}'; scores against it would compare different people"
         )
+    if imported.is_imported(run):
+        unchanged(path)
+        return imported.network(run, data)
     extra = data.distractor_count if run.kind == "evaluators" else 0
-    model = classifier(run, len(data.classes) + extra, data.image_shape)
-    _fill(model, tensors, path, run.spec["model"])
-    memories = load_memories(run, len(data.classes), data.image_shape)
+    return _served(run, tensors, len(data.classes), extra, data.image_shape)
+
+
+def load_target(run: Run) -> Classifier:
+    """As `load_classifier` of a target, without its data set: class names are not compared.
+
+    Raises:
+        UserError: If the checkpoint is truncated or plays another role.
+    """
+    asked = run.inputs["dataset"]
+    shape = registry.configure("data", asked["name"], settings=asked["settings"]).shape
+    tensors, header = _claimed(run.path / "model.safetensors", "target model")
+    return _served(run, tensors, header["classes_count"], 0, shape.image_shape)
+
+
+def _served(
+    run: Run, tensors: Mapping[str, Tensor], classes: int, extra: int, image_shape: tuple[int, int, int]
+) -> Classifier:
+    """The network of a run with these weights, as it is deployed."""
+    model = classifier(run, classes + extra, image_shape)
+    _fill(model, tensors, run.path / "model.safetensors", run.spec["model"])
+    memories = load_memories(run, classes, image_shape)
     for defense, memory in zip(defenses(run), memories, strict=True):
         model = defense.deploy(model, memory)  # type: ignore[assignment]  # a classifier again
     return model.requires_grad_(False).eval()

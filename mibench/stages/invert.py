@@ -1,7 +1,7 @@
 """Run an attack against a target through the oracle and keep the reconstructions as uint8 images."""
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,17 @@ from mibench.core import (
     Attack,
     AttackContext,
     BudgetExhausted,
-    Defense,
+    Checked,
+    Cost,
+    Dataset,
     Oracle,
     Prior,
     Reconstructions,
     checked,
+    shown_by,
     to_uint8,
 )
+from mibench.isolation import guard
 from mibench.models.fold import fold
 from mibench.plugins import capabilities, registry
 from mibench.plugins.registry import Choice
@@ -30,10 +34,10 @@ from mibench.runtime.errors import UserError
 from mibench.runtime.files import write_json
 from mibench.runtime.pictures import tile
 from mibench.runtime.progress import Reporter
-from mibench.runtime.rng import Noise
+from mibench.runtime.rng import seeded_globals
 from mibench.stages import artifacts
 
-__all__ = ["ACCESS", "plan", "shown_by", "work"]
+__all__ = ["ACCESS", "plan", "work"]
 
 ACCESS = {
     "none": Access.LABEL_ONLY,
@@ -56,14 +60,27 @@ def plan(
     precision: str,
     identities: int | None = None,
     budget: int | None = None,
+    isolate: bool = False,
 ) -> Run:
-    """The run that inverts a target's first `identities` classes (all by default)."""
+    """The run that inverts a target's first `identities` classes (all by default).
+
+    `isolate` is no part of what decides the result: it is recorded, and gives the same bytes.
+
+    Raises:
+        UserError: The attack asks for more than a target of somebody else's gives.
+    """
+    access = registry.card("attacks", attack.name)["access"]
+    grants = target.spec.get("grants")
+    if grants is not None and ACCESS[access] > ACCESS[grants]:
+        raise UserError(
+            f"{attack.name} needs {ACCESS[access].words} access; {target.label} gives {ACCESS[grants].words} only"
+        )
     return Run(
         root,
         "inversions",
         attack.name,
         {
-            "access": registry.card("attacks", attack.name)["access"],
+            "access": access,
             "attack": attack.spec(),
             "budget": budget,
             "identities": identities,
@@ -71,19 +88,8 @@ def plan(
             "seed": seed,
         },
         {"prior": prior, "target": target},
+        inputs={"isolate": True} if isolate else {},
     )
-
-
-def shown_by(defenses: Sequence[Defense]) -> Callable[[Tensor, Noise], Tensor]:
-    """What defenses do to the training images, without the base augmentation between `before` and `transform`."""
-
-    def transform(x: Tensor, noise: Noise) -> Tensor:
-        for hook in ("before", "transform"):
-            for place, defense in enumerate(defenses):
-                x = getattr(defense, hook)(x, noise.of(place))
-        return x
-
-    return transform
 
 
 def work(run: Run, engine: Engine, reporter: Reporter) -> None:
@@ -93,54 +99,117 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     if source is None:
         raise UserError(f"{run.label} has no prior; its images were made by another program")
     data = artifacts.dataset(target)
-    attack: Attack = registry.configure(
-        "attacks", run.spec["attack"]["name"], settings=run.spec["attack"]["settings"]
-    ).plugin
     count = run.spec["identities"] or len(data.classes)
     if not 1 <= count <= len(data.classes):
         raise UserError(f"--identities {count}: the target knows {len(data.classes)} identities")
     prior: Prior = engine.place(artifacts.load_prior(source, data))  # type: ignore[assignment]
-    capabilities.require(attack, prior)
     network = engine.place(fold(artifacts.load_classifier(target, data)))
     labels = torch.arange(count, device=engine.device)
-    cost = attack.cost(prior, len(data.public))
-    total = cost.queries * count + cost.shared_queries
-    with run.writing() as folder, reporter.task(f"{run.name} on {target.name}", total, "images") as task:
-        oracle = Oracle(network, ACCESS[run.spec["access"]], len(data.classes), run.spec["budget"], tick=task.advance)
-        batch = at_once(BATCH[engine.device.type], data.image_shape, engine.device)
-        workspace = AttackContext(batch, folder, data.public.on(engine), shown_by(artifacts.defenses(target)))
-        made: object = None
-        answered = False
-        with suppress(BudgetExhausted), engine.autocast(), capabilities.naming_others():
-            made = attack(oracle, prior, labels, run.spec["seed"], workspace)
-            answered = True
-        if not answered or (run.spec["budget"] is not None and cost.queries and oracle.queries.max() == 0):
-            raise UserError(
-                f"a budget of {run.spec['budget']} queries per identity is too small for one step of {run.name}; it "
-                f"asks for {cost.shared_queries} shared and {cost.queries} own queries when nothing stops it"
+    isolated = bool(run.inputs.get("isolate", False))
+    attacking = _isolated if isolated else _here
+    with run.writing() as folder, attacking(run, engine, prior, data, count) as (cost, attack, isolation):
+        if isolation:
+            reporter.say(f"isolation: {isolation}")
+        total = cost.queries * count + cost.shared_queries
+        with reporter.task(f"{run.name} on {target.name}", total, "images") as task:
+            access, budget = ACCESS[run.spec["access"]], run.spec["budget"]
+            oracle = Oracle(network, access, len(data.classes), budget, task.advance, attacked=range(count))
+            with oracle.watched(), engine.autocast():
+                outcome, generators = attack(oracle, folder)
+        if generators:
+            reporter.say(
+                f"{run.name} drew from the global generators of {', '.join(generators)}; they are seeded from the run, "
+                "but what one identity gets now depends on the others, and an interrupted run would end otherwise"
             )
-        found, missing = checked(made, run.name, labels, data.image_shape)
+        if outcome is None or (budget is not None and cost.queries and oracle.queries.max() == 0):
+            raise UserError(
+                f"a budget of {budget} queries per identity is too small for one step of {run.name}; it asks for "
+                f"{cost.shared_queries} shared and {cost.queries} own queries when nothing stops it"
+            )
+        made, missing = outcome
         if len(missing):
             people = ", ".join(data.classes[label] for label in missing.tolist())
             reporter.say(f"{run.label}: {len(missing)} of {count} identities failed, no image came back: {people}")
         for file in run.clear():
             reporter.say(f"{run.label}: ignored {file}, which the attack left in the run's folder")
-        stored = to_uint8(found.images).cpu()
+        stored = to_uint8(made.images).cpu()
         tensors = {
-            "failed": found.failed,
+            "failed": made.failed,
             "gradient_images": oracle.gradient_images,
             "images": stored,
-            "labels": found.labels,
-            "latents": found.latents,
+            "labels": made.labels,
+            "latents": made.latents,
             "queries": oracle.queries,
         }
         if len(missing):
             tensors["missing"] = missing
         header = {"role": "reconstructions", "attack": run.name, "dataset": data.name, "classes_count": count}
         artifacts.write_tensors(folder / "images.safetensors", tensors, header)
-        write_json(folder / "metrics.json", measured(found, missing, oracle, labels))
+        write_json(folder / "metrics.json", measured(made, missing, oracle, labels) | {"global_generators": generators})
         tile(stored[: 8 * 8], folder / "grid.png", columns=8)
-        run.finish(provenance(started, describe(engine)))
+        run.finish(provenance(started, describe(engine) | {"isolation": isolation or "none"}))
+
+
+Outcome = tuple[Checked | None, list[str]]
+"""What an attack returned, checked (None where the budget did not suffice), and the global generators that it used."""
+
+Attacking = tuple[Cost, Callable[[Oracle, Path], Outcome], str]
+"""What an attack will cost, what runs it, and how it is isolated (empty: not at all)."""
+
+
+@contextmanager
+def _here(run: Run, engine: Engine, prior: Prior, data: Dataset, count: int) -> Iterator[Attacking]:
+    """The attack in this process."""
+    chosen = run.spec["attack"]
+    attack: Attack = registry.configure("attacks", chosen["name"], settings=chosen["settings"]).plugin
+    capabilities.require(attack, prior)
+
+    def attacked(oracle: Oracle, folder: Path) -> Outcome:
+        labels = torch.arange(count, device=engine.device)
+        shown = shown_by(artifacts.defenses(run.target))
+        workspace = AttackContext(_batch(engine, data), folder, data.public.on(engine), shown)
+        outcome: Checked | None = None
+        with (
+            seeded_globals(run.spec["seed"], "attack") as generators,
+            suppress(BudgetExhausted),
+            capabilities.naming_others(),
+        ):
+            made = attack(oracle, prior, labels, run.spec["seed"], workspace)
+            outcome = checked(made, run.name, labels, data.image_shape)
+        return outcome, generators
+
+    yield attack.cost(prior, len(data.public)), attacked, ""
+
+
+@contextmanager
+def _isolated(run: Run, engine: Engine, prior: Prior, data: Dataset, count: int) -> Iterator[Attacking]:
+    """The attack in a sealed process of its own, which is given everything that it may know and asks for the rest."""
+    access = ACCESS[run.spec["access"]]
+    guard.possible(access)
+    pictures = [Path(one) for one in run.target.inputs["dataset"]["settings"].values() if isinstance(one, str) and one]
+    with guard.guarded([run.root, *(one for one in pictures if one.exists())]) as cell:
+        fields = {
+            "access": access.name,
+            "attacked": count,
+            "batch": _batch(engine, data),
+            "budget": run.spec["budget"],
+            "classes": len(data.classes),
+            "seed": run.spec["seed"],
+        }
+        defenses = artifacts.defenses(run.target)
+        cost = cell.give(run.spec["attack"], prior, data.public, defenses, engine, fields)
+
+        def attacked(oracle: Oracle, folder: Path) -> Outcome:
+            made, generators = guard.serve(cell.wire, oracle, folder)
+            if made is None:
+                return None, generators
+            return checked(made, run.name, torch.arange(count, device=engine.device), data.image_shape), generators
+
+        yield cost, attacked, cell.isolation
+
+
+def _batch(engine: Engine, data: Dataset) -> int:
+    return at_once(BATCH[engine.device.type], data.image_shape, engine.device)
 
 
 def measured(

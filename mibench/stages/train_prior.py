@@ -1,10 +1,12 @@
 """Learn an image prior on the public images, with the target's help where the prior asks for it."""
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from mibench.core import Oracle, Prior, PriorTrainer, Split, TrainingContext
 from mibench.models.fold import fold
@@ -19,7 +21,7 @@ from mibench.runtime.progress import Reporter
 from mibench.runtime.rng import Noise, seed_of
 from mibench.stages import artifacts
 
-__all__ = ["domain_of", "plan", "rehearse", "work"]
+__all__ = ["domain_of", "plan", "rehearse", "samples", "work"]
 
 SAMPLES = 64
 
@@ -68,6 +70,13 @@ def rehearse(run: Run) -> None:
         recipe.build(shape.image_shape, shape.classes, Split(images, torch.empty(shape.public, dtype=torch.int64)))
 
 
+@torch.no_grad()
+def samples(prior: Prior, seed: int, classes: int, engine: Engine) -> Float[Tensor, "n c h w"]:
+    """What samples.png shows: `SAMPLES` draws, of each identity in turn where the prior is told whom to draw."""
+    place = torch.arange(SAMPLES, device=engine.device)
+    return prior.decode(prior.sample(Noise(seed, place).of("samples")), place % classes)
+
+
 def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     """Build, train, write the weights and a grid of samples (also while training)."""
     started = clock()
@@ -84,17 +93,15 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
             prior: Prior = recipe.build(data.image_shape, len(data.classes), data.public)
         prior = engine.place(prior)  # type: ignore[assignment]
 
-        @torch.no_grad()
         def picture(current: Prior) -> None:
-            stream = Noise(run.spec["seed"], torch.arange(SAMPLES, device=engine.device)).of("samples")
-            y = torch.arange(SAMPLES, device=engine.device) % len(data.classes)
-            tile(current.decode(current.sample(stream), y), folder / "samples.png", columns=8)
+            tile(samples(current, run.spec["seed"], len(data.classes), engine), folder / "samples.png", columns=8)
 
         session = TrainingContext(
             engine, run.spec["seed"], reporter, f"train prior {run.name}", folder / "checkpoint.pt", picture
         )
         # What training still initialises (an encoder) must not depend on what this process did before.
-        with torch.random.fork_rng():
+        watched = oracle.watched() if oracle is not None else nullcontext()
+        with torch.random.fork_rng(), watched:
             torch.manual_seed(seed_of(run.spec["seed"], "train"))
             log = recipe.train(prior, data.public, oracle, session)
         for file in run.clear(keep=("samples.png",)):

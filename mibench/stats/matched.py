@@ -4,7 +4,8 @@ A defense can be made private by being made useless, so two defenses are compare
 accuracy. Let (x_i, y_i) be natural and attack accuracy of the undefended target (i = 0) and of the defense's measured
 strengths. At x = x_0 - below the attack accuracy y(x) is read from the points in the order of rising x, on a straight
 line between the two that enclose x; of points with equal x their mean counts. Nothing is extrapolated: beyond the
-lowest measured x there is no estimate. The order in which strengths are given does not matter, nor do their values.
+lowest measured x there is no estimate. The order in which strengths are given does not matter, nor do their values. Two
+defenses are compared in the same way: both are read at x, and the second reading takes the place of y_0.
 
 The estimate y(x) - y_0 moves with every point's natural accuracy as well as with its attack accuracy, so the interval
 spans
@@ -23,7 +24,7 @@ References:
     | https://arxiv.org/abs/1106.2125
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -58,7 +59,8 @@ class Matched:
 
     Args:
         rate: In [0, 1].
-        difference: The same minus the undefended target's at its own natural accuracy, in [-1, 1].
+        difference: The same minus the undefended target's at its own natural accuracy, or minus a rival's at the same
+            natural accuracy, in [-1, 1].
         p: Two-sided p-value that the difference is zero, by the t of the linearised estimate.
         left: Place of the point below, in what was given: 0 is the undefended target, then the strengths.
         right: Place of the point above.
@@ -115,7 +117,9 @@ def _grid(hits: Hits, people: Int64[Tensor, " p"], seeds: Int64[Tensor, " s"]) -
     return _Grid(*flat.view(2, len(people), len(seeds)))
 
 
-def matched(none: Measured, strengths: Sequence[Measured], below: float) -> Matched | None:
+def matched(
+    none: Measured, strengths: Sequence[Measured], below: float, rival: Sequence[Measured] = ()
+) -> Matched | None:
     """Attack accuracy where natural accuracy is `below` less than the undefended target's.
 
     Only training seeds that every point has are used, and of reconstructions only the cells (person and seed) that
@@ -125,42 +129,73 @@ def matched(none: Measured, strengths: Sequence[Measured], below: float) -> Matc
         none: The undefended target.
         strengths: The defense at each measured strength, in any order.
         below: How much less, in [-1, 1].
+        rival: Another defense's measured strengths: the difference is then to what it leaves at the same natural
+            accuracy, not to no defense.
 
     Returns:
-        None where no strength costs that much (or, where `below` is negative, gains it), or where the points share no
-        seed or no person.
+        None where no strength (or none of the rival's) costs that much (or, where `below` is negative, gains it), or
+        where the points share no seed or no person.
     """
-    points = [none, *strengths]
+    points = [none, *strengths, *rival]
     seeds = _common([_seeds(hits) for point in points for hits in point])
     people = torch.cat([hits.people for point in points for hits in point]).unique()
-    if len(points) < 2 or not len(seeds) or len(people) < 2:
+    if not strengths or not len(seeds) or len(people) < 2:
         return None
     natural = [_grid(point.natural, people, seeds) for point in points]
     attack = _comparable([_grid(point.attack, people, seeds) for point in points])
     if float(attack[0].counts.sum()) == 0 or any(float(own.counts.sum()) == 0 for own in natural):
         return None
-    x = torch.tensor([own.mean for own in natural], dtype=torch.float64)
-    y = torch.tensor([own.mean for own in attack], dtype=torch.float64)
+    own = list(range(len(strengths) + 1))
+    others = [0, *range(len(own), len(points))] if rival else []
+    reading = _reading(natural, attack, own, below)
+    other = _reading(natural, attack, others, below) if rival else _undefended(attack[0])
+    if reading is None or other is None:
+        return None
+    rates, gaps = _resampled(natural, attack, own, others, below)
+    known = attack[0].counts > 0
+    who, weights = torch.arange(len(people)).repeat_interleave(len(seeds))[known.flatten()], attack[0].counts[known]
+    fixed = rate(*by_cluster(who, reading.sums[known], weights))
+    apart = difference_of_rates(*by_cluster(who, (reading.sums - other.sums)[known], weights))
+    level, _ = _interval(fixed, reading.moves, rates, 0.0)
+    gap, p = _interval(apart, reading.moves - other.moves, gaps, -1.0)
+    return Matched(level, gap, p, reading.left, reading.right, reading.share)
+
+
+class _Reading(NamedTuple):
+    """Attack accuracy at a natural accuracy: between which points, and what it is made of, cell by cell."""
+
+    left: int
+    right: int
+    share: float
+    sums: Float64[Tensor, "p s"]
+    """Hits between the two points; over the counts of the cells they give the attack accuracy."""
+    moves: Float64[Tensor, "p s"]
+    """How much each cell moves it, by its hits and by the natural accuracies."""
+
+
+def _undefended(attack: _Grid) -> _Reading:
+    return _Reading(0, 0, 0.0, attack.sums, attack.rest)
+
+
+def _reading(natural: Sequence[_Grid], attack: Sequence[_Grid], places: Sequence[int], below: float) -> _Reading | None:
+    """What some of the points say, the undefended one first; None beyond them."""
+    x, y = (torch.tensor([grids[place].mean for place in places], dtype=torch.float64) for grids in (natural, attack))
     at = float(x[0]) - below
     if not float(x.min()) - 1e-12 <= at <= float(x.max()) + 1e-12:
         return None
     left, right, share = _bracket(x, at)
-    slope = _slope(x, y, left, right)
-    # Rows of equal x count together: their mean is one point, whose cells are the mean of theirs.
-    low, high = _pooled(attack, x, left), _pooled(attack, x, right)
-    blend = [(1 - share) * a + share * b for a, b in zip(low[:2], high[:2], strict=True)]
-    moves = (1 - share) * low[2] + share * high[2]
-    shift = natural[0].rest - (1 - share) * _pooled(natural, x, left)[2] - share * _pooled(natural, x, right)[2]
-    value = float(blend[0].sum() / blend[1].sum())
-    ways = _resampled(natural, attack, below)
-    moved = moves + slope * shift
-    known = attack[0].counts > 0
-    who = torch.arange(len(people)).repeat_interleave(len(seeds))[known.flatten()]
-    rates = rate(*by_cluster(who, blend[0][known], attack[0].counts[known]))
-    gaps = difference_of_rates(*by_cluster(who, (blend[0] - attack[0].sums)[known], attack[0].counts[known]))
-    own, _ = _interval(rates._replace(value=value), moved, ways[0], 0.0)
-    gap, p = _interval(gaps, moved - attack[0].rest, ways[1], -1.0)
-    return Matched(own, gap, p, left, right, share)
+
+    def blend(grids: Sequence[_Grid], part: Callable[[_Grid], Tensor]) -> Tensor:
+        """Between both points; of points with equal x the mean counts."""
+        ends = [
+            torch.stack([part(grids[place]) for place, other in zip(places, x.tolist(), strict=True) if other == end])
+            for end in (float(x[left]), float(x[right]))
+        ]
+        return (1 - share) * ends[0].mean(dim=0) + share * ends[1].mean(dim=0)
+
+    shift = natural[0].rest - blend(natural, lambda grid: grid.rest)
+    moves = blend(attack, lambda grid: grid.rest) + _slope(x, y, left, right) * shift
+    return _Reading(places[left], places[right], share, blend(attack, lambda grid: grid.sums), moves)
 
 
 def _seeds(hits: Hits) -> Int64[Tensor, " s"]:
@@ -207,35 +242,30 @@ def _slope(x: Float64[Tensor, " k"], y: Float64[Tensor, " k"], left: int, right:
     return sum(slopes) / len(slopes) if slopes else 0.0
 
 
-def _pooled(grids: Sequence[_Grid], x: Float64[Tensor, " k"], place: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums, counts and moves of the mean of all points whose x is that of one of them."""
-    own = [grid for grid, other in zip(grids, x.tolist(), strict=True) if other == float(x[place])]
-    return tuple(  # type: ignore[return-value]
-        torch.stack(parts).mean(dim=0) for parts in zip(*((*grid, grid.rest) for grid in own), strict=True)
-    )
-
-
-def _resampled(natural: Sequence[_Grid], attack: Sequence[_Grid], below: float) -> tuple[list[Tensor], list[Tensor]]:
+def _resampled(
+    natural: Sequence[_Grid], attack: Sequence[_Grid], own: Sequence[int], others: Sequence[int], below: float
+) -> tuple[list[Tensor], list[Tensor]]:
     """(attack accuracy, difference) over resampled people, and with several seeds also over people and seeds."""
     people, seeds = natural[0].sums.shape
     ways = [torch.ones(RESAMPLES, seeds, dtype=torch.float64)]
     if seeds > 1:
         ways.append(drawn(seeds, RESAMPLES, 1))  # another stream than the people's
     weight = drawn(people, RESAMPLES)
-    # In an order of their own, so that where two points tie in a resample it does not matter how they were given.
-    order = sorted(range(len(natural)), key=lambda place: (natural[place].mean, attack[place].mean))
-    none = order.index(0)
     rates, gaps = [], []
     for often in ways:
-        x, y = (
-            torch.stack([grids[place].resampled(weight, often) for place in order], dim=1)
-            for grids in (natural, attack)
-        )
+        x, y = (torch.stack([one.resampled(weight, often) for one in grids], dim=1) for grids in (natural, attack))
         whole = (x.isfinite() & y.isfinite()).all(dim=1)
         x, y = x[whole], y[whole]
-        values = _read(x, y, x[:, none : none + 1] - below)
+        at = x[:, :1] - below
+
+        def read(places: Sequence[int], x: Tensor = x, y: Tensor = y, at: Tensor = at) -> Tensor:
+            # In an order of their own, so that where points tie in a resample it does not matter how they were given.
+            order = sorted(places, key=lambda place: (natural[place].mean, attack[place].mean))
+            return _read(x[:, order], y[:, order], at)
+
+        values = read(own)
         rates.append(values)
-        gaps.append(values - y[:, none])
+        gaps.append(values - (read(others) if others else y[:, 0]))
     return rates, gaps
 
 

@@ -65,7 +65,7 @@ It holds a worked example: {summary}. Put yours in its place, and keep the tests
     {command}
 
 What the card says and what every law asks for is on the page "The contract" of mibench's documentation, and what one
-can get wrong on the page "Mistakes".
+can get wrong on the page "What can go wrong".
 """
 
 TEST = '''\

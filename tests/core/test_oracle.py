@@ -2,14 +2,14 @@
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from worlds import World, workspace
 
 from mibench.core import Access, BudgetExhausted, Oracle
@@ -46,7 +46,7 @@ def refused(question: str, x: Any, y: Any, words: str) -> Oracle:
 class Spy(Tensor):
     """Sees every operation that it takes part in, the target's weights among the arguments."""
 
-    seen: list[Any] = []
+    seen: ClassVar[list[Any]] = []
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -121,7 +121,7 @@ def test_torch_func_is_refused(question: str) -> None:
         lambda: torch.func.jacfwd(lambda each: ask(oracle, each, y))(x),
     ]
     for transform in transforms:
-        with pytest.raises(UserError, match="inside a transform of torch.func") as caught:
+        with pytest.raises(UserError, match="inside a transform of torch") as caught:
             transform()
         assert "\n" not in str(caught.value)
     assert int(oracle.queries.sum()) == 0
@@ -227,7 +227,7 @@ def test_a_gradient_that_is_differentiated_again_is_counted_again() -> None:
 def test_many_gradients_in_one_pass_are_refused() -> None:
     oracle, x = World(4).oracle(), images().requires_grad_()
     logits = oracle.logits(x, torch.arange(4))
-    with pytest.raises(UserError, match="the gradients are wrapped by torch.func"):
+    with pytest.raises(UserError, match="the gradients are wrapped by torch"):
         torch.autograd.grad(logits, x, torch.eye(4).expand(4, 4, 4), is_grads_batched=True)
 
 
@@ -324,10 +324,7 @@ def test_the_second_count_notices_who_goes_past_the_oracle(folded: bool) -> None
     ]
     for road in roads:
         oracle = Oracle(network, Access.WHITE_BOX, 4)
-        with (
-            pytest.raises(UserError, match=r"was run on 7 image\(s\) that no query counted") as caught,
-            oracle.watched(),
-        ):
+        with pytest.raises(UserError, match=r"was run on 7 .* that no query counted") as caught, oracle.watched():
             oracle.probs(images(), y)
             road()
         assert "\n" not in str(caught.value)
@@ -350,10 +347,7 @@ class Skipping(nn.Module):
 
 def test_the_second_count_notices_a_network_that_saw_less() -> None:
     oracle = Oracle(Skipping(), Access.BLACK_BOX, 4)
-    with (
-        pytest.raises(UserError, match=r"counted 4 image\(s\) and the target's network was run on 2"),
-        oracle.watched(),
-    ):
+    with pytest.raises(UserError, match=r"counted 4 .* network was run on 2"), oracle.watched():
         oracle.probs(images(), None)
 
 

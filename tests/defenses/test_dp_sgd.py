@@ -149,6 +149,14 @@ def test_epsilon_of_full_batches_is_below_the_closed_form_and_near_it() -> None:
     assert 0.7 * closed < found < closed
 
 
+def test_epsilon_counts_the_trainings_that_were_thrown_away() -> None:
+    schedule, defense = Schedule(images=100, per_epoch=10, epochs=4, seed=0), DPSGD(noise=1.0)
+    again = Schedule(images=100, per_epoch=10, epochs=4, seed=0, before=3)
+    assert again.steps == schedule.steps == 40 and again.looks == 70
+    assert defense.epsilon(again) == defense.epsilon(Schedule(images=100, per_epoch=10, epochs=7, seed=0))
+    assert defense.epsilon(again) > defense.epsilon(schedule)
+
+
 def test_more_noise_is_less_epsilon_and_clipping_alone_claims_none() -> None:
     schedule = Schedule(images=100, per_epoch=10, epochs=5, seed=0)
     found = [DPSGD(noise=noise).epsilon(schedule) for noise in (0.01, 0.1, 0.4, 1.1, 5.0)]

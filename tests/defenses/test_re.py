@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torchvision.transforms import RandomErasing as TheirErasing
 from worlds import colours, small_net
 
-from mibench.core import Defense, augment
+from mibench.core import Defense, augment, shown_by
 from mibench.defenses.none import NoDefense
 from mibench.defenses.re import FILLS, RandomErasing, Rectangles
 from mibench.plugins import registry
@@ -18,7 +18,6 @@ from mibench.runtime.engine import resolve
 from mibench.runtime.errors import UserError
 from mibench.runtime.progress import Silent
 from mibench.runtime.rng import Noise
-from mibench.stages.invert import shown_by
 from mibench.training import Training, fit
 
 SIDE = 32

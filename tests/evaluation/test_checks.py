@@ -154,6 +154,7 @@ FIRES = {
     "target_not_converged": [{"fit": 0.877}, {"fit": 0.877, "converged": False}],
     "quick_below_random": [{"random": Floor("random_search", rate(0.95), rate(-0.06))}],
     "strongest_chosen_on_itself": [{"cross_fitted": False}],
+    "global_generators_used": [{"generators": ("torch",)}, {"generators": ("random", "numpy")}],
 }
 SILENT = {
     "not_above_floor": {"floor": None},

@@ -1,6 +1,5 @@
 """The report: numbers as scored, protocols apart, damage named, pictures true."""
 
-# ruff: noqa: F811 (fixtures are imported)
 import ast
 import io
 import json
@@ -11,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from reported import (  # noqa: F401 (fixtures)
+from reported import (
     CLASSES,
     DATA,
     HITS,
@@ -359,7 +358,7 @@ def test_json_has_no_nan(root: Path) -> None:
 
 
 def test_latex_is_escaped_and_whole(root: Path) -> None:
-    assert files.escape_latex("a_b 5% R&D #1 $x {y} ~ ^ \\") == (
+    assert files._latex("a_b 5% R&D #1 $x {y} ~ ^ \\") == (
         r"a\_b 5\% R\&D \#1 \$x \{y\} \textasciitilde{} \textasciicircum{} \textbackslash{}"
     )
     text = (write(root, Console(file=io.StringIO(), width=120)) / "tables.tex").read_text()

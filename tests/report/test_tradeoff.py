@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from mibench.core import Access
+from mibench.report import combinations, figures, tables, tradeoff, tradeoff_tables
 from mibench.report import curves as curving
-from mibench.report import figures, tables, tradeoff, tradeoff_tables
 from mibench.report.curves import Curve, curves, hypervolume, matched, pareto, state
 from mibench.report.pairing import Attacked, compare
 from mibench.report.points import Point
@@ -144,7 +145,7 @@ def test_no_number_stands_on_a_target_that_had_not_converged() -> None:
     assert line["at_minus_5_state"] == "not converged" and math.isnan(line["at_minus_5_difference"])
     assert math.isnan(line["at_minus_5"]) and line["at_minus_5_between"] == "none | re s=0.8"
     (headline, *_) = tradeoff_tables.sections(
-        tradeoff.frame([NONE, loose, STRONG]), curving.frame([NONE, loose, STRONG]), {"p": "toy"}
+        tradeoff.frame([NONE, loose, STRONG]), curving.frame([NONE, loose, STRONG]), pd.DataFrame(), {"p": "toy"}
     )
     column = next(column for column in headline.columns if column.header == "natural -5 difference")
     assert column.cell(tables.rows(headline.rows)[0], 1) == "not converged"
@@ -157,6 +158,31 @@ def test_what_a_target_says_of_its_convergence_counts() -> None:
     assert said.converged
 
 
+def test_a_stack_is_compared_with_its_parts_at_the_same_cost() -> None:
+    """re alone reads .6 at -10 points, nls alone .7, both together .3."""
+    nls = point("nls", 0.8, 0.05, white_box=0.7)
+    stack = [point("re + nls alpha=0.1", 0.8, 0.4, white_box=0.3), point("re + nls alpha=0.1", 0.7, 0.8, white_box=0.1)]
+    points = [NONE, WEAK, STRONG, nls, *stack]
+    rows = combinations.frame(points).set_index(["part", "below"])
+    assert sorted(set(rows.index.get_level_values(0))) == ["nls", "re"]
+    assert rows.loc[("re", 10.0), "difference"] == pytest.approx(-0.3)
+    assert rows.loc[("nls", 10.0), "difference"] == pytest.approx(-0.4)
+    assert rows.loc[("nls", 10.0), "with"] == pytest.approx(0.3)
+    assert rows.loc[("nls", 10.0), "difference_low"] < -0.4 < rows.loc[("nls", 10.0), "difference_high"] < 0
+    # At -5 both lie half way between no defense and their first strength.
+    assert rows.loc[("re", 5.0), "difference"] == pytest.approx((0.8 + 0.3) / 2 - (0.8 + 0.6) / 2)
+    shown = [
+        one.title
+        for one in tradeoff_tables.sections(
+            tradeoff.frame(points), curving.frame(points), combinations.frame(points), {"p": "toy"}
+        )
+    ]
+    assert any(title.startswith("What a stack adds") for title in shown)
+    loose = [NONE, WEAK, nls, point("re + nls alpha=0.1", 0.8, 0.4, fit=0.9, white_box=0.3)]
+    assert set(combinations.frame(loose)["state"]) == {"not converged"}
+    assert combinations.frame(ALL).empty
+
+
 def test_two_tracks_are_two_tables() -> None:
     """An attack from a prior that drew the private people is no rival of one from public images."""
 
@@ -166,7 +192,10 @@ def test_two_tracks_are_two_tables() -> None:
     both = [*on("realistic", NONE, WEAK, STRONG), *on("best case", NONE, BAD)]
     assert [len(curve.points) for curve in curves(both, Access.WHITE_BOX)] == [3, 2]
     assert pareto(both, Access.WHITE_BOX) == both  # BAD is beaten by STRONG, but not on its own track
-    titles = [one.title for one in tradeoff_tables.sections(tradeoff.frame(both), curving.frame(both), {"p": "toy"})]
+    titles = [
+        one.title
+        for one in tradeoff_tables.sections(tradeoff.frame(both), curving.frame(both), pd.DataFrame(), {"p": "toy"})
+    ]
     assert sum("realistic: a prior learnt on public images" in title for title in titles) >= 2
     assert any(title.startswith("Attack accuracy at matched natural accuracy, toy, realistic") for title in titles)
     assert not any(title.startswith("Attack accuracy at matched") and "best case" in title for title in titles)
@@ -262,7 +291,7 @@ def test_only_a_difference_that_is_hardly_chance_is_marked() -> None:
     found = [NONE, ALL[2], small]
     (section, *_) = (
         one
-        for one in tradeoff_tables.sections(tradeoff.frame(found), curving.frame(found), {"p": "toy"})
+        for one in tradeoff_tables.sections(tradeoff.frame(found), curving.frame(found), pd.DataFrame(), {"p": "toy"})
         if one.title.startswith("Privacy")
     )
     column = next(column for column in section.columns if column.top == "difference")

@@ -392,6 +392,63 @@ def test_a_signal_at_any_time_leaves_no_mark(stage: str, tmp_path: Path) -> None
     print(f"{stage}: {kills} signals at random times")
 
 
+LEARN = ["train-prior", "--prior", "wgan_gp", *SMALL, *GAN, *sets(steps=60)]
+"""Some seconds of training with a checkpoint every fifth step here, every hundredth as users start it."""
+
+
+def forked(folder: Path, delay: float | None) -> tuple[int, float]:
+    """The prior's training in a process of the server's; killed after so many seconds."""
+    ended = run(LEARN, folder, delay=delay)
+    return ended.code, ended.seconds
+
+
+def outside(folder: Path, delay: float | None) -> tuple[int, float]:
+    """The command as a user starts it: `python -m mibench`, nothing patched, SIGKILL from this process."""
+    since = time.monotonic()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "mibench", *LEARN, *sets(steps=600)],
+        cwd=folder,
+        env={**os.environ, **ENVIRONMENT, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        child.communicate(timeout=delay)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.communicate()
+    return child.returncode, time.monotonic() - since
+
+
+@pytest.mark.parametrize(("start", "kills"), [(forked, 4), *([(outside, 20)] if LONG else [])])
+def test_train_prior_killed_at_random_times_ends_with_the_same_bytes(start: Any, kills: int, tmp_path: Path) -> None:
+    """Kill -9 at any time, again and again on one run until it ends, and from the beginning until there are enough."""
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    code, seconds = start(whole, None)
+    assert code == 0
+    chance, killed, resumed, runs = random.Random(start.__name__), 0, 0, 0
+    while killed < kills:
+        folder = tmp_path / str(runs)
+        folder.mkdir()
+        runs += 1
+        for _ in range(kills):
+            resumed += bool(list(folder.glob("results/priors/.*.partial/checkpoint*")))
+            code, _ = start(folder, chance.uniform(0.3 * seconds, seconds) if killed < kills else None)
+            killed += code == -signal.SIGKILL
+            assert code in (0, -signal.SIGKILL)
+            assert_whole(folder)
+            if code == 0:
+                break
+        else:
+            assert start(folder, None)[0] == 0
+        assert contents(folder) == contents(whole) and litter(folder) == []
+    print(
+        f"train-prior, {start.__name__}: {killed} kills in {runs} runs, {resumed} tries resumed; {seconds:.1f} s whole"
+    )
+    assert resumed
+
+
 ERRORS = (errno.ENOSPC, errno.EROFS, errno.EIO, errno.EACCES, errno.EDQUOT, errno.EMFILE)
 
 

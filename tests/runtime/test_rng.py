@@ -1,12 +1,15 @@
 """Laws of the randomness: uniform, normal, independent in every coordinate, and nobody's neighbour's business."""
 
 import itertools
+import random
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
 
-from mibench.runtime.rng import Noise, generator, seed_of
+from mibench.runtime.rng import Noise, generator, seed_of, seeded_globals
 
 N = 20_000
 KEYS = torch.arange(N)
@@ -151,3 +154,31 @@ def test_generator_is_the_seed() -> None:
     assert torch.equal(draw("order", 3), draw("order", 3))
     assert not torch.equal(draw("order", 3), draw("order", 4))
     assert torch.equal(draw("x"), torch.rand(4, generator=torch.Generator().manual_seed(seed_of("x"))))
+
+
+DRAWS: dict[str, Callable[[], object]] = {
+    "random": random.random,
+    "numpy": lambda: float(np.random.rand()),
+    "torch": lambda: float(torch.rand(())),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_a_global_generator_is_seeded_its_use_told_and_its_state_put_back(name: str) -> None:
+    drawn: list[object] = []
+    for before in (1, 2):
+        random.seed(before), np.random.seed(before), torch.manual_seed(before)
+        expected = [draw() for draw in DRAWS.values()]
+        random.seed(before), np.random.seed(before), torch.manual_seed(before)
+        with seeded_globals(3, "attack") as used:
+            drawn.append(DRAWS[name]())
+            assert used == []
+        assert used == [name]
+        assert [draw() for draw in DRAWS.values()] == expected
+    assert drawn[0] == drawn[1] and drawn[0] not in expected
+    with seeded_globals(3, "attack") as used:
+        Noise(0, torch.arange(3)).normal(2)
+        torch.randn(2, generator=generator(1))
+    assert used == []
+    with seeded_globals(4, "attack"):
+        assert DRAWS[name]() != drawn[0]

@@ -108,6 +108,29 @@ def test_unequal_numbers_of_images_count_by_cell() -> None:
     assert found.difference.value == pytest.approx(alone.interval.value)
 
 
+# --- two defenses at one natural accuracy
+
+
+@pytest.mark.parametrize("below", [0.02, 0.1, 0.2])
+def test_a_rival_is_read_at_the_same_natural_accuracy(below: float) -> None:
+    other = [point(0.8, 0.75, 12), point(0.65, 0.2, 14)]
+    found, back = matched(NONE, PATH, below, other), matched(NONE, other, below, PATH)
+    mine = np.interp(0.9 - below, [0.6, 0.75, 0.85, 0.9], [0.1, 0.4, 0.7, 0.8])
+    theirs = np.interp(0.9 - below, [0.65, 0.8, 0.9], [0.2, 0.75, 0.8])
+    assert found is not None and back is not None
+    assert found.difference.value == pytest.approx(float(mine - theirs))
+    assert found.rate == matched(NONE, PATH, below).rate  # type: ignore[union-attr]
+    # Trading places turns the difference around, bounds and all.
+    assert back.difference[:3] == pytest.approx([-found.difference[0], -found.difference[2], -found.difference[1]])
+    assert back.p == pytest.approx(found.p)
+
+
+def test_a_defense_is_no_better_than_itself() -> None:
+    found = matched(NONE, PATH, 0.1, PATH[::-1])
+    assert found is not None and found.difference.value == 0.0 and found.p > 0.99
+    assert matched(NONE, PATH, 0.2, [point(0.8, 0.5, 9)]) is None  # the rival does not cost that much
+
+
 # --- coverage, simulated
 
 # Before it was cut to test size, with 300 draws: .970 to .993 of differences and .967 to .987 of rates.

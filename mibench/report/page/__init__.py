@@ -1,7 +1,8 @@
 """The report as one file that needs no network: `index.html`.
 
-The page computes nothing: its numbers are the cells of the report's tables, its words `headline`'s, its figures drawn of
-the same frames. Everything from a results folder is escaped; a policy in the file forbids it to load or send anything.
+The page computes nothing: its numbers are the cells of the report's tables, its words `headline`'s, its figures drawn
+of the same frames. Everything from a results folder is escaped; a policy in the file forbids it to load or to send
+anything.
 """
 
 import base64
@@ -19,7 +20,7 @@ from mibench.report.content import Content
 from mibench.report.headline import Headline, headlines
 from mibench.report.page import charts, pictures, provenance, views
 from mibench.report.page.charts import Figure
-from mibench.runtime.errors import printable
+from mibench.runtime.escape import terminal
 from mibench.runtime.files import write_atomic
 
 __all__ = ["render", "write"]
@@ -67,13 +68,13 @@ def render(content: Content, errors: Sequence[str]) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda value: printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
+        finalize=lambda value: terminal(value) if type(value) is str and not value.isprintable() else value,
     )
 
     def verbatim(name: str) -> Markup:
         """A file of ours: nothing of it is escaped."""
         loader: Any = environment.loader
-        return Markup(loader.get_source(environment, name)[0])  # noqa: S704 (not from a results folder)
+        return Markup(loader.get_source(environment, name)[0])
 
     style, script = verbatim("page.css"), verbatim("page.js")
     root = content.results[0].run.root if content.results else Path()
@@ -105,8 +106,8 @@ def render(content: Content, errors: Sequence[str]) -> str:
         scored=tables.rows(content.table[content.table["score"].notna()]) if len(content.table) else [],
         bibtex=cite.bibtex(*(result.run for result in content.results)),
         dictionary=_dictionary(content),
-        gallery=Markup(views.json_text(shown.data)),  # noqa: S704 (no markup is left in it)
-        sheets=shown.sheets,
+        gallery=Markup(views.json_text(shown.data)),
+        sheets=[Markup(sheet) for sheet in shown.sheets],
         images=sum(result.score.n for result in content.results),
         withheld=not content.names,
         steps=views.STEPS,

@@ -77,16 +77,23 @@ def attacks(group: pd.DataFrame) -> list[Figure]:
 
 def _between(label: str, lines: list[Row], ceiling: Row | None) -> Figure:
     shown = [line for line in lines if not missing(line[HEADLINE])][:14]
-    x, step, top = Scale(0, 1, 8, WIDTH - 8), 38.0, 26.0
+    x, step, top = Scale(0.0, 1.0, 8.0, WIDTH - 8), 38.0, 26.0
     bottom = top + step * len(shown)
     parts = [
-        el("line", x1=x(value), x2=x(value), y1=top - 6, y2=bottom, class_="rule") for value in (0, 0.25, 0.5, 0.75, 1)
+        el("line", x1=x(value), x2=x(value), y1=top - 6, y2=bottom, class_="rule")
+        for value in (0.0, 0.25, 0.5, 0.75, 1.0)
     ]
     parts += [
-        text(x(value), bottom + 15, f"{100 * value:g}", "tick", "middle" if 0 < value < 1 else "start" if not value else "end")
-        for value in (0, 0.25, 0.5, 0.75)
+        text(
+            x(value),
+            bottom + 15,
+            f"{100 * value:g}",
+            "tick",
+            "middle" if 0 < value < 1 else "start" if not value else "end",
+        )
+        for value in (0.0, 0.25, 0.5, 0.75)
     ]
-    parts.append(text(x(1), bottom + 15, "100%", "tick", "end"))
+    parts.append(text(x(1.0), bottom + 15, "100%", "tick", "end"))
     if ceiling is not None:
         at = ceiling[HEADLINE]
         words = f"real photographs {_percent(ceiling, HEADLINE)}%"
@@ -102,7 +109,7 @@ def _between(label: str, lines: list[Row], ceiling: Row | None) -> Figure:
             el(
                 "g",
                 el("title", about),
-                text(8, y + 13, line["attack_label"], f"name {kind}"),
+                text(8.0, y + 13, line["attack_label"], f"name {kind}"),
                 text(WIDTH - 8, y + 13, words, f"number {kind}", "end"),
                 el("line", x1=x(low), x2=x(high), y1=y + 25, y2=y + 25, class_=f"bar {kind}"),
                 mark(x(value), y + 25, f"dot {kind}"),
@@ -128,7 +135,9 @@ def _span(known: Interval) -> tuple[float, float]:
     return _bounds(known.low, known.high, known.value)
 
 
-def _axes(x: Scale, y: Scale, across: str, up: str, show: Callable[[float], str], show_x: Callable[[float], str]) -> list[Markup]:
+def _axes(
+    x: Scale, y: Scale, across: str, up: str, show: Callable[[float], str], show_x: Callable[[float], str]
+) -> list[Markup]:
     parts = []
     for value in y.ticks:
         parts.append(el("line", x1=x.start, x2=x.end, y1=y(value), y2=y(value), class_="rule"))
@@ -147,7 +156,7 @@ def _hundred(value: float) -> str:
 
 def _panel(points: Sequence[Point], access: Access, least: float) -> Figure:
     known = [point for point in points if access in point.attacks]
-    x, y = Scale(least, 1, 40, WIDTH - 14), Scale(0, 1, 320, 30)
+    x, y = Scale(least, 1.0, 40.0, WIDTH - 14), Scale(0.0, 1.0, 320.0, 30.0)
     parts = _axes(x, y, "natural accuracy, %", "likeness, % (lower is more private)", _hundred, _hundred)
     parts.append(text(x.end, y.start - 8, "better ↘", "note", "end"))
     families = list(dict.fromkeys(point.defense for point in known if point.defended))
@@ -188,7 +197,7 @@ def _panel(points: Sequence[Point], access: Access, least: float) -> Figure:
             )
         )
     title = f"{access.words}: likeness of the strongest attack against natural accuracy"
-    made = drawing(WIDTH, 362, title, *parts)
+    made = drawing(WIDTH, 362.0, title, *parts)
     return Figure(f"privacy-utility-{access.key}", access.words, made, tuple(key))
 
 
@@ -225,7 +234,7 @@ def people(leaks: pd.DataFrame) -> list[Figure]:
     made = []
     for label, own in list(leaks.groupby("defense", sort=False))[:MOST] if len(leaks) else []:
         lines = rows(own.sort_values("rank"))
-        x, y = Scale(0, len(lines), 40, WIDTH - 10), Scale(0, 1, 130, 24)
+        x, y = Scale(0.0, float(len(lines)), 40.0, WIDTH - 10), Scale(0.0, 1.0, 130.0, 24.0)
         wide = (x.end - x.start) / len(lines)
         parts = _axes(x, y, "people, the most exposed first", "hit, %", _hundred, lambda value: f"{value:g}")
         for place, line in enumerate(lines):
@@ -234,7 +243,7 @@ def people(leaks: pd.DataFrame) -> list[Figure]:
                 el(
                     "rect",
                     el("title", about),
-                    x=x(place) + min(1.0, wide / 8),
+                    x=x(float(place)) + min(1.0, wide / 8),
                     y=min(y(line["rate"]), y.start - 1.5),
                     width=max(wide - min(2.0, wide / 4), 0.4),
                     height=max(y.start - y(line["rate"]), 1.5),
@@ -243,7 +252,7 @@ def people(leaks: pd.DataFrame) -> list[Figure]:
             )
         name = called(str(label))
         title = f"{name}: hit rate of each of {len(lines)} people under {lines[0]['attack']}"
-        made.append(Figure(f"people-{label}", name, drawing(WIDTH, 172, title, *parts)))
+        made.append(Figure(f"people-{label}", name, drawing(WIDTH, 172.0, title, *parts)))
     return made
 
 
@@ -255,9 +264,9 @@ def bought(group: pd.DataFrame) -> list[Figure]:
     if len(lines) < 2:
         return []
     asked = [float(queries(line) or 0) for line in lines]
-    low, high = 10 ** math.floor(math.log10(min(asked))), 10 ** math.ceil(math.log10(max(asked) * 1.01))
+    low, high = 10.0 ** math.floor(math.log10(min(asked))), 10.0 ** math.ceil(math.log10(max(asked) * 1.01))
     for label in list(dict.fromkeys(line["target_label"] for line in lines))[:MOST]:
-        x, y = Scale(low, high, 40, WIDTH - 16, log=True), Scale(0, 1, 250, 30)
+        x, y = Scale(low, high, 40.0, WIDTH - 16, log=True), Scale(0.0, 1.0, 250.0, 30.0)
         parts = _axes(x, y, "queries for one person", "likeness, %", _hundred, lambda value: Unit.COUNT.show(value, 0))
         own = [line for line in lines if line["target_label"] == label]
         marks = [(x(float(queries(line) or 0)), y(line[HEADLINE])) for line in own]
@@ -277,7 +286,9 @@ def bought(group: pd.DataFrame) -> list[Figure]:
                 )
             )
         name = called(str(label))
-        made.append(Figure(f"queries-{label}", name, drawing(WIDTH, 292, f"{name}: likeness against queries", *parts)))
+        made.append(
+            Figure(f"queries-{label}", name, drawing(WIDTH, 292.0, f"{name}: likeness against queries", *parts))
+        )
     return made
 
 
@@ -330,8 +341,8 @@ def _logged(kind: str, along: str, key: str, lines: list[tuple[str, list[tuple[f
     across = [one for _, places in lines for one, _ in places]
     up = [one for _, places in lines for _, one in places]
     low, high = min(0.0, *up), max(up)
-    marks = ticks(low, high if high > low else low + 1)
-    x, y = Scale(min(across), max(across), 44, WIDTH - 14), Scale(marks[0], max(marks[-1], high), 190, 30)
+    marks = ticks(low, high if high > low else low + 1.0)
+    x, y = Scale(min(across), max(across), 44.0, WIDTH - 14), Scale(marks[0], max(marks[-1], high), 190.0, 30.0)
     parts = _axes(x, y, along, key.replace("_", " "), lambda value: f"{value:g}", lambda value: f"{value:g}")
     for place, (name, every) in enumerate(lines):
         places = every[:: max(1, len(every) // 400)]
@@ -340,4 +351,4 @@ def _logged(kind: str, along: str, key: str, lines: list[tuple[str, list[tuple[f
         parts.append(el("g", el("title", about), drawn))
     title = f"{LOGGED[kind]}: {key.replace('_', ' ')}"
     keyed = tuple(name for name, _ in lines)
-    return Figure(f"log-{kind}-{key}", title, drawing(WIDTH, 232, title, *parts), keyed)
+    return Figure(f"log-{kind}-{key}", title, drawing(WIDTH, 232.0, title, *parts), keyed)

@@ -12,7 +12,7 @@ import base64
 import hashlib
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -44,15 +44,16 @@ LADDER = ((128, 92), (96, 88), (64, 84), (64, 70), (48, 66), (32, 60), (24, 50))
 MOST = 24_000
 """Thumbnails of reconstructions; where there are more, the first ones of each person are shown."""
 
-TILES = 256
-"""Tiles of a sheet: few enough to be decoded while one scrolls."""
+ACROSS = 16
+TILES = ACROSS * ACROSS
+"""Tiles of a row and of a sheet: few enough to be decoded while one scrolls."""
 
 BLOCK = 8
 """JPEG works in blocks of so many pixels."""
 
 
 class Shot(NamedTuple):
-    """A picture in the page's first view: its source, what it shows in words, and the headline's verdict if it has one."""
+    """A picture in the page's first view: its source, what it shows in words, the headline's verdict if it has one."""
 
     source: str
     words: str
@@ -73,50 +74,76 @@ class Sheets:
         self.count += len(images)
         return first
 
-    def encoded(self) -> dict[str, Any]:
-        """The sheets as base64, the size of a tile on them and as it is shown, and how many tiles a row has."""
+    def encoded(self) -> "Encoded":
+        """The sheets at the first rung of the ladder at which all fit."""
+        every = torch.cat(self.images) if len({images.shape[1:] for images in self.images}) == 1 else None
+        sample = every[:: max(1, self.count // TILES)] if every is not None else None
         for edge, quality in LADDER:
-            made, size = self._encoded(edge, quality)
-            if sum(map(len, made["sheets"])) <= BUDGET:
+            place = _placed(self.images, edge)
+            if sample is not None and edge != LADDER[-1][0]:  # a look at some tiles saves encoding all in vain
+                few = sum(map(len, _sheets([sample], place, quality)))
+                if few * self.count > BUDGET * len(sample):
+                    continue
+            sheets = list(_sheets(self.images, place, quality))
+            if sum(map(len, sheets)) <= BUDGET:
                 break
-        return made
+        return Encoded(sheets, place)
 
-    def _encoded(self, edge: int, quality: int) -> tuple[dict[str, Any], int]:
-        from PIL import Image
 
-        shapes = {tuple(images.shape[2:]) for images in self.images}
-        high, wide = max(one for one, _ in shapes), max(one for _, one in shapes)
-        factor = min(1.0, edge / max(high, wide))
-        inner = max(1, round(high * factor)), max(1, round(wide * factor))
-        tile = tuple(BLOCK * math.ceil(one / BLOCK) for one in inner)
-        across = math.isqrt(TILES)
-        sheets: list[str] = []
-        waiting: list[Tensor] = []
+class Place(NamedTuple):
+    """Height and width of a thumbnail as it is shown, and of its tile: the next whole blocks."""
 
-        def flush() -> None:
-            if not waiting:
-                return
-            down = math.ceil(len(waiting) / across)
-            page = torch.zeros(down * across, 3, *tile, dtype=torch.uint8)
-            page[: len(waiting)] = torch.stack(waiting)
-            rows_ = page.reshape(down, across, 3, *tile).permute(0, 3, 1, 4, 2).reshape(down * tile[0], -1, 3)
-            file = io.BytesIO()
-            Image.fromarray(rows_.contiguous().numpy()).save(file, "JPEG", quality=quality, subsampling=0)
-            sheets.append(base64.b64encode(file.getvalue()).decode("ascii"))
-            waiting.clear()
+    inner: tuple[int, int]
+    tile: tuple[int, int]
 
-        for images in self.images:
-            if tuple(images.shape[2:]) != inner:
-                resized = F.interpolate(images.float(), size=inner, mode="bilinear", antialias=True)
-                images = resized.round().clamp(0, 255).byte()
-            # Edges are repeated up to whole blocks: what lies there is never shown.
-            padded = F.pad(images.float(), (0, tile[1] - inner[1], 0, tile[0] - inner[0]), mode="replicate").byte()
-            for one in padded:
-                waiting.append(one)
-                if len(waiting) == TILES:
-                    flush()
-        flush()
-        return {"across": across, "inner": list(inner), "sheets": sheets, "tile": list(tile), "tiles": TILES}, quality
+
+class Encoded(NamedTuple):
+    """Sheets in base64, and where a tile lies on them."""
+
+    sheets: list[str]
+    place: Place
+
+
+def _placed(images: Sequence[Tensor], edge: int) -> Place:
+    high, wide = (max(one.shape[axis] for one in images) for axis in (2, 3))
+    factor = min(1.0, edge / max(high, wide))
+    inner = max(1, round(high * factor)), max(1, round(wide * factor))
+    return Place(inner, (BLOCK * math.ceil(inner[0] / BLOCK), BLOCK * math.ceil(inner[1] / BLOCK)))
+
+
+def _sheets(images: Iterable[Tensor], place: Place, quality: int) -> Iterator[str]:
+    """Full sheets in order, then the rest."""
+    waiting = torch.zeros(0, 3, *place.tile, dtype=torch.uint8)
+    # The last row and column are repeated up to whole blocks: what lies there is never shown.
+    rows_, columns = (
+        torch.arange(tile).clamp(max=inner - 1) for tile, inner in zip(place.tile, place.inner, strict=True)
+    )
+    for some in images:
+        for chunk in some.split(4 * TILES):
+            if tuple(chunk.shape[2:]) != place.inner:
+                resized = F.interpolate(chunk.float(), size=place.inner, mode="bilinear", antialias=True)
+                chunk = resized.round().clamp(0, 255).byte()
+            if place.tile != place.inner:
+                chunk = chunk[:, :, rows_][:, :, :, columns]
+            waiting = torch.cat([waiting, chunk])
+            while len(waiting) >= TILES:
+                yield _sheet(waiting[:TILES], quality)
+                waiting = waiting[TILES:]
+    if len(waiting):
+        yield _sheet(waiting, quality)
+
+
+def _sheet(tiles: UInt8[Tensor, "n 3 h w"], quality: int) -> str:
+    from PIL import Image
+
+    n, _, high, wide = tiles.shape
+    down = math.ceil(n / ACROSS)
+    whole = torch.zeros(down * ACROSS, 3, high, wide, dtype=torch.uint8)
+    whole[:n] = tiles
+    whole = whole.reshape(down, ACROSS, 3, high, wide).permute(0, 3, 1, 4, 2).reshape(down * high, ACROSS * wide, 3)
+    file = io.BytesIO()
+    Image.fromarray(whole.contiguous().numpy()).save(file, "JPEG", quality=quality, subsampling=0)
+    return base64.b64encode(file.getvalue()).decode("ascii")
 
 
 class Gallery(NamedTuple):
@@ -202,8 +229,11 @@ def gallery(results: Sequence[Result], table: pd.DataFrame, private_images: bool
                 strips.append((line, one, images))
         made["groups"].append(known)
         first[protocol], people[protocol] = _first(strips, private, heldout, labels, names)
-    packed = sheets.encoded() if sheets.count else {"sheets": []}
-    return Gallery(made | {key: value for key, value in packed.items() if key != "sheets"}, packed["sheets"], first, people, missing)
+    if not sheets.count:
+        return Gallery(made, [], first, people, missing)
+    encoded = sheets.encoded()
+    laid = {"across": ACROSS, "inner": encoded.place.inner, "tile": encoded.place.tile, "tiles": TILES}
+    return Gallery(made | laid, encoded.sheets, first, people, missing)
 
 
 def _each(results: list[Result]) -> int:

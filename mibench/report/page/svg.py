@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from mibench.runtime.errors import printable
+from mibench.runtime.escape import terminal
 
 __all__ = ["Scale", "drawing", "el", "mark", "text", "ticks"]
 
@@ -23,14 +23,14 @@ def el(tag: str, *children: Any, **attributes: Any) -> Markup:
         for name, value in attributes.items()
         if value is not None
     )
-    inside = "".join(child if isinstance(child, Markup) else escape(printable(str(child))) for child in children)
-    return Markup(f"<{tag}{told}>{inside}</{tag}>")  # noqa: S704 (every part is escaped above)
+    inside = "".join(child if isinstance(child, Markup) else escape(terminal(str(child))) for child in children)
+    return Markup(f"<{tag}{told}>{inside}</{tag}>")
 
 
 def _value(value: Any) -> Markup:
     if isinstance(value, float):
         return escape(f"{value:.2f}".rstrip("0").rstrip("."))
-    return escape(printable(str(value)))
+    return escape(terminal(str(value)))
 
 
 def text(x: float, y: float, words: str, kind: str = "", anchor: str | None = None, **attributes: Any) -> Markup:
@@ -74,7 +74,7 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     """At most `most` multiples of 1, 2, 2.5 or 5 times a power of ten, from low to high."""
     if not high > low:
         return [low]
-    size = 10 ** math.floor(math.log10((high - low) / most))
+    size = 10.0 ** math.floor(math.log10((high - low) / most))
     step = next(size * factor for factor in (1, 2, 2.5, 5, 10, 20) if (high - low) / (size * factor) <= most - 1)
     first = math.ceil(low / step - 1e-9)
     return [step * place for place in range(first, math.floor(high / step + 1e-9) + 1)]

@@ -84,7 +84,9 @@ def table(name: str, section: Section) -> Table:
     return Table(name, section.title, heads, made, section.notes)
 
 
-def plain(name: str, title: str, heads: Sequence[str], lines: Iterable[Sequence[str]], notes: Sequence[str] = ()) -> Table:
+def plain(
+    name: str, title: str, heads: Sequence[str], lines: Iterable[Sequence[str]], notes: Sequence[str] = ()
+) -> Table:
     """A table of words."""
     made = [Line([Cell(one, key(one) if one[:1].isdigit() else None) for one in line], "", "") for line in lines]
     return Table(name, title, [Head(head, True) for head in heads], made, list(notes))

@@ -1,0 +1,1 @@
+"""`--isolate`: the attack in a sealed process, the target behind a pipe; `guard` is the outside, `cell` the inside."""
