@@ -219,7 +219,7 @@ def test_a_damaged_file_is_told_in_one_line(stocked: Path) -> None:
     assert "is damaged (No such file" in attack("--target", "zoo:re").error
 
 
-def test_a_shelf.origin_another_protocol_is_told_in_one_line(stocked: Path) -> None:
+def test_a_shelf_of_another_protocol_is_told_in_one_line(stocked: Path) -> None:
     path = entry(stocked).run.path / "run.json"
     path.write_text(path.read_text().replace(f'"protocol": {runs.PROTOCOL}', '"protocol": 2'))
     for told in (attack("--target", "zoo:re"), command("zoo", "list"), command("zoo", "verify")):
