@@ -195,8 +195,8 @@ def print_zoo(entries: list["Entry"]) -> None:
     """What the zoo has, kind by kind: name and seeds, accuracy on held-out images, size, digest."""
     console = SafeConsole()
     table = Table(box=None, pad_edge=False)
-    for column in ("zoo:", "seed", "is", "settings", "accuracy", "as trained", "KB", "run"):
-        right = column in ("seed", "accuracy", "as trained", "KB")
+    for column in ("zoo:", "seed", "is", "natural", "as trained", "KB", "settings"):
+        right = column in ("seed", "natural", "as trained", "KB")
         table.add_column(column, justify="right" if right else "left", no_wrap=column != "settings")
     for entry in entries:
         run, metrics = entry.run, entry.metrics
@@ -205,11 +205,10 @@ def print_zoo(entries: list["Entry"]) -> None:
             Text(entry.name, "cyan"),
             str(run.spec["seed"]),
             {"evaluators": "evaluation model"}.get(run.kind, run.kind.removesuffix("s")),
-            settings_of(run, seed=False),
             f"{100 * natural['value']:.1f}" if natural else "",
             f"{100 * fit['value']:.1f}" if fit else "",
             f"{entry.size / 1024:.0f}",
-            run.id,
+            settings_of(run, seed=False) if run.kind == "targets" else "",
         )
     console.print(table)
     total = sum(entry.size for entry in entries) / 2**20
