@@ -16,6 +16,9 @@ Defenses = Annotated[
 Strengths = Annotated[str, typer.Option("--strengths", help="grid, default, or values: 0.2,0.4.")]
 Seeds = Annotated[int, typer.Option("--seeds", min=1, help="Targets of each kind: seeds --seed, --seed + 1, ...")]
 Model = Annotated[str, typer.Option("--model", help="Architecture of the target model.")]
+Checkpoint = Annotated[
+    Path | None, typer.Option("--checkpoint", hidden=True, help="A model of your own: see mibench audit.")
+]
 Pretrained = Annotated[
     str | None, typer.Option("--pretrained", help="What the target starts from: none, imagenet or public.")
 ]

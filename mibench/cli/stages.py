@@ -8,6 +8,7 @@ __all__ = ["invert", "score", "train_prior", "train_target"]
 def train_target(
     defense: options.Defense = "none",
     model: options.Model = "cnn",
+    checkpoint: options.Checkpoint = None,
     pretrained: options.Pretrained = None,
     dataset: options.Dataset = "digiface",
     seed: options.Seed = 0,
@@ -20,6 +21,13 @@ def train_target(
     as_json: options.Json = False,
 ) -> None:
     """Stage 1: train one target."""
+    if checkpoint is not None:
+        from mibench.runtime.errors import UserError
+
+        raise UserError(
+            f"--checkpoint {checkpoint}: a trained model is audited, not trained: mibench audit --weights {checkpoint} "
+            f"--model {model} --private DIR --public DIR"
+        )
     from mibench.cli import conduct, printing
     from mibench.experiments import options as experiments
 
