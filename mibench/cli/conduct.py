@@ -9,7 +9,7 @@ from typing import Any
 from mibench.experiments.experiment import Experiment
 from mibench.experiments.plan import plan
 from mibench.experiments.remarks import remarks
-from mibench.runs import Run
+from mibench.runs import Run, damaged
 from mibench.runs.executor import pending
 from mibench.runtime import engine
 from mibench.runtime.terminal import Terminal, say
@@ -46,6 +46,8 @@ def conduct(
     stdout has the JSON, or what `show` prints and the run directories, the main one last; stderr first says what the
     plan does that its words may not suggest (`remarks`). With a zoo, what it has ready is not trained.
     """
+    for kind in ("targets", "inversions"):
+        say(*(f"note: left out: {line}" for line in damaged(results, kind)), to_stderr=True)
     planned = {run.id: run for experiment in experiments for run in plan(experiment, results, zoo)}
     runs = list(planned.values())
     for line in remarks(experiments, runs):

@@ -30,8 +30,8 @@ from mibench.runtime.errors import UserError
 from mibench.runtime.files import write_atomic, write_json
 from mibench.runtime.progress import Reporter
 from mibench.stages import artifacts, imported
-from mibench.stages.train_target import FITTED
 from mibench.training import predict
+from mibench.training.convergence import MEASURED
 
 __all__ = ["plan", "work"]
 
@@ -87,7 +87,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     started = clock()
     data = artifacts.open_dataset(run.inputs["dataset"])
     wanted = Wanted.from_json(run.spec["wanted"])
-    with run.writing() as folder, reporter.task(f"import {run.name}", 3, "steps") as task:
+    with run.writing(describe(engine), reporter.say) as folder, reporter.task(f"import {run.name}", 3, "steps") as task:
         _keep(run, folder)
         task.advance()
         opened = open_source(imported.source_of(run))
@@ -158,7 +158,7 @@ def _measured(model: Imported, data: Dataset, engine: Engine, folder: Path, paid
     hits = top_k(closed_set(logits, classes), heldout.labels, 1)
     kept = {"hits": hits.to(torch.uint8), "labels": heldout.labels}
     artifacts.write_tensors(folder / "heldout.safetensors", kept, {"role": "held-out verdicts"})
-    some = data.train.take(spread(data.train.labels, classes if paid else FITTED))
+    some = data.train.take(spread(data.train.labels, classes if paid else MEASURED))
     fitted = accuracy(predict(model, some.images, engine)[0], some.labels, classes)
     sure = calibration(logits.softmax(dim=1), heldout.labels)
     return {
