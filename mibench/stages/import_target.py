@@ -35,6 +35,10 @@ from mibench.training.convergence import MEASURED
 
 __all__ = ["plan", "work"]
 
+FITTED = 300
+"""Pictures, of those that are not held out, that `fit` is measured on: as they are, since how they were augmented when
+the model learnt them is not known."""
+
 
 def plan(root: Path, data: Choice, source: ModelSource, found: Found, family: str, precision: str) -> Run:
     """The run that brings a model in.

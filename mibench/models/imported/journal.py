@@ -1,7 +1,7 @@
 """Answers that were paid for, kept on disk: a question is asked once, whoever asks and however often it is killed.
 
-A file of SQLite with one row for each image that was sent (sha256 of its 8-bit pixels and shape) and the server's scores
-for it as float32. Every answer is on disk before anybody is told it. One process asks at a time, so that no two pay for
+A file of SQLite with one row for each image that was sent (sha256 of shape and 8-bit pixels) and its scores
+as float32. Every answer is on disk before anybody is told it. One process asks at a time, so that no two pay for
 the same image, and a limit of the rate holds for all of them together.
 
 References:
