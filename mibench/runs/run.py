@@ -226,9 +226,10 @@ class Run:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                say(f"{self.label}: waiting for {_holder(lock)}, who works on it")
+                say(f"note: {self.label}: waiting for {_holder(lock)}, who works on it")
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            lock.truncate(0)
+            lock.seek(0)
+            lock.truncate()
             lock.write(f"process {os.getpid()} on {socket.gethostname()}, since {_now()}".encode())
             lock.flush()
         except OSError as error:
@@ -271,7 +272,9 @@ class Run:
         """Keep the machines that have worked on the run, one after the other, until it is finished."""
         known = self._machines()
         if known and (differences := other_bits(known[-1], machine)):
-            say(f"{self.label} was begun with other arithmetic ({'; '.join(differences)}): its bytes are nobody else's")
+            say(
+                f"note: {self.label} was begun with other arithmetic ({'; '.join(differences)}): its bytes are nobody else's"
+            )
         if not known or known[-1] != machine:
             write_json(self.work / MACHINES, {"machines": [*known, dict(machine)]})
 

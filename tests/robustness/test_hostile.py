@@ -1,6 +1,11 @@
 """Whatever a name says, and whatever lies in the place of a file: shown in one line, refused at once."""
 
+# ruff: noqa: F811 (fixtures are imported)
+import csv
+import dataclasses
+import io
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -8,11 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import reported
 import torch
 from PIL import Image
+from reported import noise  # noqa: F401 (a fixture)
 from shell import ENVIRONMENT, command
 from worlds import noise_image
 
+from mibench.core import Dataset
 from mibench.data import decode
 from mibench.experiments import suites
 from mibench.human_study.exchange import read_answers
@@ -216,6 +224,7 @@ def test_a_link_out_of_the_tree_is_refused(what: str, tmp_path: Path, monkeypatc
 DECODE = """
 import resource, sys
 from pathlib import Path
+from mibench.core import Dataset
 from mibench.data import decode
 from mibench.runtime.errors import UserError
 from mibench.runtime.progress import Silent
@@ -279,3 +288,48 @@ def test_a_large_jpeg_is_halved_while_it_is_decoded(tmp_path: Path, monkeypatch:
     picture.resize((800, 800)).save(tmp_path / "b.jpg", progressive=True)
     with pytest.raises(ValueError, match="million pixels"):
         decode.decode(tmp_path / "b.jpg", 32, True)
+
+
+# --- the outputs of a results folder ---------------------------------------------------------------------------------
+
+
+def test_no_output_of_a_results_folder_obeys_a_name(
+    noise: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Terminal and every file of the report, show, checks and cite, where people and runs have hostile names."""
+    names = tuple(HOSTILE.values())
+    four = [names[place : place + 4] for place in range(0, 12, 4)]
+    for place, people in enumerate(four):
+        folder = tmp_path / str(place)
+        folder.mkdir()
+        own = dataclasses.replace(noise, classes=people)
+        monkeypatch.setattr(reported, "CLASSES", people)
+        monkeypatch.setattr(artifacts, "open_dataset", lambda inputs, own=own: own)
+        root = folder / "results"
+        judges = [reported.judge(root, name, own) for name in ("resnet", "ir")]
+        for defenses in ([], [{"name": "re", "settings": reported.RE}]):
+            victim = reported.target(root, defenses, own)
+            run = reported.score(root, "gmi", victim, judges, reported.bits("110000000000"), own)
+        monkeypatch.chdir(folder)
+        for words in (
+            ("report", "results"),
+            ("report", "results", "--json"),
+            ("show", run.id),
+            ("show", run.id, "--json"),
+            ("checks", "results"),
+            ("cite", run.id),
+        ):
+            told = command(*words)
+            assert told.code == 0, (words, told.err)
+            assert raw(told.out.replace("\t", "")) == raw(told.err) == [], words
+        for path in (root / "report").iterdir():
+            if path.suffix in (".csv", ".md", ".tex", ".json", ".html"):
+                text = path.read_text(encoding="utf-8")
+                assert raw(text.replace("\t", "")) == [], path
+                if path.suffix == ".csv":
+                    rows = csv.reader(io.StringIO(text))
+                    assert not [cell for row in rows for cell in row if cell[:1] in ("=", "@")], path
+                if path.suffix in (".md", ".html"):
+                    assert "<script>alert" not in text, path
+                if path.suffix == ".tex":
+                    assert not re.search(r"(?<!\\)\$\\write18|\\input\{x", text.split("\n", 1)[1]), path
