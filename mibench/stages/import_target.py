@@ -30,10 +30,12 @@ from mibench.runtime.errors import UserError
 from mibench.runtime.files import write_atomic, write_json
 from mibench.runtime.progress import Reporter
 from mibench.stages import artifacts, imported
-from mibench.stages.train_target import FITTED
 from mibench.training import predict
 
 __all__ = ["plan", "work"]
+
+FITTED = 300
+"""Training images that a free look at the fit is taken on."""
 
 
 def plan(root: Path, data: Choice, source: ModelSource, found: Found, family: str, precision: str) -> Run:
