@@ -1,4 +1,4 @@
-"""`mibench new` writes a package that keeps its contract as written, and refuses names and places; `check-plugin` tells."""
+"""`mibench new` writes a package that keeps its contract, and refuses names and places; `check-plugin` tells."""
 
 import ast
 import json
