@@ -26,6 +26,7 @@ from typing import Any
 
 from mibench.plugins.settings import resolve_settings, settings_of
 from mibench.runtime.errors import UserError, unknown
+from mibench.runtime.files import read_text
 
 __all__ = [
     "BASES",
@@ -116,7 +117,7 @@ def literals(path: Path) -> dict[str, Any]:
 
     Only these are parsed, which takes a quarter of the time of the whole file; where that fails, all of it.
     """
-    source = path.read_text(encoding="utf-8")
+    source = read_text(path)
     try:
         nodes = [node for part in _LITERAL.findall(source) for node in ast.parse(part).body]
     except SyntaxError:

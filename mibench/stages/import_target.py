@@ -31,11 +31,17 @@ from mibench.runtime.files import write_atomic, write_json
 from mibench.runtime.progress import Reporter
 from mibench.stages import artifacts, imported
 from mibench.training import predict
+from mibench.training.convergence import MEASURED
 
 __all__ = ["plan", "work"]
 
 FITTED = 300
+<<<<<<< HEAD
 """Training images that a free look at the fit is taken on."""
+=======
+"""Pictures, of those that are not held out, that `fit` is measured on: as they are, since how they were augmented when
+the model learnt them is not known."""
+>>>>>>> integ
 
 
 def plan(root: Path, data: Choice, source: ModelSource, found: Found, family: str, precision: str) -> Run:
@@ -160,7 +166,7 @@ def _measured(model: Imported, data: Dataset, engine: Engine, folder: Path, paid
     hits = top_k(closed_set(logits, classes), heldout.labels, 1)
     kept = {"hits": hits.to(torch.uint8), "labels": heldout.labels}
     artifacts.write_tensors(folder / "heldout.safetensors", kept, {"role": "held-out verdicts"})
-    some = data.train.take(spread(data.train.labels, classes if paid else FITTED))
+    some = data.train.take(spread(data.train.labels, classes if paid else MEASURED))
     fitted = accuracy(predict(model, some.images, engine)[0], some.labels, classes)
     sure = calibration(logits.softmax(dim=1), heldout.labels)
     return {
