@@ -36,12 +36,8 @@ from mibench.training.convergence import MEASURED
 __all__ = ["plan", "work"]
 
 FITTED = 300
-<<<<<<< HEAD
-"""Training images that a free look at the fit is taken on."""
-=======
 """Pictures, of those that are not held out, that `fit` is measured on: as they are, since how they were augmented when
 the model learnt them is not known."""
->>>>>>> integ
 
 
 def plan(root: Path, data: Choice, source: ModelSource, found: Found, family: str, precision: str) -> Run:
