@@ -11,8 +11,8 @@ from mutants import METRIC
 from shell import command
 
 from mibench import testing
+from mibench.plugins.new import new
 from mibench.runtime.errors import UserError
-from mibench.testing.new import new
 
 
 @pytest.mark.parametrize("kind", testing.KINDS)
