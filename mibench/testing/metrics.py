@@ -22,7 +22,7 @@ from mibench.metrics.outside import bounds
 from mibench.plugins import contract, registry
 from mibench.runtime.errors import UserError
 from mibench.testing.laws import Broken, DoesNotApply, Law, Trial, law
-from mibench.testing.state import changed, state
+from mibench.testing.state import changed
 
 __all__ = ["LAWS", "MetricTrial"]
 
@@ -240,10 +240,8 @@ def refusals(trial: MetricTrial) -> None:
 def global_state(trial: MetricTrial) -> None:
     """It leaves the process, and what it is given, as it was"""
     given = trial.world
-    before, copies = state(), [one.clone() for one in given]
-    for _, call in trial.functions.values():
-        call(*given)
-    if others := changed(before):
+    copies, calls = [one.clone() for one in given], [call for _, call in trial.functions.values()]
+    if others := changed(lambda: [call(*given) for call in calls]):
         raise Broken(f"it changed {', '.join(others)}", "a metric is a pure function")
     if any(not torch.equal(one, copy) for one, copy in zip(given, copies, strict=True)):
         raise Broken("it changed the tensors that it was given", "a metric is a pure function")
