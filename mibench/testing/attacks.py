@@ -111,7 +111,7 @@ class AttackTrial(Trial):
 
     @cached_property
     def _prior(self) -> Prior:
-        """Made once: a network's first weights are drawn from torch's global generator, which `global state` watches."""
+        """Made once: first weights are drawn from torch's global generator, which `global state` watches."""
         return self.world.prior_with(self.card.get("requires", ()))
 
     def prior(self, world: World) -> Prior:
