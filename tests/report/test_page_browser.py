@@ -50,6 +50,7 @@ def opened(browser: Any, path: Path, request: pytest.FixtureRequest) -> Iterator
     """The page; whatever the console says, or whatever it asks the network for, fails the test."""
     options = getattr(request, "param", {})
     context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
+    context.set_default_timeout(240_000)  # of milliseconds: other tests share the machine
     tab, said = context.new_page(), []
     tab.on("console", lambda message: said.append(message.text))
     tab.on("pageerror", lambda error: said.append(str(error)))
