@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mibench.api import Inversion as Inversion
     from mibench.api import LearntPrior as LearntPrior
     from mibench.api import Target as Target
+    from mibench.api import audit as audit
     from mibench.api import evaluate as evaluate
     from mibench.api import invert as invert
     from mibench.api import load_results as load_results
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from mibench.evaluation.score import Score as Score
     from mibench.evaluation.verifier import Verifier as Verifier
     from mibench.report import Frames as Frames
+    from mibench.report.verdict import Verdict as Verdict
     from mibench.runtime.errors import UserError as UserError
 
 __version__ = "0.1.0"
@@ -38,6 +40,7 @@ _WHERE = {
     "invert": "mibench.api",
     "score": "mibench.api",
     "evaluate": "mibench.api",
+    "audit": "mibench.api",
     "load_results": "mibench.api",
     "Target": "mibench.api",
     "EvaluationModel": "mibench.evaluation.model",
@@ -46,6 +49,7 @@ _WHERE = {
     "Score": "mibench.evaluation.score",
     "Verifier": "mibench.evaluation.verifier",
     "Frames": "mibench.report",
+    "Verdict": "mibench.report.verdict",
     "UserError": "mibench.runtime.errors",
 }
 """Public name -> the module that defines it, in the order in which a reader meets them."""

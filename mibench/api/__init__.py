@@ -5,6 +5,7 @@ the finished run when it is asked. Settings are grouped by what they belong to, 
 `{"data": {"identities": 10}, "re": {"a_e": 0.8}, "training": {"epochs": 30}}`.
 """
 
+from mibench.api.audits import audit
 from mibench.api.calls import (
     Settings,
     evaluate,
@@ -24,6 +25,7 @@ __all__ = [
     "LearntPrior",
     "Settings",
     "Target",
+    "audit",
     "evaluate",
     "invert",
     "load_results",

@@ -6,7 +6,8 @@
     path/groups.csv                 optional: lines `identity,group` (the first line says so), for private people
 
 Files: png, jpg, jpeg, bmp, webp, tif, tiff, of any size; cropped to the centre square and resized. Hidden files,
-Thumbs.db and desktop.ini are passed over; any other file is refused, never skipped in silence.
+Thumbs.db and desktop.ini are passed over; any other file is refused, never skipped in silence. So is a link that leads
+out of the tree, and a picture of more than 40 million pixels (JPEG: 89 million).
 Nobody may be in both private/ and public/, and no picture may lie under two people (compared by pixels after
 resizing; another compression of the same photograph is not found).
 A person in no line of groups.csv is in no group. Groups change no picture and no split; a report compares them. They
@@ -15,11 +16,14 @@ The split into train and held-out depends on the seed and the names alone, and c
 """
 
 import csv
+import io
 import json
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import PIL
 import torch
@@ -30,10 +34,11 @@ from mibench.data import decode
 from mibench.data.cache import cached, hash_of
 from mibench.data.fields import fraction, whole
 from mibench.runtime.errors import UserError
+from mibench.runtime.files import read_text
 from mibench.runtime.progress import Reporter, Silent
 from mibench.runtime.rng import seed_of
 
-__all__ = ["CARD", "Folder", "visible"]
+__all__ = ["CARD", "Folder", "inside", "people_of", "visible"]
 
 CARD = {
     "summary": "Your own pictures: path/private/<person>/ and path/public/, any sizes",
@@ -62,6 +67,8 @@ class Folder(Source):
         colour: RGB; if not, one grey channel.
         flip: A mirrored picture still shows the same class; say no for text and digits.
         faces: They are photographs of faces: published face recognisers verify the reconstructions. Changes no picture.
+        private: Another place for the folder of private people than path/private.
+        public: Another place for the public pictures than path/public.
     """
 
     path: str = ""
@@ -71,6 +78,8 @@ class Folder(Source):
     colour: bool = True
     flip: bool = True
     faces: bool = False
+    private: str = ""
+    public: str = ""
 
     def __post_init__(self) -> None:
         whole("image_size", self.image_size, 8, 1024)
@@ -153,17 +162,17 @@ class Folder(Source):
             content = hash_of(len(private), named, *told, files=[file for _, own in people for file in own])
         except OSError as error:
             raise UserError(f"{error.filename} cannot be read ({error.strerror}); replace or remove it") from error
-        return {name: value for name, value in asdict(self).items() if name not in ("path", "faces")} | {
-            "content": content
-        }
+        placed = ("path", "private", "public", "faces")
+        return {name: value for name, value in asdict(self).items() if name not in placed} | {"content": content}
 
     def _tree(self) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
         """Private and public image files by person, checked without reading them."""
-        if not self.path:
+        if not self.path and not (self.private and self.public):
             raise UserError(f"the data set 'folder' needs the folder of your pictures: give path=...; {_LAYOUT}")
-        root = self._root()
-        private, public = _people(root, "private"), _people(root, "public")
-        _check_people(root, private, public)
+        root, own = self._root(), {"private": self.private, "public": self.public}
+        tops = {role: _home(place) if place else root / role for role, place in own.items()}
+        private, public = (people_of(tops[role], role) for role in own)
+        _check_people(tops["private"], private, public)
         return private, public
 
     def _set_aside(self, public: Mapping[str, list[Path]]) -> set[str]:
@@ -175,10 +184,7 @@ class Folder(Source):
         return set() if "" in public or len(public) < 2 else set(others[: max(1, round(len(others) / 3))])
 
     def _root(self) -> Path:
-        try:
-            return Path(self.path).expanduser()
-        except RuntimeError:
-            raise UserError(f"path {self.path}: there is no such user; give the folder itself") from None
+        return _home(self.path) if self.path else _home(self.private).parent
 
     def _pixels(self, files: list[Path], reporter: Reporter) -> tuple[Tensor, dict[str, int]]:
         def make() -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -208,25 +214,56 @@ class Folder(Source):
         return {file for group in groups[:count] for file in group}
 
 
+def inside(root: Path, entries: Iterable[Path]) -> None:
+    """Refuse links that lead out of a tree: what lies elsewhere may be nobody's to read here.
+
+    Raises:
+        UserError: How many of the entries do, and the first of them.
+    """
+    top = os.path.realpath(root)
+    out = [entry for entry in entries if entry.is_symlink() and not _within(os.path.realpath(entry), top)]
+    if out:
+        raise UserError(
+            f"{len(out)} link(s) lead out of {root}, the first is {out[0]} (to {os.path.realpath(out[0])}); put "
+            "copies in their place, or name the folder where the pictures lie"
+        )
+
+
+def _within(path: str, top: str) -> bool:
+    return os.path.commonpath([path, top]) == top
+
+
 def visible(folder: Path, keep: Callable[[Path], bool] = lambda entry: True) -> list[Path]:
     """What lies in a folder and passes `keep`, sorted by name; hidden files and litter left out."""
     entries = (entry for entry in folder.iterdir() if entry.name[0] != "." and entry.name.lower() not in _LITTER)
     return sorted((entry for entry in entries if keep(entry)), key=lambda entry: entry.name)
 
 
-def _people(root: Path, role: str) -> dict[str, list[Path]]:
-    """Image files by person; a flat folder is one person without a name.
+def _home(place: str) -> Path:
+    try:
+        return Path(place).expanduser()
+    except RuntimeError:
+        raise UserError(f"path {place}: there is no such user; give the folder itself") from None
+
+
+def people_of(top: Path, role: Literal["private", "public"]) -> dict[str, list[Path]]:
+    """Image files by person; a flat public folder is one person without a name.
+
+    Args:
+        top: The folder of these people.
+        role: Loose pictures may lie among the public ones only.
 
     Raises:
         UserError: The folder is missing, empty, mixes pictures and people, or holds something else.
     """
-    top = root / role
     if not top.is_dir():
         raise UserError(f"there is no folder {top}; {_LAYOUT}")
     folders, loose = visible(top, Path.is_dir), visible(top, lambda entry: not entry.is_dir())
     if loose and (folders or role == "private"):
         raise UserError(f"{len(loose)} loose file(s) in {top}, the first is {loose[0].name}; {_LAYOUT}")
+    inside(root, [top, *folders])
     people = {folder.name: visible(folder) for folder in folders} or {"": loose}
+    inside(root, [file for own in people.values() for file in own])
     nested = [entry for own in people.values() for entry in own if entry.is_dir()]
     if nested:
         raise UserError(f"{len(nested)} folder(s) lie too deep, the first is {nested[0]}; {_LAYOUT}")
@@ -251,11 +288,12 @@ def _groups(root: Path, private: Collection[str]) -> dict[str, str]:
         UserError: Another first line; a line without both; an unknown person, or one in two lines.
     """
     file = root / "groups.csv"
-    if not file.exists():
+    if not os.path.lexists(file):
         return {}
+    inside(root, [file])
     try:
-        with file.open(encoding="utf-8-sig", newline="") as handle:  # spreadsheets begin a file with a mark
-            lines = [[cell.strip() for cell in line] for line in csv.reader(handle) if line]
+        text = io.StringIO(read_text(file, "utf-8-sig"), newline="")  # spreadsheets begin a file with a mark
+        lines = [[cell.strip() for cell in line] for line in csv.reader(text) if line]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{file} cannot be read ({error}); save it as text in UTF-8, or remove it") from None
     layout = "give one line identity,group for each private person, below a first line that reads identity,group"
@@ -285,7 +323,7 @@ def _groups(root: Path, private: Collection[str]) -> dict[str, str]:
 def _check_people(root: Path, private: dict[str, list[Path]], public: dict[str, list[Path]]) -> None:
     """At least two private people, none with too few pictures, nobody on both sides."""
     if len(private) < 2:
-        raise UserError(f"{root / 'private'} has {len(private)} person; a classifier needs at least 2: add folders")
+        raise UserError(f"{root} has {len(private)} person; a classifier needs at least 2: add folders")
     few = [person for person, own in private.items() if len(own) < 2]
     if few:
         raise UserError(

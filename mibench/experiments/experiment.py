@@ -11,6 +11,7 @@ from typing import Any, Literal
 from mibench.isolation import guard
 from mibench.plugins import capabilities, registry
 from mibench.plugins.registry import Choice
+from mibench.runs import Run
 from mibench.runtime.errors import UserError, unknown
 from mibench.stages.invert import ACCESS
 from mibench.stages.train_target import EVALUATOR_SEED, Pretrained
@@ -61,10 +62,12 @@ class Trained:
     Args:
         names: Ids, directories' names or paths.
         same_settings: Without names: only those whose data set has the very settings of the experiment's.
+        planned: Runs that will stand there by the time they are attacked, in the place of names.
     """
 
     names: tuple[str, ...] = ()
     same_settings: bool = False
+    planned: tuple[Run, ...] = ()
 
 
 @dataclass(frozen=True)

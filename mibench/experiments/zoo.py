@@ -77,7 +77,7 @@ def _prior(name: str, prior: str, preset: str, target: str | None = None) -> Wan
 
 
 def make(
-    results: Path, device: str, reporter: Reporter, names: tuple[str, ...] = (), shelf: Path = SHELF
+    results: Path, device: str, reporter: Reporter, names: tuple[str, ...] = (), shelf: Path | None = None
 ) -> Iterator[Entry]:
     """Train what is missing in the zoo, shelve it, and put what was shelved in the place of what was trained, so that
     all that follows builds on the very networks that ship.
@@ -87,7 +87,7 @@ def make(
         device: Where it is trained.
         reporter: Told of it.
         names: Only these of the list: `re`, `re@1`, `judges-cnn`; all if there are none.
-        shelf: The zoo.
+        shelf: Which zoo; what ships with mibench if absent.
 
     Returns:
         The entries that are new, each when it is there.
@@ -111,7 +111,7 @@ def _networks(one: Wanted, results: Path) -> list[Run]:
     return [run for run in planned if run.kind != "targets" or one.experiment.goal == "target"]
 
 
-def _shelved(run: Run, one: Wanted, engine: Engine, shelf: Path) -> Entry:
+def _shelved(run: Run, one: Wanted, engine: Engine, shelf: Path | None) -> Entry:
     entry = shelve.add(run, name_of(run, one), one.command, engine, shelf)
     run.discard()
     execute([Shelf(shelf).take(entry.reference, run.root)], engine.device.type, Silent())

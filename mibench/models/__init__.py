@@ -42,9 +42,15 @@ def family(name: str) -> str:
     The file's name for families written here, torchvision's own module otherwise: `resnet18` and `wide_resnet50_2`
     are both `resnet`.
 
+    An imported model tells its own (`imported:resnet`, `imported:unknown`); timm's is the module that defines it.
+
     Raises:
         UserError: No architecture has this name.
     """
+    if name.startswith("imported:"):
+        return name.removeprefix("imported:")
+    if name.startswith("timm:"):
+        return _in_timm(name.removeprefix("timm:"))
     if name in _own():
         return _own()[name]
     if name not in _torchvision():
@@ -52,6 +58,18 @@ def family(name: str) -> str:
     from torchvision import models
 
     return str(models.get_model_builder(name).__module__.rsplit(".", 1)[-1])
+
+
+def _in_timm(name: str) -> str:
+    """The module of timm that defines a network; its name's beginning where timm is not installed."""
+    try:
+        from timm.models import model_entrypoint
+
+        return str(model_entrypoint(name).__module__.rsplit(".", 1)[-1])
+    except ImportError:
+        return name.partition("_")[0].rstrip("0123456789")
+    except RuntimeError:
+        raise UserError(f"timm has no network called {name}") from None
 
 
 def build(

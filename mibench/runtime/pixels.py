@@ -25,8 +25,19 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mibench.runtime.errors import UserError
+from mibench.runtime.files import checked, open_file
 
-__all__ = ["cache_folder", "concatenate", "empty", "mapped", "memory_left", "memory_limit", "read", "take_rows"]
+__all__ = [
+    "cache_folder",
+    "concatenate",
+    "empty",
+    "machine_memory",
+    "mapped",
+    "memory_left",
+    "memory_limit",
+    "read",
+    "take_rows",
+]
 
 _GB = 10**9
 _CGROUP = ("memory.max", "memory/memory.limit_in_bytes")
@@ -49,7 +60,7 @@ def memory_limit() -> int:
     """
     given = os.environ.get("MIBENCH_MEMORY")
     if given is None:
-        return _machine() // 4
+        return machine_memory() // 4
     if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", given):
         raise UserError(
             f"MIBENCH_MEMORY must be a number of GB such as 0.5 or 16 (0 holds no pixels in memory), got '{given}'"
@@ -57,7 +68,7 @@ def memory_limit() -> int:
     return int(float(given) * _GB)
 
 
-def _machine() -> int:
+def machine_memory() -> int:
     """Bytes of memory this machine or container has."""
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for name in _CGROUP:
@@ -122,8 +133,8 @@ def read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if file.stat().st_size > memory_left():
         with suppress(SafetensorError):  # it holds more than images
             return mapped(file)
-    with safe_open(file, "pt") as stored:
-        return {name: stored.get_tensor(name) for name in stored.keys()}, stored.metadata() or {}
+    with checked(file) as name, safe_open(name, "pt") as stored:
+        return {name: stored.get_tensor(name) for name in stored.keys()}, stored.metadata() or {}  # noqa: SIM118
 
 
 def mapped(file: Path) -> tuple[dict[str, UInt8[Tensor, "..."]], dict[str, str]]:
@@ -135,9 +146,9 @@ def mapped(file: Path) -> tuple[dict[str, UInt8[Tensor, "..."]], dict[str, str]]
         SafetensorError: If the file is damaged or holds something else.
         OSError: If it is missing or not readable.
     """
-    with safe_open(file, "numpy") as stored:  # checks sizes and offsets
+    with checked(file) as name, safe_open(name, "numpy") as stored:  # checks sizes and offsets
         notes = stored.metadata() or {}
-    with file.open("rb") as handle:
+    with open_file(file) as handle:
         size = int.from_bytes(handle.read(8), "little")
         header = {name: value for name, value in json.loads(handle.read(size)).items() if name != "__metadata__"}
         tensors = {}

@@ -13,6 +13,8 @@ from mibench.runtime.progress import Reporter
 from mibench.stages import (
     artifacts,
     import_images,
+    import_target,
+    imported,
     invert,
     score,
     train_backbone,
@@ -39,8 +41,12 @@ def perform(run: Run, engine: Engine, reporter: Reporter) -> None:
     if zoo.origin(run):
         zoo.install(run)
         return
-    # Imported images are an inversion that another program made.
-    work = import_images.work if import_images.imported(run) else _STAGES[run.kind]
+    # Imported images are an inversion that another program made, an imported target is a network that it trained.
+    work = _STAGES[run.kind]
+    if import_images.imported(run):
+        work = import_images.work
+    elif imported.is_imported(run):
+        work = import_target.work
     work(run, engine, reporter)
 
 
@@ -55,7 +61,7 @@ def rehearse(runs: list[Run], reporter: Reporter | None = None) -> None:
     runs = [run for run in runs if not zoo.origin(run)]
     with going_on("what was asked"):
         for run in runs:
-            if run.kind == "targets":
+            if run.kind == "targets" and not imported.is_imported(run):
                 train_target.rehearse_surgery(run)
         wanted = [run.inputs["dataset"] for run in runs if "dataset" in run.inputs]
         for inputs in {canonical(inputs): inputs for inputs in wanted}.values():

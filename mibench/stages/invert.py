@@ -65,13 +65,22 @@ def plan(
     """The run that inverts a target's first `identities` classes (all by default).
 
     `isolate` is no part of what decides the result: it is recorded, and gives the same bytes.
+
+    Raises:
+        UserError: The attack asks for more than a target of somebody else's gives.
     """
+    access = registry.card("attacks", attack.name)["access"]
+    grants = target.spec.get("grants")
+    if grants is not None and ACCESS[access] > ACCESS[grants]:
+        raise UserError(
+            f"{attack.name} needs {ACCESS[access].words} access; {target.label} gives {ACCESS[grants].words} only"
+        )
     return Run(
         root,
         "inversions",
         attack.name,
         {
-            "access": registry.card("attacks", attack.name)["access"],
+            "access": access,
             "attack": attack.spec(),
             "budget": budget,
             "identities": identities,

@@ -26,7 +26,7 @@ from mibench.runtime.files import write_json
 from mibench.runtime.pictures import tile
 from mibench.stages import artifacts, train_prior, train_target
 from mibench.training import predict
-from mibench.zoo import SHELF, Entry, Shelf
+from mibench.zoo import Entry, Shelf
 
 __all__ = ["TOLERANCE", "Verified", "add", "verify"]
 
@@ -42,7 +42,7 @@ TOLERANCE = {"natural_accuracy": 0.01, "open_set_accuracy": 0.01, "bystander_acc
 """How far a measurement may lie from its card on another machine: shares of images, and mean grey levels of samples."""
 
 
-def add(run: Run, name: str, command: str, engine: Engine, shelf: Path = SHELF) -> Entry:
+def add(run: Run, name: str, command: str, engine: Engine, shelf: Path | None = None) -> Entry:
     """Shelve a finished run, in the place of an older one of the same specification.
 
     Args:
@@ -50,7 +50,7 @@ def add(run: Run, name: str, command: str, engine: Engine, shelf: Path = SHELF) 
         name: What it will be called; with its seed it must be the only one of its kind.
         command: What makes it again.
         engine: Where it is measured; in float32, which is what a reader's machine has.
-        shelf: The zoo.
+        shelf: Where; what ships with mibench if absent.
 
     Raises:
         UserError: If it is no network or not finished, the name is taken, a weight does not fit into float16, or what
@@ -81,12 +81,12 @@ def add(run: Run, name: str, command: str, engine: Engine, shelf: Path = SHELF) 
             "rounded": {key: {"before": before[key], "after": metrics[key]} for key in _moved(before, metrics)},
         }
         rounded.finish({**card["provenance"], "command": command}, origin=origin)
-        shelved = replace(run, root=shelf)
+        shelved = replace(run, root=known.root)
         shelved.path.parent.mkdir(parents=True, exist_ok=True)
         if shelved.path.exists():
             shutil.rmtree(shelved.path)
         shutil.copytree(rounded.path, shelved.path)
-    return next(entry for entry in Shelf(shelf).entries if entry.run.label == run.label)
+    return next(entry for entry in Shelf(known.root).entries if entry.run.label == run.label)
 
 
 def _round(source: Path, goal: Path) -> None:
@@ -179,12 +179,12 @@ class Verified:
         }
 
 
-def verify(engine: Engine, shelf: Path = SHELF, names: Sequence[str] = ()) -> Iterator[Verified]:
+def verify(engine: Engine, shelf: Path | None = None, names: Sequence[str] = ()) -> Iterator[Verified]:
     """Check the digests of every entry and measure it again on the embedded data; each measurement when it is made.
 
     Args:
         engine: Where.
-        shelf: The zoo.
+        shelf: Which; what ships with mibench if absent.
         names: Only these, as `Shelf.find` takes them; all if there are none.
 
     Raises:

@@ -12,7 +12,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
-from mibench.runtime.errors import UserError, printable, unknown
+from mibench.runtime import escape
+from mibench.runtime.errors import UserError, unknown
 
 __all__ = ["Broken", "Check", "ContractBroken", "DoesNotApply", "Law", "Report", "Verdict", "checks", "judge", "law"]
 
@@ -85,7 +86,7 @@ class Verdict(NamedTuple):
     def line(self) -> str:
         """The law, what was seen, what to do."""
         why = f": {self.seen}" if self.seen else ""
-        return printable(f"{self.law} ({self.says}){why}{f'; {self.do}' if self.do else ''}")
+        return escape.terminal(f"{self.law} ({self.says}){why}{f'; {self.do}' if self.do else ''}")
 
 
 @dataclass(frozen=True)

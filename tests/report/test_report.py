@@ -1,6 +1,5 @@
 """The report: numbers as scored, protocols apart, damage named, pictures true."""
 
-# ruff: noqa: F811 (fixtures are imported)
 import ast
 import io
 import json
@@ -11,24 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from reported import (  # noqa: F401 (fixtures)
-    CLASSES,
-    DATA,
-    HITS,
-    IMAGES,
-    RE,
-    bits,
-    data,
-    finish,
-    judge,
-    noise,
-    root,
-    score,
-    split,
-    summary,
-    target,
-    world,
-)
+from reported import CLASSES, HITS, IMAGES, RE, bits, score, target
 from rich.console import Console
 
 from mibench.core import Dataset

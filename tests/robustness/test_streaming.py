@@ -181,11 +181,11 @@ def test_it_is_refused_before_anything_is_made(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_container_has_what_it_is_given(tmp_path: Path) -> None:
-    whole = pixels._machine()
+    whole = pixels.machine_memory()
     for text, expected in (("4000000\n", 4_000_000), ("max\n", whole), (str(10**18), whole)):
         (tmp_path / "given").write_text(text)
         with patch.object(pixels, "_CGROUP", (str(tmp_path / "given"), str(tmp_path / "absent"))):
-            assert pixels._machine() == min(expected, whole)
+            assert pixels.machine_memory() == min(expected, whole)
 
 
 CHILD = """

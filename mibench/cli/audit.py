@@ -1,0 +1,142 @@
+"""The command that audits a model of the user's own."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mibench.cli import options
+
+if TYPE_CHECKING:
+    from mibench.experiments.audit import Prepared, Schedule
+
+__all__ = ["audit"]
+
+
+def audit(
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="resnet18, timm:NAME, package.module:function, or a FILE.pt2, .ts or .onnx."),
+    ] = None,
+    weights: Annotated[Path | None, typer.Option("--weights", help="Its weights: .safetensors, .pt, .pth.")] = None,
+    endpoint: Annotated[str | None, typer.Option("--endpoint", help="URL of a server that answers JSON.")] = None,
+    private: Annotated[Path | None, typer.Option("--private", help="DIR/<person>/*.jpg: whom the model knows.")] = None,
+    public: Annotated[
+        Path | None, typer.Option("--public", help="Other people's pictures, which an attacker could have.")
+    ] = None,
+    access: Annotated[
+        str | None, typer.Option("--access", help="white-box, black-box or label-only; the most it gives if absent.")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", min=0, help="For everything, as estimated.")] = None,
+    queries: Annotated[int | None, typer.Option("--queries", min=1, help="Of your model, for everything.")] = None,
+    method: Annotated[str | None, typer.Option("--method", help="Attacks, in the place of the planned ones.")] = None,
+    prior: options.AttackPrior = None,
+    defenses: Annotated[
+        str | None, typer.Option("--defenses", help="What these would buy, trained on the same data: re,ls.")
+    ] = None,
+    defense_model: Annotated[
+        str, typer.Option("--defense-model", help="The architecture that --defenses are trained with.")
+    ] = "cnn",
+    identities: options.Identities = None,
+    evaluators: options.Evaluators = None,
+    classes: Annotated[
+        str | None, typer.Option("--classes", help="FILE: the outputs' names, one a line, in order; or: matched.")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option("--size", min=8, help="Side of the pictures that the model wants.")
+    ] = None,
+    normalise: Annotated[
+        str | None, typer.Option("--normalise", help="imagenet, half, unit, bytes, ... or mean/std: 0.5/0.5.")
+    ] = None,
+    channels: Annotated[str | None, typer.Option("--channels", help="rgb, bgr or grey.")] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", help="logits, probabilities, log-probabilities, sigmoid, embeddings.")
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option("--image-size", min=16, help="Side of the pictures that are attacked and judged.")
+    ] = None,
+    faces: Annotated[bool, typer.Option("--faces", help="They are photographs of faces.")] = False,
+    names: Annotated[bool, typer.Option("--names/--no-names", help="Call people by their names.")] = True,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    results: options.Results = options.RESULTS,
+    sets: options.Sets = None,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
+) -> None:
+    """What leaks from your own model, about whom, and what a defense would buy."""
+    from mibench.api.audits import verdict_of
+    from mibench.cli import conduct
+    from mibench.experiments import audit as audits
+    from mibench.experiments import auditing
+    from mibench.runtime import engine
+    from mibench.runtime.terminal import Terminal
+    from mibench.stages import execute
+
+    device, precision = conduct.machine(device, precision)
+    asked = auditing.read(
+        model=model,
+        weights=weights,
+        endpoint=endpoint,
+        private=private,
+        public=public,
+        access=access,
+        minutes=minutes,
+        queries=queries,
+        method=method,
+        prior=prior,
+        defenses=defenses,
+        defense_model=defense_model,
+        identities=identities,
+        evaluators=evaluators,
+        classes=classes,
+        size=size,
+        normalise=normalise,
+        channels=channels,
+        output=output,
+        image_size=image_size,
+        faces=faces,
+        seed=seed,
+        sets=sets,
+        precision=precision,
+    )
+    with Terminal() as terminal:
+        prepared = audits.prepare(asked, results, terminal)
+        planned = audits.schedule(prepared, results, engine.resolve(device, precision))
+    _announce(prepared, planned)
+    if dry_run:
+        conduct.describe(list(planned.runs), False, as_json)
+        return
+    with Terminal() as terminal:
+        execute(list(planned.runs)[::-1], device, terminal)
+    said = verdict_of(prepared, planned, results, names)
+    if as_json:
+        print(json.dumps(said.to_json(), indent=1, sort_keys=True))
+        return
+    from mibench.runtime.terminal import SafeConsole, say
+
+    SafeConsole().print(said)
+    say(f"next: mibench report {results} (tables, figures, page), mibench checks {results}", prepared.target.path)
+
+
+def _announce(prepared: "Prepared", planned: "Schedule") -> None:
+    """What was found out, what will be done and what it costs, on stderr, before it starts."""
+    from mibench.runtime import escape
+
+    def say(line: str) -> None:
+        print(escape.terminal(line), file=sys.stderr)
+
+    for line in prepared.lines:
+        say(f"  {line}")
+    for line in prepared.found.notes:
+        say(f"note: {line}")
+    say("")
+    for step in planned.steps:
+        seconds = f"{step.seconds / 60:6.1f} min" if step.seconds == step.seconds else "     ?    "
+        asks = f"{step.queries:>10,} queries" if step.queries else ""
+        say(f"  {'done   ' if step.done else seconds:>10}  {step.what:<52}{asks}".rstrip())
+    say(f"  about {planned.seconds / 60:.1f} min and {planned.queries:,} queries of your model; Ctrl-C stops, the same")
+    say("  command goes on from there")
