@@ -272,9 +272,8 @@ class Run:
         """Keep the machines that have worked on the run, one after the other, until it is finished."""
         known = self._machines()
         if known and (differences := other_bits(known[-1], machine)):
-            say(
-                f"note: {self.label} was begun with other arithmetic ({'; '.join(differences)}): its bytes are nobody else's"
-            )
+            what = "; ".join(differences)
+            say(f"note: {self.label} was begun with other arithmetic ({what}): no other run has its bytes")
         if not known or known[-1] != machine:
             write_json(self.work / MACHINES, {"machines": [*known, dict(machine)]})
 
