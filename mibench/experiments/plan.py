@@ -115,12 +115,19 @@ class Planner:
         return run if self.zoo is None or run.done else self.zoo.match(run)
 
     def _named(self, name: str, kind: str) -> Run:
-        run = Shelf().take(name, self.results) if name.startswith(PREFIX) else runs.find(self.results, name)
+        run = self._of_zoo(name) if name.startswith(PREFIX) else runs.find(self.results, name)
         if run.kind != kind:
             what = kind.removesuffix("s")
             raise UserError(
                 f"{run.label} is not a{'n' * (what[0] in 'aeiou')} {what}; --{what} takes one of {self.results}/{kind}"
             )
+        return run
+
+    def _of_zoo(self, name: str) -> Run:
+        run, wanted = Shelf().take(name, self.results), self.experiment.dataset
+        trained_on = run.spec["dataset"]["name"]
+        if wanted is not None and wanted.name != trained_on:
+            raise UserError(f"{name} was trained on '{trained_on}', not on '{wanted.name}'; leave --dataset out")
         return run
 
     def data_of(self, target: Run) -> Choice:

@@ -64,8 +64,6 @@ class Endpoint:
             value = getattr(self, name)
             if not least <= value <= most:
                 raise UserError(f"endpoint.{name} must be from {least:g} to {most:g}, got {value:g}")
-        if self.encoding not in get_args(Encoding):
-            raise unknown("endpoint.encoding", self.encoding, get_args(Encoding))
 
     @property
     def digest(self) -> str:
@@ -94,4 +92,6 @@ def read_endpoint(url: str, settings: dict[str, Any]) -> Endpoint:
             typed[key] = kind(value)
         except ValueError:
             raise UserError(f"endpoint.{key} should be {kind.__name__}, got '{value}'") from None
+    if typed.get("encoding", "png") not in get_args(Encoding):
+        raise unknown("endpoint.encoding", typed["encoding"], get_args(Encoding))
     return Endpoint(url, **typed)

@@ -1,7 +1,7 @@
 """Answers that were paid for, kept on disk: a question is asked once, whoever asks and however often it is killed.
 
-A file of SQLite with one row for each image that was sent (sha256 of its 8-bit pixels and shape) and the server's scores
-for it as float32. Every answer is on disk before anybody is told it. One process asks at a time, so that no two pay for
+A file of SQLite with one row for each image that was sent (sha256 of shape and 8-bit pixels) and its scores
+as float32. Every answer is on disk before anybody is told it. One process asks at a time, so that no two pay for
 the same image, and a limit of the rate holds for all of them together.
 
 References:
@@ -21,6 +21,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from mibench.runtime.errors import UserError
+from mibench.runtime.files import open_lock
 
 __all__ = ["Journal", "key_of"]
 
@@ -65,7 +66,7 @@ class Journal:
     def alone(self) -> Iterator[None]:
         """Nobody else asks this server meanwhile."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.with_suffix(".lock").open("w") as lock:
+        with open_lock(self.path.with_suffix(".lock")) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 

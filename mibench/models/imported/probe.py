@@ -547,7 +547,7 @@ class _Search:
         """
         if self.remote:
             return []
-        rows = self._rows(4)
+        rows = self._rows(8)
         one, again = self._ask(wanted, rows), self._ask(wanted, rows)
         alone = [self._ask(wanted, rows[place : place + 1]) for place in range(len(rows))]
         assert one is not None and again is not None
