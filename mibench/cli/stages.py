@@ -128,6 +128,7 @@ def score(
     no_zoo: options.NoZoo = False,
     dry_run: options.DryRun = False,
     force: options.Force = False,
+    full: options.Full = False,
     as_json: options.Json = False,
 ) -> None:
     """Stage 4: score reconstructions, your own or another program's, by evaluation models the attack never saw."""
@@ -137,7 +138,7 @@ def score(
 
     def show(scores: list[Run]) -> None:
         if images is not None:
-            printing.show_tables(results, scores)
+            printing.show_scores(results, scores, full)
 
     device, precision = conduct.machine(device, precision)
     experiment = experiments.scoring(

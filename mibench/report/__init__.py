@@ -126,17 +126,18 @@ def frames(results: Path | str) -> Frames:
     return Frames(Content(load(root, errors)), errors)
 
 
-def write(root: Path, console: "Console", private_images: bool = True) -> Path:
-    """Print every protocol's tables; write them, the picture grids and the page to `results/report/`.
+def write(root: Path, console: "Console", private_images: bool = True, full: bool = False) -> Path:
+    """Print the first screen; write every protocol's tables, the picture grids and the page to `results/report/`.
 
     Runs that are damaged or of another version are left out; each is named on stderr, in tables.md and in
     tables.json. A picture whose data set is gone is left out in the same way.
 
     Args:
         root: The results folder.
-        console: Where the tables go.
+        console: Where the first screen goes.
         private_images: Show real photographs beside the reconstructions, and names; otherwise people are numbered, and
             the report can be handed on.
+        full: Print the tables in place of the first screen.
 
     Returns:
         The report's folder.
@@ -144,7 +145,7 @@ def write(root: Path, console: "Console", private_images: bool = True) -> Path:
     Raises:
         UserError: If there is no finished score, or the folder cannot be written.
     """
-    from mibench.report import content, figures, files, grids, matched_figure, page, terminal
+    from mibench.report import content, figures, files, grids, matched_figure, page, screen, terminal
     from mibench.runtime.terminal import SafeConsole
 
     errors: list[str] = []
@@ -158,7 +159,6 @@ def write(root: Path, console: "Console", private_images: bool = True) -> Path:
         )
     report = content.Content(results, names=private_images)
     folder = root / "report"
-    console.print(terminal.render(report, console))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -172,4 +172,6 @@ def write(root: Path, console: "Console", private_images: bool = True) -> Path:
         page.write(folder, report, errors)
     except OSError as error:
         raise UserError(f"cannot write the report to {folder}: {error.strerror or error}") from None
+    first = screen.render(report, folder / "index.html", root)
+    console.print(terminal.render(report, console) if full else first)
     return folder
