@@ -160,9 +160,7 @@ def headlines(content: "Content") -> list[Headline]:
     return made
 
 
-def _standing(
-    point: Point, results: Sequence[Result], ceiling: Interval, several: bool, tracks: bool
-) -> Standing:
+def _standing(point: Point, results: Sequence[Result], ceiling: Interval, several: bool, tracks: bool) -> Standing:
     label = point.label if point.defended else NONE
     label = f"{point.base}, {label}" if several else label
     label = f"{label}, {point.track}" if tracks and point.track else label

@@ -132,5 +132,3 @@ def next_steps(content: Content, folder: Path | None = None) -> list[str]:
     if content.findings:
         steps.append(f"mibench checks {folder or 'results'}    (why each check fired, and what to do)")
     return steps[:2] or [f"mibench show RUN{where}    (from a number back to its data)"]
-
-
