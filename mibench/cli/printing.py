@@ -32,7 +32,7 @@ __all__ = [
     "print_training",
     "print_verified",
     "print_zoo",
-    "show_tables",
+    "show_scores",
 ]
 
 
@@ -321,14 +321,14 @@ def budget(cost: list[int | None] | None) -> list[str]:
     ]
 
 
-def show_tables(results: Path, scores: list["Run"]) -> None:
-    """The tables of some scores, on stdout."""
-    from mibench.report import content, read, terminal  # pandas: not for `mibench list`
+def show_scores(results: Path, scores: list["Run"], full: bool) -> None:
+    """What some scores say, on stdout: the first screen, or with `full` the tables."""
+    from mibench.report import content, read, screen, terminal  # pandas: not for `mibench list`
 
     wanted = {run.id for run in scores}
     console = SafeConsole()
     shown = content.Content([result for result in read(results) if result.run.id in wanted])
-    console.print(terminal.render(shown, console, people=False))
+    console.print(terminal.render(shown, console, people=False) if full else screen.render(shown, folder=results))
 
 
 def print_checks(results: Path | None, as_json: bool) -> None:
