@@ -1,6 +1,6 @@
 """What the tests of several attacks share: short settings, composed attacks, priors, students."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,10 @@ from mibench.defenses.re import RandomErasing
 from mibench.models.base import Classifier
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
+from mibench.testing.attacks import ROUNDING, accuracy, same
+
+__all__ = ["ROUNDING", "accuracy", "same"]
+"""What tests take from here that mibench.testing has; the rest of this file is for them too."""
 
 GMI_SHORT = GMI(images=2, steps=8, lr=0.5)
 
@@ -64,10 +68,6 @@ PLANNED = ["gmi+eot", "ppa+eot+align", "ppa+ppdg", "ppa+untrap+eot"]
 ERASE = RandomErasing(a_e=0.4, fill="zero").transform
 
 
-ROUNDING = 1e-4
-"""Adam divides a gradient by its own size, so that where it is nearly 0 its rounding grows: 2e-5 of 2 was seen."""
-
-
 def erased(world: World, batch: int = 256, folder: Path | None = None) -> AttackContext:
     """A workspace whose target was trained on erased images."""
     return replace(workspace(world, batch, folder), transform=ERASE)
@@ -83,10 +83,6 @@ def run(
 ) -> Reconstructions:
     labels = torch.arange(world.classes) if labels is None else labels
     return attack(oracle or world.oracle(), world.prior, labels, seed, work or erased(world))
-
-
-def same(one: Reconstructions, other: Reconstructions) -> bool:
-    return all(torch.equal(getattr(one, part), getattr(other, part)) for part in asdict(one))
 
 
 LOMMA_SHORT: dict[str, Any] = {"students": ("cnn", "cnn"), "student_epochs": 1, "student_lr": 0.05}
@@ -146,10 +142,6 @@ class Activated(Prior):
 def world_of(classes: int = 6) -> World:
     """Shared by tests that only read it; every one of them checks nothing that another could have changed."""
     return World(classes)
-
-
-def accuracy(world: World, found: Reconstructions) -> float:
-    return float((world.truth(found.images) == found.labels).float().mean())
 
 
 def assert_refused(name: str, settings: dict[str, Any], message: str = "") -> None:

@@ -1,7 +1,6 @@
 """Ctrl-C at a chosen moment: while a target is asked, in the middle of a training, between two checkpoints."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,36 +10,10 @@ from mibench.core import Prior, TrainingContext
 from mibench.priors.gan import Loop
 from mibench.runtime.engine import resolve
 from mibench.runtime.progress import Silent
+from mibench.testing.attacks import Interruption
+from mibench.testing.defenses import Stop
 
-
-class Interruption:
-    """Called with what was done, it lets so much pass; whatever is no number counts as one."""
-
-    def __init__(self, left: int) -> None:
-        self.left = left
-
-    def __call__(self, done: object = 1) -> None:
-        self.left -= done if isinstance(done, int) else 1
-        if self.left < 0:
-            raise KeyboardInterrupt
-
-
-class Stop(Silent):
-    """Ctrl-C after so many steps of a training; what a resumed one skips comes at once and does not count."""
-
-    def __init__(self, steps: int) -> None:
-        self.interrupt = Interruption(steps)
-        self.seen = 0
-
-    @contextmanager
-    def task(self, label: str, total: int, unit: str) -> Iterator["Stop"]:
-        self.total = total
-        yield self
-
-    def advance(self, count: int = 1) -> None:
-        self.seen += count
-        if count == 1:
-            self.interrupt()
+__all__ = ["Interruption", "Stop", "assert_resumes", "session"]
 
 
 def session(checkpoint: Path | None = None, picture: Callable[[Prior], None] = lambda prior: None) -> TrainingContext:

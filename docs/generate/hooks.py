@@ -6,6 +6,7 @@ Nothing is written to disk: a page exists in the site only. Addresses follow nam
 
 from typing import Any
 
+import contract
 import methods
 import reference
 from floors import picture
@@ -21,7 +22,7 @@ def pages() -> dict[str, str]:
     """Address in the docs folder -> content of every generated page."""
     made = {f"{kind}/index.md": methods.index(kind) for kind in methods.TITLES}
     made |= {f"{kind}/{name}.md": methods.page(kind, name) for kind in methods.TITLES for name in registry.names(kind)}
-    made |= {"cli.md": reference.cli(), "api.md": reference.api()}
+    made |= {"cli.md": reference.cli(), "api.md": reference.api(), "extend/contract.md": contract.page()}
     return made | {file.lower(): _copy(file) for file in COPIED}
 
 

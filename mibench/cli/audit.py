@@ -116,11 +116,10 @@ def audit(
     if as_json:
         print(json.dumps(said.to_json(), indent=1, sort_keys=True))
         return
-    from rich.console import Console
+    from mibench.runtime.terminal import SafeConsole, say
 
-    Console().print(said)
-    print(f"next: mibench report {results} (tables, figures, page), mibench checks {results}")
-    print(prepared.target.path)
+    SafeConsole().print(said)
+    say(f"next: mibench report {results} (tables, figures, page), mibench checks {results}", prepared.target.path)
 
 
 def _announce(prepared: "Prepared", planned: "Schedule") -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from mibench.experiments.experiment import Experiment
 from mibench.experiments.plan import plan
 from mibench.experiments.remarks import remarks
+from mibench.plugins import registry
 from mibench.runs import Run
 from mibench.runs.executor import pending
 from mibench.runtime import engine
@@ -39,12 +40,16 @@ def conduct(
     as_json: bool,
     zoo: Shelf | None = None,
     show: Callable[[list[Run]], None] = lambda runs: None,
+    early: Callable[[list[Run]], None] | None = None,
     seconds: Mapping[str, float] | None = None,
 ) -> None:
     """Plan all of it before any of it is done; do it, or describe what would be done; print.
 
     stdout has the JSON, or what `show` prints and the run directories, the main one last; stderr first says what the
     plan does that its words may not suggest (`remarks`). With a zoo, what it has ready is not trained.
+
+    Args:
+        early: Told of the first attack and its floors, which are then done before everything else.
     """
     planned = {run.id: run for experiment in experiments for run in plan(experiment, results, zoo)}
     runs = list(planned.values())
@@ -54,6 +59,10 @@ def conduct(
         describe(runs, force, as_json, seconds or {})
         return
     with Terminal() as terminal:
+        if early is not None and not force:
+            first = opening(runs)
+            execute(first, device, terminal)
+            early(first)
         execute(runs[::-1], device, terminal, force)
     if as_json:
         shown = [{**run.description(), "path": str(run.path), "metrics": metrics_of(run)} for run in runs]
@@ -78,6 +87,13 @@ def describe(runs: list[Run], force: bool, as_json: bool, seconds: Mapping[str, 
     from mibench.cli import printing
 
     printing.print_plan(list(whole.values()), todo, seconds)
+
+
+def opening(runs: list[Run]) -> list[Run]:
+    """The scores of the first attack of a plan: those of its floors, then its own."""
+    names = [run.inversion.spec["attack"]["name"] for run in runs]
+    roles = [registry.card("attacks", name).get("role", "attack") for name in names]
+    return runs[: roles.index("attack") + 1]
 
 
 def _with_ancestors(runs: Sequence[Run]) -> Iterator[Run]:

@@ -207,7 +207,7 @@ def demo(
     as_json: options.Json = False,
 ) -> None:
     """No defense against random erasing under two attacks, on embedded data, in minutes."""
-    from mibench.cli import conduct
+    from mibench.cli import conduct, printing
     from mibench.experiments import suites
 
     def show(runs: list["Run"]) -> None:
@@ -216,7 +216,15 @@ def demo(
     device, precision = conduct.machine(device, precision)
     experiments = suites.read("demo", dataset=dataset, seed=seed, identities=identities, sets=sets, precision=precision)
     conduct.conduct(
-        experiments, results, device, zoo=conduct.zoo(no_zoo), dry_run=dry_run, force=force, as_json=as_json, show=show
+        experiments,
+        results,
+        device,
+        zoo=conduct.zoo(no_zoo),
+        dry_run=dry_run,
+        force=force,
+        as_json=as_json,
+        show=show,
+        early=printing.print_first,
     )
 
 

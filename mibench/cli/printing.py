@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mibench import zoo
-from mibench.runtime.terminal import SafeConsole
+from mibench.runtime.terminal import SafeConsole, say
 
 if TYPE_CHECKING:
     from mibench.core import Dataset
@@ -26,6 +26,7 @@ __all__ = [
     "print_cards",
     "print_checks",
     "print_entry",
+    "print_first",
     "print_plan",
     "print_suites",
     "print_training",
@@ -174,9 +175,25 @@ def duration(runs: list["Run"], seconds: Mapping[str, float]) -> tuple[float, in
     return sum(told) / 3600, len(known) - len(told)
 
 
+def print_first(scores: list["Run"]) -> None:
+    """The first attack's headline beside its floors', and where its pictures are; on stderr, in two lines.
+
+    Args:
+        scores: Those of its floors, then its own.
+    """
+    from mibench.evaluation.score import Score
+    from mibench.metrics.declaration import Unit
+
+    *floors, main = [(run.inversion, Score.from_json(run.read("scores.json")).headline) for run in scores]
+    shown = [f"{one.spec['attack']['name']} {Unit.SHARE.interval(*rate[:3])}" for one, rate in [main, *floors]]
+    attack, target = main[0], main[0].target
+    say(f"first result, {target.name}: like the person, %: {'; '.join(shown)}", to_stderr=True)
+    say(f"its pictures: {attack.path / 'grid.png'}", to_stderr=True)
+
+
 def print_zoo(entries: list["Entry"]) -> None:
     """What the zoo has, kind by kind: name and seeds, accuracy on held-out images, size, digest."""
-    console = Console()
+    console = SafeConsole()
     table = Table(box=None, pad_edge=False)
     for column in ("zoo:", "seed", "is", "settings", "accuracy", "as trained", "KB", "run"):
         right = column in ("seed", "accuracy", "as trained", "KB")
@@ -220,7 +237,7 @@ def print_entry(entry: "Entry") -> None:
         "made": f"{made['finished']}, commit {made['commit']}, mibench {made['mibench']}, {made['cpu_seconds']} CPU s",
         "again": made["command"],
     }
-    console = Console()
+    console = SafeConsole()
     for key, value in facts.items():
         if value:
             console.print(Text.assemble((f"{key:<9} ", "dim"), value))
@@ -233,7 +250,7 @@ def _flat(settings: dict[str, Any]) -> str:
 def print_verified(one: "Verified") -> None:
     """One measurement made again, in a line."""
     verdict, numbers = "holds" if one.holds else "DIFFERS", f"card {one.card:.4f}  here {one.here:.4f}"
-    print(f"{verdict:<8} {one.entry.reference:<22} {one.metric:<20} {numbers}", flush=True)
+    say(f"{verdict:<8} {one.entry.reference:<22} {one.metric:<20} {numbers}")
 
 
 def settings_of(run: "Run", seed: bool = True) -> str:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mibench.runtime.files import write_atomic
+from mibench.runtime.files import open_file, write_atomic
 from mibench.runtime.pixels import cache_folder, read
 
 __all__ = ["cache_folder", "cached", "hash_of"]
@@ -28,7 +28,8 @@ def hash_of(*parts: object, files: Iterable[Path] = ()) -> str:
     """
     digest = hashlib.sha256(repr(parts).encode())
     for file in files:
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
+        with open_file(file) as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
     return digest.hexdigest()
 
 

@@ -6,7 +6,8 @@
     path/groups.csv                 optional: lines `identity,group` (the first line says so), for private people
 
 Files: png, jpg, jpeg, bmp, webp, tif, tiff, of any size; cropped to the centre square and resized. Hidden files,
-Thumbs.db and desktop.ini are passed over; any other file is refused, never skipped in silence.
+Thumbs.db and desktop.ini are passed over; any other file is refused, never skipped in silence. So is a link that leads
+out of the tree, and a picture of more than 40 million pixels (JPEG: 89 million).
 Nobody may be in both private/ and public/, and no picture may lie under two people (compared by pixels after
 resizing; another compression of the same photograph is not found).
 A person in no line of groups.csv is in no group. Groups change no picture and no split; a report compares them. They
@@ -15,7 +16,9 @@ The split into train and held-out depends on the seed and the names alone, and c
 """
 
 import csv
+import io
 import json
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -31,10 +34,11 @@ from mibench.data import decode
 from mibench.data.cache import cached, hash_of
 from mibench.data.fields import fraction, whole
 from mibench.runtime.errors import UserError
+from mibench.runtime.files import read_text
 from mibench.runtime.progress import Reporter, Silent
 from mibench.runtime.rng import seed_of
 
-__all__ = ["CARD", "Folder", "people_of", "visible"]
+__all__ = ["CARD", "Folder", "inside", "people_of", "visible"]
 
 CARD = {
     "summary": "Your own pictures: path/private/<person>/ and path/public/, any sizes",
@@ -210,6 +214,25 @@ class Folder(Source):
         return {file for group in groups[:count] for file in group}
 
 
+def inside(root: Path, entries: Iterable[Path]) -> None:
+    """Refuse links that lead out of a tree: what lies elsewhere may be nobody's to read here.
+
+    Raises:
+        UserError: How many of the entries do, and the first of them.
+    """
+    top = os.path.realpath(root)
+    out = [entry for entry in entries if entry.is_symlink() and not _within(os.path.realpath(entry), top)]
+    if out:
+        raise UserError(
+            f"{len(out)} link(s) lead out of {root}, the first is {out[0]} (to {os.path.realpath(out[0])}); put "
+            "copies in their place, or name the folder where the pictures lie"
+        )
+
+
+def _within(path: str, top: str) -> bool:
+    return os.path.commonpath([path, top]) == top
+
+
 def visible(folder: Path, keep: Callable[[Path], bool] = lambda entry: True) -> list[Path]:
     """What lies in a folder and passes `keep`, sorted by name; hidden files and litter left out."""
     entries = (entry for entry in folder.iterdir() if entry.name[0] != "." and entry.name.lower() not in _LITTER)
@@ -238,7 +261,9 @@ def people_of(top: Path, role: Literal["private", "public"]) -> dict[str, list[P
     folders, loose = visible(top, Path.is_dir), visible(top, lambda entry: not entry.is_dir())
     if loose and (folders or role == "private"):
         raise UserError(f"{len(loose)} loose file(s) in {top}, the first is {loose[0].name}; {_LAYOUT}")
+    inside(root, [top, *folders])
     people = {folder.name: visible(folder) for folder in folders} or {"": loose}
+    inside(root, [file for own in people.values() for file in own])
     nested = [entry for own in people.values() for entry in own if entry.is_dir()]
     if nested:
         raise UserError(f"{len(nested)} folder(s) lie too deep, the first is {nested[0]}; {_LAYOUT}")
@@ -263,11 +288,12 @@ def _groups(root: Path, private: Collection[str]) -> dict[str, str]:
         UserError: Another first line; a line without both; an unknown person, or one in two lines.
     """
     file = root / "groups.csv"
-    if not file.exists():
+    if not os.path.lexists(file):
         return {}
+    inside(root, [file])
     try:
-        with file.open(encoding="utf-8-sig", newline="") as handle:  # spreadsheets begin a file with a mark
-            lines = [[cell.strip() for cell in line] for line in csv.reader(handle) if line]
+        text = io.StringIO(read_text(file, "utf-8-sig"), newline="")  # spreadsheets begin a file with a mark
+        lines = [[cell.strip() for cell in line] for line in csv.reader(text) if line]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{file} cannot be read ({error}); save it as text in UTF-8, or remove it") from None
     layout = "give one line identity,group for each private person, below a first line that reads identity,group"

@@ -22,7 +22,7 @@ from mibench.evaluation.protocol import Origin
 from mibench.evaluation.records import Judgement, TargetAnswers, Verification
 from mibench.evaluation.score import Score
 from mibench.evaluation.verifier import Verifier
-from mibench.metrics import Unavailable
+from mibench.metrics import Unavailable, outside
 from mibench.metrics.accuracy import top_k
 from mibench.metrics.false_positives import identified
 from mibench.metrics.knn import closeness
@@ -110,7 +110,7 @@ def evaluate(
             verified[verifier.name] = verifier.judge(stored, labels, engine, absent)
             task.advance()
         seen = perceptual(data, stored[shown], labels[shown], place_of(engine))
-        distance_of = spread(seen.images, absent)
+        distance_of = spread(seen.images | outside.measured(data, stored[shown], labels[shown]), absent)
         task.advance()
     classes = len(data.classes)
     chance = {f"open_top1@{model.name}": 1 / (classes + model.facts.distractors) for model in evaluators}

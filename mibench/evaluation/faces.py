@@ -44,6 +44,7 @@ from mibench.models import dlib_face
 from mibench.models.base import Classifier, Prepare
 from mibench.runtime.engine import Engine
 from mibench.runtime.errors import UserError
+from mibench.runtime.files import open_file
 
 __all__ = ["RECOGNISERS", "Framing", "Recogniser", "present"]
 
@@ -221,7 +222,7 @@ def _dlib_file() -> Path | Unavailable:
 
 def _dlib(path: Path, image_shape: tuple[int, int, int]) -> Classifier:
     network = dlib_face.read(path)
-    with path.open("rb") as stream:
+    with open_file(path) as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if not digest.startswith(DLIB.sha256):
         raise UserError(

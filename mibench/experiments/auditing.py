@@ -12,6 +12,7 @@ from mibench.models.imported.network import OUTPUTS, Output
 from mibench.models.imported.probe import Given, normalisation
 from mibench.models.imported.sources import read_source, regular
 from mibench.runtime.errors import UserError, unknown
+from mibench.runtime.files import read_text
 
 __all__ = ["read", "read_access"]
 
@@ -114,7 +115,7 @@ def _classes(text: str | None) -> tuple[str, ...]:
     """
     file = regular(Path(text or ""), "--classes")
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(file, "utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--classes {text} cannot be read ({error}); save it as text in UTF-8") from None
     names = tuple(line.strip() for line in lines if line.strip())

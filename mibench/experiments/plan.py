@@ -118,12 +118,19 @@ class Planner:
     def _named(self, name: str, kind: str) -> Run:
         if kind == "targets" and os.path.isfile(name):  # unlike Path.is_file it takes any text
             models.family(name)  # which says what to do with a file of a model
-        run = Shelf().take(name, self.results) if name.startswith(PREFIX) else runs.find(self.results, name)
+        run = self._of_zoo(name) if name.startswith(PREFIX) else runs.find(self.results, name)
         if run.kind != kind:
             what = kind.removesuffix("s")
             raise UserError(
                 f"{run.label} is not a{'n' * (what[0] in 'aeiou')} {what}; --{what} takes one of {self.results}/{kind}"
             )
+        return run
+
+    def _of_zoo(self, name: str) -> Run:
+        run, wanted = Shelf().take(name, self.results), self.experiment.dataset
+        trained_on = run.spec["dataset"]["name"]
+        if wanted is not None and wanted.name != trained_on:
+            raise UserError(f"{name} was trained on '{trained_on}', not on '{wanted.name}'; leave --dataset out")
         return run
 
     def data_of(self, target: Run) -> Choice:

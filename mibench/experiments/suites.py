@@ -15,6 +15,7 @@ from mibench.experiments.experiment import Experiment
 from mibench.experiments.options import grid
 from mibench.experiments.reading import split_sets
 from mibench.runtime.errors import UserError, unknown
+from mibench.runtime.files import read_text
 
 __all__ = ["SUITES", "read", "seconds", "suites"]
 
@@ -143,7 +144,7 @@ def _parsed(source: str) -> tuple[Path, str, dict[str, Any]]:
             raise unknown("suite", name, suites())
         path = suites()[name]
     try:
-        shared = tomllib.loads(path.read_text(encoding="utf-8"))
+        shared = tomllib.loads(read_text(path))
         repr(shared)  # some numbers and depths Python reads but cannot write
     except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not TOML, or a number too long
         raise UserError(f"{path} is not a TOML file: {error}") from None

@@ -21,7 +21,7 @@ from mibench.human_study.questions import Question
 from mibench.human_study.verdicts import false_positives
 from mibench.runs import Run
 from mibench.runtime.errors import UserError, unknown
-from mibench.runtime.files import write_json
+from mibench.runtime.files import open_lock, read_text, write_json
 from mibench.stats.intervals import proportion
 
 __all__ = ["Answers", "lines", "summary"]
@@ -50,7 +50,7 @@ class Answers:
         if not self.path.exists():
             return {}
         try:
-            stored = json.loads(self.path.read_text(encoding="utf-8"))
+            stored = json.loads(read_text(self.path))
             answers = [answer for own in stored["answers"].values() for answer in own.values()]
             whole = (
                 stored["inversion"] == self.inversion.id
@@ -81,7 +81,7 @@ class Answers:
                 raise unknown("answer", answer, self.form.answers)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with (self.folder / ".lock").open("w") as lock:
+            with open_lock(self.folder / ".lock") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 known = self.read()
                 known[rater] = {**known.get(rater, {}), **given}

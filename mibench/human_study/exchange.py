@@ -15,7 +15,7 @@ from pathlib import Path
 from mibench.human_study.questions import Question
 from mibench.human_study.sheets import draw
 from mibench.runtime.errors import UserError
-from mibench.runtime.files import write_atomic
+from mibench.runtime.files import read_text, write_atomic
 
 __all__ = ["export", "read_answers"]
 
@@ -52,7 +52,7 @@ def read_answers(path: Path, questions: Sequence[Question]) -> dict[str, str]:
     known = {question.id: question.form for question in questions}
     answers: dict[str, str] = {}
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}; give a file of JSON lines") from None
     for number, line in enumerate(text.splitlines(), start=1):

@@ -1,7 +1,8 @@
 """The page: a server for this machine alone, which shows one question at a time and records every answer.
 
 It listens on 127.0.0.1 only, under a path that begins with a random token, and answers requests that name this machine
-as their host; every other request gets 404. The page loads nothing from elsewhere and may not (its content security
+as their host and come from no other page; every other request gets 404. Bodies, connections and the time of each
+are bounded. The page loads nothing from elsewhere and may not (its content security
 policy). What a question is about never leaves the server.
 """
 
@@ -9,7 +10,12 @@ import hmac
 import io
 import json
 import secrets
+import socket
+import sys
+import threading
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
@@ -29,6 +35,12 @@ HOST = "127.0.0.1"
 LONGEST = 1000
 """Bytes of a request's body."""
 
+MOST = 64
+"""Connections at a time; one more ends the oldest, which has waited longest without a whole request."""
+
+DEADLINE_S = 10.0
+"""A connection ends after this time, whatever it still has to say."""
+
 
 class Server(ThreadingHTTPServer):
     """Serves the questions; `serve_forever` runs it, `url` is where.
@@ -44,6 +56,7 @@ class Server(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self, questions: Sequence[Question], answers: Answers, rater: str, port: int = 0) -> None:
         try:
@@ -56,6 +69,42 @@ class Server(ThreadingHTTPServer):
         self.answers = answers
         self.rater = rater
         self.token = secrets.token_urlsafe(18)
+        self._since: dict[socket.socket, float] = {}
+        self._counting = threading.Lock()
+
+    # Connections: few, and none for long. A browser asks one thing in each, in milliseconds.
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread of its own, in the place of the oldest connection if there are too many."""
+        with self._counting:
+            while len(self._since) >= MOST:
+                self._end(next(iter(self._since)))
+            self._since[request] = time.monotonic()
+        super().process_request(request, client_address)
+
+    def service_actions(self) -> None:
+        """End what is overdue; called twice a second."""
+        with self._counting:
+            late = [one for one, since in self._since.items() if time.monotonic() - since > DEADLINE_S]
+            for one in late:
+                self._end(one)
+
+    def _end(self, connection: socket.socket) -> None:
+        """Whoever reads from it or writes to it is told so at once."""
+        del self._since[connection]
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Answered: it counts no more."""
+        with self._counting:
+            self._since.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A connection that its other end broke off is nobody's error."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
     @property
     def port(self) -> int:
@@ -97,8 +146,10 @@ class _Page(BaseHTTPRequestHandler):
         """The parts of the path behind the token; None if the request is not ours."""
         parts = self.path.split("?")[0].split("/")
         hosts = (f"{HOST}:{self.server.port}", f"localhost:{self.server.port}")
-        if len(parts) < 3 or self.headers.get("Host") not in hosts:  # a page elsewhere may point its own name here
-            return None
+        if len(parts) < 3 or self.headers.get_all("Host", []) not in [[host] for host in hosts]:
+            return None  # a page elsewhere may point its own name here
+        if self.headers.get("Origin") not in (None, *(f"http://{host}" for host in hosts)):
+            return None  # what a browser says of a request that another page makes; another program says nothing
         known = hmac.compare_digest(parts[1].encode("utf-8", "replace"), self.server.token.encode())
         return parts[2:] if known else None
 
@@ -130,7 +181,7 @@ class _Page(BaseHTTPRequestHandler):
                 raise ValueError(length)
             given = json.loads(self.rfile.read(length))
             name, answer = str(given["id"]), str(given["answer"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):  # the last: a thousand brackets
             self._refuse(400, f'expected {{"id": "...", "answer": "{self.server.form.yes}"}}')
             return
         if name not in self.server.questions or answer not in self.server.form.answers:

@@ -18,6 +18,7 @@ References:
 """
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ from torch import Tensor
 from mibench.human_study.questions import Question
 from mibench.runs import Library, Run, unchanged
 from mibench.runtime.errors import UserError
+from mibench.runtime.files import read_text
 from mibench.stats.intervals import proportion
 
 __all__ = ["RULES", "false_positives", "verdicts"]
@@ -65,8 +67,7 @@ def verdicts(inversion: Run) -> dict[str, Bool[Tensor, " n"]]:
     for score in _scores(inversion):
         path = score.path / "per_image.csv"
         unchanged(path)
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows = list(csv.DictReader(io.StringIO(read_text(path), newline="")))
         headline = f"likeness-{score.id}" if "likeness" in hits else "likeness"
         hits[headline] = torch.tensor([row["likeness"] == "1" for row in rows])
         for evaluator in score.evaluators:

@@ -5,6 +5,7 @@ Declarations are read off the files, as cards are, without importing them: torch
 
 import ast
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,17 +74,22 @@ def _read(path: Path) -> list[Metric]:
 
 @cache
 def declared() -> dict[str, Metric]:
-    """Every metric by its name, file by file.
+    """Every metric by its name, file by file; mibench's own first, then those of other packages.
 
     Raises:
         ValueError: If two files declare one name, or a declaration is not literal.
     """
+    from mibench.plugins import registry
+
+    files = [(path.stem, path) for path in sorted(Path(__file__).parent.glob("*.py"))]
+    others = [name for name in registry.names("metrics") if not registry.is_own("metrics", name)]
+    files += [(name, registry.source_of("metrics", name)) for name in others]
     known: dict[str, Metric] = {}
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for name, path in files:
         for one in _read(path):
             if one.name in known:
-                raise ValueError(f"the metric {one.name} is declared in {known[one.name].module} and in {one.module}")
-            known[one.name] = one
+                raise ValueError(f"the metric {one.name} is declared in {known[one.name].module} and in {name}")
+            known[one.name] = replace(one, module=name)
     return known
 
 

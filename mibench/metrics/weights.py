@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mibench.metrics.declaration import Unavailable
 from mibench.runtime.errors import UserError
+from mibench.runtime.files import open_file
 
 __all__ = ["WeightFile", "fill", "locate", "read"]
 
@@ -83,18 +84,23 @@ def read(path: Path, file: WeightFile) -> dict[str, Tensor]:
     Raises:
         UserError: the file is not the published one, is truncated, or does not hold a state dict.
     """
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if not digest.startswith(file.sha256):
-        raise UserError(
-            f"{path} is not the published file: its sha256 begins with {digest[:8]}, not {file.sha256}; "
-            f"delete it and fetch {file.url} again"
-        )
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes make the reader fail in any way it can
-        what = type(error).__name__
-        raise UserError(f"{path} cannot be read as weights ({what}); fetch {file.url} again") from error
+        stream = open_file(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); fetch {file.url} again") from None
+    with stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if not digest.startswith(file.sha256):
+            raise UserError(
+                f"{path} is not the published file: its sha256 begins with {digest[:8]}, not {file.sha256}; "
+                f"delete it and fetch {file.url} again"
+            )
+        try:
+            stream.seek(0)
+            state = torch.load(stream, map_location="cpu", weights_only=True)
+        except Exception as error:  # damaged bytes make the reader fail in any way it can
+            what = type(error).__name__
+            raise UserError(f"{path} cannot be read as weights ({what}); fetch {file.url} again") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} holds a {type(state).__name__}, not a state dict; fetch {file.url} again")
     return state

@@ -34,6 +34,7 @@ from torch.nn import functional as F
 
 from mibench.models.base import Classifier, Prepare
 from mibench.runtime.errors import UserError
+from mibench.runtime.files import read_bytes
 
 __all__ = ["DlibTrunk", "Layer", "Network", "build", "read"]
 
@@ -195,7 +196,7 @@ def read(path: Path) -> Network:
         UserError: If the file cannot be read, is truncated, or holds anything but a face recogniser.
     """
     try:
-        network = _Reader(path.read_bytes()).network()
+        network = _Reader(read_bytes(path)).network()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from error
     except _Damaged as error:

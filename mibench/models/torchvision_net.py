@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from mibench.models.base import Classifier, Prepare
 from mibench.runtime.errors import UserError
+from mibench.runtime.files import open_file
 
 __all__ = ["ARCHITECTURES", "CARD", "build", "imagenet_state"]
 
@@ -101,6 +102,8 @@ def imagenet_state(name: str, weights: Any) -> dict[str, Tensor]:
     place = os.path.join(torch.hub.get_dir(), "checkpoints", os.path.basename(urlparse(url).path))
     cached = os.path.exists(place)
     try:
+        if cached:
+            open_file(place).close()
         state: dict[str, Tensor] = torch.hub.load_state_dict_from_url(
             url, map_location="cpu", progress=False, check_hash=True, weights_only=True
         )

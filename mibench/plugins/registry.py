@@ -26,6 +26,7 @@ from typing import Any
 
 from mibench.plugins.settings import resolve_settings, settings_of
 from mibench.runtime.errors import UserError, unknown
+from mibench.runtime.files import read_text
 
 __all__ = [
     "BASES",
@@ -38,9 +39,12 @@ __all__ = [
     "configure",
     "defaults",
     "is_own",
+    "literals",
+    "module_of",
     "names",
     "partial",
     "require_contract",
+    "source_of",
     "wrappers",
 ]
 
@@ -108,12 +112,12 @@ _LITERAL = re.compile(rf"^(?:{'|'.join(LITERALS)}) *=.*?(?=^[^\s)\]}}#]|\Z)", re
 
 
 @cache
-def _literals(path: Path) -> dict[str, Any]:
+def literals(path: Path) -> dict[str, Any]:
     """The module's top-level literal assignments, without running it.
 
     Only these are parsed, which takes a quarter of the time of the whole file; where that fails, all of it.
     """
-    source = path.read_text(encoding="utf-8")
+    source = read_text(path)
     try:
         nodes = [node for part in _LITERAL.findall(source) for node in ast.parse(part).body]
     except SyntaxError:
@@ -130,7 +134,7 @@ def _literals(path: Path) -> dict[str, Any]:
 def _modules(kind: str) -> dict[str, str]:
     """Name -> importable module, ours first; an entry point cannot replace one of ours."""
     here = Path(__file__).parent.parent / kind
-    own = {path.stem: f"mibench.{kind}.{path.stem}" for path in sorted(here.glob("*.py")) if "CARD" in _literals(path)}
+    own = {path.stem: f"mibench.{kind}.{path.stem}" for path in sorted(here.glob("*.py")) if "CARD" in literals(path)}
     others = {point.name: point.module for point in entry_points(group=f"mibench.{kind}")}
     return others | own
 
@@ -176,9 +180,13 @@ def card(kind: str, name: str) -> dict[str, Any]:
     if "+" in name and kind == "attacks":
         base, around = _parts(kind, name)
         return card(kind, base) | {"wrappers": around, "cost": None}
-    literals = _literals(_source(kind, name))
-    offered = {"architectures": literals["ARCHITECTURES"]} if "ARCHITECTURES" in literals else {}
-    return dict(literals["CARD"]) | offered
+    read = literals(_source(kind, name))
+    if "CARD" not in read:
+        raise UserError(
+            f"the {SINGULAR[kind]} '{name}' has no literal CARD at the top of {_source(kind, name)}; add it"
+        )
+    offered = {"architectures": read["ARCHITECTURES"]} if "ARCHITECTURES" in read else {}
+    return dict(read["CARD"]) | offered
 
 
 def cards(kind: str) -> dict[str, dict[str, Any]]:
@@ -210,9 +218,9 @@ def presets(kind: str, name: str) -> dict[str, dict[str, Any]]:
     laid over its defaults.
     """
     base, around = _parts(kind, name) if "+" in name else (name, [])
-    offered = {"default": {}, **_literals(_source(kind, base)).get("PRESETS", {})}
+    offered = {"default": {}, **literals(_source(kind, base)).get("PRESETS", {})}
     for one in around:
-        own = _literals(_source(kind, one))
+        own = literals(_source(kind, one))
         for preset, settings in own.get("PRESETS", {}).items():
             if preset in offered:
                 offered[preset] = offered[preset] | {f"{one}.{field}": value for field, value in settings.items()}
@@ -237,6 +245,25 @@ def defaults(kind: str, name: str) -> dict[str, Any]:
 def is_own(kind: str, name: str) -> bool:
     """Whether a plug-in is one of mibench's own; of a wrapped attack, the one inside."""
     return _modules(kind).get(name.split("+")[0], "").startswith("mibench.")
+
+
+def module_of(kind: str, name: str) -> str:
+    """The importable module that a plug-in is.
+
+    Raises:
+        UserError: If there is none of this name.
+    """
+    _source(kind, name)
+    return _modules(kind)[name]
+
+
+def source_of(kind: str, name: str) -> Path:
+    """The file that a plug-in is.
+
+    Raises:
+        UserError: If there is none of this name, or it cannot be found.
+    """
+    return _source(kind, name)
 
 
 def require_contract(kind: str, name: str) -> None:

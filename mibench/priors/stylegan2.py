@@ -48,14 +48,14 @@ PRESETS = {
         "mirror": True,
         "rate": 1.0,
     },
-    # Draws faces after some 20 minutes of one core; the gradient penalty of the paper is for images of 1024 pixels.
+    # Draws faces after some 12 minutes of one core; the gradient penalty of the paper is for images of 1024 pixels.
     "long": {
         "latent_dim": 64,
         "style_dim": 64,
         "layers": 2,
         "width": 8,
         "most": 64,
-        "steps": 7000,
+        "steps": 4000,
         "batch": 32,
         "gamma": 1.0,
         "warm_up": 500,

@@ -41,11 +41,11 @@ PRESETS = {
         "decay": 0.95,
         "mirror": True,
     },
-    # Draws faces after some 10 minutes of one core.
+    # Some 5 minutes of one core.
     "long": {
         "width": 16,
         "upsampling": "nearest",
-        "steps": 2500,
+        "steps": 1000,
         "critic_steps": 2,
         "batch": 32,
         "warm_up": 400,

@@ -126,7 +126,7 @@ def write(root: Path, console: "Console", private_images: bool = True) -> Path:
     Raises:
         UserError: If there is no finished score, or the folder cannot be written.
     """
-    from mibench.report import content, figures, files, grids, page, terminal
+    from mibench.report import content, figures, files, grids, matched_figure, page, terminal
     from mibench.runtime.terminal import SafeConsole
 
     errors: list[str] = []
@@ -149,6 +149,7 @@ def write(root: Path, console: "Console", private_images: bool = True) -> Path:
             errors.append(f"no picture: {error}")
             chatter.print(errors[-1], style="yellow")
         figures.write(folder, report.points, report.titles)
+        matched_figure.write(folder, report.points, report.curves, report.titles)
         files.write(folder, report, errors)
         page.write(folder, report, errors)
     except OSError as error:

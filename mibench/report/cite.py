@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mibench import __version__, models
+from mibench.metrics import declared
 from mibench.plugins import registry
 from mibench.runs import Run
 from mibench.runtime import escape
@@ -55,7 +56,8 @@ def _walk(run: Run) -> Iterator[tuple[str, str]]:
         yield from [("metrics", name) for name in ("accuracy", "knn", "fid", "kid")]
         if any(judge.get("prdc") for judge in scores.get("evaluators", {}).values()):
             yield "metrics", "prdc"
-        yield from [("metrics", f"{name}_distance") for name in scores.get("perceptual", {}) if name != "inception"]
+        known = declared()  # a metric of a package that is no longer installed cannot be cited
+        yield from [("metrics", known[name].module) for name in scores.get("perceptual", {}) if name in known]
     if run.kind == "targets":
         measured = run.read("metrics.json").get("side_effects", {}) if run.done else {}
         yield from [("metrics", name) for key, name in SIDE_EFFECTS.items() if key in measured]

@@ -13,6 +13,7 @@ from mibench.report.naming import card, preset
 from mibench.report.result import Result
 from mibench.runs import Run
 from mibench.runtime.errors import UserError
+from mibench.runtime.files import checked
 from mibench.stages import artifacts
 from mibench.stats.pairing import pair
 
@@ -43,7 +44,7 @@ def _saved(path: Path) -> str | None:
     """Digest of the pixels on disk; None where they were thrown away."""
     if not path.is_file():
         return None
-    with safe_open(path, framework="pt") as file:
+    with checked(path) as name, safe_open(name, framework="pt") as file:
         return hashlib.sha256(file.get_tensor("images").numpy().tobytes()).hexdigest()
 
 

@@ -5,12 +5,13 @@ defense changes is told by the verdict of its row in differences.csv, which foll
 the sentence says that, and no other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from mibench.evaluation.checks import CONVERGED
 from mibench.metrics import Unit
 from mibench.report import facts, tables
 from mibench.report.format import probability
@@ -27,6 +28,8 @@ __all__ = ["Headline", "Standing", "headlines"]
 NONE = "no defense"
 
 PROTOTYPES = "More than photographs: an attack draws prototypes, so such a rate is not more than all of the person."
+
+UNFINISHED = " Its target is not converged: it may leak less because it knows less."
 
 NAMED = 4
 """So many defenses have a sentence of their own; more are counted."""
@@ -148,7 +151,7 @@ def headlines(content: "Content") -> list[Headline]:
                 protocol,
                 tables.title(group),
                 tuple(sorted(standings, key=lambda one: one.point.defended)),
-                tuple(_changes(content.differences, protocol)),
+                tuple(_changes(content.differences, protocol, _unfinished(group))),
                 tables.scope(min(len(point.targets) for point in own)),
             )
         )
@@ -179,14 +182,19 @@ def _called(floor: Result) -> str:
     return f"{floor.attack} from {floor.prior.spec['prior']['name']}" if drawn and floor.prior else floor.attack
 
 
-def _changes(differences: pd.DataFrame, protocol: str) -> list[str]:
+def _unfinished(group: pd.DataFrame) -> set[str]:
+    """The scores of targets that are not converged, as the check of that name has it."""
+    return set(group.loc[group["fit"] < CONVERGED, "score"])
+
+
+def _changes(differences: pd.DataFrame, protocol: str, unfinished: Set[str]) -> list[str]:
     """What each defense changes, by the verdict of the row that it is judged by."""
     if differences.empty:
         return []
     own = tables.rows(differences[(differences["protocol"] == protocol) & differences["judged_by"]])
     if len(own) > NAMED:  # what a test shows has the first word
         own.sort(key=lambda row: row["verdict"] not in ("lower", "higher"))
-    told = [_change(row) for row in own[:NAMED]]
+    told = [_change(row, unfinished) for row in own[:NAMED]]
     rest = own[NAMED:]
     if rest:
         count = {verdict: sum(row["verdict"] == verdict for row in rest) for verdict in ("lower", "higher")}
@@ -197,7 +205,7 @@ def _changes(differences: pd.DataFrame, protocol: str) -> list[str]:
     return told
 
 
-def _change(row: tables.Row) -> str:
+def _change(row: tables.Row, unfinished: Set[str]) -> str:
     name, natural = row["defense"], Unit.POINTS.show(row["natural_accuracy_difference"])
     cost = f"natural accuracy {natural} points"
     if row["verdict"] == IDENTICAL:
@@ -205,5 +213,9 @@ def _change(row: tables.Row) -> str:
     gap = Interval(row["difference"], row["difference_low"], row["difference_high"], row["n"], row["identities"])
     tested = f"{points(gap)}, Holm p {probability(row['p_adjusted'])}"
     if row["verdict"] in ("lower", "higher"):
-        return f"{name} leaks {'less' if row['verdict'] == 'lower' else 'more'}: {tested}; {cost}."
+        weak = " Its target is not converged: it may leak less because it knows less."
+        unsure = row["verdict"] == "lower" and not unfinished.isdisjoint(row["score_with"].split(" | "))
+        return (
+            f"{name} leaks {'less' if row['verdict'] == 'lower' else 'more'}: {tested}; {cost}.{weak if unsure else ''}"
+        )
     return f"Whether {name} leaks less is not clear: {tested}; {cost}."

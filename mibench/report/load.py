@@ -8,6 +8,7 @@ from mibench.report.result import Result
 from mibench.runs import Library, other_protocol, unchanged
 from mibench.runtime import escape
 from mibench.runtime.errors import UserError
+from mibench.runtime.files import read_text
 
 __all__ = ["results"]
 
@@ -49,7 +50,7 @@ def _read(library: Library, path: Path) -> Result:
     for name in ("done", "run.json", "scores.json", "per_image.csv"):
         if not (path / name).is_file():
             raise UserError(f"{name} is missing; delete that directory and run it again")
-    card = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    card = json.loads(read_text(path / "run.json"))
     if foreign := other_protocol(card):
         raise _Foreign(foreign)
     try:

@@ -6,6 +6,7 @@ identities. Each result says which protocol it belongs to; a table never mixes t
 
 import csv
 import hashlib
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +21,7 @@ from mibench.evaluation.score import Score
 from mibench.report import rows
 from mibench.report.naming import card
 from mibench.runs import Run, canonical
+from mibench.runtime.files import open_file
 from mibench.stats.pairing import Hits
 
 __all__ = ["TRACKS", "Result"]
@@ -147,7 +149,7 @@ class Result:
         """Column -> yes or no on each image, in the order in which the images were made: the headline `likeness` and
         what else each judge says."""
         # Not by way of `per_image`: pandas takes ten times as long for a small file, and a report reads them all.
-        with (self.run.path / "per_image.csv").open(encoding="utf-8", newline="") as file:
+        with io.TextIOWrapper(open_file(self.run.path / "per_image.csv"), encoding="utf-8", newline="") as file:
             lines = csv.reader(file)
             head = next(lines)
             names = [
@@ -184,7 +186,8 @@ class Result:
     @cached_property
     def per_image(self) -> pd.DataFrame:
         """One row per reconstruction, in the order they were made; `order` counts within an identity."""
-        table = pd.read_csv(self.run.path / "per_image.csv", dtype={"identity": str}, keep_default_na=False)
+        with open_file(self.run.path / "per_image.csv") as file:
+            table = pd.read_csv(file, dtype={"identity": str}, keep_default_na=False)
         for column in table.columns.drop("identity"):
             if not pd.api.types.is_numeric_dtype(table[column]):  # 'nan': of this person no image came back
                 table[column] = pd.to_numeric(table[column])

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from mibench.runtime.errors import UserError
-from mibench.runtime.files import unreadable, write_json
+from mibench.runtime.files import open_file, open_lock, read_bytes, unreadable, write_json
 
 __all__ = ["DIGITS", "KINDS", "PROTOCOL", "Run", "canonical", "clock", "provenance", "unchanged"]
 
@@ -214,7 +214,7 @@ class Run:
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            lock = (self.path.parent / f".{self.id}.lock").open("w")
+            lock = open_lock(self.path.parent / f".{self.id}.lock")
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError as error:
             raise self._unwritable(error) from None
@@ -315,7 +315,7 @@ def _difference(key: str, stored: Any, wanted: Any) -> str:
 def read_json(path: Path) -> tuple[dict[str, Any], bytes]:
     """A JSON object, and the bytes it was read from."""
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
         value = json.loads(content.decode("utf-8"), parse_constant=_no_number)
         if not isinstance(value, dict):
             raise ValueError(f"it holds {type(value).__name__}, not an object")
@@ -333,7 +333,7 @@ def _no_number(text: str) -> None:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

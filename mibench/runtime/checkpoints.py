@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from mibench.runtime.errors import UserError
-from mibench.runtime.files import unreadable, write_atomic
+from mibench.runtime.files import open_file, unreadable, write_atomic
 
 __all__ = ["read_checkpoint", "write_checkpoint"]
 
@@ -30,16 +30,19 @@ def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
         UserError: If the file is damaged, or another run's.
     """
     try:
-        path.open("rb").close()
+        handle = open_file(path)
     except OSError as error:
         raise unreadable(path, error) from None
-    try:
-        with zipfile.ZipFile(path) as file:  # what is no zip file is not ours, and never unpickled
-            # torch does not compare checksums; and nothing of ours is compressed: no file unpacks to more than it is.
-            whole = file.testzip() is None and all(item.compress_type == zipfile.ZIP_STORED for item in file.filelist)
-        state = torch.load(path, map_location=device, weights_only=True) if whole else None
-    except Exception:  # a damaged file makes the unpickler raise nearly anything
-        state = None
+    with handle:
+        try:
+            with zipfile.ZipFile(handle) as file:  # what is no zip file is not ours, and never unpickled
+                # torch does not compare checksums; and nothing of ours is compressed: no file unpacks to more
+                stored = all(item.compress_type == zipfile.ZIP_STORED for item in file.filelist)
+                whole = stored and file.testzip() is None
+            handle.seek(0)
+            state = torch.load(handle, map_location=device, weights_only=True) if whole else None
+        except Exception:  # a damaged file makes the unpickler raise nearly anything
+            state = None
     if not isinstance(state, dict):
         raise UserError(f"the checkpoint {path} is damaged; delete it and run the same command again")
     if state.get("of") != _owner(path):

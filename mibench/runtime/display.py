@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mibench.runtime import escape
+from mibench.runtime.files import read_bytes
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,6 +39,6 @@ class Shown:
         rows = (f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in facts)
         path, shown = self.picture(), ""
         if path is not None and path.is_file():
-            data = base64.b64encode(path.read_bytes()).decode()
+            data = base64.b64encode(read_bytes(path)).decode()
             shown = f'<img alt="{escape.html(path.name)}" src="data:image/png;base64,{data}" style="max-width:100%">'
         return f"<div><table>{''.join(rows)}</table>{shown}</div>"

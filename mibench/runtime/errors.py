@@ -5,7 +5,10 @@ from difflib import get_close_matches
 
 from mibench.runtime import escape
 
-__all__ = ["UserError", "unknown"]
+__all__ = ["UserError", "printable", "unknown"]
+
+printable = escape.terminal
+"""The text in one line, for a terminal."""
 
 LONGEST = 4000
 """Characters of an error, which may quote a file: its beginning says what is wrong, its end what to do."""

@@ -1,20 +1,95 @@
-"""Writing files so that a kill at any moment leaves the old file or the new one, never half of one."""
+"""Files: written so that a kill at any moment leaves the old one or the new one, never half of one; read only if they
+are files, so that a pipe, a device or a socket in the place of one is an error at once and no wait without end."""
 
+import errno
 import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from safetensors import SafetensorError
 
 from mibench.runtime.errors import UserError
 
-__all__ = ["unreadable", "write_atomic", "write_json"]
+__all__ = ["checked", "open_file", "open_lock", "read_bytes", "read_text", "unreadable", "write_atomic", "write_json"]
+
+_KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+
+
+def _refuse_unless_file(status: os.stat_result, path: str | Path) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+        raise OSError(errno.EINVAL, f"it is {kind}, not a file", str(path))
+
+
+def open_file(path: str | Path) -> BinaryIO:
+    """Open a file for reading: links are followed, and what they lead to must be a regular file.
+
+    Every file that a user or a results folder names is opened here. The name is looked at first, as opening a device
+    may do something; what was then opened is looked at again, so that nothing can be put in its place in between.
+
+    Raises:
+        OSError: If it is missing, not readable, or no regular file; it never waits for one to be written.
+    """
+    _refuse_unless_file(os.stat(path), path)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _refuse_unless_file(os.fstat(descriptor), path)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """A file's content; see `open_file`."""
+    with open_file(path) as file:
+        return file.read()
+
+
+def read_text(path: str | Path, encoding: str = "utf-8") -> str:
+    """A text file's content; see `open_file`.
+
+    Raises:
+        OSError: If it is no readable file.
+        UnicodeDecodeError: If it is not in this encoding.
+    """
+    return read_bytes(path).decode(encoding)
+
+
+@contextmanager
+def checked(path: str | Path) -> Iterator[str]:
+    """For a library that opens a file by its name: a name of the very file that `open_file` has opened.
+
+    Raises:
+        OSError: If it is no readable file.
+    """
+    with open_file(path) as file:
+        own = f"/dev/fd/{file.fileno()}"
+        yield own if os.path.exists(own) else str(path)
+
+
+def open_lock(path: Path) -> BinaryIO:
+    """Open or make the file whose lock stands for something else; without waiting, and only if it is one.
+
+    Raises:
+        OSError: If it cannot be written, or is no file.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    try:
+        _refuse_unless_file(os.fstat(descriptor), path)
+        return os.fdopen(descriptor, "r+b")
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
@@ -28,7 +103,7 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """
     for left in path.parent.glob(f".{escape(path.name)}.*.tmp"):
         with suppress(OSError):
-            handle = os.open(left, os.O_RDONLY)
+            handle = os.open(left, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused as long as its writer lives
                 if os.path.samestat(os.fstat(handle), left.stat()):  # not its writer's next one of the same name

@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mibench.runtime.errors import UserError
+from mibench.runtime.files import checked, open_file
 
 __all__ = [
     "cache_folder",
@@ -132,8 +133,8 @@ def read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if file.stat().st_size > memory_left():
         with suppress(SafetensorError):  # it holds more than images
             return mapped(file)
-    with safe_open(file, "pt") as stored:
-        return {name: stored.get_tensor(name) for name in stored.keys()}, stored.metadata() or {}
+    with checked(file) as name, safe_open(name, "pt") as stored:
+        return {name: stored.get_tensor(name) for name in stored.keys()}, stored.metadata() or {}  # noqa: SIM118
 
 
 def mapped(file: Path) -> tuple[dict[str, UInt8[Tensor, "..."]], dict[str, str]]:
@@ -145,9 +146,9 @@ def mapped(file: Path) -> tuple[dict[str, UInt8[Tensor, "..."]], dict[str, str]]
         SafetensorError: If the file is damaged or holds something else.
         OSError: If it is missing or not readable.
     """
-    with safe_open(file, "numpy") as stored:  # checks sizes and offsets
+    with checked(file) as name, safe_open(name, "numpy") as stored:  # checks sizes and offsets
         notes = stored.metadata() or {}
-    with file.open("rb") as handle:
+    with open_file(file) as handle:
         size = int.from_bytes(handle.read(8), "little")
         header = {name: value for name, value in json.loads(handle.read(size)).items() if name != "__metadata__"}
         tensors = {}

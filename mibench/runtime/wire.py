@@ -4,10 +4,11 @@ A message is two lengths (8 bytes each, big-endian), a header and a body. The he
 fields, and in which order in memory each tensor's axes lie; the body holds the tensors as safetensors.
 """
 
+import io
 import json
 import struct
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any
 
 import safetensors.torch
 from safetensors import SafetensorError
@@ -50,7 +51,7 @@ class Wire:
         trusts: Whether the other end may send any length.
     """
 
-    def __init__(self, reads: BinaryIO, writes: BinaryIO, trusts: bool = False) -> None:
+    def __init__(self, reads: io.BufferedIOBase, writes: io.BufferedIOBase, trusts: bool = False) -> None:
         self.reads, self.writes, self.trusts = reads, writes, trusts
 
     def send(self, what: str, fields: dict[str, Any] | None = None, tensors: dict[str, Tensor] | None = None) -> None:

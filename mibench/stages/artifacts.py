@@ -22,7 +22,7 @@ from mibench.plugins.registry import Choice
 from mibench.runs import Run, canonical, unchanged
 from mibench.runtime import pixels
 from mibench.runtime.errors import UserError
-from mibench.runtime.files import unreadable, write_atomic
+from mibench.runtime.files import checked, open_file, unreadable, write_atomic
 from mibench.runtime.progress import Reporter
 from mibench.runtime.rng import seed_of
 from mibench.stages import imported
@@ -65,7 +65,7 @@ def read_header(path: Path) -> dict[str, Any]:
         UserError: If the file is missing or truncated.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with checked(path) as name, safe_open(name, framework="pt") as file:
             return dict(json.loads((file.metadata() or {}).get("mibench", "{}")))
     except (SafetensorError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise _broken(path, error) from None
@@ -74,7 +74,7 @@ def read_header(path: Path) -> dict[str, Any]:
 def _broken(path: Path, error: Exception) -> UserError:
     """The error for a file that cannot be read: the system's fault, or its own."""
     try:
-        path.open("rb").close()
+        open_file(path).close()
     except FileNotFoundError:
         return UserError(f"{path} does not exist; delete its run and train again")
     except OSError as refused:

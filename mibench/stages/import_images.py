@@ -19,12 +19,12 @@ from PIL import Image
 from mibench.core import Dataset
 from mibench.data.cache import hash_of
 from mibench.data.decode import decode_all
-from mibench.data.folder import visible
+from mibench.data.folder import inside, visible
 from mibench.plugins import registry
 from mibench.runs import Run, clock, provenance
 from mibench.runtime.engine import Engine, describe
 from mibench.runtime.errors import UserError
-from mibench.runtime.files import write_json
+from mibench.runtime.files import open_file, write_json
 from mibench.runtime.pictures import tile
 from mibench.runtime.progress import Reporter
 from mibench.stages import artifacts
@@ -114,7 +114,9 @@ def _people(folder: Path, classes: Sequence[str], target: Run) -> dict[int, list
     _root(folder)
     root = folder.expanduser()
     try:
+        inside(root, visible(root))
         folders = {one: visible(one) for one in visible(root) if one.is_dir()}
+        inside(root, [file for own in folders.values() for file in own])
         loose = [one for one in visible(root) if not one.is_dir()]
     except OSError as error:
         raise UserError(f"--images {folder}: {error.filename} cannot be read ({error.strerror}); mend it") from None
@@ -160,7 +162,7 @@ def _conversions(files: Sequence[Path], data: Dataset) -> dict[str, int]:
     _, height, width = data.image_shape
     counts: dict[str, int] = {}
     for file in files:
-        with Image.open(file) as opened:
+        with open_file(file) as content, Image.open(content) as opened:
             said = {
                 f"resized to {width} x {height}": opened.size != (width, height),
                 "JPEG, whose pixels are not the program's": opened.format == "JPEG",

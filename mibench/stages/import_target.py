@@ -31,6 +31,7 @@ from mibench.runtime.files import write_atomic, write_json
 from mibench.runtime.progress import Reporter
 from mibench.stages import artifacts, imported
 from mibench.training import predict
+from mibench.training.convergence import MEASURED
 
 __all__ = ["plan", "work"]
 
@@ -161,7 +162,7 @@ def _measured(model: Imported, data: Dataset, engine: Engine, folder: Path, paid
     hits = top_k(closed_set(logits, classes), heldout.labels, 1)
     kept = {"hits": hits.to(torch.uint8), "labels": heldout.labels}
     artifacts.write_tensors(folder / "heldout.safetensors", kept, {"role": "held-out verdicts"})
-    some = data.train.take(spread(data.train.labels, classes if paid else FITTED))
+    some = data.train.take(spread(data.train.labels, classes if paid else MEASURED))
     fitted = accuracy(predict(model, some.images, engine)[0], some.labels, classes)
     sure = calibration(logits.softmax(dim=1), heldout.labels)
     return {

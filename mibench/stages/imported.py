@@ -17,6 +17,7 @@ from mibench.models.imported.opening import Opened, code_digest, open_source
 from mibench.models.imported.sources import ModelSource
 from mibench.runs import Run, unchanged
 from mibench.runtime.errors import UserError
+from mibench.runtime.files import checked
 
 __all__ = ["FILES", "OBJECTS", "is_imported", "journal_of", "network", "opened", "source_of"]
 
@@ -84,7 +85,7 @@ def network(run: Run, data: Dataset) -> Imported:
     gallery = None
     if wanted.output == "embeddings":
         path = run.path / "model.safetensors"
-        with safe_open(path, framework="pt") as file:
+        with checked(path) as name, safe_open(name, framework="pt") as file:
             gallery = Gallery(file.get_tensor("gallery"))
         unchanged(path)
     return assemble(opened(run), wanted, data.image_shape, gallery)

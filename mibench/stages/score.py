@@ -61,11 +61,16 @@ def plan(
         if evaluator.spec["seed"] == target.spec["seed"]:
             raise UserError(f"target and evaluation model share the seed {target.spec['seed']}; use another --seed")
     published = faces.present()[0] if photographs and not verifiers else []
+    others = sorted(name for name in registry.names("metrics") if not registry.is_own("metrics", name))
     return Run(
         root,
         "scores",
         inversion.name,
-        {"precision": precision, **({"verifiers": published} if published else {})},
+        {
+            "precision": precision,
+            **({"verifiers": published} if published else {}),
+            **({"metrics": others} if others else {}),
+        },
         {
             "evaluators": list(evaluators),
             "inversion": inversion,

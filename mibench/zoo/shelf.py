@@ -18,6 +18,7 @@ from typing import Any
 from mibench.runs import PROTOCOL, Library, Run
 from mibench.runs.run import read_json
 from mibench.runtime.errors import UserError, unknown
+from mibench.runtime.files import read_bytes
 
 __all__ = ["PREFIX", "SHELF", "Entry", "Shelf", "install", "origin"]
 
@@ -200,7 +201,7 @@ def _json(path: Path) -> tuple[dict[str, Any], bytes]:
 def _whole(path: Path, digest: str) -> bytes:
     """A file's content, if it has this digest."""
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
     except OSError as error:
         raise _damaged(path, error.strerror or "it cannot be read") from None
     if hashlib.sha256(content).hexdigest() != digest:

@@ -6,6 +6,7 @@ from typing import Any
 import jaxtyping
 import pytest
 import torch
+from mistakes import rows
 
 from mibench.core import Reconstructions, checked
 from mibench.runtime.errors import UserError
@@ -129,6 +130,15 @@ def test_what_is_wrong_is_one_line_that_names_the_attack(name: str) -> None:
     with pytest.raises(UserError, match=f"^the attack mine returned .*{message}") as caught:
         checked(make(), "mine", LABELS, SHAPE)
     assert "\n" not in str(caught.value)
+
+
+def test_the_page_of_mistakes_says_what_is_said() -> None:
+    page = dict(rows("What an attack returns"))
+    assert set(page) == set(WRONG)
+    for name, said in page.items():
+        with pytest.raises(UserError) as caught:
+            checked(WRONG[name][0](), "mine", LABELS, SHAPE)
+        assert said in str(caught.value), name
 
 
 def test_a_range_that_nobody_knows() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from worlds import World, colours, small_net, workspace
 
+from mibench import testing
 from mibench.core import Access, PriorTrainer, Source, Split, TrainingContext
 from mibench.metrics import glossary
 from mibench.plugins import registry
@@ -20,8 +21,9 @@ from mibench.runtime.progress import Silent
 from mibench.runtime.rng import Noise
 from mibench.training import Training, fit, predict
 
-EXAMPLES = Path(__file__).parent.parent.parent / "docs" / "examples"
-KINDS = {"attacks": "attack", "defenses": "defense", "priors": "prior", "data": "dataset"}
+EXAMPLES = Path(testing.__file__).parent / "templates"
+DOCS = Path(__file__).parent.parent.parent / "docs"
+KINDS = {"attacks": "attack", "defenses": "defense", "priors": "prior", "data": "data"}
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +90,7 @@ def test_the_prior_has_the_public_images_mean_and_variance() -> None:
 
 
 def test_the_data_set_is_the_same_every_time_and_can_be_learnt() -> None:
-    source: Source = registry.configure("data", "my_dataset", settings={"identities": 3, "image_size": 16}).plugin
+    source: Source = registry.configure("data", "my_data", settings={"identities": 3, "image_size": 16}).plugin
     data = source.load()
     assert data.fingerprint() == source.load().fingerprint()
     assert len(data.train) == 30 and len(data.heldout) == 15 and data.image_shape == (1, 16, 16)
@@ -113,6 +115,6 @@ def test_the_metric_is_its_closed_form_and_declares_itself() -> None:
 
 
 def test_your_own_network_can_be_attacked(capsys: pytest.CaptureFixture[str]) -> None:
-    runpy.run_path(str(EXAMPLES / "your_model.py"))
+    runpy.run_path(str(DOCS / "examples" / "your_model.py"))
     out = capsys.readouterr().out
     assert out.startswith("(10, 3, 32, 32) images") and "asked for 220 images" in out

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from worlds import World, workspace
 
-from mibench.core import Access, Oracle
+from mibench.core import Access, Oracle, plain
 from mibench.evaluation.checks import global_generators_used
 from mibench.isolation import guard
 from mibench.runtime.errors import UserError
@@ -38,6 +38,11 @@ def oracle(access: Access = Access.BLACK_BOX) -> Oracle:
 def under_a_mode() -> None:
     with Mode():
         oracle().probs(X, Y)
+
+
+def many_for_one() -> None:
+    asked = oracle()
+    torch.func.vmap(lambda y: asked.probs(X, y))(Y.expand(3, 4))
 
 
 def with_tangents() -> None:
@@ -76,11 +81,11 @@ MISTAKES: list[Callable[[], object]] = [
     lambda: oracle().answers(X, Y),
     lambda: oracle().probs(X.as_subclass(Sub), Y),
     under_a_mode,
-    lambda: torch.func.vmap(lambda y: oracle().probs(X, y))(Y.expand(3, 4)),
+    many_for_one,
     with_tangents,
     many_at_once,
-    lambda: Oracle.probs.__wrapped__(oracle(), X.to(torch.uint8), Y),  # type: ignore[attr-defined]  # typed in tests
-    lambda: Oracle.probs.__wrapped__(oracle(), X, Y.float()),  # type: ignore[attr-defined]
+    lambda: plain.require_images(X.to(torch.uint8)),  # jaxtyping, which watches in tests, refuses these first
+    lambda: plain.require_labels(Y.float(), 4),
     lambda: oracle().probs(X.repeat(2, 1, 1, 1)[:6], Y),
     lambda: oracle().probs(X, torch.arange(4)),
     lambda: oracle().probs(X, torch.full((4,), 9)),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from reported import HITS, bits, data, finish, noise, root, score, world
+from reported import HITS, bits, finish, score
 from rich.console import Console
 
 from mibench.core import Dataset

@@ -3,6 +3,7 @@
 import http.client
 import json
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from reported import CLASSES, data, noise, root, world
+from reported import CLASSES
 from shell import command, full_disk
 
 from mibench.core import Dataset
@@ -22,7 +23,7 @@ from mibench.human_study import exchange
 from mibench.human_study.answers import Answers, lines, summary
 from mibench.human_study.forms import PAIR
 from mibench.human_study.questions import Question, ask
-from mibench.human_study.server import Server
+from mibench.human_study.server import MOST, Server
 from mibench.runs import Run, find, inversion_of
 from mibench.runtime.errors import UserError
 from mibench.stats.intervals import proportion
@@ -312,6 +313,76 @@ def test_answers_are_kept_at_once_and_resumed(server: Server, questions: list[Qu
 def test_what_is_no_answer_is_refused(server: Server, questions: list[Question], inversion: Run, body: str) -> None:
     status, _, told = request(server, "POST", f"/{server.token}/answer", body.replace("ID", questions[0].id))
     assert status == 400 and "error" in json.loads(told) and Answers(inversion).read() == {}
+
+
+def test_a_thousand_brackets_are_no_answer(server: Server, capfd: pytest.CaptureFixture[str]) -> None:
+    """Nor a traceback."""
+    for body in ("[" * 999, '{"a":' * 190):
+        status, _, told = request(server, "POST", f"/{server.token}/answer", body)
+        assert status == 400 and "expected" in json.loads(told)["error"]
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:1", "https://localhost"])
+def test_another_page_gets_nothing_though_it_knows_the_address(
+    server: Server, questions: list[Question], inversion: Run, origin: str
+) -> None:
+    answer = {"id": questions[0].id, "answer": "same"}
+    assert request(server, "POST", f"/{server.token}/answer", answer, Origin=origin)[0] == 404
+    assert request(server, "GET", f"/{server.token}/state", Origin=origin)[0] == 404
+    assert Answers(inversion).read() == {}
+    own = f"http://127.0.0.1:{server.port}"
+    assert request(server, "POST", f"/{server.token}/answer", answer, Origin=own)[0] == 200
+
+
+def test_forty_answers_at_once_are_all_kept(server: Server, questions: list[Question], inversion: Run) -> None:
+    ready = threading.Barrier(40)
+    codes: list[int] = []
+
+    def post(place: int) -> None:
+        ready.wait()
+        answer = {"id": questions[place % len(questions)].id, "answer": "same"}
+        codes.append(request(server, "POST", f"/{server.token}/answer", answer)[0])
+
+    threads = [threading.Thread(target=post, args=(place,)) for place in range(40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert codes == [200] * 40 and len(Answers(inversion).of("me")) == len(questions)
+
+
+def test_three_hundred_stalled_connections_keep_nobody_out(server: Server, capfd: pytest.CaptureFixture[str]) -> None:
+    """They get the threads of no more than `MOST`, and the page is there at once."""
+    before = threading.active_count()
+    stalled = []
+    try:
+        for number in range(300):
+            one = socket.create_connection(("127.0.0.1", server.port), timeout=5)
+            one.sendall(b"POST /" if number % 2 else b"")
+            stalled.append(one)
+        since = time.monotonic()
+        assert request(server, "GET", f"/{server.token}/state")[0] == 200
+        assert time.monotonic() - since < 5
+        assert threading.active_count() - before <= MOST + 8  # those that are about to end
+    finally:
+        for one in stalled:
+            one.close()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_who_sends_a_letter_a_second_is_cut_off(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No single wait is long, all of them together are."""
+    monkeypatch.setattr("mibench.human_study.server.DEADLINE_S", 0.5)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as slow:
+        slow.sendall(f"POST /{server.token}/answer HTTP/1.0\r\nHost: 127.0.0.1:{server.port}\r\n".encode())
+        since = time.monotonic()
+        with pytest.raises(OSError):
+            while time.monotonic() - since < 5:
+                slow.sendall(b"X-Slow: 1\r\n")
+                time.sleep(0.1)
+        assert time.monotonic() - since < 5
+    assert request(server, "GET", f"/{server.token}/state")[0] == 200
 
 
 def test_a_full_disk_is_told_to_the_page(server: Server, questions: list[Question]) -> None:

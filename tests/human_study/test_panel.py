@@ -14,7 +14,7 @@ from urllib.request import urlopen
 import pytest
 import torch
 from PIL import Image
-from reported import CLASSES, data, noise, root, split, world
+from reported import CLASSES, split
 from shell import command
 
 from mibench.core import Dataset

@@ -221,7 +221,7 @@ NONSENSE: list[tuple[Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("message", "words"), NONSENSE, ids=str)
+@pytest.mark.parametrize(("message", "words"), NONSENSE, ids=range(len(NONSENSE)))
 def test_nonsense_on_the_pipe_ends_the_run_in_one_line(message: Any, words: str, tmp_path: Path) -> None:
     oracle = World(4).oracle(Access.BLACK_BOX)
     with pytest.raises(UserError, match=words) as caught:

@@ -1,6 +1,5 @@
 """Declarations: every metric once, read without importing; how units show; a data dictionary of every column."""
 
-import importlib
 import math
 import subprocess
 import sys
@@ -9,31 +8,17 @@ from pathlib import Path
 import pytest
 
 from mibench import metrics
-from mibench.metrics import Direction, Field, Metric, Need, Per, Unit, glossary
+from mibench.metrics import Direction, Field, Need, Per, Unit, glossary
 from mibench.plugins import registry
 from mibench.runtime.errors import UserError
+from mibench.testing.laws import report
+from mibench.testing.metrics import LAWS, MetricTrial
 
 
 @pytest.mark.parametrize("name", registry.names("metrics"))
-def test_what_is_read_off_a_file_is_what_the_module_declares(name: str) -> None:
-    module = importlib.import_module(f"mibench.metrics.{name}")
-    read = [one for one in metrics.declared().values() if one.module == name]
-    assert read and [vars(one) | {"module": ""} for one in read] == [vars(one) for one in module.METRICS]
-
-
-@pytest.mark.parametrize("name", registry.names("metrics"))
-def test_every_metric_says_what_to_cite(name: str) -> None:
-    card = registry.card("metrics", name)
-    assert set(card) == {"summary", "title", "authors", "venue", "year", "link"}
-    assert all(isinstance(value, int if key == "year" else str) and value for key, value in card.items())
-    assert card["link"].startswith("https://")
-
-
-@pytest.mark.parametrize("one", metrics.declared().values(), ids=lambda one: one.name)
-def test_a_declaration_is_complete(one: Metric) -> None:
-    assert one.needs and one.range and not one.summary.endswith(".") and "\n" not in one.summary
-    assert one.heading("resnet")[1] and "{" not in "".join(one.heading("resnet"))
-    assert one.link == registry.card("metrics", one.module)["link"]
+def test_it_keeps_the_contract(name: str) -> None:
+    """The laws that other packages' metrics are held to: `mibench.testing.metrics`."""
+    report(MetricTrial(name), LAWS)
 
 
 def test_nothing_heavy_is_imported_to_know_the_metrics() -> None:

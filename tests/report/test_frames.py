@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from reported import HITS, IMAGES, bits, data, noise, root, world
+from reported import HITS, IMAGES, bits
 from rich.console import Console
 
 from mibench.metrics import metric

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from reported import RE, bits, data, judge, noise, score, target, verifier
+from reported import RE, bits, judge, score, target, verifier
 from rich.console import Console
 
 from mibench.core import Dataset

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reported import CLASSES, bits, judge, noise, score, target
+from reported import CLASSES, bits, judge, score, target
 from rich.console import Console
 from scipy.stats import betabinom
 from worlds import folder, tree

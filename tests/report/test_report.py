@@ -10,24 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from reported import (
-    CLASSES,
-    DATA,
-    HITS,
-    IMAGES,
-    RE,
-    bits,
-    data,
-    finish,
-    judge,
-    noise,
-    root,
-    score,
-    split,
-    summary,
-    target,
-    world,
-)
+from reported import CLASSES, HITS, IMAGES, RE, bits, score, target
 from rich.console import Console
 
 from mibench.core import Dataset

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mibench.core import Access
-from mibench.report import combinations, figures, tables, tradeoff, tradeoff_tables
+from mibench.report import combinations, figures, matched_figure, tables, tradeoff, tradeoff_tables
 from mibench.report import curves as curving
 from mibench.report.curves import Curve, curves, hypervolume, matched, pareto, state
 from mibench.report.pairing import Attacked, compare
@@ -181,6 +181,22 @@ def test_a_stack_is_compared_with_its_parts_at_the_same_cost() -> None:
     loose = [NONE, WEAK, nls, point("re + nls alpha=0.1", 0.8, 0.4, fit=0.9, white_box=0.3)]
     assert set(combinations.frame(loose)["state"]) == {"not converged"}
     assert combinations.frame(ALL).empty
+
+
+def test_the_page_shows_each_difference_with_its_interval_or_says_why_there_is_none(tmp_path: Path) -> None:
+    points = [replace(one, track="realistic") for one in ALL if one is not BAD]
+    points.append(replace(point("mid", 0.89, 0.1, white_box=0.7), track="realistic"))
+    table = curving.frame(points)
+    figure = matched_figure.draw(points, table, Access.WHITE_BOX, "toy")
+    _, two, five = figure.axes
+    line = table[table["defense"] == "re"].iloc[0]
+    drawn = {round(x, 6) for own in five.lines for x in np.atleast_1d(own.get_xdata())}
+    assert round(100 * line["at_minus_5_difference"], 6) in drawn
+    ends = {round(x, 6) for one in five.collections for path in one.get_segments() for x, _ in path}
+    assert {round(100 * line[f"at_minus_5_difference_{end}"], 6) for end in ("low", "high")} <= ends
+    assert [text.get_text().strip() for text in two.texts] == ["not reached"]  # mid costs one point only
+    assert [path.name for path in matched_figure.write(tmp_path, points, table, {"p": "toy"})] == ["matched.png"]
+    assert matched_figure.write(tmp_path, [NONE], curving.frame([NONE]), {"p": "toy"}) == []
 
 
 def test_two_tracks_are_two_tables() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jaxtyping
 import pytest
+from mistakes import rows
 from shell import JUDGES, SMALL, command, sets, world
 
 from mibench.plugins import registry
@@ -59,6 +60,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     points = [EntryPoint("odd", "odd_attack", "mibench.attacks")]
     monkeypatch.setattr(registry, "entry_points", lambda group: points if group == "mibench.attacks" else [])
     registry._modules.cache_clear()
+    registry._source.cache_clear()
     monkeypatch.chdir(tmp_path)
     world().copy(tmp_path)
     jaxtyping.config.update("jaxtyping_disable", True)
@@ -94,6 +96,22 @@ def test_what_it_leaves_in_the_runs_folder_is_said_and_not_kept() -> None:
     assert kept == {"images.safetensors", "metrics.json", "grid.png", "run.json", "done"}
     assert json.loads((told.last / "metrics.json").read_text())["images"] == 4
     assert set(json.loads((told.last / "done").read_text())) == kept - {"done"}
+
+
+def test_the_page_of_mistakes_says_what_is_said(tmp_path: Path) -> None:
+    page = dict(rows("What a plug-in does to the run"))
+    assert page.pop("it calls `sys.exit`") in command(*invert("exits")).error
+    assert page.pop("it calls `os._exit`") in command(*invert("leaves")).error
+    assert page.pop("it leaves a file in the run's folder") in " ".join(command(*invert("litters")).err.split())
+    for version, which in ((2, "newer"), (0, "older")):
+        (tmp_path / "odd_attack.py").write_text(ODD.replace('"contract": 1', f'"contract": {version}'))
+        registry.literals.cache_clear()
+        said = command(*invert("none")).error
+        assert page.pop(f"its card names an {which} contract".replace("an n", "a n")).replace(" old,", " odd,") in said
+    (tmp_path / "odd_attack.py").write_text(ODD.replace("CARD =", "CARDS ="))
+    registry.literals.cache_clear()
+    assert page.pop("its file has no literal card") in command(*invert("none")).error
+    assert not page
 
 
 def test_who_is_left_out_is_listed_and_counts_as_a_miss() -> None:

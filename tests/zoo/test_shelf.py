@@ -1,4 +1,4 @@
-"""Laws of the zoo: what is shelved is the run that was trained but for rounding, and it is used wherever it is wanted."""
+"""Laws of the zoo: what is shelved is the trained run but for rounding, and it is used wherever it is wanted."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from shell import ATTACK, SCRATCH, Outcome, SMALL, TRAIN, command, sets, world
+from shell import ATTACK, SCRATCH, SMALL, TRAIN, Outcome, command, sets, world
 
 import mibench
 from mibench import runs
@@ -106,7 +106,7 @@ def test_weights_that_are_not_the_ones_of_the_card_are_seen(stocked: Path) -> No
 def test_only_finished_networks_whose_parents_are_there_are_shelved(tmp_path: Path) -> None:
     engine, found = resolve("cpu", "fp32"), world().results
     prior = runs.find(found, world().one("priors/digiface-kedmi-*").name)
-    with pytest.raises(UserError, match="builds on targets/digiface-cnn-re-.*, which is not in the zoo"):
+    with pytest.raises(UserError, match=r"builds on targets/digiface-cnn-re-.*, which is not in the zoo"):
         shelve.add(prior, "kedmi", "mibench ...", engine, tmp_path)
     with pytest.raises(UserError, match="the zoo takes finished networks"):
         shelve.add(runs.find(found, world().one("scores/kedmi-*").name), "kedmi", "mibench ...", engine, tmp_path)
@@ -137,9 +137,11 @@ def networks(found: list[Run]) -> dict[str, Run]:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_plan_takes_what_is_ready_whatever_precision_it_computes_in(precision: str, made: Path) -> None:
-    ready = {label for label, run in networks(plan(experiment(precision), zoo=Shelf(made))).items() if shelf.origin(run)}
+    wanted = networks(plan(experiment(precision), zoo=Shelf(made)))
+    ready = {label for label, run in wanted.items() if shelf.origin(run)}
     assert ready == {entry(made).run.label, entry(made, "ir").run.label}
-    assert not any(map(shelf.origin, networks(plan(experiment(precision))).values())), "without a zoo everything is trained"
+    alone = networks(plan(experiment(precision)))
+    assert not any(map(shelf.origin, alone.values())), "without a zoo everything is trained"
 
 
 def test_what_was_trained_here_goes_before_the_zoo(made: Path) -> None:
@@ -165,9 +167,10 @@ def test_an_attack_on_a_target_of_the_zoo_trains_nothing_that_is_there(stocked: 
 
 
 def test_no_zoo_trains(stocked: Path) -> None:
-    told = command("sweep", "--defense", "re", "--strengths", "default", "--method", "ppa", "--no-zoo", *TRAIN, "--dry-run")
+    sweep = ["sweep", "--defense", "re", "--strengths", "default", "--method", "ppa", *TRAIN, "--dry-run"]
+    told = command(*sweep, "--no-zoo")
     assert told.code == 0 and "ready in the zoo" not in told.err and "\nzoo " not in told.out
-    ready = command("sweep", "--defense", "re", "--strengths", "default", "--method", "ppa", *TRAIN, "--dry-run")
+    ready = command(*sweep)
     assert "ready in the zoo" in ready.err and "zoo    targets/digiface-cnn-re-" in ready.out
 
 
@@ -219,7 +222,7 @@ def test_a_damaged_file_is_told_in_one_line(stocked: Path) -> None:
     assert "is damaged (No such file" in attack("--target", "zoo:re").error
 
 
-def test_a_shelf_of_another_protocol_is_told_in_one_line(stocked: Path) -> None:
+def test_a_zoo_of_another_protocol_is_told_in_one_line(stocked: Path) -> None:
     path = entry(stocked).run.path / "run.json"
     path.write_text(path.read_text().replace(f'"protocol": {runs.PROTOCOL}', '"protocol": 2'))
     for told in (attack("--target", "zoo:re"), command("zoo", "list"), command("zoo", "verify")):

@@ -21,6 +21,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from mibench.runtime.errors import UserError
+from mibench.runtime.files import open_lock
 
 __all__ = ["Journal", "key_of"]
 
@@ -65,7 +66,7 @@ class Journal:
     def alone(self) -> Iterator[None]:
         """Nobody else asks this server meanwhile."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.with_suffix(".lock").open("w") as lock:
+        with open_lock(self.path.with_suffix(".lock")) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from mibench.core.access import Access
 from mibench.models.imported.endpoint import Endpoint
 from mibench.runtime.errors import UserError
-from mibench.runtime.files import unreadable
+from mibench.runtime.files import open_file, unreadable
 
 __all__ = ["PROGRAMS", "Kind", "ModelSource", "digest_of", "read_source", "regular"]
 
@@ -119,7 +119,7 @@ def digest_of(path: Path) -> str:
         UserError: If it cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise unreadable(path, error) from None

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mibench.models.imported.sources import regular
 from mibench.runtime.errors import UserError
-from mibench.runtime.files import unreadable
+from mibench.runtime.files import checked, open_file, unreadable
 from mibench.runtime.pixels import machine_memory
 
 __all__ = ["State", "bare", "read_state", "require_memory", "tensor_bytes"]
@@ -69,7 +69,7 @@ def _offsets(path: Path, size: int) -> list[tuple[int, int]]:
     Raises:
         UserError: The header is not one.
     """
-    with path.open("rb") as file:
+    with open_file(path) as file:
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= min(LARGEST_HEADER, max(size - 8, 0)):
             raise UserError(f"{path} is no safetensors file (its header would have {length} bytes); save it again")
@@ -105,7 +105,8 @@ def read_state(path: Path) -> State:
     if path.suffix.lower() == ".safetensors":
         return State(_safetensors(path), _classes_in(_metadata(path)))
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
+        with open_file(path) as file:
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).split("\n", 1)[0].rstrip(".")
         raise UserError(
@@ -122,13 +123,14 @@ def read_state(path: Path) -> State:
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        with checked(path) as name:
+            return load_file(name)
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise UserError(f"{path} is not a whole safetensors file ({error}); save it again") from None
 
 
 def _metadata(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     known = dict(header.get("__metadata__", {}))
     for key in ("mibench", "classes", "class_to_idx"):

@@ -21,6 +21,7 @@ from mibench.report.points import Point
 from mibench.report.tables import HEADLINE, Row, queries, rows
 from mibench.runs import Run
 from mibench.runtime.errors import UserError
+from mibench.runtime.files import read_text
 from mibench.stats.intervals import Interval
 
 __all__ = ["Figure", "attacks", "bought", "people", "tradeoff", "training"]
@@ -326,7 +327,7 @@ def training(runs: Sequence[Run]) -> list[Figure]:
 def _log(run: Run) -> list[dict[str, float]]:
     """The run's log; empty where there is none or it cannot be read, which takes no number away."""
     try:
-        text = (run.path / "log.jsonl").read_text(encoding="utf-8")
+        text = read_text(run.path / "log.jsonl")
         lines = [json.loads(line) for line in text.splitlines()]
     except (OSError, ValueError, UserError):
         return []

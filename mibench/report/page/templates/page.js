@@ -142,7 +142,7 @@ addEventListener("hashchange", open);
 open();
 let closed = [];
 addEventListener("beforeprint", () => {
-  closed = [...document.querySelectorAll("details:not([open]):not(.runs *)")];
+  closed = [...document.querySelectorAll("details:not([open]):not(.runs *, #dictionary *)")];
   for (const one of closed) one.open = true;
 });
 addEventListener("afterprint", () => { for (const one of closed) one.open = false; });
@@ -162,14 +162,15 @@ function sheet(number) {
   document.styleSheets[0].insertRule(`.s${number} { background-image: url("${url}"); }`);
 }
 
+function reveal(one) {
+  sheet(Number(one.dataset.sheet));
+  one.classList.add(`s${one.dataset.sheet}`);
+  seen.unobserve(one);
+}
 const seen = new IntersectionObserver(entries => {
-  for (const { target, isIntersecting } of entries) {
-    if (!isIntersecting) continue;
-    sheet(Number(target.dataset.sheet));
-    target.classList.add(`s${target.dataset.sheet}`);
-    seen.unobserve(target);
-  }
+  for (const { target, isIntersecting } of entries) if (isIntersecting) reveal(target);
 }, { rootMargin: "400px" });
+addEventListener("beforeprint", () => document.querySelectorAll("#wall .tile").forEach(reveal));
 
 function tile(number, wide) {
   const one = make("span", "tile"), place = number % data.tiles;

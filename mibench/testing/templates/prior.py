@@ -15,7 +15,7 @@ from torch import Tensor
 from mibench.core import Oracle, Prior, PriorTrainer, Split, TrainingContext, to_float
 from mibench.runtime.errors import UserError
 
-__all__ = ["EigenfacePrior", "Eigenfaces"]
+__all__ = ["EigenfacePrior", "EigenfaceTrainer"]
 
 CARD = {
     "summary": "a Gaussian along the principal components of the public images",
@@ -24,8 +24,10 @@ CARD = {
     "venue": "Journal of Cognitive Neuroscience",
     "year": 1991,
     "link": "https://doi.org/10.1162/jocn.1991.3.1.71",
+    "contract": 1,
     "critic": "none",
     "domain": "public",
+    "toy": {"short": {"components": 10}},
 }
 
 
@@ -47,7 +49,7 @@ class EigenfacePrior(Prior):
 
 
 @dataclass(frozen=True)
-class Eigenfaces(PriorTrainer):
+class EigenfaceTrainer(PriorTrainer):
     """The singular value decomposition of the centred public images.
 
     Args:

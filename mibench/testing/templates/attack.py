@@ -28,6 +28,7 @@ CARD = {
     "venue": "AAAI",
     "year": 2023,
     "link": "https://arxiv.org/abs/2302.09814",
+    "contract": 1,
     "access": "white_box",
     "prior": "dcgan",
     "role": "attack",

@@ -18,7 +18,7 @@ from mibench.metrics.declaration import Direction, Metric, Need, Unit
 from mibench.metrics.inputs import images
 from mibench.runtime.errors import UserError
 
-__all__ = ["CARD", "METRICS", "psnr"]
+__all__ = ["CARD", "METRICS", "examples", "psnr"]
 
 CARD = {
     "summary": "peak signal-to-noise ratio to the nearest private image of the person",
@@ -27,6 +27,7 @@ CARD = {
     "venue": "IEEE TIP",
     "year": 2004,
     "link": "https://doi.org/10.1109/TIP.2003.819861",
+    "contract": 1,
 }
 
 METRICS = (
@@ -63,3 +64,13 @@ def psnr(
     error = torch.stack([(one - references).square().mean(dim=1) for one in x])
     least = error.masked_fill(~own, torch.inf).amin(dim=1)
     return (-10 * least.log10()).clamp(max=CEILING)
+
+
+def examples() -> list[tuple[str, tuple[Tensor, ...], list[float]]]:
+    """What can be worked out by hand: an error of .1 in every pixel is 20 dB, of .01 is 40 dB, none is the ceiling."""
+    x, labels = torch.full((2, 3, 8, 8), 0.5), torch.tensor([0, 1])
+    references, owners = torch.stack([x[0] + 0.1, x[0] + 0.01, x[0]]), torch.tensor([0, 0, 1])
+    return [
+        ("psnr", (x, labels, references, owners), [40.0, CEILING]),
+        ("psnr", (x[:1], labels[:1], references[:1], owners[:1]), [20.0]),
+    ]

@@ -23,11 +23,14 @@ CARD = {
     "venue": "arXiv",
     "year": 2017,
     "link": "https://arxiv.org/abs/1701.06548",
+    "contract": 1,
     "strength": "beta",
     "grid": [0.05, 0.1, 0.5, 1.0],
     "adaptive": {"objective=max_margin": "reads the logits, which the penalty leaves unequal"},
+    "zero": {"beta": 0.0},
 }
-"""A literal; `strength` and `grid` are what `mibench sweep` varies, `adaptive` what an attacker does who knows it."""
+"""A literal; `strength` and `grid` are what `mibench sweep` varies, `adaptive` what an attacker does who knows it, and
+`zero` where it does nothing."""
 
 PRESETS = {"paper": {"beta": 0.1}}
 

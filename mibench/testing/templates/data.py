@@ -25,7 +25,9 @@ CARD = {
     "identities": "unlimited",
     "licence": "none needed: computed",
     "link": "",
-    "year": 0,
+    "contract": 1,
+    "year": 2026,
+    "toy": {"short": {"identities": 4, "image_size": 16}},
 }
 
 
