@@ -12,19 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from reported import (  # noqa: F401 (fixtures)
-    CLASSES,
-    HITS,
-    IMAGES,
-    RE,
-    bits,
-    data,
-    noise,
-    root,
-    score,
-    target,
-    world,
-)
+from reported import CLASSES, HITS, IMAGES, RE, bits, data, noise, root, score, target, world  # noqa: F401 (fixtures)
 from rich.console import Console
 
 from mibench.core import Dataset
