@@ -34,7 +34,7 @@ CARD = {
     "year": 2021,
     "link": "https://arxiv.org/abs/2009.05241",
     "strength": "beta",
-    "grid": [0.003, 0.01, 0.03, 0.05],
+    "grid": [0.003, 0.01, 0.03, 0.1],
     "adaptive": {},
     "zero": "its head is a bottleneck even when what passes through costs nothing",
 }

@@ -25,7 +25,7 @@ CARD = {
     "year": 2024,
     "link": "https://arxiv.org/abs/2310.06549",
     "strength": "alpha",
-    "grid": [-0.005, -0.02, -0.05, -0.1],
+    "grid": [-0.05, -0.3, -1.0, -3.0],
     "adaptive": {"objective=max_margin": "its gradient does not vanish where the softmax is certain"},
     "conflicts": {"ls": "both rewrite the targets, one softer and one harder; choose one"},
     "zero": {"alpha": 0.0},

@@ -25,7 +25,7 @@ CARD = {
     "year": 2014,
     "link": "https://jmlr.org/papers/v15/srivastava14a.html",
     "strength": "q",
-    "grid": [0.1, 0.25, 0.5, 0.75],
+    "grid": [0.1, 0.25, 0.35, 0.45],
     "adaptive": {"+eot": "asks the target about images with dropped pixels, as it was trained"},
     "role": "control",
     "zero": {"q": 0.0},

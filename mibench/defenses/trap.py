@@ -30,7 +30,7 @@ CARD = {
     "year": 2024,
     "link": "https://arxiv.org/abs/2411.08460",
     "strength": "beta",
-    "grid": [0.1, 0.2, 0.3, 0.5],
+    "grid": [0.02, 0.05, 0.1, 0.2],
     "adaptive": {"+untrap alpha={alpha}": "estimates the triggers on public images and looks past them"},
     "zero": {"beta": 0.0},
 }

@@ -21,6 +21,7 @@ from mibench.stages import artifacts
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs the extra `browser`: playwright")
 
+PHONE = {"viewport": {"width": 360, "height": 740}}
 AXE = "axe.run().then(run => run.violations.map(one => [one.id, one.nodes.slice(0, 5).map(node => node.html)]))"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
@@ -50,6 +51,7 @@ def opened(browser: Any, path: Path, request: pytest.FixtureRequest) -> Iterator
     """The page; whatever the console says, or whatever it asks the network for, fails the test."""
     options = getattr(request, "param", {})
     context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
+    context.set_default_timeout(240_000)  # of milliseconds: other tests share the machine
     tab, said = context.new_page(), []
     tab.on("console", lambda message: said.append(message.text))
     tab.on("pageerror", lambda error: said.append(str(error)))
@@ -164,7 +166,7 @@ def test_dark_by_preference_and_by_button(opened: Any) -> None:
     assert opened.evaluate(ground) == dark
 
 
-@pytest.mark.parametrize("opened", [{"viewport": {"width": 360, "height": 740}}], indirect=True)
+@pytest.mark.parametrize("opened", [PHONE], indirect=True)
 def test_a_telephone_scrolls_down_only(opened: Any) -> None:
     opened.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
     assert opened.evaluate("document.documentElement.scrollWidth") == 360
@@ -200,9 +202,7 @@ def test_it_prints_with_the_headline_and_the_picture_on_the_first_page(opened: A
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(
-    "opened", [{}, {"viewport": {"width": 360, "height": 740}}], indirect=True, ids=["desk", "phone"]
-)
+@pytest.mark.parametrize("opened", [{}, PHONE], indirect=True, ids=["desk", "phone"])
 def test_axe_finds_nothing(opened: Any, scheme: str) -> None:
     pytest.importorskip("axe_core_python", reason="needs the extra `browser`: axe-core-python")
     opened.emulate_media(color_scheme=scheme)

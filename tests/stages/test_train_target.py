@@ -93,3 +93,24 @@ def test_images_as_trained_are_the_images_themselves_where_nothing_changes_them(
     assert 0.2 < float(changed.double().mean()) <= 0.45  # a part of each image, some of it black before
     again = as_trained(people.train, Training(epochs=2, augment=False), [erased], ENGINE, 0)
     assert not torch.equal(again, as_trained(people.train, plain, [erased], ENGINE, 0))  # of the epoch that follows
+
+
+def test_the_recipe_of_another_optimiser_is_not_muons() -> None:
+    usual = train_target.recipe("training", {})
+    assert usual["optimizer"] == "muon" and (usual["epochs"], usual["doublings"], usual["batch"]) == (30, 2, 96)
+    assert train_target.recipe("training", {"optimizer": "muon"}) == usual
+    other = train_target.recipe("training", {"optimizer": "adamw"})
+    assert (other["lr"], other["schedule"], other["epochs"], other["doublings"]) == (3e-3, "onecycle", 30, 2)
+    given = train_target.recipe("training", {"epochs": 7})
+    assert (given["epochs"], given["doublings"], given["least_steps"]) == (7, 0, 0)
+    assert train_target.recipe("training", {"epochs": 7, "doublings": 1})["doublings"] == 1
+    assert train_target.recipe("evaluator", {})["optimizer"] == "adamw"
+
+
+def test_a_target_says_by_what_its_training_ended(tmp_path: Path) -> None:
+    run = target(tmp_path)
+    metrics = run.read("metrics.json")
+    (only,) = metrics["convergence"]["candidates"]
+    assert only == {"epochs": 1, "fit": metrics["fit"]["value"], "loss": only["loss"]}
+    ended = "fit" if only["fit"] >= 0.99 else "budget"
+    assert metrics["convergence"] | {"candidates": []} == {"by": ended, "converged": ended == "fit", "candidates": []}

@@ -12,7 +12,9 @@ from mibench.runtime.errors import UserError, unknown
 __all__ = ["KINDS", "new"]
 
 KINDS = {"attack": "attacks", "defense": "defenses", "prior": "priors", "data": "data", "metric": "metrics"}
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parent.parent / "testing" / "templates"
+"""Read, never imported: writing a package needs no torch."""
+
 NAMES = {
     "attack": ("margin_adam", "MarginAdam"),
     "defense": ("confidence_penalty", "ConfidencePenalty"),
