@@ -235,8 +235,9 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         state = {name: value.clone() for name, value in model.state_dict().items()}
         artifacts.write_memories(folder / "memories.safetensors", fitted.memories)
         for defense, memory in zip(defenses, fitted.memories, strict=True):
-            model = defense.deploy(model, memory)  # type: ignore[assignment]  # a classifier again
+            model = defense.deploy(model, memory)
         engine.place(model)
+        assert isinstance(model, Classifier)
         metrics = {
             "classes": len(data.classes),
             "dataset_fingerprint": data.fingerprint(),

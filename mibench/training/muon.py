@@ -58,7 +58,7 @@ def hidden_weights(model: nn.Module) -> list[nn.Parameter]:
     head = getattr(model, "head", None)
     outside = set(head.parameters()) if isinstance(head, nn.Module) else set()
     layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    weights = [layer.weight for layer in model.modules() if isinstance(layer, layers)]
+    weights: list[Any] = [layer.weight for layer in model.modules() if isinstance(layer, layers)]
     return [weight for weight in dict.fromkeys(weights) if weight.requires_grad and weight not in outside]
 
 
