@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from mibench.core import Access, Attack, AttackContext, BudgetExhausted, Oracle, checked, shown_by
+from mibench.core import Access, Attack, AttackContext, BudgetExhausted, Oracle, Prior, checked, shown_by
 from mibench.core.attack import Kept
 from mibench.core.ledger import Ledger
 from mibench.core.meter import Meter
@@ -143,7 +143,7 @@ def _work(wire: Wire, job: Message) -> None:
     torch.set_num_threads(asked["threads"])
     content = io.BytesIO(job.tensors["content"].numpy().tobytes())
     given, public, defenses = torch.load(content, weights_only=False)  # written by the process outside, for this one
-    prior: Prior = engine.place(given)  # type: ignore[assignment]
+    prior: Prior = cast(Prior, engine.place(given))
     attack: Attack = registry.configure("attacks", asked["attack"], settings=asked["settings"]).plugin
     capabilities.require(attack, prior)
     cost = attack.cost(prior, len(public))

@@ -165,7 +165,7 @@ def picture(image: UInt8[Tensor, "c h w"], words: str, hit: bool | None = None, 
     file = io.BytesIO()
     small = max(made.size) <= 32
     quality = {} if small else {"quality": 90, "subsampling": 0}
-    made.save(file, "PNG" if small else "JPEG", **quality)  # type: ignore[arg-type]
+    made.save(file, "PNG" if small else "JPEG", **quality)
     kind = "png" if small else "jpeg"
     return Shot(f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode('ascii')}", words, hit)
 

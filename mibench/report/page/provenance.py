@@ -1,7 +1,7 @@
 """Where each number comes from: the runs, the commands that made them, the digests of their files, what to cite."""
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
