@@ -2,6 +2,7 @@
 time left for each piece of work."""
 
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,8 +14,12 @@ from rich.segment import Segment
 from rich.text import Text
 
 from mibench.runtime import escape
+from mibench.runtime.progress import Task
 
 __all__ = ["SafeConsole", "Terminal", "say"]
+
+EVERY = 10.0
+"""Seconds between two lines of progress where stderr is no terminal."""
 
 
 class SafeConsole(Console):
@@ -50,6 +55,40 @@ class _Rate(ProgressColumn):
         return Text(f"{speed:,.0f} {unit}/s" if speed else f"- {unit}/s", style="progress.data.speed")
 
 
+class _Lines:
+    """Progress as plain lines, for a pipe or a log: `label: 40%, 1:02 elapsed, about 1:33 left`."""
+
+    def __init__(self, console: Console, label: str, total: int) -> None:
+        self.console, self.label, self.total = console, label, total
+        self.done = 0
+        self.begun = self.told = time.monotonic()
+
+    def advance(self, count: int = 1) -> None:
+        """`count` more are done; a line is told at most every ten seconds."""
+        self.done += count
+        now = time.monotonic()
+        if now - self.told < EVERY or not self.done:
+            return
+        self.told = now
+        elapsed = now - self.begun
+        left = elapsed * max(self.total - self.done, 0) / self.done
+        share = min(self.done / self.total, 1.0)
+        self.console.print(f"{self.label}: {share:.0%}, {_clock(elapsed)} elapsed, about {_clock(left)} left")
+
+    def close(self) -> None:
+        """A last line, where there was one before it."""
+        elapsed = time.monotonic() - self.begun
+        if elapsed >= EVERY:
+            self.console.print(f"{self.label}: over after {_clock(elapsed)}")
+
+
+def _clock(seconds: float) -> str:
+    """`0:07`, `12:34`, `1:02:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 class _Task:
     def __init__(self, progress: Progress, number: int) -> None:
         self.progress = progress
@@ -61,7 +100,8 @@ class _Task:
 
 
 class Terminal:
-    """Shows bars while work goes on and one line for each finished run; plain lines where stderr is no terminal."""
+    """Shows bars while work goes on and one line for each finished run; where stderr is no terminal plain lines, with
+    what has elapsed and what is left."""
 
     def __init__(self) -> None:
         self.console = SafeConsole(stderr=True)
@@ -84,8 +124,15 @@ class Terminal:
         self.progress.stop()
 
     @contextmanager
-    def task(self, label: str, total: int, unit: str) -> Iterator[_Task]:
-        """A bar that goes away when the work is over."""
+    def task(self, label: str, total: int, unit: str) -> Iterator[Task]:
+        """A bar that goes away when the work is over; a line every ten seconds where stderr is no terminal."""
+        if not self.console.is_terminal:
+            lines = _Lines(self.console, label, max(total, 1))
+            try:
+                yield lines
+            finally:
+                lines.close()
+            return
         number = self.progress.add_task(label, total=max(total, 1), unit=unit)
         try:
             yield _Task(self.progress, number)
