@@ -230,8 +230,8 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         )
         # Unknown after a killed process, which took part of it with it.
         seconds = None if resumed else round(time.process_time() - before, 2)
+        assert isinstance(trained.model, Classifier)
         model, fitted = trained.model, trained.fitted
-        assert isinstance(model, Classifier)
         state = {name: value.clone() for name, value in model.state_dict().items()}
         artifacts.write_memories(folder / "memories.safetensors", fitted.memories)
         for defense, memory in zip(defenses, fitted.memories, strict=True):
