@@ -69,7 +69,7 @@ def test_importing_takes_no_time_and_loads_nothing_heavy() -> None:
 
 def test_there_is_nothing_else() -> None:
     with pytest.raises(AttributeError, match="no attribute 'inverse'; it offers train_target, "):
-        mibench.inverse
+        mibench.inverse  # noqa: B018
     assert mibench.UserError is not None and mibench.Score.__name__ == "Score"
 
 

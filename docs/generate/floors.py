@@ -10,7 +10,7 @@ __all__ = ["floors", "picture", "purpose"]
 ROOT = Path(__file__).parent.parent.parent
 STOREYS = (
     ("what people touch", ("api", "cli", "human_study", "report")),
-    ("what is run", ("zoo", "experiments", "stages", "runs")),
+    ("what is run", ("experiments", "testing", "stages", "isolation", "zoo", "runs")),
     ("what is measured", ("evaluation", "training", "metrics")),
     ("the methods", ("defenses", "attacks", "priors", "models", "data", "assets")),
     ("the foundation", ("plugins", "stats", "core", "runtime")),

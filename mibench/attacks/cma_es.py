@@ -121,7 +121,7 @@ class CmaEs(Attack):
         import cma
 
         draws = np.random.Generator(np.random.PCG64(seed_of(seed, "cma_es", label)))
-        normal: Callable[..., np.ndarray] = lambda *shape: draws.standard_normal(shape)
+        normal: Callable[..., np.ndarray] = lambda *shape: draws.standard_normal(shape)  # noqa: E731
         options = {
             "CMA_diagonal": self.diagonal,
             "popsize": self.population,

@@ -10,7 +10,7 @@ from mibench.experiments.experiment import Experiment
 from mibench.experiments.plan import plan
 from mibench.experiments.remarks import remarks
 from mibench.plugins import registry
-from mibench.runs import Run
+from mibench.runs import Run, damaged
 from mibench.runs.executor import pending
 from mibench.runtime import engine
 from mibench.runtime.terminal import Terminal, say
@@ -51,6 +51,8 @@ def conduct(
     Args:
         early: Told of the first attack and its floors, which are then done before everything else.
     """
+    for kind in ("targets", "inversions"):
+        say(*(f"note: left out: {line}" for line in damaged(results, kind)), to_stderr=True)
     planned = {run.id: run for experiment in experiments for run in plan(experiment, results, zoo)}
     runs = list(planned.values())
     for line in remarks(experiments, runs):

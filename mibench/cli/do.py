@@ -66,6 +66,7 @@ def attack(
     no_zoo: options.NoZoo = False,
     dry_run: options.DryRun = False,
     force: options.Force = False,
+    full: options.Full = False,
     as_json: options.Json = False,
 ) -> None:
     """Attack every trained target of the data set: prior if missing, inversion, floors, scores."""
@@ -96,7 +97,7 @@ def attack(
         dry_run=dry_run,
         force=force,
         as_json=as_json,
-        show=_tables,
+        show=lambda runs: _shown(runs, full),
     )
 
 
@@ -122,6 +123,7 @@ def sweep(
     no_zoo: options.NoZoo = False,
     dry_run: options.DryRun = False,
     force: options.Force = False,
+    full: options.Full = False,
     as_json: options.Json = False,
 ) -> None:
     """Train defenses over their strengths, attack them all, show privacy against utility."""
@@ -156,7 +158,7 @@ def sweep(
         dry_run=dry_run,
         force=force,
         as_json=as_json,
-        show=_tables,
+        show=lambda runs: _shown(runs, full),
     )
 
 
@@ -172,6 +174,7 @@ def run(
     no_zoo: options.NoZoo = False,
     dry_run: options.DryRun = False,
     force: options.Force = False,
+    full: options.Full = False,
     as_json: options.Json = False,
 ) -> None:
     """Run a suite: a file of targets and attacks, resumable."""
@@ -188,7 +191,7 @@ def run(
         dry_run=dry_run,
         force=force,
         as_json=as_json,
-        show=_tables,
+        show=lambda runs: _shown(runs, full),
         seconds=suites.seconds(suite),
     )
 
@@ -204,6 +207,7 @@ def demo(
     no_zoo: options.NoZoo = False,
     dry_run: options.DryRun = False,
     force: options.Force = False,
+    full: options.Full = False,
     as_json: options.Json = False,
 ) -> None:
     """No defense against random erasing under two attacks, on embedded data, in minutes."""
@@ -211,7 +215,7 @@ def demo(
     from mibench.experiments import suites
 
     def show(runs: list["Run"]) -> None:
-        report(results, as_json=False)
+        report(results, full=full)
 
     device, precision = conduct.machine(device, precision)
     experiments = suites.read("demo", dataset=dataset, seed=seed, identities=identities, sets=sets, precision=precision)
@@ -233,13 +237,14 @@ def report(
     private_images: Annotated[
         bool, typer.Option("--private-images/--no-private-images", help="Show real photographs, and people's names.")
     ] = True,
+    full: options.Full = False,
     as_json: options.Json = False,
 ) -> None:
-    """Tables in the terminal; an offline page; CSV, Markdown, LaTeX and JSON; figures and picture grids."""
+    """The first screen in the terminal; an offline page; CSV, Markdown, LaTeX and JSON; figures and picture grids."""
     from mibench import report as reports
     from mibench.runtime.terminal import SafeConsole, say
 
-    folder = reports.write(results, SafeConsole(quiet=as_json), private_images)
+    folder = reports.write(results, SafeConsole(quiet=as_json), private_images, full)
     if as_json:
         print((folder / "tables.json").read_text(encoding="utf-8"))
     else:
@@ -247,8 +252,8 @@ def report(
         say(folder)
 
 
-def _tables(runs: list["Run"]) -> None:
-    """The tables of some scores, on stdout."""
+def _shown(runs: list["Run"], full: bool) -> None:
+    """What some scores say, on stdout."""
     from mibench.cli import printing
 
-    printing.show_tables(runs[-1].root, runs)
+    printing.show_scores(runs[-1].root, runs, full)

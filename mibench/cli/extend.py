@@ -17,7 +17,7 @@ def new(
     folder: Annotated[Path, typer.Option("--folder", help="Where the package is put.")] = Path(),
 ) -> None:
     """Write a small package with one plug-in of your own that passes its own tests as written."""
-    from mibench.testing import new as scaffold
+    from mibench.plugins import new as scaffold
 
     root, *files = scaffold.new(kind, name, folder)
     for file in files:

@@ -16,6 +16,9 @@ Defenses = Annotated[
 Strengths = Annotated[str, typer.Option("--strengths", help="grid, default, or values: 0.2,0.4.")]
 Seeds = Annotated[int, typer.Option("--seeds", min=1, help="Targets of each kind: seeds --seed, --seed + 1, ...")]
 Model = Annotated[str, typer.Option("--model", help="Architecture of the target model.")]
+Checkpoint = Annotated[
+    Path | None, typer.Option("--checkpoint", hidden=True, help="A model of your own: see mibench audit.")
+]
 Pretrained = Annotated[
     str | None, typer.Option("--pretrained", help="What the target starts from: none, imagenet or public.")
 ]
@@ -76,6 +79,7 @@ NoZoo = Annotated[
     bool, typer.Option("--no-zoo", "--train", help="Train here what the zoo has ready; see: mibench zoo list.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Do it again even if it is done.")]
+Full = Annotated[bool, typer.Option("--full", help="Print the tables in place of the first screen.")]
 Json = Annotated[bool, typer.Option("--json", help="Print only JSON on stdout.")]
 
 RESULTS = Path("results")

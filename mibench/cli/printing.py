@@ -32,7 +32,7 @@ __all__ = [
     "print_training",
     "print_verified",
     "print_zoo",
-    "show_tables",
+    "show_scores",
 ]
 
 
@@ -195,9 +195,9 @@ def print_zoo(entries: list["Entry"]) -> None:
     """What the zoo has, kind by kind: name and seeds, accuracy on held-out images, size, digest."""
     console = SafeConsole()
     table = Table(box=None, pad_edge=False)
-    for column in ("zoo:", "seed", "is", "settings", "accuracy", "as trained", "KB", "run"):
-        right = column in ("seed", "accuracy", "as trained", "KB")
-        table.add_column(column, justify="right" if right else "left", no_wrap=column != "settings")
+    for column in ("zoo:", "seed", "is", "natural", "as trained", "KB", "of"):
+        right = column in ("seed", "natural", "as trained", "KB")
+        table.add_column(column, justify="right" if right else "left", no_wrap=True)
     for entry in entries:
         run, metrics = entry.run, entry.metrics
         natural, fit = metrics.get("natural_accuracy"), metrics.get("fit")
@@ -205,15 +205,24 @@ def print_zoo(entries: list["Entry"]) -> None:
             Text(entry.name, "cyan"),
             str(run.spec["seed"]),
             {"evaluators": "evaluation model"}.get(run.kind, run.kind.removesuffix("s")),
-            settings_of(run, seed=False),
             f"{100 * natural['value']:.1f}" if natural else "",
             f"{100 * fit['value']:.1f}" if fit else "",
             f"{entry.size / 1024:.0f}",
-            run.id,
+            _strengths(run),
         )
     console.print(table)
     total = sum(entry.size for entry in entries) / 2**20
     console.print(f"{len(entries)} runs, {total:.1f} MB; mibench zoo show NAME has the card of one", style="dim")
+
+
+def _strengths(run: "Run") -> str:
+    """How strong each defense of a target is, by the setting that its card names; and a target's network."""
+    from mibench.plugins import registry
+
+    if run.kind != "targets":
+        return ""
+    named = [(one, registry.card("defenses", one["name"]).get("strength")) for one in run.spec["defenses"]]
+    return " ".join([run.spec["model"], *(f"{key}={one['settings'][key]}" for one, key in named if key)])
 
 
 def print_entry(entry: "Entry") -> None:
@@ -253,12 +262,11 @@ def print_verified(one: "Verified") -> None:
     say(f"{verdict:<8} {one.entry.reference:<22} {one.metric:<20} {numbers}")
 
 
-def settings_of(run: "Run", seed: bool = True) -> str:
+def settings_of(run: "Run") -> str:
     """Settings of its defenses, attack or prior, and whom it attacks."""
     spec = run.spec
     named = [*spec.get("defenses", ()), *(spec[kind] for kind in ("attack", "prior") if kind in spec)]
-    numbers = ("seed", "identities", "budget") if seed else ("identities", "budget")
-    words = [f"{key}={spec[key]}" for key in numbers if spec.get(key) is not None]
+    words = [f"{key}={spec[key]}" for key in ("seed", "identities", "budget") if spec.get(key) is not None]
     words += [f"{key}={value}" for one in named for key, value in one["settings"].items()]
     return " ".join(words)
 
@@ -313,14 +321,14 @@ def budget(cost: list[int | None] | None) -> list[str]:
     ]
 
 
-def show_tables(results: Path, scores: list["Run"]) -> None:
-    """The tables of some scores, on stdout."""
-    from mibench.report import content, read, terminal  # pandas: not for `mibench list`
+def show_scores(results: Path, scores: list["Run"], full: bool) -> None:
+    """What some scores say, on stdout: the first screen, or with `full` the tables."""
+    from mibench.report import content, read, screen, terminal  # pandas: not for `mibench list`
 
     wanted = {run.id for run in scores}
     console = SafeConsole()
     shown = content.Content([result for result in read(results) if result.run.id in wanted])
-    console.print(terminal.render(shown, console, people=False))
+    console.print(terminal.render(shown, console, people=False) if full else screen.render(shown, folder=results))
 
 
 def print_checks(results: Path | None, as_json: bool) -> None:

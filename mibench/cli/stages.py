@@ -8,6 +8,7 @@ __all__ = ["invert", "score", "train_prior", "train_target"]
 def train_target(
     defense: options.Defense = "none",
     model: options.Model = "cnn",
+    checkpoint: options.Checkpoint = None,
     pretrained: options.Pretrained = None,
     dataset: options.Dataset = "digiface",
     seed: options.Seed = 0,
@@ -20,6 +21,13 @@ def train_target(
     as_json: options.Json = False,
 ) -> None:
     """Stage 1: train one target."""
+    if checkpoint is not None:
+        from mibench.runtime.errors import UserError
+
+        raise UserError(
+            f"--checkpoint {checkpoint}: a trained model is audited, not trained: mibench audit --weights {checkpoint} "
+            f"--model {model} --private DIR --public DIR"
+        )
     from mibench.cli import conduct, printing
     from mibench.experiments import options as experiments
 
@@ -120,6 +128,7 @@ def score(
     no_zoo: options.NoZoo = False,
     dry_run: options.DryRun = False,
     force: options.Force = False,
+    full: options.Full = False,
     as_json: options.Json = False,
 ) -> None:
     """Stage 4: score reconstructions, your own or another program's, by evaluation models the attack never saw."""
@@ -129,7 +138,7 @@ def score(
 
     def show(scores: list[Run]) -> None:
         if images is not None:
-            printing.show_tables(results, scores)
+            printing.show_scores(results, scores, full)
 
     device, precision = conduct.machine(device, precision)
     experiment = experiments.scoring(

@@ -3,12 +3,13 @@
 Planning is arithmetic on what was asked and what cards declare: it opens no data set and builds no network.
 """
 
+import os
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mibench import runs
+from mibench import models, runs
 from mibench.core import Attack, Cost
 from mibench.experiments.experiment import Attacker, Experiment, Finished, Images, Target, Targets, Trained
 from mibench.experiments.reading import prior_preset
@@ -115,6 +116,8 @@ class Planner:
         return run if self.zoo is None or run.done else self.zoo.match(run)
 
     def _named(self, name: str, kind: str) -> Run:
+        if kind == "targets" and os.path.isfile(name):  # unlike Path.is_file it takes any text
+            models.family(name)  # which says what to do with a file of a model
         run = self._of_zoo(name) if name.startswith(PREFIX) else runs.find(self.results, name)
         if run.kind != kind:
             what = kind.removesuffix("s")

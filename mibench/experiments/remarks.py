@@ -60,7 +60,7 @@ def _priors(runs: Sequence[Run]) -> Iterator[str]:
                 f"the prior {name} draws {capabilities.domain(name)}, not what '{data}' shows: whatever it "
                 f"reconstructs is nobody of these data{instead}"
             )
-        elif name != own and registry.card("priors", own).get("elsewhere") == name:
+        elif registry.card("priors", own).get("elsewhere") == name and not capabilities.in_domain(own, data):
             yield (
                 f"the prior is {name}, learnt on the public images of '{data}'; {own} draws "
                 f"{capabilities.domain(own)} and is used elsewhere only with --prior {own}"

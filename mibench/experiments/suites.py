@@ -84,7 +84,7 @@ def read(
 
     Args:
         source: A file or a name; behind a colon the name of the only sweep that is wanted.
-        dataset: In the place of the file's.
+        dataset: In the place of the file's, and then of all its identities.
         seed: Added to every seed of the file.
         identities: In the place of the file's.
         sets: Settings laid over the file's: `training.epochs=3`, or `epochs=3`, which is the training's.
@@ -108,9 +108,10 @@ def read(
     typed = split_sets(sets, "training", ["data", "prior", "evaluator", "verifier"])
     experiments = []
     for part in parts:
-        fields: dict[str, Any] = (
-            {"seed": 0, "seeds": [0], "settings": {}} | _checked(path, {**shared, **part}) | changed
-        )
+        stated = _checked(path, {**shared, **part})
+        if dataset not in (None, stated.get("dataset")):
+            stated.pop("identities", None)  # they were counted for the file's own data set
+        fields: dict[str, Any] = {"seed": 0, "seeds": [0], "settings": {}} | stated | changed
         fields.pop("name", None)
         fields["seeds"] = [seed + one for one in fields["seeds"]]
         fields["seed"] += seed

@@ -1,7 +1,7 @@
 """The one way to make the whole zoo again: `mibench/zoo/zoo.toml`, trained, rounded and shelved."""
 
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,15 +56,17 @@ def _judges(model: str) -> Wanted:
     return Wanted(f"judges-{model}", command, options.training(model=model, precision=PRECISION))
 
 
-def _target(name: str, target: str, seed: int, model: str = "cnn", pretrained: str | None = None) -> Wanted:
+def _target(
+    name: str, target: str, seed: int, model: str = "cnn", pretrained: str | None = None, sets: Sequence[str] = ()
+) -> Wanted:
     stack, given = named(target)
-    sets = [f"{key}={value}" for key, value in given.items()]
-    words = ["mibench train-target", f"--defense {stack}", *(f"--set {one}" for one in sets)]
+    every = [*(f"{key}={value}" for key, value in given.items()), *sets]
+    words = ["mibench train-target", f"--defense {stack}", *(f"--set {one}" for one in every)]
     words += [f"--model {model}"] if model != "cnn" else []
     words += [f"--pretrained {pretrained}"] if pretrained else []
     words += [f"--seed {seed}", f"--precision {PRECISION}"]
     experiment = options.training(
-        "target", defense=stack, model=model, pretrained=pretrained, seed=seed, sets=sets, precision=PRECISION
+        "target", defense=stack, model=model, pretrained=pretrained, seed=seed, sets=every, precision=PRECISION
     )
     return Wanted(name, " ".join(words), experiment)
 

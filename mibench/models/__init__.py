@@ -7,6 +7,7 @@ torchvision's classifiers. Listing reads the literals only: neither torch nor to
 
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mibench.plugins import registry
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     import mibench.models.base
 
 __all__ = ["build", "family", "names"]
+
+
+FILES = (".pt2", ".ts", ".torchscript", ".onnx", ".pt", ".pth", ".ckpt", ".safetensors")
+"""Endings of files that hold programs (the first four) or weights."""
 
 
 @cache
@@ -53,6 +58,12 @@ def family(name: str) -> str:
         return _in_timm(name.removeprefix("timm:"))
     if name in _own():
         return _own()[name]
+    if Path(name).suffix in FILES:
+        raise UserError(
+            f"{name} is a file, and mibench trains the targets it names; to attack a model of your own: mibench audit "
+            f"{'--model' if Path(name).suffix in FILES[:4] else '--model ARCHITECTURE --weights'} {name} --private DIR "
+            "--public DIR"
+        )
     if name not in _torchvision():
         raise unknown("architecture", name, names())
     from torchvision import models

@@ -30,7 +30,7 @@ class Key(NamedTuple):
 
 NONE = type(None)
 CITED = {
-    "summary": Key((str,), "what it is, at most 100 letters, without a full stop", True),
+    "summary": Key((str,), "what it is, at most 120 letters, without a full stop", True),
     "title": Key((str,), "title of the paper to cite", True),
     "authors": Key((str,), "its authors", True),
     "venue": Key((str,), "where it appeared", True),
@@ -47,7 +47,7 @@ KEYS: dict[str, dict[str, Key]] = {
             (str,), "floor: nobody's method, what others are compared with", False, ("attack", "floor", "wrapper")
         ),
         "cost": Key(
-            (list, tuple),
+            (list, tuple, NONE),
             "[queries, gradient images, shared queries] of the preset paper, else the defaults; "
             "None: one for each public image",
         ),
@@ -117,7 +117,7 @@ def check_card(kind: str, name: str) -> None:
             raise UserError(f"{what}: '{key}' is {value!r}; it must be {allowed}: {one.meaning}")
         if one.among and value not in one.among:
             raise UserError(f"{what}: '{key}' is {value!r}; allowed: {', '.join(map(str, one.among))}")
-    if len(card["summary"]) > 100 or "\n" in card["summary"]:
-        raise UserError(f"{what}: 'summary' has {len(card['summary'])} letters; at most 100, in one line")
-    if card.get("link") and not str(card["link"]).startswith("https://"):
+    if len(card["summary"]) > 120 or "\n" in card["summary"]:
+        raise UserError(f"{what}: 'summary' has {len(card['summary'])} letters; at most 120, in one line")
+    if card.get("link") and not str(card["link"]).startswith(("https://", "http://")):
         raise UserError(f"{what}: 'link' is {card['link']!r}; it must begin with https://")

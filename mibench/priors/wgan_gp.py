@@ -41,17 +41,6 @@ PRESETS = {
         "decay": 0.95,
         "mirror": True,
     },
-    # Some 5 minutes of one core.
-    "long": {
-        "width": 16,
-        "upsampling": "nearest",
-        "steps": 1000,
-        "critic_steps": 2,
-        "batch": 32,
-        "warm_up": 400,
-        "decay": 0.99,
-        "mirror": True,
-    },
 }
 
 

@@ -83,10 +83,28 @@ def read(root: Path, errors: list[str] | None = None) -> list["Result"]:
 
     errors = errors if errors is not None else []
     whole = load(root, errors)
+    machines = _machines(whole)
     chatter = SafeConsole(stderr=True, soft_wrap=True)
     for line in errors:
         chatter.print(line, style="yellow")
+    if machines:
+        chatter.print(machines, style="yellow")
     return whole
+
+
+def _machines(results: list["Result"]) -> str:
+    """A line, if the runs that are compared were not computed alike; what a card does not say is no difference."""
+    from mibench.runtime.bits import other_bits
+
+    runs = {run.label: run for result in results for run in (result.run, result.inversion, result.target)}
+    made = [(label, run.read("run.json").get("provenance") or {}) for label, run in sorted(runs.items())]
+    for label, one in made[1:]:
+        if differences := other_bits(made[0][1], one):
+            return (
+                f"note: not all of these {len(made)} runs were computed alike: {made[0][0]} and {label} differ in "
+                f"{'; '.join(differences)}; a difference in the last digits may be theirs"
+            )
+    return ""
 
 
 def frames(results: Path | str) -> Frames:
@@ -108,17 +126,18 @@ def frames(results: Path | str) -> Frames:
     return Frames(Content(load(root, errors)), errors)
 
 
-def write(root: Path, console: "Console", private_images: bool = True) -> Path:
-    """Print every protocol's tables; write them, the picture grids and the page to `results/report/`.
+def write(root: Path, console: "Console", private_images: bool = True, full: bool = False) -> Path:
+    """Print the first screen; write every protocol's tables, the picture grids and the page to `results/report/`.
 
     Runs that are damaged or of another version are left out; each is named on stderr, in tables.md and in
     tables.json. A picture whose data set is gone is left out in the same way.
 
     Args:
         root: The results folder.
-        console: Where the tables go.
+        console: Where the first screen goes.
         private_images: Show real photographs beside the reconstructions, and names; otherwise people are numbered, and
             the report can be handed on.
+        full: Print the tables in place of the first screen.
 
     Returns:
         The report's folder.
@@ -126,7 +145,7 @@ def write(root: Path, console: "Console", private_images: bool = True) -> Path:
     Raises:
         UserError: If there is no finished score, or the folder cannot be written.
     """
-    from mibench.report import content, figures, files, grids, page, terminal
+    from mibench.report import content, figures, files, grids, matched_figure, page, screen, terminal
     from mibench.runtime.terminal import SafeConsole
 
     errors: list[str] = []
@@ -140,7 +159,6 @@ def write(root: Path, console: "Console", private_images: bool = True) -> Path:
         )
     report = content.Content(results, names=private_images)
     folder = root / "report"
-    console.print(terminal.render(report, console))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -149,8 +167,11 @@ def write(root: Path, console: "Console", private_images: bool = True) -> Path:
             errors.append(f"no picture: {error}")
             chatter.print(errors[-1], style="yellow")
         figures.write(folder, report.points, report.titles)
+        matched_figure.write(folder, report.points, report.curves, report.titles)
         files.write(folder, report, errors)
         page.write(folder, report, errors)
     except OSError as error:
         raise UserError(f"cannot write the report to {folder}: {error.strerror or error}") from None
+    first = screen.render(report, folder / "index.html", root)
+    console.print(terminal.render(report, console) if full else first)
     return folder

@@ -34,7 +34,8 @@ def differences(results: list[Result], table: pd.DataFrame) -> Compared:
     """Each defended target against the undefended one that is otherwise equal, attack by attack, on the same people.
 
     A last row for each defense compares the strongest attack of each side, chosen on half of the people and counted on
-    the others, unless both sides chose one and the same. `difference`, its interval and `p` are `pairing.compare`'s;
+    the others, unless both sides chose one and the same; of the undefended target only attacks of the tracks that the
+    defended one was attacked on. `difference`, its interval and `p` are `pairing.compare`'s;
     `p_adjusted` is Holm's over all tested rows of the protocol, and the verdict follows it. Rows that are identical by
     construction are not tested.
 
@@ -60,7 +61,10 @@ def differences(results: list[Result], table: pd.DataFrame) -> Compared:
             known = [(row, twin) for row, twin in keyed if twin is not None]
             if not known:
                 continue
-            best, rival = (_strongest(runs, side) for side in (own, by_target[known[0][1]["target"]]))
+            # A prior that was only tried on the undefended target would make every defense look strong.
+            tracks = {runs[row["score"]].track for row in own}
+            others = [row for row in by_target[known[0][1]["target"]] if runs[row["score"]].track in tracks]
+            best, rival = (_strongest(runs, side) for side in (own, others))
             alike = len(best.results) == len(rival.results) == 1 and rival.attack == best.attack
             for row, twin in known:
                 one, other = (Attacked.of(side["attack_label"], [runs[side["score"]]]) for side in (row, twin))

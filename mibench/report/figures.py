@@ -14,7 +14,7 @@ from mibench.report.points import Point
 from mibench.runtime import escape
 from mibench.runtime.files import write_atomic
 
-__all__ = ["draw", "style", "write"]
+__all__ = ["draw", "scatter", "style", "write"]
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6a3d9a", "#8c564b", "#4d4d4d", "#b2a300")
 """Okabe and Ito's colours, which colour-blind readers tell apart, and a few more."""
@@ -71,7 +71,7 @@ def draw(points: list[Point], title: str) -> Any:
     figure.subplots_adjust(0.75 / width, below / height, 1 - 0.15 / width, 1 - 0.75 / height, wspace=0.14)
     handles: dict[str, Any] = {}
     for panel, access in zip(panels, shown, strict=False):
-        _panel(panel, points, access, styles, handles)
+        scatter(panel, points, access, styles, handles)
     panels[0].set_ylabel("likeness, % (lower is more private)", color=INK)
     figure.suptitle(
         escape.figure(title), x=0.15 / width, y=1 - 0.15 / height, ha="left", fontsize=11, color=INK, fontweight="bold"
@@ -92,7 +92,16 @@ def draw(points: list[Point], title: str) -> Any:
     return figure
 
 
-def _panel(panel: Any, points: list[Point], access: Access, style: dict[str, Style], handles: dict[str, Any]) -> None:
+def scatter(panel: Any, points: list[Point], access: Access, style: dict[str, Style], handles: dict[str, Any]) -> None:
+    """Draw one panel: likeness over natural accuracy.
+
+    Args:
+        panel: Axes.
+        points: Of one protocol and track.
+        access: Of the attacks.
+        style: Of each defense.
+        handles: What a legend shows; added to.
+    """
     for curve in curves(points, access):
         _line(panel, curve, style[curve.defense], handles)
     for one in points:

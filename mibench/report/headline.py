@@ -17,7 +17,7 @@ from mibench.report import facts, tables
 from mibench.report.format import probability
 from mibench.report.pairing import IDENTICAL, Attacked, Comparison, compare
 from mibench.report.points import Point
-from mibench.report.result import Result
+from mibench.report.result import TRACKS, Result
 from mibench.stats.intervals import Interval
 
 if TYPE_CHECKING:
@@ -144,13 +144,15 @@ def headlines(content: "Content") -> list[Headline]:
             continue
         results = [result for result in content.results if result.protocol == protocol]
         several = len({point.base for point in own}) > 1
+        order = [track for track in TRACKS if any(point.track == track for point in own)]
+        own.sort(key=lambda point: (point.defended, order.index(point.track) if point.track in order else -1))
         ceiling = results[0].score.likeness_ceiling
-        standings = tuple(_standing(point, results, ceiling, several) for point in own)
+        standings = tuple(_standing(point, results, ceiling, several, len(order) > 1) for point in own)
         made.append(
             Headline(
                 protocol,
                 tables.title(group),
-                tuple(sorted(standings, key=lambda one: one.point.defended)),
+                standings,
                 tuple(_changes(content.differences, protocol, _unfinished(group))),
                 tables.scope(min(len(point.targets) for point in own)),
             )
@@ -158,9 +160,10 @@ def headlines(content: "Content") -> list[Headline]:
     return made
 
 
-def _standing(point: Point, results: Sequence[Result], ceiling: Interval, several: bool) -> Standing:
+def _standing(point: Point, results: Sequence[Result], ceiling: Interval, several: bool, tracks: bool) -> Standing:
     label = point.label if point.defended else NONE
     label = f"{point.base}, {label}" if several else label
+    label = f"{label}, {point.track}" if tracks and point.track else label
     if point.strongest is None:
         return Standing(label, point, None, None, ceiling)
     targets = {run.id for run in point.targets}

@@ -1,6 +1,6 @@
 """Runs: what was asked -> id -> directory; atomic, resumable, with provenance."""
 
-from mibench.runs.library import Library, find, finished, inversion_of
+from mibench.runs.library import Library, damaged, find, finished, inversion_of
 from mibench.runs.run import KINDS, PROTOCOL, Run, canonical, clock, other_protocol, provenance, unchanged
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Run",
     "canonical",
     "clock",
+    "damaged",
     "find",
     "finished",
     "inversion_of",

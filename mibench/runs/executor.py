@@ -53,7 +53,7 @@ def perform(run: Run, stage: Stage, engine: Engine, reporter: Reporter) -> None:
     Raises:
         UserError: If there is not enough memory, or a plug-in ended the process.
     """
-    with run.locked():
+    with run.locked(reporter.say):
         if not run.done:
             try:
                 with going_on(run.label):

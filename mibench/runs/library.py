@@ -5,7 +5,7 @@ from pathlib import Path
 from mibench.runs.run import KINDS, Run, id_of, of_this_protocol, other_protocol, read_json, unchanged
 from mibench.runtime.errors import UserError, unknown
 
-__all__ = ["Library", "find", "finished", "inversion_of"]
+__all__ = ["Library", "damaged", "find", "finished", "inversion_of"]
 
 
 class Library:
@@ -60,7 +60,7 @@ class Library:
             }
             run = Run(self.root, card["kind"], card["name"], dict(card["spec"]), parents, dict(card["inputs"]))
             claimed = card["id"]
-            run.path
+            run.path  # noqa: B018 (a kind that is no text is found here)
         except (KeyError, TypeError, ValueError, AttributeError):
             raise UserError(
                 f"{path / 'run.json'} is not a mibench run; delete that directory and run it again"
@@ -84,10 +84,25 @@ class Library:
 
 
 def finished(root: Path, kind: str) -> list[Run]:
-    """All whole runs of a kind, oldest name first; those of other protocols are left out."""
+    """All whole runs of a kind by name; those of other protocols and damaged ones (`damaged`) are left out."""
+    return _read_all(root, kind)[0]
+
+
+def damaged(root: Path, kind: str) -> list[str]:
+    """A line for each run of a kind that cannot be read, of this protocol or none: no reason not to use the others."""
+    return _read_all(root, kind)[1]
+
+
+def _read_all(root: Path, kind: str) -> tuple[list[Run], list[str]]:
     library = Library(root)
-    paths = sorted(path for path in library.paths.values() if path.parent.name == kind)
-    return [library.load(path) for path in paths if of_this_protocol(path)]
+    whole, lines = [], []
+    for path in sorted(path for path in library.paths.values() if path.parent.name == kind):
+        try:
+            if of_this_protocol(path):
+                whole.append(library.load(path))
+        except UserError as error:
+            lines.append(str(error))
+    return whole, lines
 
 
 def find(root: Path, reference: str) -> Run:

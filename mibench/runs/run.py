@@ -12,16 +12,18 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from mibench.runtime.bits import other_bits
 from mibench.runtime.errors import UserError
 from mibench.runtime.files import open_file, open_lock, read_bytes, unreadable, write_json
 
@@ -29,6 +31,9 @@ __all__ = ["DIGITS", "KINDS", "PROTOCOL", "Run", "canonical", "clock", "provenan
 
 PROTOCOL = 3
 """Raised when the same specification would give other numbers, so that old results are not taken for new ones."""
+
+MACHINES = ".machines.json"
+"""In a directory that is worked on: who has worked in it, oldest first."""
 
 DIGITS = 12
 """Hex digits of a run's id: among a million runs, two share one with a probability of 0.2%."""
@@ -206,8 +211,11 @@ class Run:
         return read
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
         """This process alone works on the run; others wait here and then find it done.
+
+        Args:
+            say: Told for whom this process waits, if it has to.
 
         Raises:
             UserError: If the results folder cannot be written.
@@ -215,11 +223,21 @@ class Run:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             lock = open_lock(self.path.parent / f".{self.id}.lock")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(f"note: {self.label}: waiting for {_holder(lock)}, who works on it")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            lock.seek(0)
+            lock.truncate()
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}, since {_now()}".encode())
+            lock.flush()
         except OSError as error:
             raise self._unwritable(error) from None
         with lock:
             yield
+            with suppress(OSError):  # nobody holds it now
+                lock.truncate(0)
 
     def _unwritable(self, error: OSError) -> UserError:
         return UserError(
@@ -227,20 +245,44 @@ class Run:
         )
 
     @contextmanager
-    def writing(self) -> Iterator[Path]:
+    def writing(
+        self, machine: Mapping[str, Any] | None = None, say: Callable[[str], None] = lambda line: None
+    ) -> Iterator[Path]:
         """The directory to work in; call within `locked`.
+
+        Args:
+            machine: What `engine.describe` says, for the card; compared with that of the try which is gone on with.
+            say: Told where the two round differently.
 
         Raises:
             UserError: If writing fails (a full disk); what is there stays for the next try.
         """
         try:
             self.work.mkdir(parents=True, exist_ok=True)
+            if machine is not None:
+                self._record(machine, say)
             yield self.work
         except OSError as error:
             raise UserError(
                 f"writing {self.label} failed: {error.strerror or error}; what is done so far is kept in {self.work}: "
                 "make room and run the same command again"
             ) from None
+
+    def _record(self, machine: Mapping[str, Any], say: Callable[[str], None]) -> None:
+        """Keep the machines that have worked on the run, one after the other, until it is finished."""
+        known = self._machines()
+        if known and (differences := other_bits(known[-1], machine)):
+            what = "; ".join(differences)
+            say(f"note: {self.label} was begun with other arithmetic ({what}): no other run has its bytes")
+        if not known or known[-1] != machine:
+            write_json(self.work / MACHINES, {"machines": [*known, dict(machine)]})
+
+    def _machines(self) -> list[dict[str, Any]]:
+        try:
+            known = json.loads(read_bytes(self.work / MACHINES))["machines"]
+            return [one for one in known if isinstance(one, dict)]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return []  # a card that says less is no reason not to go on
 
     def clear(self, keep: tuple[str, ...] = ()) -> list[str]:
         """Throw away what lies in the directory to work in and is no checkpoint, and name it.
@@ -267,7 +309,9 @@ class Run:
             provenance: Who made it, when and how.
             card: What else its card says.
         """
-        write_json(self.work / "run.json", {**self.description(), "provenance": dict(provenance), **card})
+        before = [one for one in self._machines() if other_bits(one, provenance)]
+        made = {**provenance, **({"begun_on": before} if before else {})}
+        write_json(self.work / "run.json", {**self.description(), "provenance": made, **card})
         files = sorted(path for path in self.work.glob("[!.]*") if path.is_file() and path.name != "done")
         digests = {path.name: _sha256(path) for path in files if not path.name.startswith("checkpoint")}
         write_json(self.work / "done", digests)
@@ -296,6 +340,15 @@ class Run:
                         shutil.rmtree(path)
             except OSError as error:
                 raise self._unwritable(error) from None
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _holder(lock: BinaryIO) -> str:
+    """Who has written itself into a lock; another version of mibench writes nothing."""
+    return lock.read(300).decode(errors="backslashreplace") or "another process"
 
 
 def id_of(folder: str) -> str:
@@ -424,7 +477,7 @@ def provenance(started: tuple[float, float], machine: Mapping[str, Any]) -> dict
     return {
         "command": " ".join(sys.argv),
         "commit": commit,
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "finished": _now(),
         "mibench": __version__,
         "seconds": round(time.monotonic() - started[0], 2),
         "cpu_seconds": round(time.process_time() - started[1], 2),

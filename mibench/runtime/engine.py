@@ -3,7 +3,7 @@
 import ctypes
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -142,28 +142,6 @@ def out_of_memory(error: BaseException) -> str | None:
     said = (str(error) or type(error).__name__).splitlines()[0]
     known = any(words in said for words in ("out of memory", "can't allocate memory", "not enough memory"))
     return said if known or isinstance(error, MemoryError | torch.OutOfMemoryError) else None
-
-
-BITS = ("device", "gpu", "precision", "threads", "capability", "machine", "torch")
-"""Of `describe`: what decides how sums are rounded. Where two machines agree in these, the same run has the same bytes."""
-
-
-def other_bits(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Where two descriptions differ in what decides bits: `threads 1, 2`; what either does not say is no difference.
-
-    Of a device only its kind counts (cuda:0 and cuda:1 are one), of torch its major and minor number.
-    """
-    differences = []
-    for name in BITS:
-        values = [_kind(name, side[name]) if side.get(name) is not None else None for side in (one, other)]
-        if None not in values and values[0] != values[1]:
-            differences.append(f"{name} {values[0]}, {values[1]}")
-    return differences
-
-
-def _kind(name: str, value: Any) -> str:
-    text = str(value)
-    return text.split(":")[0] if name == "device" else ".".join(text.split(".")[:2]) if name == "torch" else text
 
 
 def describe(engine: Engine) -> dict[str, Any]:

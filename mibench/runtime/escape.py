@@ -34,7 +34,8 @@ def terminal(text: str, most: int | None = None) -> str:
     return f"{text[:kept]}...({len(text) - 2 * kept:,} more characters)...{text[-kept:]}"
 
 
-_FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]")
+_WIDE = "\uff1d\uff0b\uff0d\uff20"  # = + - @ as wide as a Chinese letter, which spreadsheets take for the narrow ones
+_FORMULA = re.compile(rf"\s*[=+\-@{_WIDE}]")
 
 
 def csv(cell: Any) -> Any:

@@ -203,7 +203,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     reporter.say(f"images {run.name}: {len(files)} images of {len(people)}{left} identities, {each}")
     for what, count in converted.items():
         reporter.say(f"images {run.name}: {count} image(s) converted: {what}")
-    with run.writing() as place:
+    with run.writing(describe(engine), reporter.say) as place:
         artifacts.write_tensors(
             place / "images.safetensors",
             {"failed": torch.zeros(len(files), dtype=torch.bool), "images": images, "labels": labels},

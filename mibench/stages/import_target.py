@@ -91,7 +91,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     started = clock()
     data = artifacts.open_dataset(run.inputs["dataset"])
     wanted = Wanted.from_json(run.spec["wanted"])
-    with run.writing() as folder, reporter.task(f"import {run.name}", 3, "steps") as task:
+    with run.writing(describe(engine), reporter.say) as folder, reporter.task(f"import {run.name}", 3, "steps") as task:
         _keep(run, folder)
         task.advance()
         opened = open_source(imported.source_of(run))

@@ -107,7 +107,10 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     labels = torch.arange(count, device=engine.device)
     isolated = bool(run.inputs.get("isolate", False))
     attacking = _isolated if isolated else _here
-    with run.writing() as folder, attacking(run, engine, prior, data, count) as (cost, attack, isolation):
+    with (
+        run.writing(describe(engine), reporter.say) as folder,
+        attacking(run, engine, prior, data, count) as (cost, attack, isolation),
+    ):
         if isolation:
             reporter.say(f"isolation: {isolation}")
         total = cost.queries * count + cost.shared_queries

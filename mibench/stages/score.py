@@ -214,7 +214,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     inversion, target = run.inversion, run.inversion.target
     data = artifacts.dataset(target)
     tensors, _ = artifacts.read_tensors(inversion.path / "images.safetensors", "reconstructions")
-    with run.writing() as folder:
+    with run.writing(describe(engine), reporter.say) as folder:
         verifiers, missing = verifiers_of(run, data, engine)
         score = evaluate(
             tensors["images"],

@@ -77,7 +77,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     if classes < 2:
         raise UserError(f"data set '{data.name}' has no public images to train a backbone on; add some to public/")
     chosen = resolve_settings(Training, "backbone", dict(run.spec["training"])).for_images(len(split))
-    with run.writing() as folder:
+    with run.writing(describe(engine), reporter.say) as folder:
         with torch.random.fork_rng():
             torch.manual_seed(seed_of(run.spec["seed"], "init"))
             model = models.build(run.spec["model"], classes, data.image_shape)

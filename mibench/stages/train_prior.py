@@ -87,7 +87,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         data = artifacts.dataset(run.target)
         network = engine.place(fold(artifacts.load_classifier(run.target, data)))
         oracle = Oracle(network, recipe.target_access, len(data.classes))
-    with run.writing() as folder:
+    with run.writing(describe(engine), reporter.say) as folder:
         with torch.random.fork_rng():
             torch.manual_seed(seed_of(run.spec["seed"], "init"))
             prior: Prior = recipe.build(data.image_shape, len(data.classes), data.public)

@@ -209,7 +209,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     classes = len(data.classes) + (data.distractor_count if evaluator else 0)
     chosen = resolve_settings(Training, "training", dict(run.spec["training"])).for_images(len(split))
     role = "evaluation model" if evaluator else "target model"
-    with run.writing() as folder:
+    with run.writing(describe(engine), reporter.say) as folder:
         checkpoint = folder / "checkpoint.pt"
         resumed, before = checkpoint.exists(), time.process_time()
         defenses = artifacts.defenses(run)

@@ -92,7 +92,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         raise UserError(f"a verifier needs at least {FEWEST} people to learn from; '{wanted['name']}' has {count}")
     chosen = resolve_settings(Training, "verifier", dict(run.spec["training"])).for_images(len(people))
     channels, height, width = people.images.shape[1:]
-    with run.writing() as folder:
+    with run.writing(describe(engine), reporter.say) as folder:
         with torch.random.fork_rng():
             torch.manual_seed(seed_of(run.spec["seed"], "init"))
             model = models.build(run.spec["model"], count, (channels, height, width))

@@ -17,11 +17,12 @@ References:
 """
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
+from types import ModuleType
 from typing import Any, Literal
 
 from mibench.plugins import registry
 from mibench.runtime.errors import UserError, unknown
-from mibench.testing import attacks, data, defenses, metrics, priors
 from mibench.testing.laws import Check, ContractBroken, Law, Report, Verdict, checks, report
 
 __all__ = [
@@ -46,20 +47,21 @@ __all__ = [
 KINDS = {"attack": "attacks", "defense": "defenses", "prior": "priors", "data": "data", "metric": "metrics"}
 """Kinds of plug-in that have a contract, and what the registry calls them."""
 
-_TRIALS: dict[str, Callable[..., Any]] = {
-    "attack": attacks.AttackTrial,
-    "defense": defenses.DefenseTrial,
-    "prior": priors.PriorTrial,
-    "data": data.DataTrial,
-    "metric": metrics.MetricTrial,
+_PLACES = {
+    "attack": ("attacks", "AttackTrial"),
+    "defense": ("defenses", "DefenseTrial"),
+    "prior": ("priors", "PriorTrial"),
+    "data": ("data", "DataTrial"),
+    "metric": ("metrics", "MetricTrial"),
 }
-_BOOKS: dict[str, list[Law[Any]]] = {
-    "attack": attacks.LAWS,
-    "defense": defenses.LAWS,
-    "prior": priors.LAWS,
-    "data": data.LAWS,
-    "metric": metrics.LAWS,
-}
+"""The module that holds a kind's laws, imported when they are tried, and what puts a plug-in on trial."""
+
+
+def _place(kind: str) -> tuple[ModuleType, str]:
+    if kind not in KINDS:
+        raise unknown("kind of plug-in", kind, KINDS)
+    module, trial_of = _PLACES[kind]
+    return import_module(f"mibench.testing.{module}"), trial_of
 
 
 def book(kind: str) -> list[Law[Any]]:
@@ -68,9 +70,8 @@ def book(kind: str) -> list[Law[Any]]:
     Raises:
         UserError: If there is no such kind.
     """
-    if kind not in KINDS:
-        raise unknown("kind of plug-in", kind, KINDS)
-    return _BOOKS[kind]
+    laws_of: list[Law[Any]] = _place(kind)[0].LAWS
+    return laws_of
 
 
 def kind_of(name: str) -> str:
@@ -94,14 +95,11 @@ def trial(kind: str, name: str, settings: Mapping[str, Any] | None = None) -> An
     Raises:
         UserError: If there is no such plug-in, or it was written for another version of the contract.
     """
-    if kind not in KINDS:
-        raise unknown("kind of plug-in", kind, KINDS)
+    module, trial_of = _place(kind)
     registry.source_of(KINDS[kind], name.split("+")[0])
     for part in name.split("+"):
         registry.require_contract(KINDS[kind], part)
-    if kind == "metric":
-        return _TRIALS[kind](name)
-    return _TRIALS[kind](name, settings)
+    return getattr(module, trial_of)(name, settings)
 
 
 def laws(

@@ -20,7 +20,7 @@ from mibench.plugins import contract, registry
 from mibench.runtime.engine import Engine
 from mibench.runtime.errors import UserError
 from mibench.testing.laws import Broken, DoesNotApply, Law, Trial, law
-from mibench.testing.state import changed, state
+from mibench.testing.state import changed
 from mibench.testing.worlds import World
 
 __all__ = ["BAR", "LAWS", "ROUNDING", "AttackTrial", "Interruption", "same"]
@@ -109,9 +109,14 @@ class AttackTrial(Trial):
         """Six people; every law looks at it, none may change it."""
         return World(6)
 
+    @cached_property
+    def _prior(self) -> Prior:
+        """Made once: first weights are drawn from torch's global generator, which `global state` watches."""
+        return self.world.prior_with(self.card.get("requires", ()))
+
     def prior(self, world: World) -> Prior:
         """What of the world the card requires."""
-        return world.prior_with(self.card.get("requires", ()))
+        return self._prior if world is self.world else world.prior_with(self.card.get("requires", ()))
 
     @property
     def access(self) -> Access:
@@ -484,9 +489,7 @@ def untouched(trial: AttackTrial) -> None:
 @law(LAWS, "seed")
 def global_state(trial: AttackTrial) -> None:
     """It leaves the process as it was: generators, modes, folder, environment"""
-    before = state()
-    trial.run()
-    if others := changed(before):
+    if others := changed(trial.run):
         raise Broken(f"it changed {', '.join(others)}", "draw from Noise, and undo what you must set")
 
 

@@ -22,7 +22,7 @@ from mibench.runtime.rng import seed_of
 from mibench.stages.artifacts import fill_memories, write_memories
 from mibench.testing.attacks import Interruption
 from mibench.testing.laws import Broken, DoesNotApply, Law, Trial, law
-from mibench.testing.state import changed, state
+from mibench.testing.state import changed
 from mibench.testing.worlds import colours
 from mibench.training import Fitted, Training, empty_memories, fit, predict
 
@@ -337,7 +337,5 @@ def stacks(trial: DefenseTrial) -> None:
 @law(LAWS, "trains")
 def global_state(trial: DefenseTrial) -> None:
     """It leaves the process as it was: generators, modes, folder, environment"""
-    before = state()
-    train(trial.architecture, trial.plugin()).served()
-    if others := changed(before):
+    if others := changed(lambda: train(trial.architecture, trial.plugin()).served()):
         raise Broken(f"it changed {', '.join(others)}", "draw from the noise of the hook, and undo what you must set")

@@ -9,9 +9,10 @@ of images in [0, 1] and of real images of the same people, by the name of their 
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,8 +20,9 @@ from torch import Tensor
 from mibench.metrics import Direction, Metric, Need, Per, declared
 from mibench.metrics.outside import bounds
 from mibench.plugins import contract, registry
+from mibench.runtime.errors import UserError
 from mibench.testing.laws import Broken, DoesNotApply, Law, Trial, law
-from mibench.testing.state import changed, state
+from mibench.testing.state import changed
 
 __all__ = ["LAWS", "MetricTrial"]
 
@@ -35,12 +37,18 @@ class MetricTrial(Trial):
 
     Args:
         name: The plug-in's: a file that declares one number or more.
+        settings: None: a metric has none.
+
+    Raises:
+        UserError: If settings are given.
     """
 
     kind = "metric"
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, settings: Mapping[str, Any] | None = None) -> None:
         super().__init__()
+        if settings:
+            raise UserError(f"the metric {name} has no settings; it was given {', '.join(settings)}")
         self.name = name
         self.card = registry.card("metrics", name)
 
@@ -232,10 +240,8 @@ def refusals(trial: MetricTrial) -> None:
 def global_state(trial: MetricTrial) -> None:
     """It leaves the process, and what it is given, as it was"""
     given = trial.world
-    before, copies = state(), [one.clone() for one in given]
-    for _, call in trial.functions.values():
-        call(*given)
-    if others := changed(before):
+    copies, calls = [one.clone() for one in given], [call for _, call in trial.functions.values()]
+    if others := changed(lambda: [call(*given) for call in calls]):
         raise Broken(f"it changed {', '.join(others)}", "a metric is a pure function")
     if any(not torch.equal(one, copy) for one, copy in zip(given, copies, strict=True)):
         raise Broken("it changed the tensors that it was given", "a metric is a pure function")

@@ -18,7 +18,7 @@ from mibench.runtime.progress import Silent
 from mibench.runtime.rng import Noise, seed_of
 from mibench.testing.attacks import Interruption
 from mibench.testing.laws import Broken, DoesNotApply, Law, Trial, law
-from mibench.testing.state import changed, state
+from mibench.testing.state import changed
 from mibench.testing.worlds import public, small_net
 
 __all__ = ["LAWS", "PriorTrial"]
@@ -305,9 +305,11 @@ def file(trial: PriorTrial) -> None:
 @law(LAWS, "learns")
 def global_state(trial: PriorTrial) -> None:
     """It leaves the process as it was: generators, modes, folder, environment"""
-    before = state()
-    prior, _ = trial.trained()
-    with torch.no_grad():
-        prior.decode(prior.sample(Noise(1, torch.arange(2))), trial.labels(2))
-    if others := changed(before):
+
+    @torch.no_grad()
+    def drawn() -> Tensor:
+        prior, _ = trial.trained()
+        return prior.decode(prior.sample(Noise(1, torch.arange(2))), trial.labels(2))
+
+    if others := changed(drawn):
         raise Broken(f"it changed {', '.join(others)}", "draw from Noise, and undo what you must set")

@@ -4,12 +4,14 @@ import locale
 import os
 import random
 import warnings
+from collections.abc import Callable
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import torch
 
-__all__ = ["changed", "state"]
+__all__ = ["changed"]
 
 
 def state() -> dict[str, Any]:
@@ -34,6 +36,17 @@ def state() -> dict[str, Any]:
     }
 
 
-def changed(before: dict[str, Any]) -> list[str]:
-    """What is no longer as it was."""
-    return [name for name, value in state().items() if value != before[name]]
+def changed(call: Callable[[], object]) -> list[str]:
+    """What is no longer as it was after a call.
+
+    Type checks that a test run has put on mibench are left out meanwhile: beartype draws from random's generator.
+    """
+    checked = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        before = state()
+        call()
+        after = state()
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", checked)
+    return [name for name, value in after.items() if value != before[name]]

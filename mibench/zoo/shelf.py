@@ -94,7 +94,8 @@ class Shelf:
             UserError: If one is damaged, or of another protocol.
         """
         library = Library(self.root)
-        read = [_entry(library, path) for path in library.paths.values()]
+        cards = {path: _card(path) for path in library.paths.values()}
+        read = [_entry(library, path, card) for path, card in cards.items()]
         return sorted(read, key=lambda entry: (entry.run.kind, entry.name, entry.run.spec["seed"]))
 
     def find(self, reference: str, seed: int | None = None) -> Entry:
@@ -170,8 +171,7 @@ def _moved(run: Run, results: Path) -> Run:
     return replace(run, root=results, parents=parents, inputs={**run.inputs, "zoo": str(run.root)})
 
 
-def _entry(library: Library, path: Path) -> Entry:
-    card = _card(path)
+def _entry(library: Library, path: Path, card: dict[str, Any]) -> Entry:
     try:
         run = library.load(path)
         return Entry(str(card["origin"]["zoo"]), run, card)

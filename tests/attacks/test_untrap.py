@@ -100,7 +100,7 @@ def test_it_can_lie_below_and_above_views() -> None:
     world = World(4)
     triggers, places = torch.rand(4, *SHAPE), torch.arange(4)
     x, y = 0.3 + 0.4 * torch.rand(4, *SHAPE), torch.arange(4)
-    shift = lambda x, drawn: x + 0.1
+    shift = lambda x, drawn: x + 0.1  # noqa: E731
     without = ((x - 0.1 * triggers) / 0.9).clamp(0, 1)
     above = Untrapped(Viewed(world.oracle(), 0, shift, 3), triggers, places, 0.1)
     below = Viewed(Layer(Untrapped(world.oracle(), triggers, places, 0.1), 0), 0, shift, 3)

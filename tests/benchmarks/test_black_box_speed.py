@@ -154,7 +154,7 @@ def test_rlb(benchmark: Any, capsys: Any, together: int) -> None:
     """The same episodes and networks; with `together` episodes to an update."""
     target, prior = networks()
     attack = RLB(episodes=EPISODES, hidden=HIDDEN, batch=REMEMBERED, episodes_per_update=together)
-    port = lambda: plain_rlb(target, prior, 3)
+    port = lambda: plain_rlb(target, prior, 3)  # noqa: E731
     compare(benchmark, capsys, f"rlb, {together} episode(s) an update", attack, Access.BLACK_BOX, port)
 
 

@@ -18,10 +18,10 @@ from mibench.plugins import registry
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT / "docs" / "generate"))  # as mkdocs does for its hooks
 
-import floors
-import methods
-import reference
-from docstrings import parse, prose
+import floors  # noqa: E402
+import methods  # noqa: E402
+import reference  # noqa: E402
+from docstrings import parse, prose  # noqa: E402
 
 EVERY = [(kind, name) for kind in methods.TITLES for name in registry.names(kind)]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]

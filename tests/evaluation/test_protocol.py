@@ -1,5 +1,7 @@
 """Protocol cards: what changes them, what they group by, and what a report says of tables that are apart."""
 
+# ruff: noqa: F811 (fixtures are imported)
+
 import io
 import json
 from pathlib import Path
@@ -7,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from reported import HITS, bits, finish, score
+from reported import HITS, bits, data, finish, noise, root, score, world  # noqa: F401 (fixtures)
 from rich.console import Console
 
 from mibench.core import Dataset

@@ -1,5 +1,7 @@
 """The judge: blind questions, answers that survive anything, a page for this machine alone, once in a real browser."""
 
+# ruff: noqa: F811 (fixtures are imported)
+
 import http.client
 import json
 import shutil
@@ -15,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from reported import CLASSES
+from reported import CLASSES, data, noise, root, world  # noqa: F401 (fixtures)
 from shell import command, full_disk
 
 from mibench.core import Dataset

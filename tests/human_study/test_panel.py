@@ -1,5 +1,7 @@
 """The published form: its pictures, its own answers, and what they say of the evaluation models' hits."""
 
+# ruff: noqa: F811 (fixtures are imported)
+
 import csv
 import io
 import json
@@ -14,7 +16,7 @@ from urllib.request import urlopen
 import pytest
 import torch
 from PIL import Image
-from reported import CLASSES, split
+from reported import CLASSES, data, noise, root, split, world  # noqa: F401 (fixtures)
 from shell import command
 
 from mibench.core import Dataset

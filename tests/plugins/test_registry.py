@@ -151,8 +151,8 @@ def test_reading_literals_alone_is_reading_the_whole_file(tmp_path: Path) -> Non
             name = node.targets[0].id if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) else ""
             if name in registry.LITERALS:
                 whole[name] = ast.literal_eval(node.value)  # type: ignore[attr-defined]
-        assert registry._literals(path) == whole, path
-    assert registry._literals(odd)["PRESETS"] == {"a": {}}
+        assert registry.literals(path) == whole, path
+    assert registry.literals(odd)["PRESETS"] == {"a": {}}
 
 
 def test_cards_load_without_torch() -> None:

@@ -1,12 +1,14 @@
 """Frames that a Python user gets, and the dictionary that explains them."""
 
+# ruff: noqa: F811 (fixtures are imported)
+
 import json
 from io import StringIO
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from reported import HITS, IMAGES, bits
+from reported import HITS, IMAGES, bits, data, noise, root, world  # noqa: F401 (fixtures)
 from rich.console import Console
 
 from mibench.metrics import metric

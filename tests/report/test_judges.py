@@ -1,5 +1,7 @@
 """Where judges disagree about a defense: what counts as disagreement, and that the report says it first."""
 
+# ruff: noqa: F811 (fixtures are imported)
+
 import io
 import json
 from pathlib import Path
@@ -9,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from reported import RE, bits, judge, score, target, verifier
+from reported import RE, bits, data, judge, noise, score, target, verifier  # noqa: F401 (fixtures)
 from rich.console import Console
 
 from mibench.core import Dataset

@@ -1,5 +1,7 @@
 """Laws of per-person leakage: closed forms, coverage, who is named, and groups from groups.csv to the report."""
 
+# ruff: noqa: F811 (fixtures are imported)
+
 import hashlib
 import io
 import json
@@ -12,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reported import CLASSES, bits, judge, score, target
+from reported import CLASSES, bits, judge, noise, score, target  # noqa: F401 (fixtures)
 from rich.console import Console
 from scipy.stats import betabinom
 from worlds import folder, tree

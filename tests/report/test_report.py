@@ -1,5 +1,7 @@
 """The report: numbers as scored, protocols apart, damage named, pictures true."""
 
+# ruff: noqa: F811 (fixtures are imported)
+
 import ast
 import io
 import json
@@ -10,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from reported import CLASSES, HITS, IMAGES, RE, bits, score, target
+from reported import CLASSES, HITS, IMAGES, RE, bits, data, noise, root, score, target, world  # noqa: F401 (fixtures)
 from rich.console import Console
 
 from mibench.core import Dataset

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mibench.core import Access
-from mibench.report import combinations, figures, tables, tradeoff, tradeoff_tables
+from mibench.report import combinations, figures, matched_figure, tables, tradeoff, tradeoff_tables
 from mibench.report import curves as curving
 from mibench.report.curves import Curve, curves, hypervolume, matched, pareto, state
 from mibench.report.pairing import Attacked, compare
@@ -162,7 +162,8 @@ def test_a_stack_is_compared_with_its_parts_at_the_same_cost() -> None:
     """re alone reads .6 at -10 points, nls alone .7, both together .3."""
     nls = point("nls", 0.8, 0.05, white_box=0.7)
     stack = [point("re + nls alpha=0.1", 0.8, 0.4, white_box=0.3), point("re + nls alpha=0.1", 0.7, 0.8, white_box=0.1)]
-    points = [NONE, WEAK, STRONG, nls, *stack]
+    elsewhere = point("re location=centre", 0.8, 0.4, white_box=0.1)  # another defense, though its name begins alike
+    points = [NONE, elsewhere, WEAK, STRONG, nls, *stack]
     rows = combinations.frame(points).set_index(["part", "below"])
     assert sorted(set(rows.index.get_level_values(0))) == ["nls", "re"]
     assert rows.loc[("re", 10.0), "difference"] == pytest.approx(-0.3)
@@ -181,6 +182,22 @@ def test_a_stack_is_compared_with_its_parts_at_the_same_cost() -> None:
     loose = [NONE, WEAK, nls, point("re + nls alpha=0.1", 0.8, 0.4, fit=0.9, white_box=0.3)]
     assert set(combinations.frame(loose)["state"]) == {"not converged"}
     assert combinations.frame(ALL).empty
+
+
+def test_the_page_shows_each_difference_with_its_interval_or_says_why_there_is_none(tmp_path: Path) -> None:
+    points = [replace(one, track="realistic") for one in ALL if one is not BAD]
+    points.append(replace(point("mid", 0.89, 0.1, white_box=0.7), track="realistic"))
+    table = curving.frame(points)
+    figure = matched_figure.draw(points, table, Access.WHITE_BOX, "toy")
+    _, two, five = figure.axes
+    line = table[table["defense"] == "re"].iloc[0]
+    drawn = {round(x, 6) for own in five.lines for x in np.atleast_1d(own.get_xdata())}
+    assert round(100 * line["at_minus_5_difference"], 6) in drawn
+    ends = {round(x, 6) for one in five.collections for path in one.get_segments() for x, _ in path}
+    assert {round(100 * line[f"at_minus_5_difference_{end}"], 6) for end in ("low", "high")} <= ends
+    assert [text.get_text().strip() for text in two.texts] == ["not reached"]  # mid costs one point only
+    assert [path.name for path in matched_figure.write(tmp_path, points, table, {"p": "toy"})] == ["matched.png"]
+    assert matched_figure.write(tmp_path, [NONE], curving.frame([NONE]), {"p": "toy"}) == []
 
 
 def test_two_tracks_are_two_tables() -> None:

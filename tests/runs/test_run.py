@@ -18,8 +18,9 @@ import pytest
 from shell import full_disk
 
 import mibench
-from mibench.runs import KINDS, Run, clock, executor, find, finished, provenance
+from mibench.runs import KINDS, Run, clock, damaged, executor, find, finished, provenance
 from mibench.runs import run as runs
+from mibench.runtime.bits import other_bits
 from mibench.runtime.errors import UserError
 from mibench.runtime.files import write_atomic, write_json
 
@@ -284,6 +285,97 @@ def test_discard_forgets_the_run_and_its_partial_work(tmp_path: Path) -> None:
     run.discard()
 
 
+def test_who_waits_says_for_whom(tmp_path: Path) -> None:
+    run, told = run_of(tmp_path), []
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER.format(function=inspect.getsource(run_of)), str(tmp_path)],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stdin=subprocess.PIPE,
+    )
+    assert holder.stdout is not None and holder.stdin is not None
+    assert holder.stdout.readline() == b"held\n"
+
+    def say(line: str) -> None:
+        told.append(line)
+        holder.stdin.close()  # type: ignore[union-attr]
+
+    with run.locked(say):
+        pass
+    assert holder.wait() == 0
+    holder.stdout.close()
+    assert len(told) == 1 and told[0].startswith(f"note: {run.label}: waiting for process {holder.pid} on ")
+    assert " since 20" in told[0]
+    with run.locked(say):
+        pass
+    assert len(told) == 1, "nobody has it now"
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from typing import Any
+from mibench.runs import Run
+{function}
+with run_of(Path(sys.argv[1])).locked():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def machine(**other: Any) -> dict[str, Any]:
+    return {"device": "cpu", "precision": "fp32", "threads": 1, "torch": "2.11.0", "capability": "AVX2"} | other
+
+
+def test_what_is_gone_on_with_elsewhere_is_told_and_kept_in_the_card(tmp_path: Path) -> None:
+    run, told = run_of(tmp_path), []
+    for one in (machine(), machine(torch="2.11.1"), machine(threads=2, capability="AVX512")):
+        with run.locked(), run.writing(one, told.append):
+            pass
+    assert len(told) == 1 and "threads 1, 2; capability AVX2, AVX512" in told[0] and run.label in told[0]
+    with run.locked(), run.writing(machine(threads=2, capability="AVX512"), told.append) as folder:
+        write_json(folder / "metrics.json", {})
+        run.finish(machine(threads=2, capability="AVX512"))
+    assert len(told) == 1
+    assert run.read("run.json")["provenance"]["begun_on"] == [machine(), machine(torch="2.11.1")]
+
+
+def test_an_undisturbed_run_says_nothing_of_other_machines(tmp_path: Path) -> None:
+    run = run_of(tmp_path)
+    with run.locked(), run.writing(machine()):
+        run.finish(machine())
+    assert "begun_on" not in run.read("run.json")["provenance"]
+    assert sorted(path.name for path in run.path.iterdir()) == ["done", "run.json"]
+
+
+@pytest.mark.parametrize(
+    ("change", "differs"),
+    [
+        ({"device": "cpu:0", "torch": "2.11.9", "gpu": "x"}, []),
+        ({"device": "cuda:1"}, ["device cpu, cuda"]),
+        ({"torch": "2.12.0"}, ["torch 2.11, 2.12"]),
+        ({"precision": "bf16"}, ["precision fp32, bf16"]),
+    ],
+)
+def test_what_changes_bits(change: dict[str, Any], differs: list[str]) -> None:
+    assert other_bits(machine(), machine(**change)) == differs
+
+
+@pytest.mark.parametrize("what", ["lock", "run.json", "done"])
+def test_a_pipe_in_the_place_of_a_file_is_refused_at_once(tmp_path: Path, what: str) -> None:
+    run = run_of(tmp_path)
+    work(run)
+    path = run.path.parent / f".{run.id}.lock" if what == "lock" else run.path / what
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError) as told:
+        if what == "lock":
+            run.locked().__enter__()
+        else:
+            find(tmp_path, run.id)
+    assert "pipe" in str(told.value) or "unknown run" in str(told.value)
+
+
 def test_two_processes_on_one_run_do_it_once(tmp_path: Path) -> None:
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom typing import Any\n"
@@ -351,10 +443,11 @@ def test_a_damaged_run_json_is_named(tmp_path: Path, text: str) -> None:
     with pytest.raises(UserError) as caught:
         find(tmp_path, run.id)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
-    if text != "{}":  # a card without this protocol's number is another version's: left out, not damaged
-        with pytest.raises(UserError) as caught:
-            finished(tmp_path, "targets")
-        assert str(path) in str(caught.value)
+    whole = run_of(tmp_path, spec={"seed": 9})
+    work(whole)
+    assert finished(tmp_path, "targets") == [whole]  # the others are as they were
+    (line,) = damaged(tmp_path, "targets")
+    assert str(path) in line
 
 
 @pytest.mark.parametrize("key", ["id", "kind", "name", "parents", "spec", "inputs"])

@@ -62,7 +62,8 @@ def test_an_error_of_a_hundred_thousand_characters_keeps_its_end() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["=1+1", "+1+1", "-1+1", "@SUM(A1)", '=HYPERLINK("x")', "\t=1", "\r=1", "\n=1", " =1", "\u00a0=1", "＝1"]
+    "text",
+    ["=1+1", "+1+1", "-1+1", "@SUM(A1)", '=HYPERLINK("x")', "\t=1", "\r=1", "\n=1", " =1", "\u00a0=1", "\uff1d1"],
 )
 def test_a_spreadsheet_sees_no_formula(text: str) -> None:
     cell = pd.DataFrame({"name": [escape.csv(text)]}).to_csv(index=False).splitlines()[1].strip('"')

@@ -1,8 +1,6 @@
 """Each law catches the plug-in that breaks it, no other law does, and what is said names the law and the remedy."""
 
-from collections.abc import Callable, Iterator
-from importlib.metadata import EntryPoint
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,8 +8,6 @@ from mistakes import rows
 from mutants import ATTACK, DATA, DEFENSE, METRIC, PRIOR, SEARCH, ZOO
 
 from mibench import testing
-from mibench.metrics import glossary
-from mibench.plugins import registry
 from mibench.testing.laws import Law, judge
 
 torch.set_num_threads(1)
@@ -23,29 +19,6 @@ SAID = {(kind, law): said for kind, _, law, said in rows("What the laws find")}
 
 SLOW = {"attack": {"fair budget", "resume under a budget"}, "defense": {"stacks", "half precision"}}
 """Laws that are not tried on every mutant, to save time."""
-
-
-@pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str, str], None]]:
-    """Puts a source where another package would have put a plug-in."""
-    points: dict[str, list[EntryPoint]] = {}
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(registry, "entry_points", lambda group: points.get(group, []))
-
-    def put(kind: str, name: str, source: str) -> None:
-        group = f"mibench.{testing.KINDS[kind]}"
-        (tmp_path / f"mutant_{name}.py").write_text(source)
-        points[group] = [*points.get(group, []), EntryPoint(name, f"mutant_{name}", group)]
-        forget()
-
-    def forget() -> None:
-        registry._modules.cache_clear()
-        registry._source.cache_clear()
-        glossary.declared.cache_clear()
-
-    yield put
-    monkeypatch.undo()
-    forget()
 
 
 def tried(kind: str, name: str, but: set[str]) -> list[testing.Verdict]:

@@ -145,7 +145,8 @@ def test_a_plan_takes_what_is_ready_whatever_precision_it_computes_in(precision:
 
 
 def test_what_was_trained_here_goes_before_the_zoo(made: Path) -> None:
-    found = networks(plan(experiment("fp32"), world().results, Shelf(made)))
+    precision = entry(made).run.spec["precision"]
+    found = networks(plan(experiment(precision), world().results, Shelf(made)))
     assert not any(map(shelf.origin, found.values()))
 
 

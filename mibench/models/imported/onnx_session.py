@@ -5,6 +5,7 @@ References:
     | https://onnxruntime.ai/docs/api/python/api_summary.html
 """
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +74,8 @@ def open_onnx(path: Path) -> tuple[OnnxSession, Declared, list[str]]:
     Raises:
         UserError: onnxruntime is not installed, or the file is no model of one image input.
     """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise UserError("ONNX models run in onnxruntime, which is not installed: pip install 'mibench[onnx]'") from None
+    if find_spec("onnxruntime") is None:
+        raise UserError("ONNX models run in onnxruntime, which is not installed: pip install 'mibench[onnx]'")
     session = OnnxSession(path, None, False)
     inputs = session.session.get_inputs()
     if len(inputs) != 1 or len(inputs[0].shape) != 4:

@@ -75,7 +75,7 @@ def test_one_plus_one_descends_a_sphere_row_by_row_and_stays_in_its_box() -> Non
 
     def run(rows: slice, low: float) -> tuple[Tensor, Tensor]:
         stream = Noise(0, torch.arange(4)[rows]).of("es")
-        ask = lambda z: -z.square().sum(2)
+        ask = lambda z: -z.square().sum(2)  # noqa: E731
         begin = start[rows]
         return one_plus_one(ask, lambda z: z.clamp(min=low), begin, begin, unknown[rows], 300, 1.0, stream)
 

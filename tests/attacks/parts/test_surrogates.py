@@ -111,7 +111,7 @@ def test_augmented_copies_weigh_half() -> None:
         )
         return student.head.weight
 
-    mirrored = lambda x, noise: x.flip(3)
+    mirrored = lambda x, noise: x.flip(3)  # noqa: E731
     plain, both, twice = update(None), update(mirrored), update(lambda x, noise: x)
     torch.testing.assert_close(twice, plain)
     seen = plain.reshape(4, *SHAPE)
@@ -134,7 +134,7 @@ def test_only_the_seed_decides() -> None:
     torch.manual_seed(1)
     first = taught()
     state = torch.get_rng_state()
-    jitter = lambda x, noise: x + 0.1 * noise.normal(*SHAPE)
+    jitter = lambda x, noise: x + 0.1 * noise.normal(*SHAPE)  # noqa: E731
     assert equal(first, taught()) and torch.equal(state, torch.get_rng_state())  # the caller's generator is left alone
     assert not equal(first, taught(seed=1)) and not equal(first, taught(augment=jitter))
     assert equal(taught(augment=jitter), taught(augment=jitter))
