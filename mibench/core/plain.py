@@ -25,7 +25,7 @@ __all__ = ["require_images", "require_labels", "require_plain", "without_tangent
 
 def without_tangents() -> AbstractContextManager[None]:
     """No operation inside carries forward-mode tangents along; `torch.no_grad` alone lets them through."""
-    return forward_ad._set_fwd_grad_enabled(False)  # type: ignore[return-value]
+    return forward_ad._set_fwd_grad_enabled(False)
 
 
 def require_plain(value: object, what: str) -> None:

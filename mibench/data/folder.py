@@ -172,7 +172,7 @@ class Folder(Source):
         root, own = self._root(), {"private": self.private, "public": self.public}
         tops = {role: _home(place) if place else root / role for role, place in own.items()}
         inside(root, [tops[role] for role, place in own.items() if not place])
-        private, public = (people_of(tops[role], role) for role in own)
+        private, public = (people_of(tops["private"], "private"), people_of(tops["public"], "public"))
         _check_people(tops["private"], private, public)
         return private, public
 

@@ -79,9 +79,9 @@ class DPSGD(Defense):
         delta: The probability with which epsilon may fail; below 1 / images.
         accountant: rdp (Rényi moments), or prv (tighter; noise of at least .3).
 
-    Where a training is doubled until it converges, epsilon is that of all its candidates together; the choice between
-    them reads the accuracy on private images without noise, which no epsilon covers (none is made where epochs are
-    given).
+    Where a training is doubled until it converges, epsilon is that of all its candidates together; the choice
+    between them reads the accuracy on private images without noise, which no epsilon covers (none is made where epochs
+    are given).
 
     Source: algorithm 1 of the first paper, as Opacus carries it out.
     Differs: a Poisson batch without any image makes no step, which the accountant counts all the same. The noise comes

@@ -6,7 +6,7 @@ from mibench.core import Defense
 
 __all__ = ["NoDefense"]
 
-CARD = {
+CARD = {  # type: ignore[var-annotated]  # read as a literal
     "summary": "no defense",
     "title": "The undefended recipe",
     "authors": "",

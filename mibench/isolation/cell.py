@@ -142,8 +142,8 @@ def _work(wire: Wire, job: Message) -> None:
     engine = Engine(torch.device(asked["device"]), asked["precision"])
     torch.set_num_threads(asked["threads"])
     content = io.BytesIO(job.tensors["content"].numpy().tobytes())
-    prior, public, defenses = torch.load(content, weights_only=False)  # written by the process outside, for this one
-    prior = engine.place(prior)
+    given, public, defenses = torch.load(content, weights_only=False)  # written by the process outside, for this one
+    prior: Prior = engine.place(given)  # type: ignore[assignment]
     attack: Attack = registry.configure("attacks", asked["attack"], settings=asked["settings"]).plugin
     capabilities.require(attack, prior)
     cost = attack.cost(prior, len(public))

@@ -236,7 +236,7 @@ class Guard:
         }
         self.wire.send("job", job, {"content": torch.frombuffer(content.getbuffer(), dtype=torch.uint8)})
         told = self._expect("cost").fields
-        numbers = [told.get(name) for name in Cost._fields]
+        numbers: list[Any] = [told.get(name) for name in Cost._fields]
         if not all(type(number) is int and 0 <= number < 2**53 for number in numbers):
             raise Broken("a cost that is no three whole numbers")
         self.wire.send("go")
@@ -336,7 +336,7 @@ def _reconstructions(said: Message) -> Reconstructions | None:
             raise Broken(
                 f"reconstructions whose {name} are {one.dtype} with {one.ndim} axes, not {kind or 'float'} with {axes}"
             )
-    return Reconstructions(**said.tensors)
+    return Reconstructions(**said.tensors)  # type: ignore[arg-type]  # the names were looked at
 
 
 def _words(given: object) -> list[str]:

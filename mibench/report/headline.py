@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mibench.evaluation.checks import CONVERGED
 from mibench.metrics import Unit
 from mibench.report import facts, tables
 from mibench.report.format import probability
@@ -19,6 +18,7 @@ from mibench.report.pairing import IDENTICAL, Attacked, Comparison, compare
 from mibench.report.points import Point
 from mibench.report.result import TRACKS, Result
 from mibench.stats.intervals import Interval
+from mibench.training.convergence import CONVERGED
 
 if TYPE_CHECKING:
     from mibench.report.content import Content

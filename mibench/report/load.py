@@ -27,8 +27,8 @@ def results(root: Path, errors: list[str] | None = None) -> list[Result]:
             continue
         try:
             whole.append(_read(library, path))
-        except _Foreign as why:
-            foreign.setdefault(str(why), []).append(path)
+        except _Foreign as error:
+            foreign.setdefault(str(error), []).append(path)
         except UserError as error:
             text, here = str(error), escape.terminal(str(path))
             errors.append(f"left out: {text}" if here in text else f"left out {here}: {text}")

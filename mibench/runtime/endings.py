@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import NoReturn
 
 from mibench.runtime.errors import UserError
 
@@ -40,12 +41,12 @@ def going_on(what: str) -> Iterator[None]:
     """
     real, process, thread = os._exit, os.getpid(), threading.get_ident()
 
-    def refuse(code: object) -> None:
+    def refuse(code: int = 0) -> NoReturn:
         if os.getpid() != process or threading.get_ident() != thread:
-            real(code)  # type: ignore[arg-type]
+            real(code)
         raise _Ended(code)
 
-    os._exit = lambda code=0: refuse(code)  # type: ignore[assignment]
+    os._exit = refuse  # type: ignore[assignment]
     try:
         yield
     except SystemExit as error:

@@ -17,6 +17,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,7 +70,8 @@ def seeded_globals(*parts: object) -> Iterator[list[str]]:
 
 def _global_states() -> dict[str, object]:
     """Of every global generator, something that changes when it is drawn from."""
-    name, words, *rest = np.random.get_state()
+    of_numpy: Any = np.random.get_state()
+    name, words, *rest = of_numpy
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     states = [state.numpy().tobytes() for state in (torch.get_rng_state(), *devices)]
     return {"random": random.getstate(), "numpy": (name, words.tobytes(), *rest), "torch": states}

@@ -62,7 +62,8 @@ class Wire:
         """
         orders, plain = {}, {}
         for name, tensor in (tensors or {}).items():
-            order = sorted(range(tensor.ndim), key=lambda axis: (-tensor.stride(axis), axis))
+            strides = tensor.stride()
+            order = sorted(range(tensor.ndim), key=lambda axis: (-strides[axis], axis))
             laid = tensor.detach().permute(order)
             # Axes lie as they did: a convolution on channels-last images rounds otherwise than on others.
             if laid.is_contiguous():

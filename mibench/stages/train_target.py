@@ -230,13 +230,14 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         )
         # Unknown after a killed process, which took part of it with it.
         seconds = None if resumed else round(time.process_time() - before, 2)
-        assert isinstance(trained.model, Classifier)
         model, fitted = trained.model, trained.fitted
+        assert isinstance(model, Classifier)
         state = {name: value.clone() for name, value in model.state_dict().items()}
         artifacts.write_memories(folder / "memories.safetensors", fitted.memories)
         for defense, memory in zip(defenses, fitted.memories, strict=True):
-            model = defense.deploy(model, memory)  # type: ignore[assignment]  # a classifier again
+            model = defense.deploy(model, memory)
         engine.place(model)
+        assert isinstance(model, Classifier)
         metrics = {
             "classes": len(data.classes),
             "dataset_fingerprint": data.fingerprint(),

@@ -293,7 +293,8 @@ def latents(trial: AttackTrial) -> None:
 @law(LAWS, "seed")
 def cost(trial: AttackTrial) -> None:
     """It asks for exactly as many images as cost() says, under each attacked identity and under no other"""
-    labels, told = torch.tensor([4, 0, 3]), []
+    labels = torch.tensor([4, 0, 3])
+    told: list[int] = []
     oracle = Oracle(trial.world.target, trial.access, trial.world.classes, tick=told.append)
     trial.run(labels, oracle=oracle, work=trial.work(trial.world, 5))
     attacked = torch.zeros(trial.world.classes, dtype=torch.int64)
@@ -395,7 +396,8 @@ def _interrupted(trial: AttackTrial, allowed: int | None) -> None:
     total = int(once.queries.sum()) + once.shared_queries
     for share in (0.1, 0.5, 0.8, 0.99):
         with tempfile.TemporaryDirectory() as name:
-            folder, told = Path(name), []
+            folder = Path(name)
+            told: list[int] = []
             if total:
                 try:
                     trial.run(
@@ -506,7 +508,7 @@ def _succeeds(trial: AttackTrial, precision: str) -> None:
     world = World(10)
     attack = trial.configured(trial._enough)
     oracle = Oracle(world.target, trial.access, world.classes)
-    with Engine(torch.device("cpu"), precision).autocast():  # type: ignore[arg-type]
+    with Engine(torch.device("cpu"), precision).autocast():
         reached = accuracy(world, trial.run(world=world, attack=attack, oracle=oracle))
     if reached < BAR:
         floor = registry.configure("attacks", "prior_sample", settings={"images": 2}).plugin

@@ -138,7 +138,7 @@ def identity(trial: DataTrial) -> None:
         raise Broken(f"identity() is no JSON: {error}", "give numbers, texts, lists; a digest for a folder") from None
     if "seed" not in {item.name for item in fields(source)}:
         raise DoesNotApply("it has no seed to change")
-    other = replace(source, seed=source.seed + 1)  # type: ignore[attr-defined]
+    other = replace(source, seed=source.seed + 1)  # type: ignore[attr-defined, call-arg]
     same = json.dumps(other.identity(), sort_keys=True) == first
     if same and other.load().fingerprint() != trial.data.fingerprint():
         raise Broken(

@@ -70,7 +70,9 @@ class MetricTrial(Trial):
             DoesNotApply: If there is none.
         """
         found = {one.name: (one, getattr(self.module, one.name, None)) for one in self.read if one.per is Per.IMAGE}
-        known = {name: (one, call) for name, (one, call) in found.items() if inspect.isfunction(call) and _fits(call)}
+        known: dict[str, tuple[Metric, Callable[..., Tensor]]] = {
+            name: (one, call) for name, (one, call) in found.items() if inspect.isfunction(call) and _fits(call)
+        }
         if not known:
             raise DoesNotApply("it is no function of images and references; mibench calls it where its inputs are")
         return known

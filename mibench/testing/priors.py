@@ -34,7 +34,7 @@ class Ended(Silent):
     """Ctrl-C after so many steps of a training."""
 
     def __init__(self, steps: int) -> None:
-        self.advance = Interruption(steps)  # type: ignore[method-assign]
+        self.advance = Interruption(steps)  # type: ignore[method-assign, assignment]
 
     @contextmanager
     def task(self, label: str, total: int, unit: str) -> Iterator["Ended"]:

@@ -14,11 +14,16 @@ import torch
 __all__ = ["changed"]
 
 
+def _words(state: Any) -> tuple[bytes, str]:
+    """Of numpy's global generator, its words, and where in them it is."""
+    return state[1].tobytes(), str(state[2:])
+
+
 def state() -> dict[str, Any]:
     """What a plug-in must leave as it was."""
     return {
         "torch's global generator": torch.get_rng_state().numpy().tobytes(),
-        "numpy's global generator": np.random.get_state()[1].tobytes() + bytes(str(np.random.get_state()[2:]), "ascii"),
+        "numpy's global generator": _words(np.random.get_state()),
         "random's global generator": random.getstate(),
         "torch's gradient mode": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
         "torch's default type and device": (torch.get_default_dtype(), str(torch.get_default_device())),

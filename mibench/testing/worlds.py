@@ -140,13 +140,14 @@ class World:
 
     def __post_init__(self) -> None:
         self.prior = LinearPrior(self.classes + 2, self.critic).eval()
-        trunk = nn.Sequential(nn.Flatten(), nn.Linear(SHAPE[0] * SHAPE[1] * SHAPE[2], self.classes + 2))
+        hidden = nn.Linear(SHAPE[0] * SHAPE[1] * SHAPE[2], self.classes + 2)
+        trunk = nn.Sequential(nn.Flatten(), hidden)
         head = nn.Linear(self.classes + 2, self.classes)
         self.target = Classifier(Prepare(SHAPE, [0.5], [0.5]), trunk, head, self.classes + 2).eval()
         with torch.no_grad():
             # Prepare maps [0, 1] to 2x - 1 = tanh(z A / 2); A A' = 1, so twice its projection on A is about z.
-            trunk[1].weight.copy_(2.0 * self.prior.directions)
-            trunk[1].bias.zero_()
+            hidden.weight.copy_(2.0 * self.prior.directions)
+            hidden.bias.zero_()
             head.weight.copy_(self.sharpness * torch.eye(self.classes, self.classes + 2))
             head.bias.zero_()
 

@@ -58,8 +58,8 @@ def hidden_weights(model: nn.Module) -> list[nn.Parameter]:
     head = getattr(model, "head", None)
     outside = set(head.parameters()) if isinstance(head, nn.Module) else set()
     layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    inside = {id(layer.weight) for layer in model.modules() if isinstance(layer, layers)}
-    return [one for one in model.parameters() if id(one) in inside and one.requires_grad and one not in outside]
+    weights: list[Any] = [layer.weight for layer in model.modules() if isinstance(layer, layers)]
+    return [weight for weight in dict.fromkeys(weights) if weight.requires_grad and weight not in outside]
 
 
 class Muon(torch.optim.Optimizer):

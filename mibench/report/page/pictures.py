@@ -164,7 +164,8 @@ def picture(image: UInt8[Tensor, "c h w"], words: str, hit: bool | None = None, 
     made.thumbnail((edge, edge))
     file = io.BytesIO()
     small = max(made.size) <= 32
-    made.save(file, *(("PNG",) if small else ("JPEG",)), **({} if small else {"quality": 90, "subsampling": 0}))
+    quality = {} if small else {"quality": 90, "subsampling": 0}
+    made.save(file, "PNG" if small else "JPEG", **quality)  # type: ignore[arg-type]
     kind = "png" if small else "jpeg"
     return Shot(f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode('ascii')}", words, hit)
 
@@ -178,7 +179,8 @@ def gallery(results: Sequence[Result], table: pd.DataFrame, private_images: bool
         private_images: Whether real images and names are shown.
     """
     runs = {result.run.id: result for result in results}
-    sheets, missing = Sheets(), []
+    sheets = Sheets()
+    missing: list[str] = []
     made: dict[str, list[Any]] = {"groups": [], "runs": []}
     first: dict[str, list[tuple[str, list[Shot]]]] = {}
     people: dict[str, list[str]] = {}
@@ -203,15 +205,13 @@ def gallery(results: Sequence[Result], table: pd.DataFrame, private_images: bool
             "private": None,
             "withheld": not private_images,
         }
+        private = heldout = None
         if shown and data is not None:
             try:
                 private, heldout = grids.real(own[0], data, labels)
                 known |= {"private": sheets.add(private), "heldout": sheets.add(heldout)}
             except UserError as error:
                 missing.append(f"no real photographs: {error}")
-                private = heldout = None
-        else:
-            private = heldout = None
         copied = _digests(data) if not private_images and data is not None else set()
         strips = []
         for line, one in zip(lines, own, strict=True):

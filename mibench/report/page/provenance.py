@@ -116,7 +116,7 @@ def cards(results: Sequence[Result]) -> dict[str, list[tuple[str, str]]]:
 
 def _more(result: Result) -> list[tuple[str, str]]:
     """The rest of the protocol card."""
-    card: dict[str, Any] = result.score.card
+    card: Mapping[str, Any] = result.score.card
     reference = card.get("reference", {})
     told = [("headline gate", result.score.gate)]
     if result.verifiers:
