@@ -120,7 +120,7 @@ class Dataset:
     def fingerprint(self) -> str:
         """sha256 over all splits and class names: two data sets with one fingerprint are the same data."""
         parts = [split.fingerprint() for split in (self.train, self.heldout, self.public, self.distractors)]
-        return hashlib.sha256("\n".join([*self.classes, *parts]).encode()).hexdigest()
+        return hashlib.sha256("\n".join([*self.classes, *parts]).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class Shape(NamedTuple):

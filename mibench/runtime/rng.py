@@ -33,7 +33,7 @@ def seed_of(*parts: object) -> int:
     Every part is written with its type, so `1` and `"1"` give different seeds.
     """
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big") >> 1
 
 
 def generator(*parts: object, device: torch.device | str = "cpu") -> torch.Generator:
