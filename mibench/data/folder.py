@@ -171,6 +171,7 @@ class Folder(Source):
             raise UserError(f"the data set 'folder' needs the folder of your pictures: give path=...; {_LAYOUT}")
         root, own = self._root(), {"private": self.private, "public": self.public}
         tops = {role: _home(place) if place else root / role for role, place in own.items()}
+        inside(root, [tops[role] for role, place in own.items() if not place])
         private, public = (people_of(tops[role], role) for role in own)
         _check_people(tops["private"], private, public)
         return private, public
@@ -261,9 +262,9 @@ def people_of(top: Path, role: Literal["private", "public"]) -> dict[str, list[P
     folders, loose = visible(top, Path.is_dir), visible(top, lambda entry: not entry.is_dir())
     if loose and (folders or role == "private"):
         raise UserError(f"{len(loose)} loose file(s) in {top}, the first is {loose[0].name}; {_LAYOUT}")
-    inside(root, [top, *folders])
+    inside(top, folders)
     people = {folder.name: visible(folder) for folder in folders} or {"": loose}
-    inside(root, [file for own in people.values() for file in own])
+    inside(top, [file for own in people.values() for file in own])
     nested = [entry for own in people.values() for entry in own if entry.is_dir()]
     if nested:
         raise UserError(f"{len(nested)} folder(s) lie too deep, the first is {nested[0]}; {_LAYOUT}")

@@ -35,14 +35,18 @@ def _parts(stack: Curve, among: list[Curve]) -> Iterator[Curve]:
     names = stack.defense.split(" + ")
     if len(names) < 2:
         return
+    first = stack.points[0]
+    alone = {
+        one.defense: one
+        for one in among
+        if (one.points[0].protocol, one.points[0].track, one.points[0].base)
+        == (first.protocol, first.track, first.base)
+    }
     for name in names:
-        for one in among:
-            first, own = stack.points[0], one.points[0]
-            alike = (first.protocol, first.track, first.base) == (own.protocol, own.track, own.base)
-            # A part's own curve goes by its name without the strength, which the stack may say of it.
-            if alike and one.defense.split()[0] == name.split()[0] and " + " not in one.defense:
-                yield one
-                break
+        # Of all but the first defense the stack's name has the strength, which its own curve goes over: `nls`.
+        part = alone.get(name) or alone.get(name.split()[0])
+        if part is not None:
+            yield part
 
 
 def _line(stack: Curve, part: Curve, below: float) -> dict[str, Any]:

@@ -162,7 +162,8 @@ def test_a_stack_is_compared_with_its_parts_at_the_same_cost() -> None:
     """re alone reads .6 at -10 points, nls alone .7, both together .3."""
     nls = point("nls", 0.8, 0.05, white_box=0.7)
     stack = [point("re + nls alpha=0.1", 0.8, 0.4, white_box=0.3), point("re + nls alpha=0.1", 0.7, 0.8, white_box=0.1)]
-    points = [NONE, WEAK, STRONG, nls, *stack]
+    elsewhere = point("re location=centre", 0.8, 0.4, white_box=0.1)  # another defense, though its name begins alike
+    points = [NONE, elsewhere, WEAK, STRONG, nls, *stack]
     rows = combinations.frame(points).set_index(["part", "below"])
     assert sorted(set(rows.index.get_level_values(0))) == ["nls", "re"]
     assert rows.loc[("re", 10.0), "difference"] == pytest.approx(-0.3)

@@ -135,7 +135,8 @@ def unix_socket(path: Path) -> None:
     here = os.getcwd()
     os.chdir(path.parent)  # such a name has at most 107 bytes
     try:
-        socket.socket(socket.AF_UNIX).bind(path.name)
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind(path.name)
     finally:
         os.chdir(here)
 

@@ -303,6 +303,7 @@ def test_who_waits_says_for_whom(tmp_path: Path) -> None:
     with run.locked(say):
         pass
     assert holder.wait() == 0
+    holder.stdout.close()
     assert len(told) == 1 and told[0].startswith(f"note: {run.label}: waiting for process {holder.pid} on ")
     assert " since 20" in told[0]
     with run.locked(say):
