@@ -3,7 +3,8 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from mibench.runtime.errors import UserError
 
@@ -19,7 +20,8 @@ class Garbled(Exception):
     """The answer is not what the form says; asking again may help."""
 
 
-class Form(NamedTuple):
+@dataclass(frozen=True)
+class Form:
     """The form of one answer, found on the first one and then demanded of all.
 
     Args:
@@ -78,10 +80,10 @@ def _at(told: Any, path: str) -> list[Any]:
                 raise Garbled(f"no field '{path}'; it has {_keys(told)}")
             told = told[key]
     elif isinstance(told, Mapping):
-        key = next((name for name in FIELDS if isinstance(told.get(name), list)), None)
-        if key is None:
+        field = next((name for name in FIELDS if isinstance(told.get(name), list)), None)
+        if field is None:
             raise Garbled(f"none of the fields {', '.join(FIELDS)}; it has {_keys(told)} (--set endpoint.answer=FIELD)")
-        told = told[key]
+        told = told[field]
     if not isinstance(told, list):
         raise Garbled(f"{type(told).__name__} where a list of answers should be")
     return told

@@ -87,7 +87,7 @@ def read_endpoint(url: str, settings: dict[str, Any]) -> Endpoint:
     for key, value in settings.items():
         if key not in known:
             raise unknown("setting of endpoint", key, known)
-        kind = known[key] if known[key] in (int, float) else str
+        kind = next((one for one in (int, float) if known[key] is one), str)
         try:
             typed[key] = kind(value)
         except ValueError:

@@ -155,10 +155,10 @@ def read_source(model: str | None, weights: Path | None, endpoint: Endpoint | No
             f"--model {model} looks like a file of weights; give it as --weights {model} and name its network with "
             "--model (resnet18, timm:NAME, package.module:function)"
         )
-    file = regular(weights, "--weights") if weights is not None else None
-    digest = digest_of(file) if file is not None else ""
+    tensors = regular(weights, "--weights") if weights is not None else None
+    digest = digest_of(tensors) if tensors is not None else ""
     if ":" in model and not model.startswith("timm:"):
-        return ModelSource("code", model, file, digest=digest)
-    if file is None:
+        return ModelSource("code", model, tensors, digest=digest)
+    if tensors is None:
         raise UserError(f"--model {model} is a network without weights; give yours with --weights FILE")
-    return ModelSource("weights", model, file, digest=digest)
+    return ModelSource("weights", model, tensors, digest=digest)
