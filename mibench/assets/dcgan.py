@@ -13,7 +13,7 @@ References:
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float64
@@ -67,7 +67,8 @@ def draw(network: DCGAN, z: Float[Tensor, "n d"]) -> Float64[Tensor, "n 3 64 64"
     of every few images across a rounding boundary; in float64 by less than 1e-12, which moves none that is ever seen.
     torch's own transposed convolution takes 12 ms an image in float64, on one core; as matrix products it takes 5.
     """
-    first, *rest = cast(list[Any], list(network.blocks))
+    blocks: list[Any] = list(network.blocks)
+    first, *rest = blocks
     latents, weight = z.double(), first.weight.double()
     x = (latents @ weight.permute(0, 2, 3, 1).flatten(1)).reshape(len(z), *weight.shape[2:], -1)
     x = torch.relu_(x + first.bias.double())
