@@ -104,12 +104,11 @@ def _paragraph(headline: Headline) -> str:
 
 
 def _checks(content: Content) -> list[str]:
-    """The first checks that fired, each in a line, and how many more; or that none did."""
-    if not content.findings:
-        return [f"all {len(checks.CHECKS)} passed"]
+    """The first checks that fired, each in a line, how many more, and how many passed."""
     fired = checks.brief(content.findings)
-    rest = len(fired) - FIRED
-    return [*fired[:FIRED], *([f"{rest} more fired: mibench checks"] if rest > 0 else [])]
+    more = f"{len(fired) - FIRED} more fired, " if len(fired) > FIRED else ""
+    passed = len(checks.passed(content.findings))
+    return [*fired[:FIRED], f"{more}{passed} of {len(checks.CHECKS)} passed; all: mibench checks"]
 
 
 def next_steps(content: Content, folder: Path | None = None) -> list[str]:

@@ -306,10 +306,10 @@ def file(trial: PriorTrial) -> None:
 def global_state(trial: PriorTrial) -> None:
     """It leaves the process as it was: generators, modes, folder, environment"""
 
-    @torch.no_grad()
     def drawn() -> Tensor:
         prior, _ = trial.trained()
-        return prior.decode(prior.sample(Noise(1, torch.arange(2))), trial.labels(2))
+        with torch.no_grad():
+            return prior.decode(prior.sample(Noise(1, torch.arange(2))), trial.labels(2))
 
     if others := changed(drawn):
         raise Broken(f"it changed {', '.join(others)}", "draw from Noise, and undo what you must set")

@@ -116,12 +116,11 @@ def test_replacement_is_greedy_member_by_member() -> None:
 def test_the_coarse_stage_asks_the_target_nothing_and_takes_adam_steps_on_the_embedding() -> None:
     """One Adam step of lr from the mean of two samples moves each coordinate by lr against the gradient's sign."""
     world = World(6)
-    left = workspace(world)
     oracle = world.oracle(Access.BLACK_BOX, budget=len(world.public()))  # not one query more than the shared ones
     runs = []
     for steps in (0, 1, 2):
         attack = quick("c2f", **SMALL | {"steps": steps, "lr": 0.05, "starts": 3, "kept": 3, "population": 3})
-        runs.append(attack(oracle_of(world), world.prior, torch.arange(2), 0, left))
+        runs.append(attack(oracle_of(world), world.prior, torch.arange(2), 0, workspace(world)))
     attack_on(world, "c2f", torch.arange(2), oracle=oracle, **SMALL)
     assert int(oracle.queries.sum()) == 0 and oracle.shared_queries == 400
     start, one, two = (run.latents for run in runs)

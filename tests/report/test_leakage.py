@@ -135,7 +135,7 @@ def test_how_unequal(root: Path) -> None:
 
 def test_the_worst_are_named_and_the_files_have_everybody(root: Path) -> None:
     console = Console(width=120, file=io.StringIO(), color_system=None)
-    made = write(root, console)
+    made = write(root, console, full=True)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     worst = text[text.index("Who leaks most") :]
     assert worst.index("person_2") < worst.index("person_0") and "3 of 3" in worst and "0 of 3" in worst
@@ -202,7 +202,7 @@ def test_groups_of_the_card_are_compared(root: Path) -> None:
     own = found.people[found.people["defense"] == "none"].set_index("identity")["group"]
     assert own.to_dict() == {"person_0": "old", "person_1": "young", "person_2": "young", "person_3": ""}
     console = Console(width=120, file=io.StringIO(), color_system=None)
-    made = write(root, console)
+    made = write(root, console, full=True)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "Groups of people" in text and "1 attacked people are in no group" in " ".join(text.split())
     assert "83.3" in text

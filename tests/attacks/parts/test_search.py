@@ -262,7 +262,7 @@ def test_an_oracle_counts_views_shared_images_and_gradients() -> None:
     x = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     told: list[int] = []
     oracle = Oracle(world.target, Access.WHITE_BOX, 4, tick=told.append)
-    oracle.logits(x.requires_grad_(), y)
+    oracle.logits(x.requires_grad_(), y).sum().backward()
     assert oracle.queries.tolist() == oracle.gradient_images.tolist() == [2, 4, 0, 0]
     with torch.no_grad():
         oracle.logits(x, y)
@@ -278,7 +278,7 @@ def test_an_oracle_refuses_images_that_are_no_whole_number_of_views() -> None:
     x = torch.rand(5, 3, 8, 8)
     for labels in (torch.tensor([0, 1, 2]), torch.arange(4).repeat(2)):
         oracle = world.oracle()
-        with pytest.raises(ValueError, match="whole number of views"):
+        with pytest.raises(UserError, match="whole number of views"):
             oracle.labels(x, labels)
 
 
