@@ -80,7 +80,8 @@ def test_data_show_takes_people_of_any_name(tmp_path: Path, monkeypatch: pytest.
     told = command("data", "show", "folder", "--set", f"path={folder}", "--set", "image_size=16")
     assert told.code == 0, told.err
     assert raw(told.out) == raw(told.err) == []
-    assert Image.open("folder.png").size[0] > 100
+    with Image.open("folder.png") as picture:
+        assert picture.size[0] > 100
     told = command("data", "show", "folder", "--set", f"path={folder}", "--set", "image_size=16", "--json")
     assert told.code == 0 and raw(told.out) == [] and "\\udcff" in told.out
 
