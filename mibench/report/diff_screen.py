@@ -45,8 +45,8 @@ def _scores(pair: Scores) -> RenderableType:
     for quantity in pair.quantities:
         table.add_row(quantity.name, *_numbers(quantity))
     note = (
-        "[95% interval, over people]. B minus A is paired over the same people; p: sign-flip test, Holm's correction over "
-        "the judges below the headline. Natural accuracy is not kept image by image, so it is not tested."
+        "[95% interval, over people]. B minus A is paired over the same people; p: sign-flip test, Holm's correction "
+        "over the judges below the headline. Natural accuracy is not kept image by image, so it is not tested."
     )
     return Group(*parts, table, Text(), Text(note, style="dim"))
 

@@ -3,10 +3,10 @@
 The rows are those of `results/reference/*/tables.csv`, to the last digit: `python -m mibench.report.leaderboard
 results/reference` copies the columns that a leaderboard needs into the package, and a test holds the two equal.
 
-Scores of another protocol are never in the same list. Rows are sorted by likeness; a rank is given as the ranks that the
-intervals leave open: one more than the rows whose whole interval lies above, up to all rows but those whose whole
-interval lies below. Rows that share ranks are tied. That is a cautious rule, no test: the same people were attacked, and
-a paired difference (`mibench diff`) can be clear where two intervals overlap.
+Scores of another protocol are never in the same list. Rows are sorted by likeness; a rank is given as the ranks that
+the intervals leave open: one more than the rows whose whole interval lies above, up to all rows but those whose whole
+interval lies below. Rows that share ranks are tied. That is a cautious rule, no test: the same people were attacked,
+and a paired difference (`mibench diff`) can be clear where two intervals overlap.
 """
 
 import csv

@@ -18,8 +18,8 @@ MOST = 15
 OWN = "*"
 
 NOTE = (
-    "likeness %, natural accuracy % [95% interval]. rank: the ranks that the intervals leave open; rows that share some "
-    "are tied, which is no test (mibench diff compares two runs, person by person). floor: no inversion at all. "
+    "likeness %, natural accuracy % [95% interval]. rank: the ranks that the intervals leave open; rows that share "
+    "some are tied, which is no test (mibench diff compares two runs, person by person). floor: no inversion at all. "
     f"{OWN} yours. Rows of one list share images, evaluation models, verifiers and people; of two lists none compare."
 )
 
