@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mibench import __version__
-from mibench.cli import audit, data, do, extend, look, stages, zoo
+from mibench.cli import audit, compare, data, do, extend, look, stages, zoo
 from mibench.runtime import escape
 from mibench.runtime.errors import UserError
 
@@ -28,7 +28,10 @@ app = typer.Typer(
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Do": (do.train, do.attack, do.sweep, do.run, do.report, do.demo, audit.audit),
     "Stages": (stages.train_target, stages.train_prior, stages.invert, stages.score),
-    "Look": (look.list_plugins, look.checks, look.show, look.features, look.judge, look.cite, look.doctor, look.verify),
+    "Look": (
+        *(look.list_plugins, look.checks, look.show, compare.diff, compare.leaderboard),
+        *(look.features, look.judge, look.cite, look.doctor, look.verify),
+    ),
     "Extend": (extend.new, extend.check_plugin),
 }
 """The commands in the order of the help, by its panels; a function's name is its command's but for `NAMES`."""

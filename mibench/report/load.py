@@ -10,7 +10,7 @@ from mibench.runtime import escape
 from mibench.runtime.errors import UserError
 from mibench.runtime.files import read_text
 
-__all__ = ["results"]
+__all__ = ["result", "results"]
 
 
 def results(root: Path, errors: list[str] | None = None) -> list[Result]:
@@ -32,13 +32,36 @@ def results(root: Path, errors: list[str] | None = None) -> list[Result]:
         except UserError as error:
             text, here = str(error), escape.terminal(str(path))
             errors.append(f"left out: {text}" if here in text else f"left out {here}: {text}")
-        except (KeyError, TypeError, ValueError, AttributeError, OSError, RecursionError) as error:
-            what = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be read ({error})"
-            errors.append(escape.terminal(f"left out {path}: it {what}; delete that directory and run it again"))
+        except DAMAGE as error:
+            errors.append(escape.terminal(f"left out {path}: {_damage(error)}"))
     for why, paths in foreign.items():
         runs = f"the score {paths[0]} was" if len(paths) == 1 else f"{len(paths)} scores, the first {paths[0]}, were"
         errors.append(escape.terminal(f"left out: {runs} {why}"))
     return whole
+
+
+DAMAGE = (KeyError, TypeError, ValueError, AttributeError, OSError, RecursionError)
+"""What reading a file raises that is not what a score wrote."""
+
+
+def _damage(error: Exception) -> str:
+    what = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be read ({error})"
+    return f"it {what}; delete that directory and run it again"
+
+
+def result(path: Path) -> Result:
+    """One score by its directory.
+
+    Raises:
+        UserError: If it is not whole, was changed, or another protocol made it.
+    """
+    try:
+        return _read(Library(path.parent.parent), path)
+    except UserError as error:
+        text = str(error)
+        raise UserError(text if str(path) in text else f"{path}: {text}") from None
+    except DAMAGE as error:
+        raise UserError(f"{path}: {_damage(error)}") from None
 
 
 class _Foreign(UserError):

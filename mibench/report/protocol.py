@@ -26,6 +26,7 @@ def fields(result: Result) -> dict[str, str]:
         "identities attacked": f"{result.score.identities} of {result.score.classes}",
         "who was attacked": _who(split.get("attacked")),
         "evaluation models": ", ".join(f"{run.spec['model']} {run.id}" for run in result.evaluators),
+        "verifiers": ", ".join(f"{run.spec['model']} {run.id}" for run in result.verifiers) or "none",
     }
     if images is not None:
         texts["resolution"] = f"{images['channels']} x {images['height']} x {images['width']}"

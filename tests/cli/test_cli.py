@@ -109,7 +109,7 @@ COMMANDS = sorted(commands(typer.main.get_command(cli.app)))
 
 def test_the_commands_of_the_issue_exist() -> None:
     wanted = "train attack report demo train-target train-prior invert score list show doctor cite"
-    wanted += " sweep run features verify checks judge"
+    wanted += " sweep run features verify checks judge diff leaderboard"
     looks = {("data", name) for name in ("list", "show", "prepare")}
     assert {(name,) for name in wanted.split()} | looks <= set(COMMANDS)
 
@@ -159,6 +159,7 @@ JSON = {
     "attack": ["attack", "--method", "kedmi", *ATTACK],
     "report": ["report"],
     "checks": ["checks"],
+    "leaderboard": ["leaderboard"],
     "verify": ["verify"],
     "list suites": ["list", "suites"],
     "list": ["list"],
