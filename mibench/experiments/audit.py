@@ -43,7 +43,7 @@ MENU: dict[Access, tuple[str, ...]] = {
     Access.BLACK_BOX: ("mirror_bb", "cma_es", "rlb"),
     Access.LABEL_ONLY: ("brep",),
 }
-"""Attacks of each access in the order in which a budget takes them in: by what they reached on digiface per second."""
+"""Attacks of each access in the order in which a budget takes them in; a choice, not a ranking on the user's data."""
 
 LEAST_PEOPLE = 10
 """People below which the time is rather overrun than fewer attacked."""
@@ -52,8 +52,8 @@ SMALLEST, LARGEST = 16, 64
 """Sides of the pictures that are attacked and judged, unless said; a model that wants more gets them enlarged."""
 
 PRIOR_STEPS = {"stylegan2": 1400, "wgan_gp": 500, "tacgan": 700}
-"""Training steps of an evaluation model that take as long as learning a prior with its quick preset, on one CPU core at
-32 px; others are taken for 1000."""
+"""Guesses, not measurements: so many training steps of an evaluation model are taken to last as long as learning a prior
+with its quick preset, and 1000 for a prior that is not named here. Only the estimate of time hangs on them."""
 
 BACKWARD = 3
 """Passes forward that a step of training takes, or a gradient with respect to the image."""
@@ -362,10 +362,14 @@ def _attackers(prepared: Prepared, given: Mapping[str, Mapping[str, Any]], untri
     if asked.method is not None:
         names = asked.method
         made = read_attackers(names, "quick", given.get("attack", {}), asked.prior, given.get("prior", {}))
+    elif given.get("attack"):
+        raise UserError(
+            f"--set {next(iter(given['attack']))}: a setting of which attack? name it with --method, such as "
+            f"--method {MENU[prepared.access][0]}"
+        )
     else:
-        menu = list(MENU[prepared.access])
-        chosen = [read_attackers(name, "quick", {}, asked.prior, given.get("prior", {}))[0] for name in menu]
-        made = tuple(chosen)
+        menu = MENU[prepared.access]
+        made = tuple(read_attackers(name, "quick", {}, asked.prior, given.get("prior", {}))[0] for name in menu)
     own = [one.on("folder") for one in made]
     for one in own:
         if ACCESS[registry.card("attacks", one.attack.name)["access"]] > prepared.access:

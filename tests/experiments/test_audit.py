@@ -67,14 +67,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
 
 def asked(world: tuple[Path, Path, Path], **changes: Any) -> audits.Asked:
     private, public, root = world
-    source = read_source(f"{__file__}:Pooled", root / "w.pt", None)
     options: dict[str, Any] = {
+        "source": read_source(f"{__file__}:Pooled", root / "w.pt", None),
+        "private": private,
+        "public": public,
         "given": Given(size=28, normalise="half"),
         "method": "ppa",
         "settings": BRIEF,
         "image_size": 16,
     }
-    return audits.Asked(source, private, public, **(options | changes))
+    return audits.Asked(**(options | changes))
 
 
 def test_a_checkpoint_and_pictures_give_a_verdict_and_ordinary_runs(

@@ -27,6 +27,7 @@ from mibench.report.content import Content
 from mibench.report.headline import headlines
 from mibench.report.page import pictures, provenance, svg, views
 from mibench.report.result import Result
+from mibench.report.verdict import verdict
 from mibench.runs import find
 from mibench.stages import artifacts
 
@@ -273,6 +274,23 @@ def test_words_follow_from_the_tests(world: Path, root: Path, data: Dataset) -> 
 
 
 # --- what may not be shown ------------------------------------------------------------------------------------------
+
+
+def test_a_target_that_was_trained_elsewhere_has_its_verdict_first(
+    text: str, world: Path, noise: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "Verdict on" not in text, "nothing was audited"
+    monkeypatch.setattr(artifacts, "open_dataset", lambda inputs: noise)
+    content = Content(load.results(world, []))
+    audited = [one.target for one in content.results if not one.target.spec["defenses"]]
+    for run in audited:
+        monkeypatch.setitem(run.spec, "origin", "imported")
+    said = verdict(content.results, audited[0].id)
+    parsed = Parsed(page.render(content, []))
+    (block,) = parsed.all("div", aria_label=f"Verdict on {said.target}")
+    assert said.headline in parsed.text(block)
+    assert all(f"{word} {line}" in parsed.text(block) for word, line in said.lines)
+    assert block < parsed.all("ul", class_="sentences")[0]
 
 
 def flat(image: np.ndarray) -> bool:

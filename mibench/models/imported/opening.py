@@ -463,7 +463,7 @@ def _torchscript(source: ModelSource) -> Opened:
     except Exception as error:
         raise UserError(f"{source.file} is no TorchScript ({told(error)}); save one with torch.jit.save") from None
     trained = bool(getattr(script, "training", False))
-    kinds = {str(getattr(one, "_c", None) and one._c._type().qualified_name()) for one in script.modules()}
+    kinds = {str(one._c._type().qualified_name()) for one in script.modules()}
     stem = next((value for value in script.state_dict().values() if value.ndim == 4), None)
     channels = int(stem.shape[1]) if stem is not None and stem.shape[1] in (1, 3) else None
     notes = [f"runs the program in {source.file.name}"]

@@ -20,6 +20,7 @@ from mibench.report.content import Content
 from mibench.report.headline import Headline, headlines
 from mibench.report.page import charts, pictures, provenance, views
 from mibench.report.page.charts import Figure
+from mibench.report.verdict import Verdict, verdict
 from mibench.runtime.escape import terminal
 from mibench.runtime.files import write_atomic
 
@@ -91,6 +92,7 @@ def render(content: Content, errors: Sequence[str]) -> str:
         style=style,
         script=script,
         version=__version__,
+        verdicts=_verdicts(content),
         parts=_parts(content, shown),
         disagreements=content.disagreements,
         brief=checks.brief(content.findings),
@@ -122,6 +124,15 @@ def _unnamed(line: str) -> str:
 def _allowed(text: str) -> str:
     """What lets one inline style or script pass the policy: its digest."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _verdicts(content: Content) -> list[Verdict]:
+    """One for each target that was trained elsewhere, as `mibench audit` ends with; not what it says was not tried."""
+    attacks = [one for one in content.results if one.role == "attack" and one.target.spec.get("origin") == "imported"]
+    return [
+        verdict(content.results, target, names=content.names)
+        for target in dict.fromkeys(one.target.id for one in attacks)
+    ]
 
 
 def _parts(content: Content, shown: pictures.Gallery) -> list[Part]:
