@@ -133,8 +133,8 @@ def verifier(root: Path, name: str) -> Run:
     return finish(run, {"metrics.json": {"people": 300, "parameters": 10}})
 
 
-def target(root: Path, defenses: list[dict[str, object]], data: Dataset, seed: int = 0) -> Run:
-    spec = {"dataset": DATA, "defenses": defenses, "model": "cnn", "seed": seed, "training": {}}
+def target(root: Path, defenses: list[dict[str, object]], data: Dataset, seed: int = 0, **more: object) -> Run:
+    spec = {"dataset": DATA, "defenses": defenses, "model": "cnn", "seed": seed, "training": {}, **more}
     name = "digiface-cnn-" + ("+".join(str(item["name"]) for item in defenses) or "none")
     correct = torch.arange(len(data.heldout)) < len(data.heldout) - 1 - len(defenses)
     return finish(

@@ -221,6 +221,8 @@ def inside(root: Path, entries: Iterable[Path]) -> None:
     Raises:
         UserError: How many of the entries do, and the first of them.
     """
+    if "\0" in str(root):
+        raise UserError(f"there is no folder {str(root)!r}: a path holds no null character; {_LAYOUT}")
     top = os.path.realpath(root)
     out = [entry for entry in entries if entry.is_symlink() and not _within(os.path.realpath(entry), top)]
     if out:

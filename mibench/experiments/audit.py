@@ -52,8 +52,8 @@ SMALLEST, LARGEST = 16, 64
 """Sides of the pictures that are attacked and judged, unless said; a model that wants more gets them enlarged."""
 
 PRIOR_STEPS = {"stylegan2": 1400, "wgan_gp": 500, "tacgan": 700}
-"""Guesses, not measurements: so many training steps of an evaluation model are taken to last as long as learning a prior
-with its quick preset, and 1000 for a prior that is not named here. Only the estimate of time hangs on them."""
+"""Guesses, not measurements: so many training steps of an evaluation model are taken to last as long as learning a
+prior with its quick preset, and 1000 for a prior that is not named here. Only the estimate of time hangs on them."""
 
 BACKWARD = 3
 """Passes forward that a step of training takes, or a gradient with respect to the image."""

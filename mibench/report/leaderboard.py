@@ -194,7 +194,7 @@ def leaderboard(results: Sequence[Result] = ()) -> Leaderboard:
     """The shipped references, and some scores of one's own among those of their protocol."""
     table = frame.scores(results)
     rows = table.astype(object).where(table.notna(), None).to_dict("records") if len(table) else []
-    own = [_row(row) for row in rows if row["role"] != "ceiling"]
+    own = [_row(row) for row in rows if row["role"] != "ceiling"]  # type: ignore[arg-type]
     return Leaderboard(references(), [Entry("", row) for row in own if row["likeness"] is not None])
 
 
@@ -210,7 +210,7 @@ def references() -> list[Entry]:
     )
     entries = []
     for file in shipped:
-        with file.open(encoding="utf-8", newline="") as lines:
+        with file.open(encoding="utf-8", newline="") as lines:  # type: ignore[call-overload]
             entries += [Entry(file.name.removesuffix(".csv"), _row(row)) for row in csv.DictReader(lines)]
     if not entries:
         raise UserError("this installation of mibench lacks its reference results; install it again")

@@ -319,7 +319,7 @@ def _offers(results: Sequence[Result], audited: Result) -> tuple[Offer, ...]:
         known = compare(ours, theirs)
         naturals = (side[0].score.natural_accuracy for side in (own, twin))
         offers.append(
-            Offer(defense_label(target.spec), str(target.spec["model"]), *naturals, known.interval if known else None)
+            Offer(defense_label(target.spec), str(target.spec["model"]), *naturals, known.interval if known else None)  # type: ignore[call-arg]
         )
     return tuple(offers)
 

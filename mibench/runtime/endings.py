@@ -60,7 +60,9 @@ def going_on(what: str) -> Iterator[None]:
 def _failed(what: str, call: str, code: object, trace: TracebackType | None) -> UserError:
     frames = traceback.extract_tb(trace)[1:]  # the first is the context's own
     outside = next((place for place, frame in enumerate(frames) if frame.filename == __file__), len(frames))
-    frames = frames[:outside]
+    frames = [
+        frame for frame in frames[:outside] if "jaxtyping" not in frame.filename and "beartype" not in frame.filename
+    ]
     where = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}, " if frames else "a plug-in "
     return UserError(
         f"{what} failed: {where}called {call}({'' if code is None else code}); a plug-in returns or raises, it never "

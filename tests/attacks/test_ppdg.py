@@ -194,7 +194,7 @@ def test_the_rounds_by_hand() -> None:
         tuned = Tuned(world.prior, {})
         pivots = SHORT._pivots(tuned, wanted, label, Noise(0, torch.tensor([label])).of("ppdg-pivots", 0))
         copies[label] = SHORT._copy(tuned, pivots, wanted, label)
-    expected = PPA_SHORT(oracle, Tuned(world.prior, copies), labels, 0, work)
+    expected = PPA_SHORT(oracle, Tuned(world.prior, copies), labels, 0, workspace(world))
     found = run(SHORT, world, labels)
     torch.testing.assert_close(found.latents, expected.latents, rtol=0, atol=1e-5)
     torch.testing.assert_close(found.images, expected.images, rtol=0, atol=1e-5)
@@ -292,7 +292,7 @@ def test_finished_rounds_and_copies_are_not_made_again(tmp_path: Path, monkeypat
         raise AssertionError("tuned again")
 
     monkeypatch.setattr(PPDG, "_pivots", never)
-    again = run(SHORT, world, work=work)
+    again = run(SHORT, world, work=workspace(world, 12, tmp_path))
     assert torch.equal(first.latents, again.latents) and torch.equal(first.images, again.images)
 
 

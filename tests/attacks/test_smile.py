@@ -132,10 +132,10 @@ def test_without_a_surrogate_the_es_starts_at_the_pools_best() -> None:
     with torch.no_grad():
         best = pool[world.target(world.prior.decode(pool)).softmax(1).argmax(0)]
     settings: dict[str, Any] = {"epochs": 0, "pool": 300, "images": 1, "start": "surrogate", "final_box": 1.7}
-    first = attack_on(world, "smile", y, work=work, **settings, queries=1)
+    first = attack_on(world, "smile", y, work=AttackContext(), **settings, queries=1)
     mean, std = pool.mean(0), pool.std(0, correction=0)
     torch.testing.assert_close(first.latents, best.clamp(mean - 1.7 * std, mean + 1.7 * std))
-    nothing = attack_on(world, "smile", y, work=work, **settings, queries=0)
+    nothing = attack_on(world, "smile", y, work=AttackContext(), **settings, queries=0)
     assert torch.equal(nothing.latents, best) and nothing.failed.all()
     with pytest.raises(UserError, match="smile learns from public images"):
         attack_on(world, "smile", y, work=work, queries=0)

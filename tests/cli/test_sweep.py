@@ -17,6 +17,7 @@ FAST = sets(epochs=1)
 
 SWEEP = [
     "sweep",
+    "--full",
     "--defense",
     "none",
     "--defense",

@@ -145,7 +145,7 @@ def test_a_server_is_audited_within_its_queries_and_never_asked_twice(
         grey = nn.functional.interpolate(x.mean(dim=1, keepdim=True), (28, 28), mode="bilinear", antialias=True)
         return {"scores": net((grey - 0.5) / 0.5).softmax(dim=1).tolist()}
 
-    with serving(answer) as service, torch.no_grad():
+    with serving(answer) as service:
         question = {
             "source": read_source(None, None, Endpoint(service.url, wait=0.01)),
             "given": Given(),

@@ -369,7 +369,7 @@ def test_markdown_says_how_to_get_what_is_missing(root: Path) -> None:
     text = (write(root, Console(file=io.StringIO(), width=120)) / "tables.md").read_text()
     assert "Not measured: lpips: no weights; fetch them" in text
     heads = [line for line in text.splitlines() if line.startswith("|")]
-    assert {line.replace("\\|", "").count("|") for line in heads} == {18, 9, 7, 8}
+    assert {line.replace("\\|", "").count("|") for line in heads} == {18, 13, 9, 8, 7, 6}
 
 
 def test_a_row_that_is_not_the_whole_method_is_named(root: Path) -> None:
@@ -432,11 +432,11 @@ def test_a_report_to_hand_on_holds_no_private_image(root: Path, data: Dataset) -
 @pytest.mark.parametrize("shown", [True, False])
 def test_a_report_to_hand_on_names_nobody(root: Path, data: Dataset, shown: bool) -> None:
     console = Console(file=io.StringIO(), width=200)
-    folder = write(root, console, private_images=shown)
+    folder = write(root, console, private_images=shown, full=True)
     texts = {path.name: path.read_text() for path in folder.iterdir() if path.suffix != ".png"}
     texts["terminal"] = console.file.getvalue()  # type: ignore[attr-defined]
     named = {name for name, text in texts.items() if any(word in text.replace("\\", "") for word in CLASSES)}
-    wanted = {"terminal", "leakage.csv", "tables.md", "tables.tex", "tables.json"} if shown else set()
+    wanted = {"terminal", "index.html", "leakage.csv", "tables.md", "tables.tex", "tables.json"} if shown else set()
     assert named == wanted and ("identity 3" in texts["leakage.csv"]) is not shown
 
 

@@ -932,7 +932,7 @@ def partial(root: Path) -> dict[str, tuple[Path, dict[str, bytes]]]:
     found = {}
     for name, words in PARTIAL.items():
         whole = results(command(*words, "--results", f"whole-{name}").last)
-        with full_disk(1):
+        with full_disk(2):
             assert "No space left" in command(*words, "--results", f"partial-{name}").error
         (place,) = Path(f"partial-{name}").glob("*/.*.partial")
         assert (place / "checkpoint.pt").exists()
@@ -989,7 +989,7 @@ def test_pickles_in_the_place_of_checkpoints_are_named_and_never_executed(
 def test_the_checkpoint_of_another_run_is_named(partial: dict[str, tuple[Path, dict[str, bytes]]]) -> None:
     """Also where its tensors would fit: the same command with another seed."""
     words = [*PARTIAL["target"], "--seed", "7", "--results", "other"]
-    with full_disk(1):
+    with full_disk(2):
         assert "No space left" in command(*words).error
     (theirs,) = Path("other").glob("*/.*.partial")
     place, _ = partial["target"]

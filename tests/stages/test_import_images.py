@@ -108,7 +108,7 @@ def test_unequal_numbers_and_missing_people(root: Path, tmp_path: Path) -> None:
     card = report["card"]
     assert card["split"]["attacked"] == [1, 3] and card["selection"]["images_per_identity"] == [1, 2]
     assert frames(root).scores["protocol"].nunique() == 2
-    told = command("report", "results")
+    told = command("report", "results", "--full")
     assert "who was attacked (the first ones; here labels 1, 3)" in " ".join(told.out.split())
     assert len(list(told.last.glob("grid-*.png"))) == 2
 

@@ -67,7 +67,7 @@ class Wanted:
     @classmethod
     def from_json(cls, known: dict[str, Any]) -> "Wanted":
         """The inverse of `to_json`."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in known.items()})
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in known.items()})  # type: ignore[arg-type]
 
 
 class Fitting(Prepare):

@@ -149,13 +149,13 @@ def _timm(name: str, tensors: Mapping[str, Tensor], source: ModelSource) -> tupl
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         net: nn.Module = timm.create_model(name, pretrained=False)
-    config = net.pretrained_cfg  # type: ignore[union-attr]
-    path = config.get("classifier") or _last_linear(net)
+    config = net.pretrained_cfg
+    path = config.get("classifier") or _last_linear(net)  # type: ignore[operator, union-attr]
     path = path if isinstance(path, str) else path[0]
     net.set_submodule(path, _head(path, net.get_submodule(path), tensors, source))
     _match_stem(net, tensors)
-    shape = config.get("input_size", (3, 224, 224))
-    means = {f"timm's for {name}": (tuple(config["mean"]), tuple(config["std"]))}
+    shape = config.get("input_size", (3, 224, 224))  # type: ignore[operator, union-attr]
+    means = {f"timm's for {name}": (tuple(config["mean"]), tuple(config["std"]))}  # type: ignore[index]
     fresh = timm.create_model(name, pretrained=False)  # buffers that are not in a state dict cannot come from meta
     fresh.set_submodule(path, net.get_submodule(path).to_empty(device="cpu"))
     _match_stem(fresh, tensors)
@@ -217,7 +217,7 @@ class Resizable(nn.Module):
     def halves(self, example: Tensor) -> tuple[nn.Module, nn.Module]:
         """The network before its last layer, and that layer."""
         net = self.at(example.shape[-1])
-        return nn.Sequential(net.prepare, net.trunk), net.head  # type: ignore[arg-type]
+        return nn.Sequential(net.prepare, net.trunk), net.head  # type: ignore[arg-type, return-value]
 
     def forward(self, x: Tensor) -> Tensor:
         return first(self.at(x.shape[-1])(x))
@@ -244,7 +244,7 @@ def _head(path: str, usual: nn.Module, tensors: Mapping[str, Tensor], source: Mo
     if not matrices:
         raise UserError(
             f"{source.file} has no last layer '{path}' of {source.model}; its names go on like "
-            f"'{next(reversed(tensors), 'nothing')}': name the network it belongs to with --model"
+            f"'{next(reversed(tensors), 'nothing')}': name the network it belongs to with --model"  # type: ignore[arg-type]
         )
     inside = getattr(usual, "in_features", None)
     if len(matrices) > 1 or len(own) > 2:

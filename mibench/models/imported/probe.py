@@ -179,18 +179,19 @@ class Found:
     def _better(self) -> str:
         """How the next best ways do that differ in one respect."""
         best, told = self.way, []
-        for word, key in (
-            ("normalisation", lambda one: one.normalisation),
-            ("size", lambda one: f"{one.wanted.size} px"),
-            ("channel order", lambda one: "blue first" if one.wanted.reverse else "red first"),
-            ("class order", lambda one: one.order),
-        ):
+        keys: tuple[Callable[[Way], str], ...] = (
+            lambda one: one.normalisation,
+            lambda one: f"{one.wanted.size} px",
+            lambda one: "blue first" if one.wanted.reverse else "red first",
+            lambda one: one.order,
+        )
+        for key in keys:
             others = [one for one in self.ways if key(one) != key(best)]
             if others:
                 next_best = max(others, key=lambda one: (one.accuracy, one.confidence))
-                if next_best.accuracy >= best.accuracy and word == "normalisation" and math.isnan(best.mismatch):
+                if next_best.accuracy >= best.accuracy and key is keys[0] and math.isnan(best.mismatch):
                     continue
-                told.append(f"{word} {key(next_best)} {next_best.accuracy:.0%}")
+                told.append(f"{key(next_best)} {next_best.accuracy:.0%}")
         return f"; next best: {', '.join(told)}" if told else ""
 
 
@@ -334,7 +335,7 @@ class _Search:
             if key not in usual and (wide(mean), wide(std)) not in ways.values():
                 ways[words[key]] = (wide(mean), wide(std))
         own = self.pictures.at(64, channels).float() / 255
-        mean, std = own.mean(dim=(0, 2, 3)).tolist(), own.std(dim=(0, 2, 3)).tolist()
+        mean, std = own.mean(dim=(0, 2, 3)).tolist(), own.std(dim=(0, 2, 3)).tolist()  # type: ignore[assignment]
         if all(std):
             ways["normalised by the pictures' own mean and std"] = (tuple(mean), tuple(std))
         return ways
@@ -392,7 +393,7 @@ class _Search:
             hook.remove()
         if seen:
             counts = torch.tensor([float(n) for _, _, n in seen])
-            mean, square = (torch.stack([one[k] for one in seen]).T @ counts / counts.sum() for k in (0, 1))
+            mean, square = (torch.stack([one[k] for one in seen]).T @ counts / counts.sum() for k in (0, 1))  # type: ignore[misc]
             variance = (square - mean.square()).clamp(min=1e-12)
             usual = norm.running_var.clamp(min=1e-12)
             ratio = variance / usual
