@@ -190,7 +190,7 @@ class Result:
             table = pd.read_csv(file, dtype={"identity": str}, keep_default_na=False)
         for column in table.columns.drop("identity"):
             if not pd.api.types.is_numeric_dtype(table[column]):  # 'nan': of this person no image came back
-                table[column] = pd.to_numeric(table[column])
+                table[column] = table[column].map(float)
         table["label"] = table["label"].astype("int64")
         table["order"] = table.groupby("label").cumcount()
         return table

@@ -239,7 +239,7 @@ def test_shared_options_stand_last_and_in_one_order(path: tuple[str, ...]) -> No
     names = [parameter.name for parameter in found.params]
     assert [name for name in names if name in SHARED] == [name for name in SHARED if name in names]
     if "dry_run" in names:
-        last = [name for name in SHARED if name not in ("dataset", "seed", "no_zoo", "full") or name in names]
+        last = [name for name in SHARED if name in names]
         assert names[-len(last) :] == last
 
 

@@ -1,5 +1,7 @@
 """Two scores or folders: what changed, B minus A everywhere, and no word that a test does not support."""
 
+# ruff: noqa: F811 (fixtures are imported)
+
 import json
 import math
 import shutil

@@ -1,5 +1,7 @@
 """The references: shipped rows are the committed ones to the last digit; own rows join their own protocol only."""
 
+# ruff: noqa: F811 (fixtures are imported)
+
 import csv
 import json
 from pathlib import Path
