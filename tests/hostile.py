@@ -96,11 +96,13 @@ class Hostile(Attack):
 
     @staticmethod
     def _by_gc() -> bool:
-        return any(
-            type(one) in (Tensor, torch.nn.Parameter) and MARK in one
-            for one in gc.get_objects()
-            if hasattr(one, "ndim")
-        )
+        def marked(one: object) -> bool:
+            try:
+                return type(one) in (Tensor, torch.nn.Parameter) and MARK in one
+            except RuntimeError:  # a tensor without numbers, which somebody else left
+                return False
+
+        return any(marked(one) for one in gc.get_objects())
 
     @staticmethod
     def _by_frames() -> bool:

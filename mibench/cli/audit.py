@@ -1,7 +1,6 @@
 """The command that audits a model of the user's own."""
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,6 +64,7 @@ def audit(
     results: options.Results = options.RESULTS,
     sets: options.Sets = None,
     dry_run: options.DryRun = False,
+    force: options.Force = False,
     as_json: options.Json = False,
 ) -> None:
     """What leaks from your own model, about whom, and what a defense would buy."""
@@ -108,10 +108,10 @@ def audit(
         planned = audits.schedule(prepared, results, engine.resolve(device, precision))
     _announce(prepared, planned)
     if dry_run:
-        conduct.describe(list(planned.runs), False, as_json)
+        conduct.describe(list(planned.runs), force, as_json)
         return
     with Terminal() as terminal:
-        execute(list(planned.runs)[::-1], device, terminal)
+        execute(list(planned.runs)[::-1], device, terminal, force)
     said = verdict_of(prepared, planned, results, names)
     if as_json:
         print(json.dumps(said.to_json(), indent=1, sort_keys=True))
@@ -124,19 +124,19 @@ def audit(
 
 def _announce(prepared: "Prepared", planned: "Schedule") -> None:
     """What was found out, what will be done and what it costs, on stderr, before it starts."""
-    from mibench.runtime import escape
-
-    def say(line: str) -> None:
-        print(escape.terminal(line), file=sys.stderr)
+    from mibench.runtime.terminal import say
 
     for line in prepared.lines:
-        say(f"  {line}")
+        say(f"  {line}", to_stderr=True)
     for line in prepared.found.notes:
-        say(f"note: {line}")
-    say("")
+        say(f"note: {line}", to_stderr=True)
+    say("", to_stderr=True)
     for step in planned.steps:
         seconds = f"{step.seconds / 60:6.1f} min" if step.seconds == step.seconds else "     ?    "
         asks = f"{step.queries:>10,} queries" if step.queries else ""
-        say(f"  {'done   ' if step.done else seconds:>10}  {step.what:<52}{asks}".rstrip())
-    say(f"  about {planned.seconds / 60:.1f} min and {planned.queries:,} queries of your model; Ctrl-C stops, the same")
-    say("  command goes on from there")
+        say(f"  {'done   ' if step.done else seconds:>10}  {step.what:<52}{asks}".rstrip(), to_stderr=True)
+    say(
+        f"  about {planned.seconds / 60:.1f} min and {planned.queries:,} queries of your model; Ctrl-C stops, the same",
+        "  command goes on from there",
+        to_stderr=True,
+    )

@@ -32,7 +32,8 @@ def diff(a: Compared, b: Compared, results: options.Results = options.RESULTS, a
         raise UserError(f"{folder} is a results folder and {run} is none; give two scores or two results folders")
     if all(kinds):
         errors: list[str] = []
-        compared: changes.Scores | changes.Folders = changes.folders(*_folders(Path(a), Path(b), errors), errors)  # type: ignore[arg-type, call-arg]
+        before, after = _folders(Path(a), Path(b), errors)
+        compared: changes.Scores | changes.Folders = changes.folders(before, after, errors)
     else:
         one, other = _score(results, a), _score(results, b)
         if one.run.path.resolve() == other.run.path.resolve():

@@ -159,6 +159,7 @@ def write(root: Path, console: "Console", private_images: bool = True, full: boo
         )
     report = content.Content(results, names=private_images)
     folder = root / "report"
+    console.print(terminal.render(report, console) if full else screen.render(report, folder / "index.html", root))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -172,6 +173,4 @@ def write(root: Path, console: "Console", private_images: bool = True, full: boo
         page.write(folder, report, errors)
     except OSError as error:
         raise UserError(f"cannot write the report to {folder}: {error.strerror or error}") from None
-    first = screen.render(report, folder / "index.html", root)
-    console.print(terminal.render(report, console) if full else first)
     return folder

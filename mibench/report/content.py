@@ -14,6 +14,7 @@ from mibench.report import (
     differences,
     facts,
     frame,
+    headline,
     judges,
     leakage,
     leakage_tables,
@@ -102,6 +103,11 @@ class Content:
     def apart(self) -> list[str]:
         """Why two tables are apart."""
         return apart(self.results, self.table["protocol"]) if len(self.table) else []
+
+    @cached_property
+    def headlines(self) -> "list[headline.Headline]":
+        """`headline.headlines`."""
+        return headline.headlines(self.results, self.table, self.points, self.differences)
 
     @cached_property
     def titles(self) -> dict[str, str]:

@@ -2,8 +2,7 @@
 
 Every difference is B minus A. Two scores of one protocol attack the same people and are paired over them by
 `pairing.compare`. Each is of one trained network: two training seeds are no reason not to pair, and the difference
-holds
-for these networks. Scores of two protocols are shown beside each other and never subtracted.
+holds for these networks. Scores of two protocols are shown beside each other and never subtracted.
 
 `lower` and `higher` are said below p = .05 of the sign-flip test over people: of the headline by its own p, of the
 other judges by Holm's over them, of the scores of two folders by Holm's over all that were tested. `identical` is said

@@ -7,7 +7,6 @@ the sentence says that, and no other.
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -19,9 +18,6 @@ from mibench.report.points import Point
 from mibench.report.result import TRACKS, Result
 from mibench.stats.intervals import Interval
 from mibench.training.convergence import CONVERGED
-
-if TYPE_CHECKING:
-    from mibench.report.content import Content
 
 __all__ = ["Headline", "Standing", "headlines"]
 
@@ -134,26 +130,35 @@ def points(known: Interval) -> str:
     return f"{value} points{bracket}{bounds}"
 
 
-def headlines(content: "Content") -> list[Headline]:
-    """One for each protocol that something was attacked under, in the order of the tables."""
+def headlines(
+    results: Sequence[Result], table: pd.DataFrame, configurations: Sequence[Point], differences: pd.DataFrame
+) -> list[Headline]:
+    """One for each protocol that something was attacked under, in the order of the tables.
+
+    Args:
+        results: The scores.
+        table: `frame.scores` of them.
+        configurations: `points.points` of them.
+        differences: `differences.differences` of them.
+    """
     made = []
-    for group in tables.protocols(content.table):
+    for group in tables.protocols(table):
         protocol = str(group["protocol"].iloc[0])
-        own = [point for point in content.points if point.protocol == protocol]
+        own = [point for point in configurations if point.protocol == protocol]
         if not own:
             continue
-        results = [result for result in content.results if result.protocol == protocol]
+        scored = [result for result in results if result.protocol == protocol]
         several = len({point.base for point in own}) > 1
         order = [track for track in TRACKS if any(point.track == track for point in own)]
         own.sort(key=lambda point: (point.defended, order.index(point.track) if point.track in order else -1))
-        ceiling = results[0].score.likeness_ceiling
-        standings = tuple(_standing(point, results, ceiling, several, len(order) > 1) for point in own)
+        ceiling = scored[0].score.likeness_ceiling
+        standings = tuple(_standing(point, scored, ceiling, several, len(order) > 1) for point in own)
         made.append(
             Headline(
                 protocol,
                 tables.title(group),
                 standings,
-                tuple(_changes(content.differences, protocol, _unfinished(group))),
+                tuple(_changes(differences, protocol, _unfinished(group))),
                 tables.scope(min(len(point.targets) for point in own)),
             )
         )

@@ -10,6 +10,7 @@ and a paired difference (`mibench diff`) can be clear where two intervals overla
 """
 
 import csv
+import io
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -210,8 +211,8 @@ def references() -> list[Entry]:
     )
     entries = []
     for file in shipped:
-        with file.open(encoding="utf-8", newline="") as lines:  # type: ignore[call-overload]
-            entries += [Entry(file.name.removesuffix(".csv"), _row(row)) for row in csv.DictReader(lines)]
+        lines = csv.DictReader(io.StringIO(file.read_text(encoding="utf-8")))
+        entries += [Entry(file.name.removesuffix(".csv"), _row(row)) for row in lines]
     if not entries:
         raise UserError("this installation of mibench lacks its reference results; install it again")
     return entries

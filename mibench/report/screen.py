@@ -14,7 +14,7 @@ from rich.text import Text
 from mibench.evaluation import checks
 from mibench.metrics import Unit
 from mibench.report.content import Content
-from mibench.report.headline import Headline, Standing, headlines
+from mibench.report.headline import Headline, Standing
 from mibench.runtime import escape
 from mibench.stats.intervals import Interval
 
@@ -39,7 +39,7 @@ def render(content: Content, look: Path | None = None, folder: Path | None = Non
         folder: The results folder, for the commands that come next; None is the default one.
     """
     parts: list[RenderableType] = []
-    told = headlines(content)
+    told = content.headlines
     parts += [_said("judges", line, "bold yellow") for line in content.disagreements]
     for headline in told:
         parts += [Text(headline.about, style="bold"), _table(headline), Text(), Text(_paragraph(headline))]

@@ -317,9 +317,14 @@ def _offers(results: Sequence[Result], audited: Result) -> tuple[Offer, ...]:
             continue
         ours, theirs = (Attacked.strongest([Attacked.of(one.attack, [one]) for one in side]) for side in (own, twin))
         known = compare(ours, theirs)
-        naturals = (side[0].score.natural_accuracy for side in (own, twin))
         offers.append(
-            Offer(defense_label(target.spec), str(target.spec["model"]), *naturals, known.interval if known else None)  # type: ignore[call-arg]
+            Offer(
+                defense=defense_label(target.spec),
+                model=str(target.spec["model"]),
+                natural=own[0].score.natural_accuracy,
+                undefended=twin[0].score.natural_accuracy,
+                gap=known.interval if known else None,
+            )
         )
     return tuple(offers)
 

@@ -41,12 +41,12 @@ def going_on(what: str) -> Iterator[None]:
     """
     real, process, thread = os._exit, os.getpid(), threading.get_ident()
 
-    def refuse(code: int = 0) -> NoReturn:
+    def refuse(code: int) -> NoReturn:
         if os.getpid() != process or threading.get_ident() != thread:
             real(code)
         raise _Ended(code)
 
-    os._exit = refuse  # type: ignore[assignment]
+    os._exit = lambda status=0: refuse(status)  # type: ignore[misc]  # this file is the first in the trace
     try:
         yield
     except SystemExit as error:
@@ -60,9 +60,7 @@ def going_on(what: str) -> Iterator[None]:
 def _failed(what: str, call: str, code: object, trace: TracebackType | None) -> UserError:
     frames = traceback.extract_tb(trace)[1:]  # the first is the context's own
     outside = next((place for place, frame in enumerate(frames) if frame.filename == __file__), len(frames))
-    frames = [
-        frame for frame in frames[:outside] if "jaxtyping" not in frame.filename and "beartype" not in frame.filename
-    ]
+    frames = frames[:outside]
     where = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}, " if frames else "a plug-in "
     return UserError(
         f"{what} failed: {where}called {call}({'' if code is None else code}); a plug-in returns or raises, it never "

@@ -5,9 +5,8 @@ from difflib import get_close_matches
 
 from mibench.runtime import escape
 
-__all__ = ["UserError", "printable", "unknown"]
+__all__ = ["UserError", "unknown"]
 
-printable = escape.terminal
 """The text in one line, for a terminal."""
 
 LONGEST = 4000

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from glob import escape
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from safetensors import SafetensorError
 
@@ -41,10 +41,15 @@ def open_file(path: str | Path) -> BufferedReader:
         OSError: If it is missing, not readable, or no regular file; it never waits for one to be written.
     """
     _refuse_unless_file(os.stat(path), path)
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    return cast(BufferedReader, _opened(path, os.O_RDONLY, "rb"))
+
+
+def _opened(path: str | Path, flags: int, mode: str) -> BinaryIO:
+    """The regular file that a path names, opened without waiting and looked at again."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     try:
         _refuse_unless_file(os.fstat(descriptor), path)
-        return os.fdopen(descriptor, "rb")
+        return cast(BinaryIO, os.fdopen(descriptor, mode))
     except BaseException:
         os.close(descriptor)
         raise
@@ -84,13 +89,7 @@ def open_lock(path: Path) -> BinaryIO:
     Raises:
         OSError: If it cannot be written, or is no file.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
-    try:
-        _refuse_unless_file(os.fstat(descriptor), path)
-        return os.fdopen(descriptor, "r+b")
-    except BaseException:
-        os.close(descriptor)
-        raise
+    return _opened(path, os.O_RDWR | os.O_CREAT, "r+b")
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from mibench.plugins import registry
 from mibench.runtime.errors import UserError, unknown
-from mibench.testing.laws import Check, ContractBroken, Law, Report, Verdict, checks, report
+from mibench.testing.laws import KINDS, Check, ContractBroken, Law, Report, Verdict, checks, report
 
 __all__ = [
     "KINDS",
@@ -44,24 +44,11 @@ __all__ = [
     "trial",
 ]
 
-KINDS = {"attack": "attacks", "defense": "defenses", "prior": "priors", "data": "data", "metric": "metrics"}
-"""Kinds of plug-in that have a contract, and what the registry calls them."""
-
-_PLACES = {
-    "attack": ("attacks", "AttackTrial"),
-    "defense": ("defenses", "DefenseTrial"),
-    "prior": ("priors", "PriorTrial"),
-    "data": ("data", "DataTrial"),
-    "metric": ("metrics", "MetricTrial"),
-}
-"""The module that holds a kind's laws, imported when they are tried, and what puts a plug-in on trial."""
-
 
 def _place(kind: str) -> tuple[ModuleType, str]:
     if kind not in KINDS:
         raise unknown("kind of plug-in", kind, KINDS)
-    module, trial_of = _PLACES[kind]
-    return import_module(f"mibench.testing.{module}"), trial_of
+    return import_module(f"mibench.testing.{KINDS[kind]}"), f"{kind.capitalize()}Trial"
 
 
 def book(kind: str) -> list[Law[Any]]:

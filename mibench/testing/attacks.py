@@ -83,13 +83,9 @@ class AttackTrial(Trial):
         enough: Mapping[str, Any] | None = None,
         attack: Attack | None = None,
     ) -> None:
-        super().__init__()
-        self.name = name
-        self.card = registry.card("attacks", name)
+        super().__init__(name, settings)
         self.role = self.card.get("role", "attack")
-        toy = self.card.get("toy", {})
-        self._short = dict(toy.get("short", {})) | dict(settings or {})
-        self._enough = dict(toy.get("enough", {})) | dict(enough or {})
+        self._enough = dict(self.toy.get("enough", {})) | dict(enough or {})
         self._given = attack
         self.others = [registry.card("attacks", part) for part in name.split("+")[1:]]
 
@@ -102,7 +98,7 @@ class AttackTrial(Trial):
     @cached_property
     def attack(self) -> Attack:
         """With the short settings."""
-        return self._given or self.configured(self._short)
+        return self._given or self.configured(self.settings)
 
     @cached_property
     def world(self) -> World:

@@ -1,10 +1,8 @@
 """The laws of a data set: the same fields, the same bytes; everybody can be learnt and judged; the roles stay apart."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import fields, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 
@@ -30,12 +28,6 @@ class DataTrial(Trial):
     """
 
     kind = "data"
-
-    def __init__(self, name: str, settings: Mapping[str, Any] | None = None) -> None:
-        super().__init__()
-        self.name = name
-        self.card = registry.card("data", name)
-        self.settings = dict(self.card.get("toy", {}).get("short", {})) | dict(settings or {})
 
     @cached_property
     def source(self) -> Source:

@@ -1,5 +1,6 @@
 """The laws of a defense, on forty images of 16 px whose three classes are told apart by their brightest channel."""
 
+import copy
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -64,8 +65,8 @@ class Trained:
     defenses: list[Defense]
 
     def served(self) -> Classifier:
-        """What is attacked."""
-        model: nn.Module = self.model
+        """What is attacked; `deploy` may change what it is given, so it gets a copy."""
+        model: nn.Module = copy.deepcopy(self.model)
         for defense, memory in zip(self.defenses, self.fitted.memories, strict=True):
             model = defense.deploy(model, memory)
         assert isinstance(model, Classifier)
@@ -142,11 +143,7 @@ class DefenseTrial(Trial):
     kind = "defense"
 
     def __init__(self, name: str, settings: Mapping[str, Any] | None = None) -> None:
-        super().__init__()
-        self.name = name
-        self.card = registry.card("defenses", name)
-        self.toy = self.card.get("toy", {})
-        self.settings = dict(self.toy.get("short", {})) | dict(settings or {})
+        super().__init__(name, settings)
         self._trained: dict[str, Trained] = {}
 
     @property

@@ -12,12 +12,29 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
+from mibench.plugins import registry
 from mibench.runtime import escape
 from mibench.runtime.errors import UserError, unknown
 
-__all__ = ["Broken", "Check", "ContractBroken", "DoesNotApply", "Law", "Report", "Verdict", "checks", "judge", "law"]
+__all__ = [
+    "KINDS",
+    "Broken",
+    "Check",
+    "ContractBroken",
+    "DoesNotApply",
+    "Law",
+    "Report",
+    "Verdict",
+    "checks",
+    "judge",
+    "law",
+]
 
 T = TypeVar("T")
+
+KINDS = {"attack": "attacks", "defense": "defenses", "prior": "priors", "data": "data", "metric": "metrics"}
+"""Kinds of plug-in that have a contract, and what the registry calls them."""
+
 Outcome = Literal["kept", "broken", "expected", "not judged", "does not apply"]
 
 
@@ -130,12 +147,20 @@ class Report:
 
 
 class Trial:
-    """A plug-in on trial; subclasses hold what its laws look at. Each law is tried once and its verdict kept."""
+    """A plug-in on trial; subclasses hold what its laws look at. Each law is tried once and its verdict kept.
+
+    Args:
+        name: The plug-in's.
+        settings: Over its defaults and the card's `toy` settings, for laws that take many runs.
+    """
 
     kind: str
-    name: str
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, settings: Mapping[str, Any] | None = None) -> None:
+        self.name = name
+        self.card = registry.card(KINDS[self.kind], name)
+        self.toy: Mapping[str, Any] = self.card.get("toy", {})
+        self.settings = dict(self.toy.get("short", {})) | dict(settings or {})
         self.known: dict[str, Verdict] = {}
         self.errors: dict[str, BaseException] = {}
         self.expected: Mapping[str, str] = {}

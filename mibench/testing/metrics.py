@@ -46,11 +46,9 @@ class MetricTrial(Trial):
     kind = "metric"
 
     def __init__(self, name: str, settings: Mapping[str, Any] | None = None) -> None:
-        super().__init__()
         if settings:
             raise UserError(f"the metric {name} has no settings; it was given {', '.join(settings)}")
-        self.name = name
-        self.card = registry.card("metrics", name)
+        super().__init__(name)
 
     @cached_property
     def module(self) -> ModuleType:

@@ -54,12 +54,8 @@ class PriorTrial(Trial):
     kind = "prior"
 
     def __init__(self, name: str, settings: Mapping[str, Any] | None = None, size: int | None = None) -> None:
-        super().__init__()
-        self.name = name
-        self.card = registry.card("priors", name)
-        toy = self.card.get("toy", {})
-        self.settings = dict(toy.get("short", {})) | dict(settings or {})
-        self.size = size or int(toy.get("size", 32))
+        super().__init__(name, settings)
+        self.size = size or int(self.toy.get("size", 32))
 
     @cached_property
     def trainer(self) -> PriorTrainer:

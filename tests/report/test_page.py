@@ -25,7 +25,6 @@ from mibench.core import Dataset
 from mibench.metrics import Unit
 from mibench.report import files, grids, load, page, tables, write
 from mibench.report.content import Content
-from mibench.report.headline import headlines
 from mibench.report.page import pictures, provenance, svg, views
 from mibench.report.result import Result
 from mibench.report.verdict import verdict
@@ -239,7 +238,7 @@ def test_a_tile_of_a_sheet_is_its_picture(text: str, world: Path, data: Dataset)
 
 
 def test_words_follow_from_the_tests(world: Path, root: Path, data: Dataset) -> None:
-    (said,) = headlines(Content(load.results(world)))
+    (said,) = Content(load.results(world)).headlines
     undefended = said.standings[0]
     assert (
         not undefended.point.defended
@@ -263,14 +262,14 @@ def test_words_follow_from_the_tests(world: Path, root: Path, data: Dataset) -> 
         for child in path.iterdir():
             child.unlink()
         path.rmdir()
-    bare = headlines(Content(load.results(root)))[0]
+    bare = Content(load.results(root)).headlines[0]
     assert (
         bare.standings[0].floor is None
         and "no floor was run" in bare.title
         and "may have inverted nothing" in " ".join(bare.standings[0].sentences)
     )
     score(root, "prior_search", victim, judges, bits("000000000000"), data, seed=7)
-    (above,) = headlines(Content(load.results(root)))
+    (above,) = Content(load.results(root)).headlines
     assert above.standings[0].above and re.match(r"\d+\.\d% of reconstructions by ppa pass as the person", above.title)
 
 

@@ -13,7 +13,6 @@ from rich.console import Console
 from mibench.evaluation import checks
 from mibench.report import load, screen
 from mibench.report.content import Content
-from mibench.report.headline import headlines
 from mibench.runtime import terminal
 
 
@@ -37,8 +36,8 @@ def test_nothing_is_cut_at_any_width(content: Content, width: int) -> None:
     """Every label, rate and sentence of the headline stands on it, letter for letter but for line ends."""
     shown = drawn(content, width)
     assert max(map(len, shown.splitlines())) <= width and "…" not in shown
-    assert headlines(content)
-    for headline in headlines(content):
+    assert content.headlines
+    for headline in content.headlines:
         for standing in headline.standings[: screen.MOST]:
             assert standing.label.split()[0] in shown
             assert standing.point.strongest is not None
@@ -49,7 +48,7 @@ def test_nothing_is_cut_at_any_width(content: Content, width: int) -> None:
 
 
 def test_a_target_that_is_not_converged_says_so(content: Content) -> None:
-    unfinished = [not one.point.converged for headline in headlines(content) for one in headline.standings]
+    unfinished = [not one.point.converged for headline in content.headlines for one in headline.standings]
     assert drawn(content, 120).count("(not converged)") == sum(unfinished)
 
 

@@ -9,7 +9,15 @@ import pytest
 import torch
 from scipy import stats
 
+from mibench.runtime import rng
 from mibench.runtime.rng import Noise, generator, seed_of, seeded_globals
+
+
+@pytest.fixture(autouse=True)
+def every_generator(type_checks_draw: Callable[[], dict[str, object]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here random's is looked at too."""
+    monkeypatch.setattr(rng, "_global_states", type_checks_draw)
+
 
 N = 20_000
 KEYS = torch.arange(N)

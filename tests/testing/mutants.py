@@ -174,7 +174,7 @@ class Sound(Defense):
 
 DEFENSES: dict[str, tuple[str, dict[str, str]]] = {
     "card": (DEFENSE, {'"grid": [0.1, 0.2]': '"grid": [0.1]'}),
-    "trains": (DEFENSE, {"self.memory.shift\n": "self.memory.shift.log() * 1e9\n"}),
+    "trains": (DEFENSE, {"self.memory.shift\n": "self.memory.shift / 0.0\n"}),
     "seed": (DEFENSE, {"noise.normal(*x.shape[1:])": "(noise.normal(*x.shape[1:]) + next(STEPS))"}),
     "zero": (DEFENSE, {"if not self.scale:\n            return x": "if not self.scale:\n            return 0.9 * x"}),
     "strength": (DEFENSE, {"scale: float = 0.1": "scale: float = 0.0"}),

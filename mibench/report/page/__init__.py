@@ -17,7 +17,7 @@ from mibench import __version__
 from mibench.evaluation import checks
 from mibench.report import cite, dictionary, tables
 from mibench.report.content import Content
-from mibench.report.headline import Headline, headlines
+from mibench.report.headline import Headline
 from mibench.report.page import charts, pictures, provenance, views
 from mibench.report.page.charts import Figure
 from mibench.report.verdict import Verdict, verdict
@@ -136,7 +136,7 @@ def _verdicts(content: Content) -> list[Verdict]:
 
 
 def _parts(content: Content, shown: pictures.Gallery) -> list[Part]:
-    said = {one.protocol: one for one in headlines(content)}
+    said = {one.protocol: one for one in content.headlines}
     cards = provenance.cards(content.results)
     leaks, made = content.leaks.people, []
     for group in tables.protocols(content.table):
