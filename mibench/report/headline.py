@@ -5,7 +5,7 @@ defense changes is told by the verdict of its row in differences.csv, which foll
 the sentence says that, and no other.
 """
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import pandas as pd
@@ -17,7 +17,6 @@ from mibench.report.pairing import IDENTICAL, Attacked, Comparison, compare
 from mibench.report.points import Point
 from mibench.report.result import TRACKS, Result
 from mibench.stats.intervals import Interval
-from mibench.training.convergence import CONVERGED
 
 __all__ = ["Headline", "Standing", "headlines"]
 
@@ -59,7 +58,8 @@ class Standing:
         """`Without a defense`, `Under re a_e=0.4`."""
         if self.point.defended:
             return f"Under {self.label}"
-        return "Without a defense" if self.label == NONE else self.label
+        base, _, track = self.label.partition(NONE)
+        return self.label if base else f"Without a defense{track}"
 
     @property
     def sentences(self) -> list[str]:
@@ -109,7 +109,8 @@ class Headline:
         strongest = first.point.strongest
         if strongest is None:
             return "No attack was run on every training seed."
-        where = "without a defense" if not first.point.defended else f"under {first.label}"
+        track = first.label.partition(NONE)[2]
+        where = f"without a defense{track}" if not first.point.defended else f"under {first.label}"
         value = Unit.SHARE.show(strongest.rate.value)
         if first.floor is None:
             return f"{value}% of reconstructions pass as the person {where}, but no floor was run."
@@ -153,12 +154,15 @@ def headlines(
         own.sort(key=lambda point: (point.defended, order.index(point.track) if point.track in order else -1))
         ceiling = scored[0].score.likeness_ceiling
         standings = tuple(_standing(point, scored, ceiling, several, len(order) > 1) for point in own)
+        late = {run.id for point in own if not point.converged for run in point.targets}
+        unfinished = {result.run.id for result in scored if result.target.id in late}
+        tracks = {result.run.id: result.track for result in scored} if len(order) > 1 else {}
         made.append(
             Headline(
                 protocol,
                 tables.title(group),
                 standings,
-                tuple(_changes(differences, protocol, _unfinished(group))),
+                tuple(_changes(differences, protocol, unfinished, tracks)),
                 tables.scope(min(len(point.targets) for point in own)),
             )
         )
@@ -190,19 +194,15 @@ def _called(floor: Result) -> str:
     return f"{floor.attack} from {floor.prior.spec['prior']['name']}" if drawn and floor.prior else floor.attack
 
 
-def _unfinished(group: pd.DataFrame) -> set[str]:
-    """The scores of targets that are not converged, as the check of that name has it."""
-    return set(group.loc[group["fit"] < CONVERGED, "score"])
-
-
-def _changes(differences: pd.DataFrame, protocol: str, unfinished: Set[str]) -> list[str]:
-    """What each defense changes, by the verdict of the row that it is judged by."""
+def _changes(differences: pd.DataFrame, protocol: str, unfinished: Set[str], tracks: Mapping[str, str]) -> list[str]:
+    """What each defense changes, by the verdict of the row that it is judged by, and on which track where there are
+    several."""
     if differences.empty:
         return []
     own = tables.rows(differences[(differences["protocol"] == protocol) & differences["judged_by"]])
     if len(own) > NAMED:  # what a test shows has the first word
         own.sort(key=lambda row: row["verdict"] not in ("lower", "higher"))
-    told = [_change(row, unfinished) for row in own[:NAMED]]
+    told = [_change(row, unfinished, tracks) for row in own[:NAMED]]
     rest = own[NAMED:]
     if rest:
         count = {verdict: sum(row["verdict"] == verdict for row in rest) for verdict in ("lower", "higher")}
@@ -213,8 +213,10 @@ def _changes(differences: pd.DataFrame, protocol: str, unfinished: Set[str]) -> 
     return told
 
 
-def _change(row: tables.Row, unfinished: Set[str]) -> str:
-    name, natural = row["defense"], Unit.POINTS.show(row["natural_accuracy_difference"])
+def _change(row: tables.Row, unfinished: Set[str], tracks: Mapping[str, str]) -> str:
+    scores = row["score_with"].split(" | ")
+    name = ", ".join([row["defense"], *filter(None, [tracks.get(scores[0])])])
+    natural = Unit.POINTS.show(row["natural_accuracy_difference"])
     cost = f"natural accuracy {natural} points"
     if row["verdict"] == IDENTICAL:
         return f"{name} changes nothing that this attacker can see; {cost}."
@@ -222,7 +224,7 @@ def _change(row: tables.Row, unfinished: Set[str]) -> str:
     tested = f"{points(gap)}, Holm p {probability(row['p_adjusted'])}"
     if row["verdict"] in ("lower", "higher"):
         weak = " Its target is not converged: it may leak less because it knows less."
-        unsure = row["verdict"] == "lower" and not unfinished.isdisjoint(row["score_with"].split(" | "))
+        unsure = row["verdict"] == "lower" and not unfinished.isdisjoint(scores)
         return (
             f"{name} leaks {'less' if row['verdict'] == 'lower' else 'more'}: {tested}; {cost}.{weak if unsure else ''}"
         )
