@@ -45,7 +45,7 @@ def rows(measured: Sequence[Row], turns: int) -> None:
     console.print(table)
     console.print(
         "faster: how many times, than a plain float32 loop of the same mathematics, median [least, most] of "
-        f"{turns} turn(s). s: on a CPU of all its cores. peak: the better of a large matrix product and a large convolution.",
+        f"{turns} turn(s). s: on a CPU of all its cores. peak: a large matrix product or convolution.",
         style="dim",
     )
 
