@@ -12,8 +12,8 @@ from mibench.experiments import audit as audits
 from mibench.experiments import auditing
 from mibench.experiments.audit import Asked, Prepared, Schedule
 from mibench.models.imported.endpoint import Endpoint
-from mibench.models.imported.probe import NOTHING, Given
 from mibench.models.imported.sources import ModelSource, read_source
+from mibench.models.imported.ways import NOTHING, Given
 from mibench.report import read
 from mibench.report.verdict import Verdict, verdict
 from mibench.runs import executor

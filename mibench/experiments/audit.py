@@ -23,10 +23,12 @@ from mibench.experiments.experiment import Attacker, Experiment, Targets, Traine
 from mibench.experiments.plan import cost_of, plan
 from mibench.experiments.reading import read_attackers, read_evaluators, read_floors, read_target
 from mibench.models.imported.network import assemble
-from mibench.models.imported.opening import Opened, open_source
-from mibench.models.imported.probe import NOTHING, Found, Given, Pictures, find
+from mibench.models.imported.opened import Opened
+from mibench.models.imported.opening import open_source
+from mibench.models.imported.probe import find
 from mibench.models.imported.server import Asked as Server
 from mibench.models.imported.sources import ModelSource
+from mibench.models.imported.ways import NOTHING, Found, Given, Pictures
 from mibench.plugins import registry
 from mibench.plugins.registry import Choice
 from mibench.runs import Run

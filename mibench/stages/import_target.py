@@ -20,9 +20,10 @@ from mibench.metrics.calibration import calibration
 from mibench.metrics.robustness import spread
 from mibench.models.imported import weights
 from mibench.models.imported.network import Gallery, Imported, Wanted, assemble
-from mibench.models.imported.opening import code_digest, open_source
-from mibench.models.imported.probe import Found
+from mibench.models.imported.opening import open_source
+from mibench.models.imported.own_code import code_digest
 from mibench.models.imported.sources import ModelSource, digest_of, regular
+from mibench.models.imported.ways import Found
 from mibench.plugins.registry import Choice
 from mibench.runs import Run, clock, provenance
 from mibench.runtime.engine import Engine, describe

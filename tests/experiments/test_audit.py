@@ -19,8 +19,8 @@ from mibench.experiments import audit as audits
 from mibench.experiments import auditing
 from mibench.models.imported.endpoint import Endpoint
 from mibench.models.imported.opening import open_source
-from mibench.models.imported.probe import Given
 from mibench.models.imported.sources import read_source
+from mibench.models.imported.ways import Given
 from mibench.models.imported.weights import read_state, require_memory, tensor_bytes
 from mibench.report.verdict import FEWEST, Outcome, verdict
 from mibench.runtime import engine
