@@ -110,6 +110,7 @@ def audit(
             reporter = stack.enter_context(Terminal())
         prepared = audits.prepare(asked, root, reporter)
         planned = audits.schedule(prepared, root, engine.resolve(device, exact))
+        planned.speeds.keep(prepared, root)
         # One after the other: a notebook, or an object of this process, cannot be handed to workers.
         for run in executor.pending(list(planned.runs)):
             execute([run], place, reporter)
