@@ -42,8 +42,14 @@ SHARES = (1.0, 0.8, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 
 SMALL = 0.25
 """Share below which rather fewer people are attacked."""
 
+TENS = 100
+"""Size from which a setting in tens is made smaller in tens."""
+
 ASIDE = 0.25
 """Share of all queries above which a floor that cannot be made smaller is left out."""
+
+SHOWING = 20
+"""Of so many queries one is for finding out what a server answers."""
 
 FEW = 48
 """Pictures that a server is shown at least to find out what it answers."""
@@ -101,7 +107,7 @@ class Fitted:
 def showing(queries: int, people: int, pictures: int) -> int:
     """Pictures that a server is shown to find out what it answers: a twentieth of all queries, but two of each person
     and `FEW` at least."""
-    return min(pictures, max(FEW, 2 * people, queries // 20))
+    return min(pictures, max(FEW, 2 * people, queries // SHOWING))
 
 
 def attackers_of(prepared: Prepared) -> list[Attacker]:
@@ -165,30 +171,32 @@ class _Fitting:
         self.prepared, self.queries = prepared, asked.queries
         self.fixed = frozenset(asked.settings.get("attack", {}))
         self.evaluators = read_evaluators(asked.evaluators, asked.settings)
-        self.left_out = tuple(name for name in read_floors() if self._aside(name))
-        self.floors = tuple(name for name in read_floors() if name not in self.left_out)
+        prices = {name: self._whole_floor(name) for name in read_floors()}
+        self.floors = tuple(name for name, price in prices.items() if price <= ASIDE * self.queries)
+        self.fewest = tuple(name for name, price in prices.items() if price == 0)
 
-    def _aside(self, floor: str) -> bool:
-        """Whether a floor alone asks for too much, and cannot be made smaller."""
+    def _whole_floor(self, floor: str) -> int:
+        """What a floor asks for that cannot be made smaller; 0 of those that can."""
         known = registry.defaults("attacks", floor)
         if "queries" in known or LEAST.keys() & known.keys():
-            return False
-        card = registry.card("attacks", floor)
-        choice = registry.configure("attacks", floor)
-        asked = cost_of(Attacker(choice, registry.configure("priors", card["prior"])), self.prepared.data)
-        return asked.queries + asked.shared_queries > ASIDE * self.queries
+            return 0
+        prior = registry.configure("priors", registry.card("attacks", floor)["prior"])
+        asked = cost_of(Attacker(registry.configure("attacks", floor), prior), self.prepared.data)
+        return asked.queries + asked.shared_queries
 
     def fit(self, attackers: Sequence[Attacker], people: int) -> Fitted:
         """See the function `fit`."""
         whole = self._whole(attackers, people)
         if whole is not None:
             return whole
-        sizes = [(share, count) for count in self._counts(people) for share in SHARES if share >= SMALL]
-        sizes += [(share, self._counts(people)[-1]) for share in SHARES if share < SMALL]
+        counts = self._counts(people)
+        sizes = [(share, count, self.floors) for count in counts for share in SHARES if share >= SMALL]
+        sizes += [(share, counts[-1], self.floors) for share in SHARES if share < SMALL]
+        sizes.append((0.0, counts[-1], self.fewest))
         best: tuple[float, Fitted] | None = None
         for attacker in attackers:
-            for share, count in sizes:
-                made = self._made([attacker], share, count)
+            for share, count, floors in sizes:
+                made = self._made([attacker], share, count, floors)
                 if made is not None and self._price(made) <= self.queries:
                     if best is None or share * count > best[0]:
                         best = share * count, self._told(made, share, people, attackers)
@@ -201,7 +209,8 @@ class _Fitting:
     def least(self, attackers: Sequence[Attacker], people: int) -> int:
         """See the function `least`."""
         count = self._counts(people)[-1]
-        priced = [(self._price(made), made) for one in attackers if (made := self._made([one], 0.0, count)) is not None]
+        smallest = [self._made([one], 0.0, count, self.fewest) for one in attackers]
+        priced = [(self._price(made), made) for made in smallest if made is not None]
         priced = [one for one in priced if one[0] < float("inf")]
         if not priced:
             names = ", ".join(one.attack.name for one in attackers)
@@ -211,8 +220,18 @@ class _Fitting:
             )
         price, made = min(priced, key=lambda one: one[0])
         if price > self.queries:
-            raise TooFewQueries(self._refusal(int(price), made), int(price))
+            enough = self._enough(int(price))
+            raise TooFewQueries(self._refusal(enough, made), enough)
         return int(price)
+
+    def _enough(self, price: int) -> int:
+        """A number of queries that would do: with more of them more pictures are shown to find out what is answered."""
+        found, people = self.prepared.found, self.prepared.data.shape.classes
+        enough, before = price, 0
+        while self.prepared.paid and enough != before:
+            before = enough
+            enough = price - found.shown + showing(enough, people, found.pictures)
+        return enough
 
     def _refusal(self, price: int, made: Fitted) -> str:
         paid = self.prepared.paid
@@ -250,17 +269,17 @@ class _Fitting:
                 untried.append(f"{one.attack.name} ({price - spent:,.0f} queries more with its floors; --queries)")
         if not kept:
             return None
-        return Fitted(tuple(kept), people, self.floors, {}, (*untried, *self._floors_left_out()))
+        return Fitted(tuple(kept), people, self.floors, {}, (*untried, *_left_out(self.floors)))
 
-    def _made(self, attackers: Sequence[Attacker], share: float, people: int) -> Fitted | None:
+    def _made(self, attackers: Sequence[Attacker], share: float, people: int, floors: tuple[str, ...]) -> Fitted | None:
         """Attacks and floors at a share of their size; None where that cannot be."""
         try:
             smaller = tuple(Attacker(self._smaller(one.attack, share), one.prior) for one in attackers)
         except UserError:  # settings that do not go together at this size
             return None
-        settings = {name: self._scaled(registry.defaults("attacks", name), share) for name in self.floors}
+        settings = {name: self._scaled(registry.defaults("attacks", name), share) for name in floors}
         changed = {name: own for name, own in settings.items() if own and share < 1}
-        return Fitted(smaller, people, self.floors, changed)
+        return Fitted(smaller, people, floors, changed)
 
     def _smaller(self, attack: Choice, share: float) -> Choice:
         if share == 1:
@@ -276,7 +295,8 @@ class _Fitting:
             value = settings.get(key)
             if isinstance(value, int) and not isinstance(value, bool) and value > fewest:
                 wanted = int(value * share)
-                scaled[key] = max(fewest, wanted - wanted % 10 if value % 10 == 0 else wanted)
+                whole_tens = value >= TENS and value % 10 == 0  # what is played in tens side by side stays so
+                scaled[key] = max(fewest, wanted - wanted % 10 if whole_tens else wanted)
         return scaled
 
     def _price(self, made: Fitted) -> float:
@@ -293,7 +313,8 @@ class _Fitting:
             lines.append(f"{one.attack.name} at its usual size, for want of queries: {sizes or 'smaller floors'}")
         if made.people < people:
             lines.append(f"{people - made.people} of {people} people, for want of queries")
-        return Fitted(made.attackers, made.people, made.floors, made.floor_settings, (*lines, *self._floors_left_out()))
+        return Fitted(made.attackers, made.people, made.floors, made.floor_settings, (*lines, *_left_out(made.floors)))
 
-    def _floors_left_out(self) -> tuple[str, ...]:
-        return tuple(f"the floor {name}, for want of queries" for name in self.left_out)
+
+def _left_out(floors: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"the floor {name}, for want of queries" for name in read_floors() if name not in floors)

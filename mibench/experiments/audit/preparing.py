@@ -96,7 +96,7 @@ def prepare(asked: Asked, results: Path, reporter: Reporter | None = None) -> Pr
     most = LAST
     if source.endpoint is not None and asked.queries is not None:
         most = showing(asked.queries, len(shown.names), len(shown.labels))
-        _require_room(asked, given, most, results)
+        _require_room(asked, given, most, len(shown.labels), results)
     opened = open_source(source)
     if isinstance(opened.module, Server):
         opened.module.require_unchanged()
@@ -112,7 +112,7 @@ def prepare(asked: Asked, results: Path, reporter: Reporter | None = None) -> Pr
     return Prepared(asked, opened, found, data, target, access)
 
 
-def _require_room(asked: Asked, given: Given, most: int, results: Path) -> None:
+def _require_room(asked: Asked, given: Given, most: int, pictures: int, results: Path) -> None:
     """Refuse before a server is asked what no audit of it could do with, whatever it turns out to answer.
 
     Raises:
@@ -121,7 +121,7 @@ def _require_room(asked: Asked, given: Given, most: int, results: Path) -> None:
     wanted = Wanted(given.size or 0, 3, False, False, False, (0.0,) * 3, (1.0,) * 3)
     refusals = []
     for access in [asked.access] if asked.access is not None else [Access.BLACK_BOX, Access.LABEL_ONLY]:
-        supposed = Found(Way(wanted, "", "", 1.0, 0.0, most), (), access, False, (), most)
+        supposed = Found(Way(wanted, "", "", 1.0, 0.0, most), (), access, False, (), most, pictures)
         data = data_of(asked, supposed)
         target = import_target.plan(results, data, asked.source, supposed, "unknown", asked.precision)
         prepared = Prepared(asked, Opened(nn.Identity(), "unknown"), supposed, data, target, access)
@@ -129,9 +129,12 @@ def _require_room(asked: Asked, given: Given, most: int, results: Path) -> None:
             least(prepared)
         except TooFewQueries as error:
             refusals.append(error)
+        except UserError:  # an attack that needs more than this access, which may not be the server's
+            continue
         else:
             return
-    raise min(refusals, key=lambda error: error.least)
+    if refusals:
+        raise min(refusals, key=lambda error: error.least)
 
 
 def data_of(asked: Asked, found: Found) -> Choice:

@@ -85,7 +85,8 @@ def find(opened: Opened, pictures: Pictures, given: Given = NOTHING, most: int =
         notes.append("no gradient flows through it: black box at most")
     ranked = sorted(ways, key=lambda way: (way.accuracy, way.confidence), reverse=True)
     shown = len(search.last) if search.remote else 0
-    return Found(best, tuple(ranked), grants, gallery, tuple(notes), shown, opened.declared.usual)
+    known = len(pictures.labels)
+    return Found(best, tuple(ranked), grants, gallery, tuple(notes), shown, known, opened.declared.usual)
 
 
 class _Search:

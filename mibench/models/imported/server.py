@@ -10,6 +10,8 @@ References:
     | https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
     | RFC 9110, HTTP Semantics, section 10.2.3: Retry-After
     | https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3
+    | The Idempotency-Key HTTP Header Field (Jena and Dalal, IETF draft)
+    | https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/
 """
 
 import base64
@@ -181,7 +183,7 @@ class Asked(nn.Module):
         before = self.journal.known([key_of(canary)]).get(key_of(canary))
         if before is None:
             return
-        now = self._ask(canary[None])[0]
+        now = self._ask(canary[None], again=True)[0]
         self.journal.count("answered", 1)
         self.meter.paid += 1
         scale = max(1.0, float(before.abs().max()))
@@ -194,22 +196,26 @@ class Asked(nn.Module):
 
     # --- one question
 
-    def _ask(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
+    def _ask(self, images: UInt8[Tensor, "n c h w"], again: bool = False) -> Float[Tensor, "n k"]:
         """Ask about a batch until it is answered.
+
+        Args:
+            images: The batch.
+            again: A new answer is wanted, not one that the server may have kept.
 
         Raises:
             UserError: The server refuses, or fails more often than allowed.
         """
         started = time.monotonic()
         try:
-            return self._insist(images)
+            return self._insist(images, again)
         finally:
             self.meter.seconds += time.monotonic() - started
 
-    def _insist(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
+    def _insist(self, images: UInt8[Tensor, "n c h w"], again: bool) -> Float[Tensor, "n k"]:
         content = {self.endpoint.request: [self._encoded(image) for image in images]}
         # A server that honours it charges a question once, also one that was under way when this process died.
-        once = hashlib.sha256("".join(key_of(image) for image in images).encode()).hexdigest()
+        once = "" if again else hashlib.sha256("".join(key_of(image) for image in images).encode()).hexdigest()
         why, reformed, attempt = "", 0, 0
         for attempt in range(1, self.endpoint.retries + 2):
             self._pace(len(images))
@@ -290,7 +296,8 @@ class Asked(nn.Module):
                 headers["Authorization"] = f"Bearer {secret}"
             self._client = httpx.Client(timeout=self.endpoint.timeout, headers=headers, follow_redirects=False)
         try:
-            return self._client.post(self.endpoint.url, json=content, headers={"Idempotency-Key": once})
+            headers = {"Idempotency-Key": once} if once else {}
+            return self._client.post(self.endpoint.url, json=content, headers=headers)
         except (httpx.TransportError, httpx.InvalidURL, httpx.DecodingError) as error:
             raise OSError(f"{type(error).__name__}: {error}") from None
 

@@ -95,6 +95,7 @@ class Found:
         gallery: Whether it is an embedder, identified by a gallery of the private pictures.
         notes: What the user should know, a sentence each.
         shown: Pictures that a server was shown to find out; 0 of a model that runs here.
+        pictures: Those that it could have been shown.
         usual: Side that the architecture is published for; None where that is not known.
     """
 
@@ -104,6 +105,7 @@ class Found:
     gallery: bool
     notes: tuple[str, ...]
     shown: int = 0
+    pictures: int = 0
     usual: int | None = None
 
     @property
