@@ -17,6 +17,7 @@ from mibench.experiments.options import grid
 from mibench.experiments.reading import split_sets
 from mibench.runtime.errors import UserError, unknown
 from mibench.runtime.files import read_text
+from mibench.zoo import PREFIX, Shelf
 
 __all__ = ["SUITES", "parsed", "read", "seconds", "suites"]
 
@@ -85,7 +86,8 @@ def read(
 
     Args:
         source: A file or a name; behind a colon the name of the only sweep that is wanted.
-        dataset: In the place of the file's, and then of all its identities.
+        dataset: In the place of the file's, and then of all its identities; a prior of the zoo is then learnt there
+            with the suite's preset.
         seed: Added to every seed of the file.
         identities: In the place of the file's.
         sets: Settings laid over the file's: `training.epochs=3`, or `epochs=3`, which is the training's.
@@ -113,6 +115,7 @@ def read(
         stated = _checked(path, {**shared, **part})
         if dataset not in (None, stated.get("dataset")):
             stated.pop("identities", None)  # they were counted for the file's own data set
+            stated |= _learnt_anew(stated.get("prior"))
         fields: dict[str, Any] = {"seed": 0, "seeds": [0], "settings": {}} | stated | changed
         fields.pop("name", None)
         fields["seeds"] = [seed + one for one in fields["seeds"]]
@@ -122,6 +125,14 @@ def read(
         }
         experiments.append(grid(**fields, precision=precision))
     return experiments
+
+
+def _learnt_anew(prior: str | None) -> dict[str, Any]:
+    """What a suite names on a data set other than its own in the place of a prior of the zoo, which was learnt on its own
+    for as long as its entry says: the same kind of prior, learnt as the suite's preset has it."""
+    if prior is None or not prior.startswith(PREFIX):
+        return {}
+    return {"prior": Shelf().find(prior).run.spec["prior"]["name"]}
 
 
 def seconds(source: str) -> dict[str, float]:
