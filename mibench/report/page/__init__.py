@@ -12,7 +12,7 @@ from mibench.evaluation import checks
 from mibench.report import cite, dictionary, tables
 from mibench.report.content import Content
 from mibench.report.headline import Headline
-from mibench.report.page import charts, document, pictures, provenance, views
+from mibench.report.page import charts, document, pictures, progress, provenance, views
 from mibench.report.page.charts import Figure
 from mibench.report.verdict import Verdict, verdict
 
@@ -33,6 +33,7 @@ class Part:
     heat: views.Heat
     exposed: list[Figure]
     bought: list[Figure]
+    reached: list[Figure]
     card: list[tuple[str, str]]
 
 
@@ -56,7 +57,8 @@ def render(content: Content, errors: Sequence[str]) -> str:
     told = [line.replace(f"{root}/", "") for line in [*errors, *shown.missing]]
     if not content.names:
         told = [document.unnamed(line) for line in told]
-    runs = provenance.every(content.results)
+    runs, by_id = provenance.every(content.results), {result.run.id: result for result in content.results}
+    scored = tables.rows(content.table[content.table["score"].notna()]) if len(content.table) else []
     return document.render(
         "index.html",
         ("page.js", "gallery.js"),
@@ -70,10 +72,11 @@ def render(content: Content, errors: Sequence[str]) -> str:
         errors=list(dict.fromkeys(told)),
         tables=_tables(content),
         people=views.people(content.leaks.people),
-        training=charts.training(runs),
+        training=progress.training(runs),
+        answered=[(about, progress.answered(scored, by_id, key)) for key, about in progress.ATTACKS.items()],
         origins=provenance.origins(content.results, content.names),
         runs=provenance.lines(runs, content.names),
-        scored=tables.rows(content.table[content.table["score"].notna()]) if len(content.table) else [],
+        scored=scored,
         bibtex=cite.bibtex(*(result.run for result in content.results)),
         dictionary=_dictionary(content),
         gallery=Markup(views.json_text(shown.data)),
@@ -96,6 +99,7 @@ def _verdicts(content: Content) -> list[Verdict]:
 def _parts(content: Content, shown: pictures.Gallery) -> list[Part]:
     said = {one.protocol: one for one in content.headlines}
     cards = provenance.cards(content.results)
+    by_id = {result.run.id: result for result in content.results}
     leaks, made = content.leaks.people, []
     for group in tables.protocols(content.table):
         protocol = str(group["protocol"].iloc[0])
@@ -112,6 +116,7 @@ def _parts(content: Content, shown: pictures.Gallery) -> list[Part]:
                 views.heat(group),
                 charts.people(exposed),
                 charts.bought(group),
+                progress.answered(tables.rows(group[group["score"].notna()]), by_id, "reached"),
                 cards[protocol],
             )
         )
