@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mibench import models
-from mibench.core import Dataset, Defense, Prior
+from mibench.core import Dataset, Defense, Prior, Split
 from mibench.models.base import Classifier
 from mibench.plugins import registry
 from mibench.plugins.registry import Choice
@@ -37,6 +37,7 @@ __all__ = [
     "load_prior",
     "load_target",
     "load_verifier",
+    "nothing",
     "open_dataset",
     "read_header",
     "read_tensors",
@@ -275,6 +276,11 @@ def load_verifier(run: Run) -> Classifier:
     model = models.build(run.spec["model"], int(header["people"]), shape)  # type: ignore[arg-type]
     _fill(model, tensors, path, run.spec["model"])
     return model.requires_grad_(False).eval()
+
+
+def nothing(image_shape: tuple[int, int, int]) -> Split:
+    """No images of a shape: what a prior is built with that looks at none."""
+    return Split(torch.zeros(0, *image_shape, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64))
 
 
 def load_prior(run: Run, data: Dataset) -> Prior:

@@ -34,6 +34,7 @@ from mibench.runtime.engine import Engine, at_once, describe
 from mibench.runtime.errors import UserError
 from mibench.runtime.files import write_json
 from mibench.runtime.pictures import tile
+from mibench.runtime.pixels import machine_memory
 from mibench.runtime.progress import Reporter
 from mibench.runtime.rng import seeded_globals
 from mibench.stages import artifacts
@@ -174,7 +175,7 @@ def _here(run: Run, engine: Engine, prior: Prior, data: Dataset, count: int) -> 
     def attacked(oracle: Oracle, folder: Path) -> Outcome:
         labels = torch.arange(count, device=engine.device)
         shown = shown_by(artifacts.defenses(run.target))
-        workspace = AttackContext(_batch(engine, data), folder, data.public.on(engine), shown)
+        workspace = AttackContext(_batch(engine, data, prior), folder, data.public.on(engine), shown)
         outcome: Checked | None = None
         with (
             seeded_globals(run.spec["seed"], "attack") as generators,
@@ -198,7 +199,7 @@ def _isolated(run: Run, engine: Engine, prior: Prior, data: Dataset, count: int)
         fields = {
             "access": access.name,
             "attacked": count,
-            "batch": _batch(engine, data),
+            "batch": _batch(engine, data, prior),
             "budget": run.spec["budget"],
             "classes": len(data.classes),
             "seed": run.spec["seed"],
@@ -221,8 +222,17 @@ def _trace(cost: Cost, budget: int | None, classes: int, people: int, engine: En
     return Trace(classes, people, own, engine.device) if own > 0 else None
 
 
-def _batch(engine: Engine, data: Dataset) -> int:
-    return at_once(BATCH[engine.device.type], data.image_shape, engine.device)
+def _batch(engine: Engine, data: Dataset, prior: Prior) -> int:
+    """Images searched at once; fewer where the prior is large: half of the machine's memory is for what it keeps.
+
+    All of the memory counts and not what is free now, so that the same machine gives the same pieces.
+    """
+    most = at_once(BATCH[engine.device.type], data.image_shape, engine.device)
+    if not prior.footprint:
+        return most
+    cuda = engine.device.type == "cuda"
+    memory = torch.cuda.get_device_properties(engine.device).total_memory if cuda else machine_memory()
+    return max(1, min(most, memory // 2 // prior.footprint))
 
 
 def measured(
