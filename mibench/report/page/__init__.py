@@ -4,9 +4,11 @@ The page computes nothing: its numbers are the cells of the report's tables, its
 of the same frames.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import pandas as pd
 
 from mibench.evaluation import checks
 from mibench.report import cite, dictionary, tables
@@ -14,6 +16,7 @@ from mibench.report.content import Content
 from mibench.report.headline import Headline
 from mibench.report.page import charts, document, pictures, progress, provenance, views
 from mibench.report.page.charts import Figure
+from mibench.report.result import Result
 from mibench.report.verdict import Verdict, verdict
 
 __all__ = ["render", "write"]
@@ -101,7 +104,8 @@ def _parts(content: Content, shown: pictures.Gallery) -> list[Part]:
     cards = provenance.cards(content.results)
     by_id = {result.run.id: result for result in content.results}
     leaks, made = content.leaks.people, []
-    for group in tables.protocols(content.table):
+    for rows in tables.protocols(content.table):
+        group = _tracked(rows, by_id)
         protocol = str(group["protocol"].iloc[0])
         exposed = leaks[leaks["protocol"] == protocol] if len(leaks) else leaks
         made.append(
@@ -121,6 +125,15 @@ def _parts(content: Content, shown: pictures.Gallery) -> list[Part]:
             )
         )
     return made
+
+
+def _tracked(group: pd.DataFrame, results: Mapping[str, Result]) -> pd.DataFrame:
+    """The rows of a protocol; where attackers of several tracks are among them, each attack is called by its own."""
+    tracks = [result.track if (result := results.get(str(score))) else "" for score in group["score"]]
+    if len({*tracks} - {""}) < 2:
+        return group
+    names = zip(group["attack_label"], tracks, strict=True)
+    return group.assign(attack_label=[f"{name}, {track}" if track else name for name, track in names])
 
 
 def _tables(content: Content) -> list[views.Table]:

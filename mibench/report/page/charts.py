@@ -17,6 +17,7 @@ from mibench.report.curves import curves
 from mibench.report.format import missing
 from mibench.report.page.svg import Scale, drawing, el, mark, path, text
 from mibench.report.points import Point
+from mibench.report.result import TRACKS
 from mibench.report.tables import HEADLINE, Row, queries, rows
 from mibench.stats.intervals import Interval
 
@@ -118,14 +119,20 @@ def _between(label: str, lines: list[Row], ceiling: Row | None) -> Figure:
 
 
 def tradeoff(points: Sequence[Point]) -> list[Figure]:
-    """A panel for each access: likeness of its strongest attack against natural accuracy, with both intervals; none
-    where no target is defended."""
+    """A panel for each track and access: likeness of its strongest attack against natural accuracy, with both
+    intervals; none where no target is defended."""
     if not any(point.defended for point in points):
         return []
-    shown = [access for access in Access.strongest_first() if any(access in point.attacks for point in points)]
     natural = [_span(point.natural)[0] for point in points]
     least = max(0.0, math.floor(10 * min(natural) - 0.2) / 10)
-    return [_panel(points, access, least) for access in shown]
+    tracks = [track for track in (*TRACKS, "") if any(point.track == track for point in points)]
+    made = []
+    for track in tracks:
+        own = [point for point in points if point.track == track]
+        about = f", {track}" if len(tracks) > 1 and track else ""
+        shown = [access for access in Access.strongest_first() if any(access in point.attacks for point in own)]
+        made += [_panel(own, access, least, about) for access in shown]
+    return made
 
 
 def _span(known: Interval) -> tuple[float, float]:
@@ -161,7 +168,7 @@ def hundred(value: float) -> str:
     return f"{100 * value:g}"
 
 
-def _panel(points: Sequence[Point], access: Access, least: float) -> Figure:
+def _panel(points: Sequence[Point], access: Access, least: float, track: str) -> Figure:
     known = [point for point in points if access in point.attacks]
     x, y = Scale(least, 1.0, 40.0, WIDTH - 14), Scale(0.0, 1.0, 320.0, 30.0)
     parts = axes(x, y, "natural accuracy, %", "likeness, % (lower is more private)", hundred, hundred)
@@ -204,9 +211,9 @@ def _panel(points: Sequence[Point], access: Access, least: float) -> Figure:
                 aria_label=about,
             )
         )
-    title = f"{access.words}: likeness of the strongest attack against natural accuracy"
+    title = f"{access.words}{track}: likeness of the strongest attack against natural accuracy"
     made = drawing(WIDTH, 362.0, title, *parts)
-    return Figure(f"privacy-utility-{access.key}", access.words, made, tuple(key))
+    return Figure(f"privacy-utility-{access.key}{track}", f"{access.words}{track}", made, tuple(key))
 
 
 LETTER = 7.6
