@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mibench import __version__
-from mibench.cli import audit, compare, data, do, extend, look, prior, stages, zoo
+from mibench.cli import audit, bench, compare, data, do, extend, look, prior, stages, zoo
 from mibench.runtime import escape
 from mibench.runtime.errors import UserError
 
@@ -30,7 +30,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Stages": (stages.train_target, stages.train_prior, stages.invert, stages.score),
     "Look": (
         *(look.list_plugins, look.checks, look.show, compare.diff, compare.leaderboard),
-        *(look.features, look.judge, look.cite, look.doctor, look.verify),
+        *(look.features, look.judge, look.cite, look.doctor, look.verify, bench.bench),
     ),
     "Extend": (extend.new, extend.check_plugin),
 }

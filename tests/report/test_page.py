@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import re
+import shlex
 import time
 from functools import cached_property
 from html.parser import HTMLParser
@@ -25,10 +26,10 @@ from mibench.core import Dataset
 from mibench.metrics import Unit
 from mibench.report import files, grids, load, page, tables, write
 from mibench.report.content import Content
-from mibench.report.page import pictures, provenance, svg, views
+from mibench.report.page import document, pictures, provenance, svg, views
 from mibench.report.result import Result
 from mibench.report.verdict import verdict
-from mibench.runs import find
+from mibench.runs import Run, find
 from mibench.stages import artifacts
 
 VOID = {"meta", "link", "img", "br", "input", "hr"}
@@ -143,7 +144,7 @@ def test_nothing_is_loaded_and_only_our_script_may_run(text: str) -> None:
         ours = [place for place in parsed.all(tag) if "type" not in parsed.elements[place][1]]
         assert len(ours) == 1
         body = "".join(parsed.elements[ours[0]][2])
-        assert page._allowed(body) == rules[rule], "the policy refuses our own text"
+        assert document.allowed(body) == rules[rule], "the policy refuses our own text"
         assert "http" not in body and "url(" not in body.replace('url("${url}")', "") and "@import" not in body
 
 
@@ -340,7 +341,26 @@ def test_without_private_images_no_private_pixel_is_in_the_file(root: Path, data
 def test_commands_of_a_page_that_is_handed_on_show_no_folders() -> None:
     assert provenance._short("data.root=/home/me/faces") == "data.root=faces"
     assert provenance._short("/home/me/faces") == "faces" and provenance._short("--method") == "--method"
-    assert page._unnamed("left out /home/me/results/x: gone") == "left out …/x: gone"
+    assert document.unnamed("left out /home/me/results/x: gone") == "left out …/x: gone"
+
+
+@pytest.mark.parametrize(
+    ("recorded", "shown"),
+    [
+        (
+            "/venv/bin/mibench attack --set 'name=my set' --method gmi",
+            "mibench attack --set 'name=my set' --method gmi",
+        ),
+        ("/x/mibench/__main__.py demo", "mibench demo"),
+        ("mibench attack --set name=it's", "mibench attack --set 'name=it'\"'\"'s'"),  # recorded before it was quoted
+        ("", ""),
+    ],
+)
+def test_a_command_can_be_pasted(recorded: str, shown: str, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = load.results(world)[0].run
+    monkeypatch.setattr(Run, "read", lambda self, file: {"provenance": {"command": recorded}})
+    assert provenance.command(run) == shown
+    assert shlex.split(provenance.command(run))[1:] == shlex.split(shown)[1:]
 
 
 EVIL = (

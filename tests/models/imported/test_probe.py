@@ -12,8 +12,10 @@ from torch.nn import functional as F
 
 from mibench.core import Access
 from mibench.models.imported.network import Gallery, Wanted, as_logits, assemble, cut
-from mibench.models.imported.opening import Opened, Plain
-from mibench.models.imported.probe import NORMALISATIONS, Given, Pictures, find, normalisation
+from mibench.models.imported.normalisations import NORMALISATIONS, normalisation
+from mibench.models.imported.opened import Opened, Plain
+from mibench.models.imported.probe import find
+from mibench.models.imported.ways import Given, Pictures
 from mibench.runtime.errors import UserError
 
 NAMES = tuple(f"p{place}" for place in range(6))
