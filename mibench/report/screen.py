@@ -40,12 +40,12 @@ def render(content: Content, look: Path | None = None, folder: Path | None = Non
     """
     parts: list[RenderableType] = []
     told = content.headlines
-    parts += [_said("judges", line, "bold yellow") for line in content.disagreements]
     for headline in told:
         parts += [Text(headline.about, style="bold"), _table(headline), Text(), Text(_paragraph(headline))]
         parts += [_said("careful", headline.careful, "dim"), Text()]
     if not told:
         parts += [Text("No attack was scored: floors alone say what is reached without one.", style="bold"), Text()]
+    parts += [_said("judges", line, "bold yellow") for line in content.disagreements]
     parts += [_said("checks", line, "yellow") for line in _checks(content)]
     if look is not None:
         parts.append(_said("look", f"{look}; all tables here: --full"))
