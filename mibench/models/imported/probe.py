@@ -385,7 +385,7 @@ def _output(raw: Float[Tensor, "n k"], asked: bool) -> Output:
         return "probabilities"
     if high <= 1e-6 and bool(((raw.exp().sum(dim=1) - 1).abs() < 1e-3).all()):
         return "log-probabilities"
-    if low < 0 and raw.shape[1] > 2 and bool(((raw.norm(dim=1) - 1).abs() < 1e-3).all()):
+    if raw.shape[1] > 2 and bool(((raw.norm(dim=1) - 1).abs() < 1e-3).all()):
         return "embeddings"
     if low >= 0 and high <= 1 and bool((raw > 0).any()):
         return "sigmoid"
