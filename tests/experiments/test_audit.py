@@ -60,8 +60,9 @@ def asked(world: tuple[Path, Path, Path], **changes: Any) -> audits.Asked:
 
 
 def test_a_checkpoint_and_pictures_give_a_verdict_and_ordinary_runs(
-    world: tuple[Path, Path, Path], tmp_path: Path
+    world: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("MIBENCH_WORKERS", "1")
     at = engine.resolve("cpu", "fp32")
     prepared = audits.prepare(asked(world), tmp_path)
     assert prepared.found.way.accuracy > 0.9

@@ -71,7 +71,7 @@ def find(opened: Opened, pictures: Pictures, given: Given = NOTHING, most: int =
     ways = search.ways()
     best = best_of(ways)
     if not search.fits(best):
-        raise UserError(search.diagnosis(best))
+        raise UserError(search.diagnosis(best, ways))
     gallery = best.wanted.output == "embeddings"
     notes = [*opened.notes, *search.steadiness(best.wanted)]
     if best.accuracy < WEAK:
@@ -302,8 +302,13 @@ class _Search:
         order = torch.tensor(matching(raw.log_softmax(dim=1), labels, people, half))
         return float((raw.argmax(dim=1)[~half] == order[labels[~half]]).double().mean())
 
-    def diagnosis(self, best: Way) -> str:
-        """What was seen, where nothing fits."""
+    def diagnosis(self, best: Way, ways: Sequence[Way]) -> str:
+        """What was seen, where nothing fits.
+
+        Args:
+            best: The way that names most people rightly.
+            ways: All; where the order of the classes is wrong another one may be how the model wants its pictures.
+        """
         people = len(self.pictures.names)
         said = (
             f"no way of asking the model fits: the best of {len(NORMALISATIONS)} normalisations and all class orders "
@@ -321,15 +326,17 @@ class _Search:
                 f"{said}; it answers one class to {common:.0%} of them whatever they show: untrained, or it wants "
                 "something that was not tried (say so with --size, --normalise, --channels)"
             )
-        matched = self._matched_on_halves(best)
-        if matched > max(0.5, 3 / people):
+        askings = {_plain(way.wanted): way for way in ways if way.wanted.size == best.wanted.size}
+        matched, way = max(((self._matched_on_halves(way), way) for way in askings.values()), key=lambda one: one[0])
+        raw = self._ask(_plain(way.wanted), rows)
+        if raw is not None and matched > max(0.5, 3 / people):
             order = matching(raw.log_softmax(dim=1), self.pictures.labels[rows], people)
             names = self.pictures.names
             shown = ", ".join(f"{names[person]} is output {order[person]}" for person in range(min(4, people)))
             return (
                 f"{said}; but one output is each person's own: named one-to-one by what it answers to half of the "
-                f"pictures it names {matched:.0%} of the others ({shown}, ...). Either its classes have another order "
-                "(give --classes FILE, one name a line in the order of the outputs, or accept this naming with "
+                f"pictures it names {matched:.0%} of the others ({way.normalisation}; {shown}, ...). Either its classes "
+                "have another order (give --classes FILE, one name a line in the order of the outputs, or accept this naming with "
                 "--classes matched) or it knows other people who look like these"
             )
         return f"{said}; is it trained on these people, and are the folders named as its classes?"

@@ -71,7 +71,8 @@ def save(net: nn.Module, size: int, folder: Path) -> dict[str, tuple[str, Path |
     return {"weights": ("resnet18", folder / "w.pt"), **named}
 
 
-def test_every_form_gets_the_same_verdict(tmp_path: Path) -> None:
+def test_every_form_gets_the_same_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIBENCH_WORKERS", "1")
     pytest.importorskip("onnxruntime"), pytest.importorskip("onnxscript")
     private, public = tree(tmp_path, private=PEOPLE, public=9, each=4, size=SIZE, colour=True)
     shown, results = audits.pictures(private), tmp_path / "results"
