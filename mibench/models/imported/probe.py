@@ -335,9 +335,9 @@ class _Search:
             shown = ", ".join(f"{names[person]} is output {order[person]}" for person in range(min(4, people)))
             return (
                 f"{said}; but one output is each person's own: named one-to-one by what it answers to half of the "
-                f"pictures it names {matched:.0%} of the others ({way.normalisation}; {shown}, ...). Either its classes "
-                "have another order (give --classes FILE, one name a line in the order of the outputs, or accept this naming with "
-                "--classes matched) or it knows other people who look like these"
+                f"pictures it names {matched:.0%} of the others ({way.normalisation}; {shown}, ...). Either its "
+                "classes have another order (give --classes FILE, one name a line in the order of the outputs, or "
+                "accept this naming with --classes matched) or it knows other people who look like these"
             )
         return f"{said}; is it trained on these people, and are the folders named as its classes?"
 
