@@ -31,7 +31,9 @@ def audit(
         str | None, typer.Option("--access", help="white-box, black-box or label-only; the most it gives if absent.")
     ] = None,
     minutes: Annotated[float | None, typer.Option("--minutes", min=0, help="For everything, as estimated.")] = None,
-    queries: Annotated[int | None, typer.Option("--queries", min=1, help="Of your model, for everything.")] = None,
+    queries: Annotated[
+        int | None, typer.Option("--queries", min=1, help="Of a server, for everything; else of attacks and floors.")
+    ] = None,
     method: Annotated[str | None, typer.Option("--method", help="Attacks, in the place of the planned ones.")] = None,
     prior: options.AttackPrior = None,
     defenses: Annotated[

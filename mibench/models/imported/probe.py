@@ -200,12 +200,13 @@ class _Search:
 
     def _rows(self, most: int) -> Int64[Tensor, " m"]:
         """Places of at most so many pictures, spread over the people, held-out and learnt in turn."""
-        labels = self.pictures.labels
-        seen: dict[int, int] = {}
+        labels, learnt = self.pictures.labels.tolist(), self.pictures.learnt.tolist()
+        seen: dict[tuple[int, bool], int] = {}
         turns = []
-        for place, label in enumerate(labels.tolist()):
-            seen[label] = seen.get(label, 0) + 1
-            turns.append((seen[label], place))
+        for place, person in enumerate(zip(labels, learnt, strict=True)):
+            turn = seen.get(person, 0)
+            seen[person] = turn + 1
+            turns.append((2 * turn + (not person[1]), place))
         return torch.tensor(sorted(place for _, place in sorted(turns)[:most]))
 
     def _ask(self, wanted: Wanted, rows: Int64[Tensor, " m"]) -> Float[Tensor, "m k"] | None:
