@@ -1,6 +1,8 @@
 """The command that audits a model of the user's own."""
 
 import json
+import shutil
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,7 +31,9 @@ def audit(
         str | None, typer.Option("--access", help="white-box, black-box or label-only; the most it gives if absent.")
     ] = None,
     minutes: Annotated[float | None, typer.Option("--minutes", min=0, help="For everything, as estimated.")] = None,
-    queries: Annotated[int | None, typer.Option("--queries", min=1, help="Of your model, for everything.")] = None,
+    queries: Annotated[
+        int | None, typer.Option("--queries", min=1, help="Of a server, for everything; else of attacks and floors.")
+    ] = None,
     method: Annotated[str | None, typer.Option("--method", help="Attacks, in the place of the planned ones.")] = None,
     prior: options.AttackPrior = None,
     defenses: Annotated[
@@ -127,10 +131,10 @@ def _announce(prepared: "Prepared", planned: "Schedule") -> None:
     """What was found out, what will be done and what it costs, on stderr, before it starts."""
     from mibench.runtime.terminal import say
 
-    for line in prepared.lines:
-        say(f"  {line}", to_stderr=True)
-    for line in prepared.found.notes:
-        say(f"note: {line}", to_stderr=True)
+    width = max(40, shutil.get_terminal_size().columns)
+    for line in [*(f"  {line}" for line in prepared.lines), *(f"note: {line}" for line in prepared.found.notes)]:
+        folded = textwrap.wrap(line, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+        say(*folded, to_stderr=True)
     say("", to_stderr=True)
     for step in planned.steps:
         seconds = f"{step.seconds / 60:6.1f} min" if step.seconds == step.seconds else "     ?    "

@@ -463,7 +463,10 @@ def target_not_converged(one: Facts) -> str | None:
     if one.fit is None or one.fit >= CONVERGED or one.converged:
         return None
     if one.imported:
-        return f"the model names {100 * one.fit:.1f}% of the private pictures: what it has not learnt cannot leak"
+        return (
+            f"the model names {100 * one.fit:.1f}% of the private pictures as they are attacked: what it has not "
+            "learnt, or cannot see at this size, does not leak"
+        )
     return f"the target recognises {100 * one.fit:.1f}% of its own training images as trained: it is not converged"
 
 

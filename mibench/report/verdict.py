@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.table import Table
 from rich.text import Text
 
 from mibench.core import Access
@@ -180,9 +181,14 @@ class Verdict:
     def __rich__(self) -> RenderableType:
         """One screen."""
         colour = {Outcome.LEAKS: "bold red", Outcome.NOT_SHOWN: "bold yellow", Outcome.TOO_FEW: "bold yellow"}
-        parts: list[RenderableType] = [Text(self.headline, style=colour[self.outcome]), Text()]
-        parts += [Text.assemble((f"{word:<10}", "bold"), line) for word, line in self.lines]
-        return Group(*parts)
+        grid = Table.grid(padding=(0, 1))
+        grid.add_column(style="bold", no_wrap=True, width=9)
+        grid.add_column(overflow="fold")
+        before = ""
+        for word, line in self.lines:
+            grid.add_row(word if word != before else "", Text(line))
+            before = word
+        return Group(Text(self.headline, style=colour[self.outcome]), Text(), grid)
 
 
 def _plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ trained on is not known: the pictures that mibench holds out may have been among
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from mibench.models.imported import weights
 from mibench.models.imported.network import Gallery, Imported, Wanted, assemble
 from mibench.models.imported.opening import open_source
 from mibench.models.imported.own_code import code_digest
-from mibench.models.imported.sources import ModelSource, digest_of, regular
+from mibench.models.imported.sources import ModelSource, companions, digest_of, digest_of_program, regular
 from mibench.models.imported.ways import Found
 from mibench.plugins.registry import Choice
 from mibench.runs import Run, clock, provenance
@@ -42,6 +43,17 @@ the model learnt them is not known."""
 
 LEARNT = 0.5
 """Accuracy on pictures that are not held out from which a model counts as trained: how it was is not known."""
+
+RESERVED = {
+    "data.json",
+    "done",
+    "heldout.safetensors",
+    "log.jsonl",
+    "metrics.json",
+    "model.safetensors",
+    "run.json",
+} | {*imported.FILES.values()}
+"""Names of a run's own files, which a file beside a program may not have."""
 
 HELDOUT_SHOWN, LEARNT_SHOWN = 2, 1
 """Pictures of each person that a server is shown to measure it: every one of them costs."""
@@ -142,13 +154,19 @@ def _keep(run: Run, folder: Path) -> None:
     if "sha256" not in known or known["kind"] == "object":
         return
     file = regular(Path(run.inputs["file"]), "the model")
-    if digest_of(file) != known["sha256"]:
+    program = known["kind"] not in ("weights", "code")
+    if (digest_of_program(file) if program else digest_of(file)) != known["sha256"]:
         raise UserError(f"{file} has changed since it was asked for; run the same command again")
     copy = folder / imported.FILES[known["kind"]]
     if copy.name == "weights.safetensors":
         artifacts.write_tensors(copy, weights.read_state(file).tensors, {"role": "weights"})
     else:
-        write_atomic(copy, lambda scratch: shutil.copyfile(file, scratch))
+        if taken := {one.name for one in companions(file)} & RESERVED:
+            raise UserError(
+                f"{file} keeps its weights in {taken.pop()}, as a file of a run is called; give it another name"
+            )
+        for one, name in [(file, copy.name), *((one, one.name) for one in companions(file))]:
+            write_atomic(folder / name, partial(shutil.copyfile, one))
 
 
 def _embeddings(model: Imported, split: Split, engine: Engine) -> Tensor:

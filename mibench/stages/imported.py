@@ -16,7 +16,7 @@ from mibench.models.imported.network import Gallery, Imported, Wanted, assemble
 from mibench.models.imported.opened import Opened
 from mibench.models.imported.opening import open_source
 from mibench.models.imported.own_code import code_digest
-from mibench.models.imported.sources import ModelSource
+from mibench.models.imported.sources import ModelSource, companions
 from mibench.runs import Run, unchanged
 from mibench.runtime.errors import UserError
 from mibench.runtime.files import checked
@@ -72,7 +72,8 @@ def source_of(run: Run) -> ModelSource:
     file = None
     if "sha256" in known:
         file = (run.path if run.done else run.work) / FILES[kind]
-        unchanged(file)
+        for one in [file, *companions(file)]:
+            unchanged(one)
     return ModelSource(kind, model, file, digest=str(known.get("sha256", "")), objects=objects)
 
 

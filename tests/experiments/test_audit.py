@@ -1,5 +1,6 @@
 """Audits of small models, end to end: from a file to a verdict."""
 
+import io
 import json
 import os
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from drawn import tree
 from pooled import PEOPLE
+from rich.console import Console
 from torch import nn
 
 import mibench
@@ -58,8 +60,9 @@ def asked(world: tuple[Path, Path, Path], **changes: Any) -> audits.Asked:
 
 
 def test_a_checkpoint_and_pictures_give_a_verdict_and_ordinary_runs(
-    world: tuple[Path, Path, Path], tmp_path: Path
+    world: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("MIBENCH_WORKERS", "1")
     at = engine.resolve("cpu", "fp32")
     prepared = audits.prepare(asked(world), tmp_path)
     assert prepared.found.way.accuracy > 0.9
@@ -77,6 +80,11 @@ def test_a_checkpoint_and_pictures_give_a_verdict_and_ordinary_runs(
     assert said.gap is not None
     assert (said.outcome is Outcome.LEAKS) == (said.gap.low > 0)
     assert json.loads(json.dumps(said.to_json(), allow_nan=False))["outcome"] == said.outcome.value
+    # One screen of 80 columns: whoever reads down the left edge reads words, not the ends of sentences.
+    shown = io.StringIO()
+    Console(file=shown, width=80).print(said)
+    edges = {line[:10].strip() for line in shown.getvalue().partition("\n\n")[2].splitlines()}
+    assert edges <= {"", "whom", "likeness", "accuracy", "sure", "careful", "not tried"}
     # An ordinary target: everything else of mibench takes it.
     target = prepared.target
     data = artifacts.open_dataset(target.inputs["dataset"])

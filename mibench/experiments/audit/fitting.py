@@ -309,8 +309,11 @@ class _Fitting:
         before, after = given.spec()["settings"], one.attack.spec()["settings"]
         sizes = ", ".join(f"{key} {after[key]} of {before[key]}" for key in after if after[key] != before[key])
         lines = [f"{other.attack.name} (--queries)" for other in attackers if other.attack.name != one.attack.name]
-        if share < 1:
-            lines.append(f"{one.attack.name} at its usual size, for want of queries: {sizes or 'smaller floors'}")
+        if sizes:
+            lines.append(f"{one.attack.name} at its usual size, for want of queries: {sizes}")
+        if made.floor_settings:
+            names = ", ".join(made.floor_settings)
+            lines.append(f"floors at their usual size, for want of queries: {names}")
         if made.people < people:
             lines.append(f"{people - made.people} of {people} people, for want of queries")
         return Fitted(made.attackers, made.people, made.floors, made.floor_settings, (*lines, *_left_out(made.floors)))

@@ -71,7 +71,7 @@ def find(opened: Opened, pictures: Pictures, given: Given = NOTHING, most: int =
     ways = search.ways()
     best = best_of(ways)
     if not search.fits(best):
-        raise UserError(search.diagnosis(best))
+        raise UserError(search.diagnosis(best, ways))
     gallery = best.wanted.output == "embeddings"
     notes = [*opened.notes, *search.steadiness(best.wanted)]
     if best.accuracy < WEAK:
@@ -200,12 +200,13 @@ class _Search:
 
     def _rows(self, most: int) -> Int64[Tensor, " m"]:
         """Places of at most so many pictures, spread over the people, held-out and learnt in turn."""
-        labels = self.pictures.labels
-        seen: dict[int, int] = {}
+        labels, learnt = self.pictures.labels.tolist(), self.pictures.learnt.tolist()
+        seen: dict[tuple[int, bool], int] = {}
         turns = []
-        for place, label in enumerate(labels.tolist()):
-            seen[label] = seen.get(label, 0) + 1
-            turns.append((seen[label], place))
+        for place, person in enumerate(zip(labels, learnt, strict=True)):
+            turn = seen.get(person, 0)
+            seen[person] = turn + 1
+            turns.append((2 * turn + (not person[1]), place))
         return torch.tensor(sorted(place for _, place in sorted(turns)[:most]))
 
     def _ask(self, wanted: Wanted, rows: Int64[Tensor, " m"]) -> Float[Tensor, "m k"] | None:
@@ -302,8 +303,13 @@ class _Search:
         order = torch.tensor(matching(raw.log_softmax(dim=1), labels, people, half))
         return float((raw.argmax(dim=1)[~half] == order[labels[~half]]).double().mean())
 
-    def diagnosis(self, best: Way) -> str:
-        """What was seen, where nothing fits."""
+    def diagnosis(self, best: Way, ways: Sequence[Way]) -> str:
+        """What was seen, where nothing fits.
+
+        Args:
+            best: The way that names most people rightly.
+            ways: All; where the order of the classes is wrong another one may be how the model wants its pictures.
+        """
         people = len(self.pictures.names)
         said = (
             f"no way of asking the model fits: the best of {len(NORMALISATIONS)} normalisations and all class orders "
@@ -321,16 +327,18 @@ class _Search:
                 f"{said}; it answers one class to {common:.0%} of them whatever they show: untrained, or it wants "
                 "something that was not tried (say so with --size, --normalise, --channels)"
             )
-        matched = self._matched_on_halves(best)
-        if matched > max(0.5, 3 / people):
+        askings = {_plain(way.wanted): way for way in ways if way.wanted.size == best.wanted.size}
+        matched, way = max(((self._matched_on_halves(way), way) for way in askings.values()), key=lambda one: one[0])
+        raw = self._ask(_plain(way.wanted), rows)
+        if raw is not None and matched > max(0.5, 3 / people):
             order = matching(raw.log_softmax(dim=1), self.pictures.labels[rows], people)
             names = self.pictures.names
             shown = ", ".join(f"{names[person]} is output {order[person]}" for person in range(min(4, people)))
             return (
                 f"{said}; but one output is each person's own: named one-to-one by what it answers to half of the "
-                f"pictures it names {matched:.0%} of the others ({shown}, ...). Either its classes have another order "
-                "(give --classes FILE, one name a line in the order of the outputs, or accept this naming with "
-                "--classes matched) or it knows other people who look like these"
+                f"pictures it names {matched:.0%} of the others ({way.normalisation}; {shown}, ...). Either its "
+                "classes have another order (give --classes FILE, one name a line in the order of the outputs, or "
+                "accept this naming with --classes matched) or it knows other people who look like these"
             )
         return f"{said}; is it trained on these people, and are the folders named as its classes?"
 
@@ -385,7 +393,7 @@ def _output(raw: Float[Tensor, "n k"], asked: bool) -> Output:
         return "probabilities"
     if high <= 1e-6 and bool(((raw.exp().sum(dim=1) - 1).abs() < 1e-3).all()):
         return "log-probabilities"
-    if low < 0 and raw.shape[1] > 2 and bool(((raw.norm(dim=1) - 1).abs() < 1e-3).all()):
+    if raw.shape[1] > 2 and bool(((raw.norm(dim=1) - 1).abs() < 1e-3).all()):
         return "embeddings"
     if low >= 0 and high <= 1 and bool((raw > 0).any()):
         return "sigmoid"

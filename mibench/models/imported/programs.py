@@ -10,7 +10,7 @@ from mibench.models.imported import weights
 from mibench.models.imported.declared import Declared, from_shape, told
 from mibench.models.imported.onnx_session import open_onnx
 from mibench.models.imported.opened import Opened, Plain, Program, family_of
-from mibench.models.imported.sources import ModelSource
+from mibench.models.imported.sources import ModelSource, companions
 from mibench.runtime.errors import UserError
 
 __all__ = ["open_exported", "open_onnx_file", "open_torchscript"]
@@ -78,6 +78,7 @@ def open_torchscript(source: ModelSource) -> Opened:
 
 def open_onnx_file(source: ModelSource) -> Opened:
     assert source.file is not None
-    weights.require_memory(source.file)
+    for file in [source.file, *companions(source.file)]:
+        weights.require_memory(file)
     session, declared, kinds = open_onnx(source.file)
     return Opened(session, family_of(kinds), declared, differentiable=False)

@@ -12,7 +12,7 @@ from mibench.models.imported.endpoint import Endpoint
 from mibench.runtime.errors import UserError
 from mibench.runtime.files import open_file, unreadable
 
-__all__ = ["PROGRAMS", "Kind", "ModelSource", "digest_of", "read_source", "regular"]
+__all__ = ["PROGRAMS", "Kind", "ModelSource", "companions", "digest_of", "digest_of_program", "read_source", "regular"]
 
 Kind = Literal["weights", "code", "exported", "torchscript", "onnx", "endpoint", "object"]
 
@@ -125,6 +125,47 @@ def digest_of(path: Path) -> str:
         raise unreadable(path, error) from None
 
 
+def companions(path: Path) -> list[Path]:
+    """Files beside an ONNX model that hold its weights (ONNX calls them external data); none of other programs.
+
+    A model names each by a pair of strings, "location" and the file's name, in protobuf's encoding.
+
+    Raises:
+        UserError: One lies elsewhere, or is no file.
+
+    References:
+        | ONNX, External Data
+        | https://onnx.ai/onnx/repo-docs/ExternalData.html
+    """
+    if path.suffix != ".onnx":
+        return []
+    try:
+        with open_file(path) as file:
+            content = file.read()
+    except OSError as error:
+        raise unreadable(path, error) from None
+    known: dict[str, Path] = {}
+    for place in re.finditer(rb"\x0a\x08location\x12([\x01-\x7f])", content):
+        name = content[place.end() : place.end() + place[1][0]].decode("utf-8", "replace")
+        if name != Path(name).name or name in (".", ".."):
+            raise UserError(f"{path} keeps its weights in {name!r}; they should lie in a file beside it")
+        known[name] = path.parent / name
+    return [regular(known[name], f"the weights of {path.name},") for name in sorted(known)]
+
+
+def digest_of_program(path: Path) -> str:
+    """sha256 of a program's bytes, and of the files that hold its weights beside it where there are any.
+
+    Raises:
+        UserError: If one cannot be read.
+    """
+    own, others = digest_of(path), companions(path)
+    if not others:
+        return own
+    told = "".join([own, *(f"{one.name} {digest_of(one)}" for one in others)])
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
 def read_source(model: str | None, weights: Path | None, endpoint: Endpoint | None) -> ModelSource:
     """What three options together mean.
 
@@ -149,7 +190,7 @@ def read_source(model: str | None, weights: Path | None, endpoint: Endpoint | No
         if weights is not None:
             raise UserError(f"{model} has its weights inside; leave --weights out")
         file = regular(path, "--model")
-        return ModelSource(PROGRAMS[path.suffix.lower()], file=file, digest=digest_of(file))
+        return ModelSource(PROGRAMS[path.suffix.lower()], file=file, digest=digest_of_program(file))
     if path.suffix.lower() in WEIGHTS and ":" not in model:
         raise UserError(
             f"--model {model} looks like a file of weights; give it as --weights {model} and name its network with "

@@ -285,6 +285,21 @@ def test_an_embedder_is_identified_by_a_gallery() -> None:
     torch.testing.assert_close(gallery.templates, unit)
 
 
+def test_a_gallery_has_held_out_pictures_to_ask_about_however_many_there_are() -> None:
+    """The few pictures that all ways are tried on are of both kinds, also where everybody has dozens."""
+    few = pictures()
+    often = torch.arange(len(few.labels)).repeat_interleave(6)
+    turn = torch.arange(6 * EACH).repeat(len(NAMES))
+    shown = Pictures(lambda size, channels: few.at(size, channels)[often], few.labels[often], NAMES, turn < 36)
+
+    class Positive(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.normalize(F.adaptive_avg_pool2d(x, 2).flatten(1).relu() + 0.01, dim=1)
+
+    found = find(opened(Positive()), shown, Given(normalise="unit"))
+    assert found.gallery and found.way.accuracy > 0.9
+
+
 def test_grey_models_get_the_luma_of_colour_images() -> None:
     wanted = Wanted(32, 1, False, False, False, (0.0,), (1.0,), "logits", (0, 1))
 
