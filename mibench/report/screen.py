@@ -124,7 +124,9 @@ def next_steps(content: Content, folder: Path | None = None) -> list[str]:
     steps: list[str] = []
     if not any(one.role == "attack" for one in results):
         steps.append(f"mibench attack{where}    (attack what the floors were run on)")
-    if targets and not any(run.spec["defenses"] for run in targets.values()):
+    if targets and all(run.spec.get("origin") == "imported" for run in targets.values()):
+        steps.append("the same mibench audit command with --defenses re    (what random erasing would buy)")
+    elif targets and not any(run.spec["defenses"] for run in targets.values()):
         steps.append(f"mibench train --defense re{where} && mibench attack{where}    (what random erasing changes)")
     elif len({run.spec["seed"] for run in targets.values()}) == 1:
         steps.append(f"mibench sweep --defense re --seeds 3{where}    (whether another training says the same)")
