@@ -104,8 +104,8 @@ def _parts(content: Content, shown: pictures.Gallery) -> list[Part]:
     cards = provenance.cards(content.results)
     by_id = {result.run.id: result for result in content.results}
     leaks, made = content.leaks.people, []
-    for rows in tables.protocols(content.table):
-        group = _tracked(rows, by_id)
+    for group in tables.protocols(content.table):
+        tracked = _tracked(group, by_id)
         protocol = str(group["protocol"].iloc[0])
         exposed = leaks[leaks["protocol"] == protocol] if len(leaks) else leaks
         made.append(
@@ -115,9 +115,9 @@ def _parts(content: Content, shown: pictures.Gallery) -> list[Part]:
                 said.get(protocol),
                 shown.first.get(protocol, []),
                 shown.people.get(protocol, []),
-                charts.attacks(group),
+                charts.attacks(tracked),
                 charts.tradeoff([point for point in content.points if point.protocol == protocol]),
-                views.heat(group),
+                views.heat(tracked),
                 charts.people(exposed),
                 charts.bought(group),
                 progress.answered(tables.rows(group[group["score"].notna()]), by_id, "reached"),

@@ -4,9 +4,11 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+from markupsafe import Markup
+
 from mibench.metrics import Unit
-from mibench.report.page.charts import MOST, WIDTH, Figure, axes, called, hundred, lettered, thousands, titled
-from mibench.report.page.svg import Scale, drawing, el, path, ticks
+from mibench.report.page.charts import MOST, WIDTH, Figure, axes, called, hundred, thousands
+from mibench.report.page.svg import Scale, drawing, el, path, text, ticks
 from mibench.report.result import Result
 from mibench.report.tables import Row
 from mibench.runs import Run
@@ -101,11 +103,28 @@ def _logged(kind: str, along: str, key: str, lines: Sequence[tuple[str, Places]]
     across = [one for _, places in lines for one, _ in places]
     x, y = Scale(min(across), max(across), 44.0, WIDTH - 14), _upright(lines)
     parts = axes(x, y, along, key.replace("_", " "), lambda value: f"{value:g}", lambda value: f"{value:g}")
+    named = []
     for place, (name, every) in enumerate(lines):
         about = f"{name}: {key.replace('_', ' ')} {every[0][1]:.4g} to {every[-1][1]:.4g}"
         parts.append(el("g", el("title", about), _trace(x, y, every, f"trace t{place % STYLES}")))
+        named.append((f"trace t{place % STYLES}", name))
+    parts += _legend(named, 246.0)
     title = f"{LOGGED[kind]}: {key.replace('_', ' ')}"
-    return Figure(f"log-{kind}-{key}", title, drawing(WIDTH, 232.0, title, *parts), tuple(name for name, _ in lines))
+    return Figure(f"log-{kind}-{key}", title, drawing(WIDTH, 236.0 + LINE * len(lines), title, *parts))
+
+
+LINE = 20.0
+"""Between two lines of a legend."""
+
+
+def _legend(named: Sequence[tuple[str, str]], top: float) -> list[Markup]:
+    """What each kind of line is, one below the other."""
+    parts = []
+    for place, (kind, name) in enumerate(named):
+        y = top + LINE * place
+        parts.append(el("line", x1=44.0, x2=72.0, y1=y - 4, y2=y - 4, class_=kind))
+        parts.append(text(80.0, y, name, "label"))
+    return parts
 
 
 def _upright(lines: Sequence[tuple[object, Places]]) -> Scale:
@@ -115,7 +134,7 @@ def _upright(lines: Sequence[tuple[object, Places]]) -> Scale:
     return Scale(marks[0], max(marks[-1], high), 190.0, 30.0)
 
 
-def _trace(x: Scale, y: Scale, every: Places, kind: str) -> object:
+def _trace(x: Scale, y: Scale, every: Places, kind: str) -> Markup:
     places = every[:: max(1, len(every) // 400)]
     return el("polyline", points=path((x(one), y(other)) for one, other in places), class_=kind)
 
@@ -123,21 +142,19 @@ def _trace(x: Scale, y: Scale, every: Places, kind: str) -> object:
 def _answers(target: str, key: str, lines: Sequence[tuple[Row, Places]]) -> Figure:
     """Queries in powers of ten: attacks ask tens for one person, or tens of thousands."""
     asked = [one for _, places in lines for one, _ in places]
-    low, high = 10.0 ** math.floor(math.log10(min(asked))), 10.0 ** math.ceil(math.log10(max(asked) * 1.01))
+    low, high = 10.0 ** math.floor(math.log10(min(asked))), 10.0 ** math.ceil(math.log10(max(asked)))
     share = key != "loss"
     x = Scale(low, high, 44.0, WIDTH - 14, log=True)
     y = Scale(0.0, 1.0, 210.0, 30.0) if share else _upright(lines)
     show: Callable[[float], str] = hundred if share else lambda value: f"{value:g}"
     parts = axes(x, y, "queries for one person", ANSWERS[key], show, thousands)
-    ends = [(x(places[-1][0]), y(places[-1][1])) for _, places in lines]
-    taken = [(right - 4, up - 4, right + 4, up + 4) for right, up in ends]
-    taken.append(titled(y, ANSWERS[key]))
-    for place, ((line, every), (right, up)) in enumerate(zip(lines, ends, strict=True)):
-        kind = "floor" if line["role"] == "floor" else "attack"
+    named = []
+    for place, (line, every) in enumerate(lines):
         last = Unit.SHARE.show(every[-1][1]) + "%" if share else f"{every[-1][1]:.3g}"
         about = f"{line['attack_label']}: {last} after {Unit.COUNT.show(every[-1][0])} queries for one person"
-        style = "trace floor" if kind == "floor" else f"trace t{place % STYLES}"
-        name = lettered(right, up, line["attack_label"], kind, taken)
-        parts.append(el("g", el("title", about), _trace(x, y, every, style), name))
+        style = "trace floor" if line["role"] == "floor" else f"trace t{place % STYLES}"
+        parts.append(el("g", el("title", about), _trace(x, y, every, style)))
+        named.append((style, f"{line['attack_label']} {last}"))
+    parts += _legend(named, 266.0)
     title = f"{called(target)}: {ANSWERS[key]}"
-    return Figure(f"{key}-{target}", called(target), drawing(WIDTH, 252.0, title, *parts))
+    return Figure(f"{key}-{target}", called(target), drawing(WIDTH, 256.0 + LINE * len(lines), title, *parts))
