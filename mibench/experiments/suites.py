@@ -128,7 +128,7 @@ def read(
 
 
 def _learnt_anew(prior: str | None) -> dict[str, Any]:
-    """What a suite names on a data set other than its own in the place of a prior of the zoo, which was learnt on its own
+    """What a suite names on another data set in the place of a prior of the zoo, which was learnt on the suite's own
     for as long as its entry says: the same kind of prior, learnt as the suite's preset has it."""
     if prior is None or not prior.startswith(PREFIX):
         return {}

@@ -38,7 +38,7 @@ ABOUT = (
         "training_ended_by",
         Unit.TEXT,
         "why the target's training was not doubled again: fit (99% as trained), plateau (a doubling added less than "
-        "1.5 points) or budget (not converged)",
+        "1.5 points), budget (not converged) or accuracy (of a model trained elsewhere: on the private pictures)",
     ),
     ("defense", Unit.TEXT, "the target's defenses with their strength; `none` without any"),
     ("family", Unit.TEXT, "the same without the strength"),

@@ -4,7 +4,7 @@ Nothing is ever unpickled from a results folder except mibench's own checkpoints
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -53,9 +53,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
     write_atomic(path, lambda scratch: save_file(plain, scratch, metadata={"mibench": canonical(dict(header))}))
 
 
-def write_log(path: Path, lines: list[dict[str, float]]) -> None:
+def write_log(path: Path, lines: Sequence[Mapping[str, int | float]]) -> None:
     """One JSON object a line."""
-    text = "".join(json.dumps(line) + "\n" for line in lines)
+    text = "".join(json.dumps(dict(line)) + "\n" for line in lines)
     write_atomic(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
 
 

@@ -40,6 +40,9 @@ FITTED = 300
 """Pictures, of those that are not held out, that `fit` is measured on: as they are, since how they were augmented when
 the model learnt them is not known."""
 
+LEARNT = 0.5
+"""Accuracy on pictures that are not held out from which a model counts as trained: how it was is not known."""
+
 HELDOUT_SHOWN, LEARNT_SHOWN = 2, 1
 """Pictures of each person that a server is shown to measure it: every one of them costs."""
 
@@ -170,6 +173,7 @@ def _measured(model: Imported, data: Dataset, engine: Engine, folder: Path, paid
     fitted = accuracy(predict(model, some.images, engine)[0], some.labels, classes)
     sure = calibration(logits.softmax(dim=1), heldout.labels)
     return {
+        "convergence": {"converged": fitted.value >= LEARNT, "by": "accuracy", "candidates": []},
         "natural_accuracy": accuracy(logits, heldout.labels, classes)._asdict(),
         "fit": fitted._asdict(),
         "side_effects": {"confidence": sure.confidence, "ece": sure.ece},

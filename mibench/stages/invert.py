@@ -20,6 +20,7 @@ from mibench.core import (
     Oracle,
     Prior,
     Reconstructions,
+    Trace,
     checked,
     shown_by,
     to_uint8,
@@ -117,7 +118,8 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         total = cost.queries * count + cost.shared_queries
         with reporter.task(f"{run.name} on {target.name}", total, "images") as task:
             access, budget = ACCESS[run.spec["access"]], run.spec["budget"]
-            oracle = Oracle(network, access, len(data.classes), budget, task.advance, attacked=range(count))
+            trace = _trace(cost, budget, len(data.classes), count, engine)
+            oracle = Oracle(network, access, len(data.classes), budget, task.advance, range(count), trace)
             with oracle.watched(), engine.autocast():
                 outcome, generators = attack(oracle, folder)
         if generators:
@@ -149,6 +151,8 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
             tensors["missing"] = missing
         header = {"role": "reconstructions", "attack": run.name, "dataset": data.name, "classes_count": count}
         artifacts.write_tensors(folder / "images.safetensors", tensors, header)
+        if trace is not None and (moments := trace.moments()):
+            artifacts.write_log(folder / "log.jsonl", [moment.line() for moment in moments])
         write_json(folder / "metrics.json", measured(made, missing, oracle, labels) | {"global_generators": generators})
         tile(stored[: 8 * 8], folder / "grid.png", columns=8)
         run.finish(provenance(started, describe(engine) | {"isolation": isolation or "none"}))
@@ -210,6 +214,12 @@ def _isolated(run: Run, engine: Engine, prior: Prior, data: Dataset, count: int)
             return checked(made, run.name, torch.arange(count, device=engine.device), data.image_shape), generators
 
         yield cost, attacked, cell.isolation
+
+
+def _trace(cost: Cost, budget: int | None, classes: int, people: int, engine: Engine) -> Trace | None:
+    """Where the target's answers are noted; None where nothing is asked for one person."""
+    own = cost.queries if budget is None else min(cost.queries, budget - cost.shared_queries)
+    return Trace(classes, people, own, engine.device) if own > 0 else None
 
 
 def batch_of(engine: Engine, image_shape: tuple[int, int, int], prior: Prior) -> int:

@@ -123,7 +123,7 @@ class AttackTrial(Trial):
     @cached_property
     def world(self) -> World:
         """Six people; every law looks at it, none may change it."""
-        return World(6)
+        return World(6, images=PUBLIC)
 
     @cached_property
     def _prior(self) -> Prior:
@@ -147,7 +147,7 @@ class AttackTrial(Trial):
     @cached_property
     def public(self) -> Split:
         """The attacker's images."""
-        return World(6).public(PUBLIC)
+        return self.world.public()
 
     def work(self, batch: int = 256, folder: Path | None = None, public: Split | None = None) -> AttackContext:
         """A workspace with public images and the target's defense."""
@@ -326,7 +326,8 @@ def cost(trial: AttackTrial) -> None:
     labels = torch.tensor([4, 0, 3])
     told: list[int] = []
     oracle = Oracle(trial.world.target, trial.access, trial.world.classes, tick=told.append)
-    trial.run(labels, oracle=oracle, work=trial.work(5))
+    with oracle.watched():  # counts at the network too: nothing is asked past the oracle
+        trial.run(labels, oracle=oracle, work=trial.work(5))
     attacked = torch.zeros(trial.world.classes, dtype=torch.int64)
     attacked[labels] = 1
     said = trial.cost
@@ -468,7 +469,7 @@ def kept_parts(trial: AttackTrial) -> None:
         raise DoesNotApply("it makes no gradient steps on the target" if not trial.others else "the attack inside is")
     with tempfile.TemporaryDirectory() as name:
         first = trial.run(work=trial.work(3, Path(name)))
-        world, differentiated = World(6), []
+        world, differentiated = World(6, images=PUBLIC), []
         features = world.target.features
 
         def watched(x: Tensor) -> Tensor:
@@ -497,7 +498,7 @@ def files(trial: AttackTrial) -> None:
 @law(LAWS, "result")
 def untouched(trial: AttackTrial) -> None:
     """Target and prior are what they were: weights, gradients, modes"""
-    world = World(4)
+    world = World(4, images=PUBLIC)
     models = {"the target": world.target, "the prior": world.prior}
     before = {name: {key: value.clone() for key, value in one.state_dict().items()} for name, one in models.items()}
     trial.run(world=world)

@@ -3,6 +3,7 @@
 # ruff: noqa: F811 (fixtures are imported)
 import base64
 import dataclasses
+import hashlib
 import io
 import json
 import re
@@ -361,6 +362,32 @@ def test_a_command_can_be_pasted(recorded: str, shown: str, world: Path, monkeyp
     monkeypatch.setattr(Run, "read", lambda self, file: {"provenance": {"command": recorded}})
     assert provenance.command(run) == shown
     assert shlex.split(provenance.command(run))[1:] == shlex.split(shown)[1:]
+
+
+def told(run: Run, lines: list[dict[str, float]]) -> None:
+    """Give a finished run a log."""
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (run.path / "log.jsonl").write_text(text)
+    done = json.loads((run.path / "done").read_text())
+    (run.path / "done").write_text(json.dumps(done | {"log.jsonl": hashlib.sha256(text.encode()).hexdigest()}))
+
+
+def test_what_the_target_answered_is_drawn_by_queries(root: Path, data: Dataset) -> None:
+    assert "No run of this folder logged its progress" in rendered(root) and "Query success" not in rendered(root)
+    (result,) = [one for one in load.results(root) if one.attack == "ppa" and not one.target.spec["defenses"]]
+    log = [{"step": step, "of": 100, "images": 4, "reached": step / 200} for step in (1, 10, 100)]
+    told(result.inversion, [line | {"confidence": line["reached"], "loss": 1.0} for line in log])
+    text = rendered(root)
+    assert "No run of this folder logged" not in text
+    for name in ("reached-none", "confidence-none", "loss-none"):
+        assert text.count(f'data-name="{name}') == 1, name
+    figure = next(one for one in re.findall(r"<svg.*?</svg>", text, re.S) if "no defense: people the target" in one)
+    (places,) = re.findall(r'<polyline points="([^"]*)"', figure)
+    across, up = zip(*(map(float, place.split(",")) for place in places.split()), strict=True)
+    assert across[1] - across[0] == pytest.approx(across[2] - across[1], abs=0.02), "a power of ten is one step"
+    shares = [(y - up[0]) / (up[2] - up[0]) for y in up]
+    assert shares[1] == pytest.approx((10 - 1) / (100 - 1), abs=0.01) and up[2] < up[0]
+    assert "ppa: 50.0% after 100 queries for one person" in figure
 
 
 EVIL = (

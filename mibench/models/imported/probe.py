@@ -3,10 +3,11 @@
 Every sensible way of showing it a picture is tried (size, channels, their order, range and normalisation), every
 sensible way of reading its answer (logits, log-probabilities, probabilities, independent scores, embeddings) and every
 sensible order of its classes. The way that names most people rightly is taken; among ways that are not told apart by
-that (the difference is at most one standard error of the best one's accuracy), the one whose first batch norm sees the
-mean and variance that it remembers from training; in a network without, the most usual of those that are nearly as sure
-of the right people (a higher contrast alone makes a network surer of what it knows by heart). Where the best way is no
-better than guessing, nothing fits, and the refusal says what was seen.
+that (the difference is at most one standard error of the best one's accuracy), those of the size at which the right
+people are named most surely, of sizes that hardly differ the most usual one; of these the one whose first batch norm
+sees the mean and variance that it remembers from training; in a network without, the most usual of those that are
+nearly as sure of the right people (a higher contrast alone makes a network surer of what it knows by heart). Where the
+best way is no better than guessing, nothing fits, and the refusal says what was seen.
 """
 
 import itertools

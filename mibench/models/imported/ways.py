@@ -16,6 +16,9 @@ __all__ = ["NOTHING", "Found", "Given", "Pictures", "Way", "best_of"]
 SURE = 0.1
 """Mean log-probability by which a way must be surer of the right people than a more usual one."""
 
+AS_SURE = 0.02
+"""The same for sizes, which change no contrast: below, the most usual size is taken."""
+
 
 class Pictures(NamedTuple):
     """Pictures of the private people, spread over them.
@@ -146,10 +149,7 @@ class Found:
             apart = 100 * max(margin(self.way.accuracy, one.n) for one in rest)
             return [f"size: {own} px of {len(best)} tried; {others}: worse by more than {apart:.0f} points{published}"]
         alike = ", ".join(f"{one.wanted.size}" for one in sorted(good, key=lambda one: one.wanted.size))
-        if not math.isnan(self.way.mismatch):
-            why = "its first batch norm remembers such pictures"
-        else:
-            why = "the published size" if own == self.usual else "the most usual of them"
+        why = "the published size" if own == self.usual else "the surest of the right people"
         apart = 100 * max(margin(self.way.accuracy, one.n) for one in good)
         return [
             f"size: {own} px of {len(best)} tried ({why}); within {apart:.0f} points, and so not told apart by "
@@ -186,6 +186,17 @@ class Found:
         return f"; next best: {', '.join(told)}" if told else ""
 
 
+def _of_one_size(near: Sequence[Way]) -> list[Way]:
+    """Those of the size at which the right people are named most surely; of sizes that hardly differ in that, the most
+    usual one."""
+    sure: dict[int, float] = {}
+    for way in near:
+        sure[way.wanted.size] = max(way.confidence, sure.get(way.wanted.size, -math.inf))
+    as_sure = {size for size, value in sure.items() if value >= max(sure.values()) - AS_SURE}
+    size = min((way for way in near if way.wanted.size in as_sure), key=lambda way: way.rank).wanted.size
+    return [way for way in near if way.wanted.size == size]
+
+
 def margin(accuracy: float, n: int) -> float:
     """How much less accurate a way may be and still not be told apart from the best: one standard error.
 
@@ -199,7 +210,7 @@ def best_of(ways: Sequence[Way]) -> Way:
     n = max(way.n for way in ways)
     ways = [way for way in ways if way.n == n]
     most = max(way.accuracy for way in ways)
-    near = [way for way in ways if way.accuracy >= most - margin(most, n)]
+    near = _of_one_size([way for way in ways if way.accuracy >= most - margin(most, n)])
     if not any(math.isnan(way.mismatch) for way in near):
         return min(near, key=lambda way: (way.mismatch, way.rank))
     surest = max(way.confidence for way in near)

@@ -4,16 +4,19 @@ The page computes nothing: its numbers are the cells of the report's tables, its
 of the same frames.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import pandas as pd
 
 from mibench.evaluation import checks
 from mibench.report import cite, dictionary, tables
 from mibench.report.content import Content
 from mibench.report.headline import Headline
-from mibench.report.page import charts, document, pictures, provenance, views
+from mibench.report.page import charts, document, pictures, progress, provenance, views
 from mibench.report.page.charts import Figure
+from mibench.report.result import Result
 from mibench.report.verdict import Verdict, verdict
 
 __all__ = ["render", "write"]
@@ -33,6 +36,7 @@ class Part:
     heat: views.Heat
     exposed: list[Figure]
     bought: list[Figure]
+    reached: list[Figure]
     card: list[tuple[str, str]]
 
 
@@ -56,7 +60,8 @@ def render(content: Content, errors: Sequence[str]) -> str:
     told = [line.replace(f"{root}/", "") for line in [*errors, *shown.missing]]
     if not content.names:
         told = [document.unnamed(line) for line in told]
-    runs = provenance.every(content.results)
+    runs, by_id = provenance.every(content.results), {result.run.id: result for result in content.results}
+    scored = tables.rows(content.table[content.table["score"].notna()]) if len(content.table) else []
     return document.render(
         "index.html",
         ("page.js", "gallery.js"),
@@ -70,10 +75,11 @@ def render(content: Content, errors: Sequence[str]) -> str:
         errors=list(dict.fromkeys(told)),
         tables=_tables(content),
         people=views.people(content.leaks.people),
-        training=charts.training(runs),
+        training=progress.training(runs),
+        answered=[(about, progress.answered(scored, by_id, key)) for key, about in progress.ATTACKS.items()],
         origins=provenance.origins(content.results, content.names),
         runs=provenance.lines(runs, content.names),
-        scored=tables.rows(content.table[content.table["score"].notna()]) if len(content.table) else [],
+        scored=scored,
         bibtex=cite.bibtex(*(result.run for result in content.results)),
         dictionary=_dictionary(content),
         gallery=Markup(views.json_text(shown.data)),
@@ -96,8 +102,10 @@ def _verdicts(content: Content) -> list[Verdict]:
 def _parts(content: Content, shown: pictures.Gallery) -> list[Part]:
     said = {one.protocol: one for one in content.headlines}
     cards = provenance.cards(content.results)
+    by_id = {result.run.id: result for result in content.results}
     leaks, made = content.leaks.people, []
-    for group in tables.protocols(content.table):
+    for rows in tables.protocols(content.table):
+        group = _tracked(rows, by_id)
         protocol = str(group["protocol"].iloc[0])
         exposed = leaks[leaks["protocol"] == protocol] if len(leaks) else leaks
         made.append(
@@ -112,10 +120,20 @@ def _parts(content: Content, shown: pictures.Gallery) -> list[Part]:
                 views.heat(group),
                 charts.people(exposed),
                 charts.bought(group),
+                progress.answered(tables.rows(group[group["score"].notna()]), by_id, "reached"),
                 cards[protocol],
             )
         )
     return made
+
+
+def _tracked(group: pd.DataFrame, results: Mapping[str, Result]) -> pd.DataFrame:
+    """The rows of a protocol; where attackers of several tracks are among them, each attack is called by its own."""
+    tracks = [result.track if (result := results.get(str(score))) else "" for score in group["score"]]
+    if len({*tracks} - {""}) < 2:
+        return group
+    names = zip(group["attack_label"], tracks, strict=True)
+    return group.assign(attack_label=[f"{name}, {track}" if track else name for name, track in names])
 
 
 def _tables(content: Content) -> list[views.Table]:

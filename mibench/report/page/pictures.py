@@ -28,7 +28,7 @@ from mibench.evaluation.checks import SAME
 from mibench.report import grids
 from mibench.report.judges import words
 from mibench.report.leakage import numbered
-from mibench.report.result import Result
+from mibench.report.result import TRACKS, Result
 from mibench.report.tables import HEADLINE, protocols, rows
 from mibench.runtime.errors import UserError
 from mibench.stages import artifacts
@@ -327,18 +327,24 @@ def _first(
     names: dict[int, str],
 ) -> tuple[list[tuple[str, list[Shot]]], list[str]]:
     """The page's first picture: the people with the first labels; their private image, the unseen one nearest to it,
-    and of each target the first image of the attack with the highest headline, good or bad. At most four targets."""
+    and of each target the first image of the attack with the highest headline, good or bad: of each track its own, the
+    headline's first. At most four rows of reconstructions."""
     shown = list(labels[: grids.IDENTITIES])
     lines = _photographs(private, heldout, shown, names)
-    best: dict[str, tuple[Any, Result, Tensor]] = {}
+    best: dict[tuple[str, str], tuple[Any, Result, Tensor]] = {}
     for line, result, images in strips:
-        held = best.get(line["target_label"])
+        key = (result.track, line["target_label"])
+        held = best.get(key)
         if held is None or line[HEADLINE] > held[0][HEADLINE]:
-            best[line["target_label"]] = (line, result, images)
-    for line, result, images in list(best.values())[:4]:
-        shots = _shots(f"{line['attack_label']} on {line['target_label']}", result, images, shown, names)
-        where = "no defense" if line["target_label"] == "none" else line["target_label"]
-        lines.append((f"{line['attack_label']}, {where}", shots))
+            best[key] = (line, result, images)
+    tracks = [track for track in (*TRACKS, "") if any(track == known for known, _ in best)]
+    chosen = sorted(best, key=lambda key: tracks.index(key[0]))
+    for track, target in chosen[:4]:
+        line, result, images = best[track, target]
+        shots = _shots(f"{line['attack_label']} on {target}", result, images, shown, names)
+        where = "no defense" if target == "none" else target
+        title = [line["attack_label"], where, *([track] if track and len(tracks) > 1 else [])]
+        lines.append((", ".join(title), shots))
     return lines, [names[label] for label in shown]
 
 
