@@ -39,7 +39,7 @@ from mibench.runtime.progress import Reporter
 from mibench.runtime.rng import seeded_globals
 from mibench.stages import artifacts
 
-__all__ = ["ACCESS", "plan", "work"]
+__all__ = ["ACCESS", "batch_of", "plan", "work"]
 
 ACCESS = {
     "none": Access.LABEL_ONLY,
@@ -175,7 +175,7 @@ def _here(run: Run, engine: Engine, prior: Prior, data: Dataset, count: int) -> 
     def attacked(oracle: Oracle, folder: Path) -> Outcome:
         labels = torch.arange(count, device=engine.device)
         shown = shown_by(artifacts.defenses(run.target))
-        workspace = AttackContext(_batch(engine, data, prior), folder, data.public.on(engine), shown)
+        workspace = AttackContext(batch_of(engine, data.image_shape, prior), folder, data.public.on(engine), shown)
         outcome: Checked | None = None
         with (
             seeded_globals(run.spec["seed"], "attack") as generators,
@@ -199,7 +199,7 @@ def _isolated(run: Run, engine: Engine, prior: Prior, data: Dataset, count: int)
         fields = {
             "access": access.name,
             "attacked": count,
-            "batch": _batch(engine, data, prior),
+            "batch": batch_of(engine, data.image_shape, prior),
             "budget": run.spec["budget"],
             "classes": len(data.classes),
             "seed": run.spec["seed"],
@@ -222,12 +222,12 @@ def _trace(cost: Cost, budget: int | None, classes: int, people: int, engine: En
     return Trace(classes, people, own, engine.device) if own > 0 else None
 
 
-def _batch(engine: Engine, data: Dataset, prior: Prior) -> int:
+def batch_of(engine: Engine, image_shape: tuple[int, int, int], prior: Prior) -> int:
     """Images searched at once; fewer where the prior is large: half of the machine's memory is for what it keeps.
 
     All of the memory counts and not what is free now, so that the same machine gives the same pieces.
     """
-    most = at_once(BATCH[engine.device.type], data.image_shape, engine.device)
+    most = at_once(BATCH[engine.device.type], image_shape, engine.device)
     if not prior.footprint:
         return most
     cuda = engine.device.type == "cuda"
