@@ -1,5 +1,6 @@
 """The commands that do the main job: train, attack, sweep, run, demo, report."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,7 +10,7 @@ from mibench.cli import options
 if TYPE_CHECKING:
     from mibench.runs import Run
 
-__all__ = ["attack", "demo", "report", "run", "sweep", "train"]
+__all__ = ["attack", "demo", "report", "run", "sweep", "train", "worker"]
 
 
 def train(
@@ -170,6 +171,7 @@ def run(
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     results: options.Results = options.RESULTS,
+    on: options.On = None,
     sets: options.Sets = None,
     no_zoo: options.NoZoo = False,
     dry_run: options.DryRun = False,
@@ -177,7 +179,7 @@ def run(
     full: options.Full = False,
     as_json: options.Json = False,
 ) -> None:
-    """Run a suite: a file of targets and attacks, resumable."""
+    """Run a suite: a file of targets and attacks, resumable; with --on ray on a cluster."""
     from mibench.cli import conduct
     from mibench.experiments import suites
 
@@ -193,7 +195,28 @@ def run(
         as_json=as_json,
         show=lambda runs: _shown(runs, full),
         seconds=suites.seconds(suite),
+        on=on,
     )
+
+
+def worker(
+    results: Annotated[Path, typer.Argument(help="Folder of all runs, which all workers share.")],
+    suite: options.Suite,
+    identities: options.Identities = None,
+    dataset: options.OtherDataset = None,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    sets: options.Sets = None,
+    no_zoo: options.NoZoo = False,
+) -> None:
+    """Help with a suite: do its runs that are ready and that no other worker of the folder does; start any number."""
+    from mibench.cli import conduct
+    from mibench.experiments import suites
+
+    device, precision = conduct.machine(device, precision)
+    experiments = suites.read(suite, dataset=dataset, seed=seed, identities=identities, sets=sets, precision=precision)
+    conduct.help_with(experiments, results.absolute(), device, zoo=conduct.zoo(no_zoo))
 
 
 def demo(

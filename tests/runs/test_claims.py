@@ -1,0 +1,197 @@
+"""Laws of shared work: one worker does a run; whoever is taken for dead can spoil nothing; no clock is read."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from mibench.runs import Run, claims, worker
+from mibench.runs.claims import Worker
+from mibench.runtime.engine import Engine
+from mibench.runtime.errors import UserError
+from mibench.runtime.files import write_atomic, write_json
+from mibench.runtime.progress import Reporter, Silent
+
+STEPS = 5
+
+
+def graph(root: Path, leaves: int = 3) -> list[Run]:
+    """A target, and so many inversions and scores on it."""
+    target = Run(root, "targets", "t", {"precision": "fp32", "seed": 0})
+    scores = []
+    for place in range(leaves):
+        inversion = Run(root, "inversions", "i", {"precision": "fp32", "seed": place}, {"target": target})
+        scores.append(Run(root, "scores", "s", {"precision": "fp32"}, {"inversion": inversion}))
+    return scores
+
+
+def stage(run: Run, engine: Engine, reporter: Reporter) -> None:
+    """Adds up in steps, each kept in a checkpoint; who did a step is no part of the result."""
+    pause, fails = float(os.environ.get("PAUSE", "0")), os.environ.get("FAILS", "")
+    if run.name == fails:
+        raise UserError(f"{run.label} cannot be done")
+    with run.writing() as folder, reporter.task(run.label, STEPS, "steps") as bar:
+        kept = folder / "checkpoint.json"
+        state = json.loads(kept.read_text()) if kept.exists() else {"step": 0, "sum": 0}
+        for step in range(state["step"], STEPS):
+            state = {"step": step + 1, "sum": 3 * state["sum"] + int(run.id, 16) % 97}
+            write_json(kept, state)
+            with (run.root / "steps").open("a") as file:
+                file.write(f"{run.label} {step}\n")
+            time.sleep(pause)
+            bar.advance()
+        write_atomic(folder / "model.bin", lambda scratch: scratch.write_text(str(state["sum"])))
+        run.finish({"by": run.attempt})
+
+
+def bytes_of(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.glob("*/[!.]*/model.bin")}
+
+
+def left_over(root: Path) -> list[str]:
+    """Claims, cards, attempts: what workers must not leave behind."""
+    hidden = [
+        *root.glob("*/.*.claim*"),
+        *root.glob(".workers/*"),
+        *root.glob("*/.attempts/*"),
+        *root.glob("*/.*.partial"),
+    ]
+    return [str(path) for path in hidden]
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> dict[str, bytes]:
+    """What one undisturbed worker makes of the graph."""
+    root = tmp_path / "alone"
+    assert worker.work(graph(root), stage, "cpu", Silent()) == 7
+    assert left_over(root) == []
+    return bytes_of(root)
+
+
+def test_two_workers_share_a_suite_and_do_each_run_once(tmp_path: Path, alone: dict[str, bytes]) -> None:
+    root = tmp_path / "shared"
+    counts: list[int] = []
+    both = [
+        threading.Thread(target=lambda: counts.append(worker.work(graph(root), stage, "cpu", Silent())))
+        for _ in range(2)
+    ]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    assert sum(counts) == 7 and bytes_of(root) == alone and left_over(root) == []
+    steps = (root / "steps").read_text().splitlines()
+    assert len(steps) == len(set(steps)) == 7 * STEPS
+
+
+def test_a_claim_of_a_living_worker_is_left_alone_and_of_a_dead_one_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = graph(tmp_path)[0].inversion.target
+    with Worker(tmp_path) as first, Worker(tmp_path) as second:
+        with first.claimed(run) as own, second.claimed(run) as other:
+            assert own is not None and own.attempt == first.token and other is None
+        with second.claimed(run) as other:
+            assert other is not None
+    dead = Worker(tmp_path)
+    with dead.claimed(run) as own:
+        assert own is not None
+        own.work.mkdir(parents=True)
+        (own.work / "checkpoint.json").write_text("kept")
+        monkeypatch.setattr(claims, "SILENT", 0.05)
+        with Worker(tmp_path) as heir:
+            with heir.claimed(run) as other:  # the first look only begins the watch
+                assert other is None
+            time.sleep(0.1)
+            with heir.claimed(run) as other:
+                assert other is not None and (other.work / "checkpoint.json").read_text() == "kept"
+                assert not own.work.exists() and dead.lost(own) and not heir.lost(other)
+                with pytest.raises(OSError):  # who only slept has nothing left to write to
+                    write_json(own.work / "checkpoint.json", {})
+
+
+def test_the_first_to_finish_stays(tmp_path: Path) -> None:
+    run = graph(tmp_path)[0].inversion.target
+    with Worker(tmp_path) as first, Worker(tmp_path) as second, first.claimed(run) as own:
+        assert own is not None
+        late = Run(run.root, run.kind, run.name, run.spec, attempt=second.token)
+        stage(own, None, Silent())  # type: ignore[arg-type]
+        before = (run.path / "run.json").read_bytes()
+        stage(late, None, Silent())  # type: ignore[arg-type]
+    assert (run.path / "run.json").read_bytes() == before and not late.work.exists()
+    assert left_over(tmp_path) == []
+
+
+CHILD = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {here!r})
+from test_claims import graph, stage
+from mibench.runs import worker
+from mibench.runtime.progress import Silent
+worker.work(graph(Path(sys.argv[1])), stage, "cpu", Silent())
+"""
+
+
+def test_kill_9_of_a_worker_costs_one_step_and_no_byte(
+    tmp_path: Path, alone: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "shared"
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD.format(here=str(Path(__file__).parent)), str(root)],
+        env={**os.environ, "PAUSE": "0.3"},
+    )
+    until = time.monotonic() + 60
+    while not list(root.glob("targets/.attempts/*/*/checkpoint.json")):
+        assert child.poll() is None and time.monotonic() < until
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    monkeypatch.setattr(claims, "SILENT", 0.3)
+    monkeypatch.setattr(worker, "WAIT", 0.1)
+    assert worker.work(graph(root), stage, "cpu", Silent()) == 7
+    steps = (root / "steps").read_text().splitlines()
+    assert bytes_of(root) == alone and len(steps) <= 7 * STEPS + 1 and left_over(root) == []
+
+
+def test_a_failure_is_told_once_and_what_does_not_build_on_it_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAILS", "s")
+    with pytest.raises(UserError, match=r"scores/s-\w+ cannot be done \(and 2 more"):
+        worker.work(graph(tmp_path), stage, "cpu", Silent())
+    assert len(bytes_of(tmp_path)) == 4
+    monkeypatch.setenv("FAILS", "")  # who starts a worker again tries again
+    assert worker.work(graph(tmp_path), stage, "cpu", Silent()) == 3
+
+
+def test_another_version_is_refused_by_name_while_it_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "BEAT", 0.05)
+    with Worker(tmp_path) as other:
+        other.card["torch"] = "1.0"
+        other.beat()
+        with pytest.raises(UserError, match=r"has torch 1\.0, this process on .* has torch 2"):
+            Worker(tmp_path).__enter__()
+    (tmp_path / ".workers" / "dead.json").write_text(json.dumps({**other.card, "beat": 7}))
+    with Worker(tmp_path):  # a card that stands still is a dead worker's
+        assert [path.stem for path in (tmp_path / ".workers").glob("dead*")] == []
+
+
+def test_clocks_do_not_matter(tmp_path: Path, alone: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host whose clock stands in another year, and goes backwards."""
+    times = iter(range(10**9, 0, -(10**6)))
+    monkeypatch.setattr(time, "time", lambda: float(next(times)))
+    assert worker.work(graph(tmp_path / "late"), stage, "cpu", Silent()) == 7
+    assert bytes_of(tmp_path / "late") == alone
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / ".workers").write_text("in the way")
+    with pytest.raises(UserError, match="cannot write to the results folder"):
+        worker.work(graph(tmp_path), stage, "cpu", Silent())
