@@ -166,12 +166,12 @@ def sweep(
 def run(
     suite: options.Suite,
     identities: options.Identities = None,
+    on: options.On = None,
     dataset: options.OtherDataset = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     results: options.Results = options.RESULTS,
-    on: options.On = None,
     sets: options.Sets = None,
     no_zoo: options.NoZoo = False,
     dry_run: options.DryRun = False,
@@ -200,7 +200,7 @@ def run(
 
 
 def worker(
-    results: Annotated[Path, typer.Argument(help="Folder of all runs, which all workers share.")],
+    folder: Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder of all runs, which all workers share.")],
     suite: options.Suite,
     identities: options.Identities = None,
     dataset: options.OtherDataset = None,
@@ -216,7 +216,7 @@ def worker(
 
     device, precision = conduct.machine(device, precision)
     experiments = suites.read(suite, dataset=dataset, seed=seed, identities=identities, sets=sets, precision=precision)
-    conduct.help_with(experiments, results.absolute(), device, zoo=conduct.zoo(no_zoo))
+    conduct.help_with(experiments, folder.absolute(), device, zoo=conduct.zoo(no_zoo))
 
 
 def demo(

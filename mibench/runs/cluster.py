@@ -7,6 +7,7 @@ its directory taken over and can finish nothing twice.
 """
 
 import heapq
+import logging
 import os
 import socket
 import time
@@ -103,7 +104,7 @@ def _connected(cluster: Cluster) -> Iterator[Any]:
     try:
         # Never "auto": it would join whatever cluster somebody has started on this machine.
         local: dict[str, Any] = {"include_dashboard": False} if cluster.address == "local" else {}
-        ray.init(cluster.address, namespace="mibench", logging_level="ERROR", log_to_driver=False, **local)
+        ray.init(cluster.address, namespace="mibench", logging_level=logging.ERROR, log_to_driver=False, **local)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         said = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"no cluster answers at {cluster.address} ({said}); start one with: ray start --head") from None

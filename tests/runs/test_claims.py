@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from mibench.runs import Run, claims, worker
+from mibench.runs import Run, claims, cluster, worker
 from mibench.runs.claims import Worker
+from mibench.runs.status import counts, status
 from mibench.runtime.engine import Engine
 from mibench.runtime.errors import UserError
 from mibench.runtime.files import write_atomic, write_json
@@ -195,3 +196,34 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / ".workers").write_text("in the way")
     with pytest.raises(UserError, match="cannot write to the results folder"):
         worker.work(graph(tmp_path), stage, "cpu", Silent())
+
+
+def test_status_says_what_runs_where_and_how_long_yet(tmp_path: Path) -> None:
+    target = graph(tmp_path)[0].inversion.target
+    with Worker(tmp_path) as one, one.claimed(target) as own:
+        assert own is not None
+        with one.telling(Silent()).task("t", 10, "steps") as bar:
+            bar.advance(4)
+            assert one.card["progress"]["done"] == 4
+            one.card["progress"]["seconds"] = 8.0
+            one.beat()
+            (known,) = status(tmp_path)
+            assert (known.run, known.share, known.left, known.alive) == (target.label, 0.4, 12.0, True)
+            assert known.where == f"process {os.getpid()} on {one.card['host']}" and known.silent < 60
+    assert status(tmp_path) == []
+    with target.locked(), target.writing():  # a process that works alone
+        (known,) = status(tmp_path)
+        assert known.run == target.label and known.where.startswith(f"process {os.getpid()} on ") and known.since
+    assert status(tmp_path) == [] and counts(tmp_path) == {}
+    with pytest.raises(UserError, match="is no folder"):
+        status(tmp_path / "absent")
+
+
+def test_what_stands_behind_on() -> None:
+    assert cluster.read("ray") == cluster.Cluster("local")
+    wanted = cluster.Cluster("ray://head:10001", 0.5, 0.25, 8e9)
+    assert cluster.read("ray://head:10001?cpus=.5&gpus=.25&memory=8e9") == wanted
+    assert cluster.read("ray:127.0.0.1:6379") == cluster.Cluster("127.0.0.1:6379")
+    for wrong in ("slurm", "ray?cpus=-1", "ray?cpus=many", "ray?colour=1", "ray?gpus=nan"):
+        with pytest.raises(UserError, match="--on"):
+            cluster.read(wrong)
