@@ -257,9 +257,7 @@ def demo(
 
 def report(
     results: options.Folder = options.RESULTS,
-    private_images: Annotated[
-        bool, typer.Option("--private-images/--no-private-images", help="Show real photographs, and people's names.")
-    ] = True,
+    private_images: options.PrivateImages = True,
     full: options.Full = False,
     as_json: options.Json = False,
 ) -> None:

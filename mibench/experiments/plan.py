@@ -276,7 +276,8 @@ class Planner:
             if invert.ACCESS[access] > invert.ACCESS[main.spec["access"]]:
                 continue
             known = registry.defaults("attacks", name)
-            settings: dict[str, Any] = {key: asked[key] for key in ("images", "pool") if key in asked and key in known}
+            settings: dict[str, Any] = dict(self.experiment.floor_settings.get(name, {}))
+            settings |= {key: asked[key] for key in ("images", "pool") if key in asked and key in known}
             if "queries" in known:  # it matches what an attack of its own access asks
                 if access != main.spec["access"]:
                     continue

@@ -117,15 +117,17 @@ def guarded(hidden: Sequence[Path]) -> Iterator["Guard"]:
     root = Path(f"{home}.root")
     root.mkdir(mode=0o700)
     asks, answers = os.pipe(), os.pipe()
-    process = None
     unreadable_by_others(True)
     try:
-        process = _start(home, [one.resolve() for one in hidden], answers[0], asks[1])
-        os.close(answers[0])
-        os.close(asks[1])
         with os.fdopen(asks[0], "rb") as reads, os.fdopen(answers[1], "wb") as writes:
+            try:
+                process = _start(home, [one.resolve() for one in hidden], answers[0], asks[1])
+            finally:
+                os.close(answers[0])
+                os.close(asks[1])
             guard = Guard(process, Wire(reads, writes))
             try:
+                guard.begin()
                 yield guard
             except (EOFError, BrokenPipeError):
                 raise UserError(f"the isolated attack ended (exit code {process.wait()}){guard.last_words()}") from None
@@ -181,9 +183,13 @@ class Guard:
         self._printed = b""
         self._reading = threading.Thread(target=self._read, daemon=True)
         self._reading.start()
-        held = self._expect("sealed").fields["held"]
-        self.isolation = "+".join(held) if held else "process only"
-        """What seals it: `landlock+namespaces`, one of them, or `process only`."""
+        self.isolation = "process only"
+        """What seals it, once it has begun: `landlock+namespaces`, one of them, or `process only`."""
+
+    def begin(self) -> None:
+        """Wait until the process has sealed itself."""
+        if held := self._expect("sealed").fields["held"]:
+            self.isolation = "+".join(held)
 
     def _read(self) -> None:
         assert self.process.stdout is not None

@@ -1,15 +1,17 @@
 """What is worked on in a results folder: read from cards of workers, locks and the age of files, without waiting."""
 
 import fcntl
+import json
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mibench.runs.claims import FOLDER, SILENT, cards
+from mibench.runs.executor import PROGRESS
 from mibench.runs.run import KINDS
 from mibench.runtime.errors import UserError
-from mibench.runtime.files import open_lock
+from mibench.runtime.files import open_lock, read_bytes
 
 __all__ = ["Status", "counts", "status"]
 
@@ -80,8 +82,17 @@ def _of_locks(root: Path) -> list[Status]:
                 for work in path.parent.glob(f".*-{id}.partial"):
                     newest = min((_age(file) for file in [work, *work.iterdir()]), default=0.0)
                     label = f"{path.parent.name}/{work.name.removeprefix('.').removesuffix('.partial')}"
-                    shown.append(Status(label, where, since, newest, None, None))
+                    shown.append(Status(label, where, since, newest, _share(work / PROGRESS), None))
     return shown
+
+
+def _share(path: Path) -> float | None:
+    """How much of its newest bar a process that works alone has done."""
+    try:
+        bar = json.loads(read_bytes(path))
+        return min(1.0, float(bar["step"]) / max(float(bar["of"]), 1.0))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _age(path: Path) -> float:

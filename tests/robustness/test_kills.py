@@ -7,6 +7,7 @@ flush, rename, removal and new folder) and may die, or be refused, at any one of
 The suite takes a sample of the write points. `MIBENCH_KILLS=N` takes all of them, and N kills at random times.
 """
 
+import atexit
 import errno
 import hashlib
 import json
@@ -180,14 +181,16 @@ class Ended:
 
 @cache
 def server() -> "subprocess.Popen[str]":
-    """One for all tests of this process; it ends when its stdin does."""
-    return subprocess.Popen(
+    """One for all tests of this process, ended with it."""
+    process = subprocess.Popen(
         [sys.executable, __file__],
         env={**os.environ, **ENVIRONMENT, "OMP_NUM_THREADS": "1"},
         text=True,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
+    atexit.register(process.communicate)
+    return process
 
 
 def together(jobs: list[dict[str, Any]]) -> list[Ended]:
