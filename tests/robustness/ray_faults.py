@@ -1,7 +1,7 @@
 """The fault campaign of `--on ray`, by hand: workers, nodes and the driver are killed at random on a real cluster of
 several nodes in processes, and the bytes must be those of an undisturbed worker. Minutes long, so no test of CI.
 
-PYTHONPATH=.:tests/runs python tests/robustness/ray_faults.py FOLDER [LEAVES] [SEED]
+PYTHONPATH=.:tests python tests/robustness/ray_faults.py FOLDER [LEAVES] [SEED]
 """
 
 import json
@@ -10,13 +10,11 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from test_claims import bytes_of, graph, left_over, stage
+from sharing import bytes_of, graph, left_over, stage
 
 from mibench.runs import cluster, worker
 from mibench.runs.claims import cards
@@ -36,8 +34,9 @@ def drive(root: Path, leaves: int, address: str) -> None:
 
 
 def working(root: Path) -> list[int]:
-    """Processes that work on a run now."""
-    return [int(card["process"]) for card in cards(root).values() if card.get("run")]
+    """Living processes that work on a run."""
+    known = [int(card["process"]) for card in cards(root).values() if card.get("run")]
+    return [process for process in known if Path(f"/proc/{process}").exists()]
 
 
 def main(folder: Path, leaves: int, seed: int) -> int:
@@ -56,41 +55,27 @@ def main(folder: Path, leaves: int, seed: int) -> int:
     def start() -> "subprocess.Popen[bytes]":
         return subprocess.Popen([sys.executable, __file__, "--drive", str(shared), str(leaves), nodes.address])
 
-    driver = start()
-    over = threading.Event()
-
-    def disturb() -> None:
-        nonlocal driver
-        plan = ["worker", "driver", "node", "worker"]
-        while plan and not over.wait(1.0 + draw.random()):
-            busy = working(shared)
-            if not busy:
-                continue
-            what = plan.pop(0)
-            faults.append(what)
-            print(f"{time.monotonic():.0f} fault: {what}", flush=True)
-            with suppress(ProcessLookupError):
-                if what == "worker":
-                    os.kill(draw.choice(busy), signal.SIGKILL)
-                elif what == "node":
-                    nodes.remove_node(others.pop(draw.randrange(len(others))), allow_graceful=False)
-                    others.append(nodes.add_node(num_cpus=1))
-                else:
-                    driver.kill()
-                    driver.wait()
-                    driver = start()
-
-    thread = threading.Thread(target=disturb)
-    begun = time.monotonic()
-    thread.start()
-    while True:
-        mine = driver
-        code = mine.wait()
-        if mine is driver and code != -signal.SIGKILL:
-            break
+    driver, begun = start(), time.monotonic()
+    plan = ["worker", "driver", "node", "worker"]
+    next_fault = begun + 1.0
+    while (code := driver.poll()) is None:  # in the main thread: ray's nodes set handlers of signals
         time.sleep(0.1)
-    over.set()
-    thread.join()
+        busy = working(shared)
+        if not plan or not busy or time.monotonic() < next_fault:
+            continue
+        what = plan.pop(0)
+        faults.append(what)
+        print(f"{time.monotonic():.0f} fault: {what}", flush=True)
+        if what == "worker":
+            os.kill(draw.choice(busy), signal.SIGKILL)
+        elif what == "node":
+            nodes.remove_node(others.pop(draw.randrange(len(others))), allow_graceful=False)
+            others.append(nodes.add_node(num_cpus=1))
+        else:
+            driver.kill()
+            driver.wait()
+            driver = start()
+        next_fault = time.monotonic() + 3.0 + 2.0 * draw.random()
     steps = (shared / "steps").read_text().splitlines()
     told = {
         "driver's exit code": code,

@@ -10,60 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
+from sharing import STEPS, bytes_of, graph, left_over, stage
 
 from mibench.runs import Run, claims, cluster, worker
 from mibench.runs.claims import Worker
 from mibench.runs.status import counts, status
-from mibench.runtime.engine import Engine
 from mibench.runtime.errors import UserError
-from mibench.runtime.files import write_atomic, write_json
-from mibench.runtime.progress import Reporter, Silent
-
-STEPS = 5
-
-
-def graph(root: Path, leaves: int = 3) -> list[Run]:
-    """A target, and so many inversions and scores on it."""
-    target = Run(root, "targets", "t", {"precision": "fp32", "seed": 0})
-    scores = []
-    for place in range(leaves):
-        inversion = Run(root, "inversions", "i", {"precision": "fp32", "seed": place}, {"target": target})
-        scores.append(Run(root, "scores", "s", {"precision": "fp32"}, {"inversion": inversion}))
-    return scores
-
-
-def stage(run: Run, engine: Engine, reporter: Reporter) -> None:
-    """Adds up in steps, each kept in a checkpoint; who did a step is no part of the result."""
-    pause, fails = float(os.environ.get("PAUSE", "0")), os.environ.get("FAILS", "")
-    if run.name == fails:
-        raise UserError(f"{run.label} cannot be done")
-    with run.writing() as folder, reporter.task(run.label, STEPS, "steps") as bar:
-        kept = folder / "checkpoint.json"
-        state = json.loads(kept.read_text()) if kept.exists() else {"step": 0, "sum": 0}
-        for step in range(state["step"], STEPS):
-            state = {"step": step + 1, "sum": 3 * state["sum"] + int(run.id, 16) % 97}
-            write_json(kept, state)
-            with (run.root / "steps").open("a") as file:
-                file.write(f"{run.label} {step}\n")
-            time.sleep(pause)
-            bar.advance()
-        write_atomic(folder / "model.bin", lambda scratch: scratch.write_text(str(state["sum"])))
-        run.finish({"by": run.attempt})
-
-
-def bytes_of(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.glob("*/[!.]*/model.bin")}
-
-
-def left_over(root: Path) -> list[str]:
-    """Claims, cards, attempts: what workers must not leave behind."""
-    hidden = [
-        *root.glob("*/.*.claim*"),
-        *root.glob(".workers/*"),
-        *root.glob("*/.attempts/*"),
-        *root.glob("*/.*.partial"),
-    ]
-    return [str(path) for path in hidden]
+from mibench.runtime.files import write_json
+from mibench.runtime.progress import Silent
 
 
 @pytest.fixture
@@ -133,7 +87,7 @@ CHILD = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {here!r})
-from test_claims import graph, stage
+from sharing import graph, stage
 from mibench.runs import worker
 from mibench.runtime.progress import Silent
 worker.work(graph(Path(sys.argv[1])), stage, "cpu", Silent())
@@ -145,7 +99,7 @@ def test_kill_9_of_a_worker_costs_one_step_and_no_byte(
 ) -> None:
     root = tmp_path / "shared"
     child = subprocess.Popen(
-        [sys.executable, "-c", CHILD.format(here=str(Path(__file__).parent)), str(root)],
+        [sys.executable, "-c", CHILD.format(here=str(Path(__file__).parent.parent)), str(root)],
         env={**os.environ, "PAUSE": "0.3"},
     )
     until = time.monotonic() + 60
