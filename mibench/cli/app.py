@@ -26,10 +26,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Do": (do.train, do.attack, do.sweep, do.run, do.report, do.demo, audit.audit),
+    "Do": (do.train, do.attack, do.sweep, do.run, do.worker, do.report, do.demo, audit.audit),
     "Stages": (stages.train_target, stages.train_prior, stages.invert, stages.score),
     "Look": (
-        *(look.list_plugins, look.checks, look.show, compare.diff, compare.leaderboard),
+        *(look.list_plugins, look.checks, look.status, look.show, compare.diff, compare.leaderboard),
         *(look.features, look.judge, look.cite, look.doctor, look.verify, bench.bench),
     ),
     "Extend": (extend.new, extend.check_plugin),

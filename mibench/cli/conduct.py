@@ -14,10 +14,10 @@ from mibench.runs import Run, damaged
 from mibench.runs.executor import pending
 from mibench.runtime import engine
 from mibench.runtime.terminal import Terminal, say
-from mibench.stages import execute, rehearse
+from mibench.stages import execute, rehearse, work
 from mibench.zoo import Shelf
 
-__all__ = ["conduct", "machine", "metrics_of", "zoo"]
+__all__ = ["conduct", "help_with", "machine", "metrics_of", "zoo"]
 
 
 def machine(device: str, precision: str) -> tuple[str, str]:
@@ -42,6 +42,7 @@ def conduct(
     show: Callable[[list[Run]], None] = lambda runs: None,
     early: Callable[[list[Run]], None] | None = None,
     seconds: Mapping[str, float] | None = None,
+    on: str | None = None,
 ) -> None:
     """Plan all of it before any of it is done; do it, or describe what would be done; print.
 
@@ -50,7 +51,9 @@ def conduct(
 
     Args:
         early: Told of the first attack and its floors, which are then done before everything else.
+        on: A cluster to do it on; here if absent.
     """
+    results = results.absolute() if on else results  # every node must find it under this name
     for kind in ("targets", "inversions"):
         say(*(f"note: left out: {line}" for line in damaged(results, kind)), to_stderr=True)
     planned = {run.id: run for experiment in experiments for run in plan(experiment, results, zoo)}
@@ -65,13 +68,21 @@ def conduct(
             first = opening(runs)
             execute(first, device, terminal)
             early(first)
-        execute(runs[::-1], device, terminal, force)
+        execute(runs[::-1], device, terminal, force, on)
     if as_json:
         shown = [{**run.description(), "path": str(run.path), "metrics": metrics_of(run)} for run in runs]
         print(json.dumps(shown, indent=1, sort_keys=True))
         return
     show(runs)
     say(*(run.path for run in runs))
+
+
+def help_with(experiments: Sequence[Experiment], results: Path, device: str, zoo: Shelf | None) -> None:
+    """Do what is ready of a plan and what no other worker of the results folder does; say how much that was."""
+    planned = {run.id: run for experiment in experiments for run in plan(experiment, results, zoo)}
+    with Terminal() as terminal:
+        count = work(list(planned.values())[::-1], device, terminal)
+    say(f"{count} run(s) done here; all of the suite is in {results}")
 
 
 def describe(runs: list[Run], force: bool, as_json: bool, seconds: Mapping[str, float] = MappingProxyType({})) -> None:

@@ -1,13 +1,16 @@
 """The commands that do the main job: train, attack, sweep, run, demo, report."""
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from mibench.cli import options
 
 if TYPE_CHECKING:
     from mibench.runs import Run
 
-__all__ = ["attack", "demo", "report", "run", "sweep", "train"]
+__all__ = ["attack", "demo", "report", "run", "sweep", "train", "worker"]
 
 
 def train(
@@ -163,6 +166,7 @@ def sweep(
 def run(
     suite: options.Suite,
     identities: options.Identities = None,
+    on: options.On = None,
     dataset: options.OtherDataset = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -175,7 +179,7 @@ def run(
     full: options.Full = False,
     as_json: options.Json = False,
 ) -> None:
-    """Run a suite: a file of targets and attacks, resumable."""
+    """Run a suite: a file of targets and attacks, resumable; with --on ray on a cluster."""
     from mibench.cli import conduct
     from mibench.experiments import suites
 
@@ -191,7 +195,28 @@ def run(
         as_json=as_json,
         show=lambda runs: _shown(runs, full),
         seconds=suites.seconds(suite),
+        on=on,
     )
+
+
+def worker(
+    folder: Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder of all runs, which all workers share.")],
+    suite: options.Suite,
+    identities: options.Identities = None,
+    dataset: options.OtherDataset = None,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    sets: options.Sets = None,
+    no_zoo: options.NoZoo = False,
+) -> None:
+    """Help with a suite: do its runs that are ready and that no other worker of the folder does; start any number."""
+    from mibench.cli import conduct
+    from mibench.experiments import suites
+
+    device, precision = conduct.machine(device, precision)
+    experiments = suites.read(suite, dataset=dataset, seed=seed, identities=identities, sets=sets, precision=precision)
+    conduct.help_with(experiments, folder.absolute(), device, zoo=conduct.zoo(no_zoo))
 
 
 def demo(

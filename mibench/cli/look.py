@@ -13,7 +13,7 @@ from mibench.runtime.errors import UserError, unknown
 if TYPE_CHECKING:
     from mibench.runs import Run
 
-__all__ = ["checks", "cite", "doctor", "features", "find", "judge", "list_plugins", "show", "verify"]
+__all__ = ["checks", "cite", "doctor", "features", "find", "judge", "list_plugins", "show", "status", "verify"]
 
 
 def list_plugins(
@@ -55,6 +55,18 @@ def checks(
     from mibench.cli import printing
 
     printing.print_checks(None if explain else results, as_json)
+
+
+def status(results: options.Folder = options.RESULTS, as_json: options.Json = False) -> None:
+    """What is worked on now: which runs, where, since when, the last sign of life, and how long it takes yet."""
+    from mibench.cli import printing
+    from mibench.runs.status import counts, status
+
+    shown, finished = status(results), counts(results)
+    if as_json:
+        print(json.dumps({"finished": finished, "working": [one._asdict() for one in shown]}, indent=1))
+    else:
+        printing.print_status(shown, finished)
 
 
 def find(results: Path, reference: str) -> "Run":

@@ -70,6 +70,10 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="Everything random is d
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")]
 Results = Annotated[Path, typer.Option("--results", help="Folder of all runs.")]
+On = Annotated[
+    str | None,
+    typer.Option("--on", help="ray (this machine), ray://HOST:PORT; with ?cpus=1&gpus=.5&memory=8e9 for each run."),
+]
 Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="FIELD=VALUE", help="Change a setting; prefix data., training., prior. as needed."),

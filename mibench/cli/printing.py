@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mibench.core import Dataset
     from mibench.experiments.experiment import Experiment
     from mibench.runs import Run
+    from mibench.runs.status import Status
     from mibench.stages.shelve import Verified
     from mibench.zoo import Entry
 
@@ -28,6 +29,7 @@ __all__ = [
     "print_entry",
     "print_first",
     "print_plan",
+    "print_status",
     "print_suites",
     "print_training",
     "print_verified",
@@ -173,6 +175,23 @@ def duration(runs: list["Run"], seconds: Mapping[str, float]) -> tuple[float, in
         known.append(next((seconds[key] for key in keys if key in seconds), None))
     told = [one for one in known if one is not None]
     return sum(told) / 3600, len(known) - len(told)
+
+
+def print_status(working: list["Status"], finished: Mapping[str, int]) -> None:
+    """Runs that are worked on, and how many are finished."""
+    console = SafeConsole()
+    table = Table(box=None, pad_edge=False)
+    for column in ("run", "where", "since", "last sign of life", "done", "left"):
+        table.add_column(column)
+    for one in working:
+        alive = f"{one.silent:.0f} s ago" + ("" if one.alive else " (dead?)")
+        share = "" if one.share is None else f"{one.share:.0%}"
+        left = "" if one.left is None else f"about {one.left / 60:.1f} min"
+        table.add_row(one.run, one.where, one.since, alive, share, left)
+    if working:
+        console.print(table)
+    kinds = ", ".join(f"{number} {kind}" for kind, number in finished.items()) or "nothing"
+    console.print(f"{len(working)} run(s) in work; finished: {kinds}")
 
 
 def print_first(scores: list["Run"]) -> None:

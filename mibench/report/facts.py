@@ -1,10 +1,12 @@
 """What `checks.py` needs to know of a score, read from the runs it builds on."""
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 
 from mibench import models
@@ -90,13 +92,13 @@ def _queries(result: Result) -> float:
 def _copies(result: Result) -> int:
     """Reconstructions at no distance from a private image of the person in the features of every evaluation model:
     copies that another program has saved again."""
-    table, same = result.per_image, None
+    distances, same = result.distances, None
     for name, known in result.score.facts.items():
         usual = known.knn_real_to_real
-        columns = [column for column in (f"knn_train@{name}", f"knn_heldout@{name}") if column in table]
+        columns = [distances[key] for key in (f"knn_train@{name}", f"knn_heldout@{name}") if key in distances]
         if not usual or not columns:
             return 0
-        near = table[columns].min(axis=1) < SAME * usual
+        near = reduce(torch.fmin, columns) < SAME * usual
         same = near if same is None else same & near
     return 0 if same is None else int(same.sum())
 
@@ -176,4 +178,7 @@ def facts(result: Result, among: Sequence[Result] = ()) -> Facts:
 def findings(results: Iterable[Result]) -> list[Finding]:
     """What the checks say of all scores."""
     every = list(results)
-    return check_facts(facts(result, every) for result in every)
+    rivals: dict[tuple[str, str], list[Result]] = defaultdict(list)  # nothing else is a score's floor or rival
+    for result in every:
+        rivals[result.target.id, result.protocol].append(result)
+    return check_facts(facts(result, rivals[result.target.id, result.protocol]) for result in every)

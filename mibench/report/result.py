@@ -14,6 +14,8 @@ from typing import Any
 
 import pandas as pd
 import torch
+from jaxtyping import Float64
+from torch import Tensor
 
 from mibench.core import Access
 from mibench.evaluation.protocol import digest
@@ -47,17 +49,17 @@ class Result:
     run: Run
     score: Score
 
-    @property
+    @cached_property
     def inversion(self) -> Run:
         """What was scored."""
         return self.run.inversion
 
-    @property
+    @cached_property
     def target(self) -> Run:
         """What was attacked."""
         return self.inversion.target
 
-    @property
+    @cached_property
     def prior(self) -> Run | None:
         """Where the images come from; None where another program made them."""
         return self.inversion.prior
@@ -78,7 +80,7 @@ class Result:
         attack = self.inversion.spec["attack"]
         return str(attack["name"] if self.prior else attack["settings"]["name"])
 
-    @property
+    @cached_property
     def role(self) -> str:
         """`attack` or `floor`."""
         return str(card("attacks", self.inversion.spec["attack"]["name"]).get("role", "attack"))
@@ -144,10 +146,20 @@ class Result:
         known = [f"open_top1@{first}", f"own_ball@{first}", *(f"verified@{name}" for name in self.score.verifiers)]
         return [column for column in known if column in self.verdicts]
 
-    @cached_property
+    @property
     def verdicts(self) -> dict[str, Hits]:
         """Column -> yes or no on each image, in the order in which the images were made: the headline `likeness` and
         what else each judge says."""
+        return self._columns[0]
+
+    @property
+    def distances(self) -> dict[str, Float64[Tensor, " n"]]:
+        """Column -> distance of each image to the nearest private one in an evaluation model's features
+        (`knn_train@`, `knn_heldout@`); NaN where no image came back."""
+        return self._columns[1]
+
+    @cached_property
+    def _columns(self) -> tuple[dict[str, Hits], dict[str, Float64[Tensor, " n"]]]:
         # Not by way of `per_image`: pandas takes ten times as long for a small file, and a report reads them all.
         with io.TextIOWrapper(open_file(self.run.path / "per_image.csv"), encoding="utf-8", newline="") as file:
             lines = csv.reader(file)
@@ -156,10 +168,15 @@ class Result:
                 name for name in head if name.partition("@")[0] in ("likeness", "open_top1", "own_ball", "verified")
             ]
             places = [head.index("label"), *(head.index(name) for name in names)]
-            cells = torch.tensor([[int(line[place]) for place in places] for line in lines], dtype=torch.int64)
+            near = [name for name in head if name.partition("@")[0] in ("knn_train", "knn_heldout")]
+            at = [head.index(name) for name in near]
+            read = [([int(line[place]) for place in places], [float(line[place]) for place in at]) for line in lines]
+        cells = torch.tensor([line for line, _ in read], dtype=torch.int64)
+        apart = torch.tensor([line for _, line in read], dtype=torch.float64).T
         people, *columns = cells.T.contiguous()
         seeds = torch.full_like(people, int(self.target.spec["seed"]))
-        return {name: Hits(people, column.bool(), seeds) for name, column in zip(names, columns, strict=True)}
+        hits = {name: Hits(people, column.bool(), seeds) for name, column in zip(names, columns, strict=True)}
+        return hits, dict(zip(near, apart, strict=True)) if near else {}
 
     @cached_property
     def hits(self) -> Hits:

@@ -22,7 +22,7 @@ from mibench.runtime.engine import Engine, out_of_memory, resolve, set_threads, 
 from mibench.runtime.errors import UserError
 from mibench.runtime.progress import Recorded, Reporter, Task
 
-__all__ = ["PROGRESS", "Stage", "execute", "pending"]
+__all__ = ["PROGRESS", "Stage", "attempt", "execute", "pending"]
 
 PROGRESS = ".progress.json"
 """In a directory that is worked on: how far the work has come (`Recorded`); gone when the run is finished."""
@@ -58,18 +58,27 @@ def perform(run: Run, stage: Stage, engine: Engine, reporter: Reporter) -> None:
     """
     with run.locked(reporter.say):
         if not run.done:
-            try:
-                with going_on(run.label):
-                    stage(run, engine, Recorded(reporter, run.work / PROGRESS))
-            except (MemoryError, RuntimeError) as error:
-                said = out_of_memory(error)
-                if said is None:
-                    raise
-                raise UserError(
-                    f"{run.label} ran out of memory on {engine.device} ({said}); what is done so far is kept: run the "
-                    "same command again with MIBENCH_WORKERS=1 or a smaller MIBENCH_MEMORY, or ask for less, as with "
-                    "--set training.batch=... or data.image_size=..."
-                ) from None
+            attempt(run, stage, engine, reporter)
+
+
+def attempt(run: Run, stage: Stage, engine: Engine, reporter: Reporter) -> None:
+    """Do one run that this process alone works on.
+
+    Raises:
+        UserError: If there is not enough memory, or a plug-in ended the process.
+    """
+    try:
+        with going_on(run.label):
+            stage(run, engine, Recorded(reporter, run.work / PROGRESS))
+    except (MemoryError, RuntimeError) as error:
+        said = out_of_memory(error)
+        if said is None:
+            raise
+        raise UserError(
+            f"{run.label} ran out of memory on {engine.device} ({said}); what is done so far is kept: run the "
+            "same command again with MIBENCH_WORKERS=1 or a smaller MIBENCH_MEMORY, or ask for less, as with "
+            "--set training.batch=... or data.image_size=..."
+        ) from None
 
 
 def execute(runs: list[Run], stage: Stage, device: str, reporter: Reporter, force: bool = False) -> None:
@@ -189,11 +198,13 @@ def _side_by_side(todo: list[Run], stage: Stage, device: str, count: int, report
     stopped = True  # by a mistake or Ctrl-C: what the workers have done is then in their checkpoints
     try:
         while left or running:
+            awaited = left.keys() | {other.label for other in running.values()}
             # What others wait for first, the many short scores last, so that no worker idles at the end.
             for run in sorted(left.values(), key=lambda run: KINDS.index(run.kind)):
-                awaited = left.keys() | {other.label for other in running.values()}
+                if len(running) == count:
+                    break
                 # Only as many as there are workers: the next pick then sees everything that has become possible.
-                if len(running) < count and not any(parent.label in awaited for parent in run.ancestors()):
+                if not any(parent.label in awaited for parent in run.ancestors()):
                     running[pool.submit(_job, left.pop(run.label), stage, device)] = run
             finished, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
             shown.replay(events)

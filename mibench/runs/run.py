@@ -7,6 +7,7 @@ hidden name; `done`, with the digest of every file, is written last, and one ren
 be seen is whole.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -60,6 +61,8 @@ class Run:
         parents: Role -> the run it builds on, or several.
         inputs: Where things lay when the run was asked for (a folder of images): needed to do the work, recorded, but
             not part of the id.
+        attempt: Of several processes that share the folder, which works on it in a directory of its own
+            (`runs.claims`); nobody else but a run's worker gives one.
     """
 
     root: Path
@@ -68,6 +71,7 @@ class Run:
     spec: Mapping[str, Any]
     parents: Mapping[str, "Run | list[Run]"] = field(default_factory=dict)
     inputs: Mapping[str, Any] = field(default_factory=dict)
+    attempt: str = field(default="", compare=False)
 
     @cached_property
     def digest(self) -> str:
@@ -156,7 +160,8 @@ class Run:
     @property
     def work(self) -> Path:
         """Where it is worked on."""
-        return self.root / self.kind / f".{self.name}-{self.id}.partial"
+        own = self.root / self.kind / ".attempts" / self.attempt if self.attempt else self.root / self.kind
+        return own / f".{self.name}-{self.id}.partial"
 
     @property
     def done(self) -> bool:
@@ -181,7 +186,8 @@ class Run:
         """
         wanted = self.description()
         for key in ("protocol", "kind", "spec", "parents", "digest"):
-            if canonical(card.get(key)) != canonical(wanted[key]):
+            # Equal values have equal texts; only lists and tuples need the texts.
+            if card.get(key) != wanted[key] and canonical(card.get(key)) != canonical(wanted[key]):
                 raise UserError(
                     f"{self.path} is the run of another specification than the one wanted, though both have the id "
                     f"{self.id} ({_difference(key, card.get(key), wanted[key])}); give --force to replace it, or "
@@ -322,10 +328,20 @@ class Run:
         self.appear()
 
     def appear(self) -> None:
-        """Give the whole run that lies in `work` its name, in the place of an older one."""
-        if self.path.exists():
-            shutil.rmtree(self.path)
-        self.work.rename(self.path)
+        """Give the whole run that lies in `work` its name; where another process was faster, its run stays."""
+        if not self.done:
+            if self.path.exists():  # without `done` it is what a deletion has left
+                shutil.rmtree(self.path)
+            try:
+                self.work.rename(self.path)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not self.done:
+                    raise
+        if self.work.exists():
+            shutil.rmtree(self.work)
+        if self.attempt:
+            with suppress(OSError):
+                self.work.parent.rmdir()
 
     def discard(self) -> None:
         """Forget the finished run and any partial work (--force), once nobody works on it.

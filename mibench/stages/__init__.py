@@ -6,7 +6,7 @@ different days, or on different machines.
 
 from mibench import zoo
 from mibench.plugins import registry
-from mibench.runs import Run, canonical, executor
+from mibench.runs import Run, canonical, cluster, executor, worker
 from mibench.runtime.endings import going_on
 from mibench.runtime.engine import Engine
 from mibench.runtime.progress import Reporter
@@ -24,7 +24,7 @@ from mibench.stages import (
     train_verifier,
 )
 
-__all__ = ["execute", "perform", "rehearse"]
+__all__ = ["execute", "perform", "prepare", "rehearse", "work"]
 
 _STAGES = {
     "backbones": train_backbone.work,
@@ -75,13 +75,35 @@ def rehearse(runs: list[Run], reporter: Reporter | None = None) -> None:
                 train_prior.rehearse(run)
 
 
-def execute(runs: list[Run], device: str, reporter: Reporter, force: bool = False) -> None:
+def execute(runs: list[Run], device: str, reporter: Reporter, force: bool = False, on: str | None = None) -> None:
     """Do everything that `runs` need; see `executor.execute`.
+
+    Args:
+        on: A cluster to do it on (`runs.cluster`); in this process and its workers if absent.
 
     Raises:
         UserError: The first mistake of a stage; what was finished before it stays.
     """
-    todo = executor.pending(runs, force)
+    prepare(executor.pending(runs, force), reporter)
+    if on is None:
+        executor.execute(runs, perform, device, reporter, force)
+    else:
+        cluster.execute(runs, perform, device, reporter, force, cluster.read(on))
+
+
+def work(runs: list[Run], device: str, reporter: Reporter) -> int:
+    """Do those of `runs`, and of what they need, that no other worker of the results folder does; returns how many
+    were done here.
+
+    Raises:
+        UserError: See `worker.work`.
+    """
+    prepare(executor.pending(runs), reporter)
+    return worker.work(runs, perform, device, reporter)
+
+
+def prepare(todo: list[Run], reporter: Reporter) -> None:
+    """Find what can be found wrong before any of it is done, and open every data set once."""
     rehearse(todo, reporter)
     # Drawn or decoded once here, with all cores, instead of once in every worker: the cache then has it. And before
     # --force throws anything away.
@@ -91,4 +113,3 @@ def execute(runs: list[Run], device: str, reporter: Reporter, force: bool = Fals
             data = artifacts.open_dataset(inputs, reporter)
         for what, images in data.card.get("converted", {}).items():
             reporter.say(f"data set {data.name}: {images} image(s) converted: {what}")
-    executor.execute(runs, perform, device, reporter, force)

@@ -1,0 +1,67 @@
+"""The smallest graph on a cluster of this machine, where ray is installed; faults: tests/robustness/ray_faults.py."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sharing import bytes_of, graph, left_over, stage
+
+from mibench.runs import cluster, worker
+from mibench.runtime.errors import UserError
+from mibench.runtime.progress import Silent
+
+DRIVER = """
+import sys
+from pathlib import Path
+from sharing import graph, stage
+from mibench.runs import cluster
+from mibench.runtime.progress import Silent
+cluster.execute(graph(Path(sys.argv[1]), 1), stage, "cpu", Silent(), False, cluster.read("ray?cpus=.5"))
+"""
+
+
+def test_a_graph_on_ray_has_the_bytes_of_a_worker(tmp_path: Path) -> None:
+    """In a process of its own: what ray warns of is not ours to mend."""
+    pytest.importorskip("ray")
+    worker.work(graph(tmp_path / "alone", 1), stage, "cpu", Silent())
+    path = os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
+    words = [sys.executable, "-c", DRIVER, str(tmp_path / "shared")]
+    subprocess.run(words, env={**os.environ, "PYTHONPATH": path}, check=True, timeout=300)
+    assert bytes_of(tmp_path / "shared") == bytes_of(tmp_path / "alone")
+    assert left_over(tmp_path / "shared") == []
+
+
+def test_without_ray_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = importlib.util.find_spec
+    monkeypatch.setattr(cluster, "find_spec", lambda name: None if name == "ray" else known(name))
+    with pytest.raises(UserError, match=r"pip install 'mibench\[ray\]'"):
+        cluster.execute(graph(tmp_path), stage, "cpu", Silent(), False, cluster.Cluster())
+
+
+def test_a_relative_folder_is_refused() -> None:
+    with pytest.raises(UserError, match="whole path"):
+        cluster.execute(graph(Path("results")), stage, "cpu", Silent(), False, cluster.Cluster())
+
+
+def test_bars_close_when_their_run_begins_again_elsewhere() -> None:
+    told: list[Any] = []
+
+    class Told(Silent):
+        def task(self, label: str, total: int, unit: str) -> Any:
+            told.append(label)
+            return super().task(label, total, unit)
+
+        def advance(self, count: int = 1) -> None:
+            told.append(count)
+
+    shown = cluster._Shown(Told())
+    for event in [("open", 1, ("a", 9, "steps")), ("advance", 1, 4), ("open", 2, ("a", 9, "steps")), ("advance", 1, 5)]:
+        shown.replay(*event)
+    assert told == ["a", 4, "a"] and list(shown.open) == [2]
+    shown.replay("close", 7, None)  # of a board that has died meanwhile
+    shown.close()
+    assert shown.open == {}
