@@ -20,6 +20,9 @@ from torch import Tensor
 class Service:
     """What the server knows: a model, what it was asked, and what goes wrong next.
 
+    `images` counts what was answered, as a bill would, and `received` what came; where `keyed` is a mapping, a question
+    with a key that was answered before is answered again from there and costs nothing.
+
     Args:
         answer: Images (n, c, h, w) in [0, 1] to whatever stands in the JSON.
     """
@@ -27,7 +30,8 @@ class Service:
     def __init__(self, answer: Callable[[Tensor], Any]) -> None:
         self.answer = answer
         self.images: Counter[bytes] = Counter()
-        self.requests = 0
+        self.requests = self.received = 0
+        self.keyed: dict[str, bytes] | None = None
         self.faults: list[Callable[[BaseHTTPRequestHandler], bool]] = []
         self.url = ""
         self.headers: list[dict[str, str]] = []
@@ -80,14 +84,22 @@ def serving(answer: Callable[[Tensor], Any]) -> Iterator[Service]:
             with lock:
                 service.requests += 1
                 service.headers.append(dict(self.headers))
+                sent = [base64.b64decode(one) for one in json.loads(body)["images"]]
+                service.received += len(sent)
                 if service.faults and service.faults.pop(0)(self):
                     return
-                sent = [base64.b64decode(one) for one in json.loads(body)["images"]]
+                once = self.headers.get("Idempotency-Key", "")
+                if service.keyed is not None and once in service.keyed:
+                    reply(self, 200, service.keyed[once])
+                    return
                 service.images.update(sent)
                 pixels = [np.asarray(Image.open(io.BytesIO(one)).convert("RGB")) for one in sent]
                 x = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255
+                said = json.dumps(service.answer(x)).encode()
+                if service.keyed is not None and once:
+                    service.keyed[once] = said
                 with suppress(OSError):  # who asked has gone
-                    reply(self, 200, json.dumps(service.answer(x)).encode())
+                    reply(self, 200, said)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)

@@ -12,8 +12,8 @@ from mibench.experiments import audit as audits
 from mibench.experiments import auditing
 from mibench.experiments.audit import Asked, Prepared, Schedule
 from mibench.models.imported.endpoint import Endpoint
-from mibench.models.imported.probe import NOTHING, Given
 from mibench.models.imported.sources import ModelSource, read_source
+from mibench.models.imported.ways import NOTHING, Given
 from mibench.report import read
 from mibench.report.verdict import Verdict, verdict
 from mibench.runs import executor
@@ -110,6 +110,7 @@ def audit(
             reporter = stack.enter_context(Terminal())
         prepared = audits.prepare(asked, root, reporter)
         planned = audits.schedule(prepared, root, engine.resolve(device, exact))
+        planned.speeds.keep(prepared, root)
         # One after the other: a notebook, or an object of this process, cannot be handed to workers.
         for run in executor.pending(list(planned.runs)):
             execute([run], place, reporter)

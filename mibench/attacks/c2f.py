@@ -46,7 +46,10 @@ CARD = {
             "people": 30,
             "map_epochs": 1,
             "width": 16,
+            "starts": 8,
             "steps": 3,
+            "kept": 4,
+            "population": 6,
             "generations": 4,
             "fading": 0,  # the last steps are so small that rounding decides between a child and its parent
         }

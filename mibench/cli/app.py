@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mibench import __version__
-from mibench.cli import audit, compare, data, do, extend, look, stages, zoo
+from mibench.cli import audit, bench, compare, data, do, extend, look, prior, stages, zoo
 from mibench.runtime import escape
 from mibench.runtime.errors import UserError
 
@@ -30,7 +30,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Stages": (stages.train_target, stages.train_prior, stages.invert, stages.score),
     "Look": (
         *(look.list_plugins, look.checks, look.show, compare.diff, compare.leaderboard),
-        *(look.features, look.judge, look.cite, look.doctor, look.verify),
+        *(look.features, look.judge, look.cite, look.doctor, look.verify, bench.bench),
     ),
     "Extend": (extend.new, extend.check_plugin),
 }
@@ -47,6 +47,10 @@ data_app.command("list")(data.list_sources)
 data_app.command()(data.show)
 data_app.command()(data.prepare)
 app.add_typer(data_app, name="data", rich_help_panel="Look")
+
+prior_app = typer.Typer(no_args_is_help=True, help="Generators that somebody else trained, as priors.")
+prior_app.command("import")(prior.import_prior)
+app.add_typer(prior_app, name="prior", rich_help_panel="Stages")
 
 zoo_app = typer.Typer(no_args_is_help=True, help="Trained networks that ship with mibench: zoo:re, zoo:re@1.")
 zoo_app.command("list")(zoo.list_entries)

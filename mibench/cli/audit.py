@@ -110,6 +110,7 @@ def audit(
     if dry_run:
         conduct.describe(list(planned.runs), force, as_json)
         return
+    planned.speeds.keep(prepared, results)
     with Terminal() as terminal:
         execute(list(planned.runs)[::-1], device, terminal, force)
     said = verdict_of(prepared, planned, results, names)
@@ -136,7 +137,24 @@ def _announce(prepared: "Prepared", planned: "Schedule") -> None:
         asks = f"{step.queries:>10,} queries" if step.queries else ""
         say(f"  {'done   ' if step.done else seconds:>10}  {step.what:<52}{asks}".rstrip(), to_stderr=True)
     say(
-        f"  about {planned.seconds / 60:.1f} min and {planned.queries:,} queries of your model; Ctrl-C stops, the same",
-        "  command goes on from there",
+        f"  about {planned.seconds / 60:.1f} min{_over(prepared, planned)}; at most {planned.queries:,} "
+        f"queries{_of(prepared, planned)}",
+        "  Ctrl-C stops, the same command goes on from there",
         to_stderr=True,
     )
+
+
+def _over(prepared: "Prepared", planned: "Schedule") -> str:
+    """Where what an audit takes at least is more than what was granted."""
+    minutes = prepared.asked.minutes
+    if minutes is None or planned.seconds <= 60 * minutes:
+        return ""
+    return f" (more than --minutes {minutes:g}: nothing more can be left out)"
+
+
+def _of(prepared: "Prepared", planned: "Schedule") -> str:
+    """Whose queries, and how many in all where they are paid for."""
+    if not prepared.paid:
+        return " of your model by attacks and floors"
+    limit = f" of --queries {prepared.asked.queries:,}" if prepared.asked.queries is not None else ""
+    return f" of your server, {planned.whole:,} in all{limit}"

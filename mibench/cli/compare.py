@@ -11,6 +11,7 @@ from mibench.cli.look import find
 from mibench.runtime.errors import UserError
 
 if TYPE_CHECKING:
+    from mibench.report.diff import Folders, Scores
     from mibench.report.result import Result
 
 __all__ = ["diff", "leaderboard"]
@@ -20,11 +21,20 @@ Compared = Annotated[
 ]
 
 
-def diff(a: Compared, b: Compared, results: options.Results = options.RESULTS, as_json: options.Json = False) -> None:
+def diff(
+    a: Compared,
+    b: Compared,
+    results: options.Results = options.RESULTS,
+    html: Annotated[
+        bool, typer.Option("--html", help="Write a page too: report/diff-A-B.html in B's results folder.")
+    ] = False,
+    private_images: options.PrivateImages = True,
+    as_json: options.Json = False,
+) -> None:
     """What changed from A to B, and what the statistics support of it: two scores, or two results folders."""
     from mibench.report import diff as changes
     from mibench.report.diff_screen import render
-    from mibench.runtime.terminal import SafeConsole
+    from mibench.runtime.terminal import SafeConsole, say
 
     kinds = [_is_folder(one) for one in (a, b)]
     if kinds[0] != kinds[1]:
@@ -32,17 +42,32 @@ def diff(a: Compared, b: Compared, results: options.Results = options.RESULTS, a
         raise UserError(f"{folder} is a results folder and {run} is none; give two scores or two results folders")
     if all(kinds):
         errors: list[str] = []
-        before, after = _folders(Path(a), Path(b), errors)
+        sides = Path(a), Path(b)
+        before, after = _folders(*sides, errors)
         compared: changes.Scores | changes.Folders = changes.folders(before, after, errors)
     else:
         one, other = _score(results, a), _score(results, b)
         if one.run.path.resolve() == other.run.path.resolve():
             raise UserError(f"A and B are both the score {one.run.id}; give two, see: mibench show {one.run.id}")
+        sides = one.run.root, other.run.root
         compared = changes.Scores(one, other)
     if as_json:
         print(json.dumps(compared.to_json(), indent=1))
-        return
-    SafeConsole().print(render(compared))
+    else:
+        SafeConsole().print(render(compared))
+    if html:
+        path = _page(compared, sides, private_images)
+        if not as_json:
+            say(path)
+
+
+def _page(compared: "Scores | Folders", sides: tuple[Path, Path], private_images: bool) -> Path:
+    from mibench.report.page import compared as page
+
+    try:
+        return page.write(compared, sides, private_images)
+    except OSError as error:
+        raise UserError(f"cannot write a page to {sides[1]}: {error.strerror or error}") from None
 
 
 def _is_folder(reference: str) -> bool:

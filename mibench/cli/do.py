@@ -1,8 +1,6 @@
 """The commands that do the main job: train, attack, sweep, run, demo, report."""
 
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from mibench.cli import options
 
@@ -234,9 +232,7 @@ def demo(
 
 def report(
     results: options.Folder = options.RESULTS,
-    private_images: Annotated[
-        bool, typer.Option("--private-images/--no-private-images", help="Show real photographs, and people's names.")
-    ] = True,
+    private_images: options.PrivateImages = True,
     full: options.Full = False,
     as_json: options.Json = False,
 ) -> None:

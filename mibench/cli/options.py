@@ -86,6 +86,9 @@ NoZoo = Annotated[
     bool, typer.Option("--no-zoo", "--train", help="Train here what the zoo has ready; see: mibench zoo list.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Do it again even if it is done.")]
+PrivateImages = Annotated[
+    bool, typer.Option("--private-images/--no-private-images", help="Show real photographs, and people's names.")
+]
 Full = Annotated[bool, typer.Option("--full", help="Print the tables in place of the first screen.")]
 Json = Annotated[bool, typer.Option("--json", help="Print only JSON on stdout.")]
 

@@ -13,6 +13,7 @@ from mibench.core.defense import Batch, Defense, Schedule, Step, shown_by
 from mibench.core.oracle import BudgetExhausted, Oracle, Term
 from mibench.core.prior import Prior, PriorTrainer, TrainingContext
 from mibench.core.reconstructions import Checked, Reconstructions, checked
+from mibench.core.trace import Trace
 
 __all__ = [
     "Access",
@@ -36,6 +37,7 @@ __all__ = [
     "Split",
     "Step",
     "Term",
+    "Trace",
     "TrainingContext",
     "Wrapper",
     "checked",

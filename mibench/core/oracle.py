@@ -16,6 +16,7 @@ from mibench.core.access import Access
 from mibench.core.ledger import BudgetExhausted, Ledger
 from mibench.core.meter import Meter
 from mibench.core.plain import require_images, require_labels, require_plain, without_tangents
+from mibench.core.trace import Trace
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
 
@@ -48,7 +49,10 @@ class Oracle:
         budget: Most image queries per identity; None is unlimited.
         tick: Told of every image queried (a progress bar).
         attacked: The identities under attack: no other may be asked under. None is all.
+        trace: Where what the target answers for each identity is noted; None is nowhere.
     """
+
+    _trace: Trace | None = None
 
     def __init__(
         self,
@@ -58,8 +62,10 @@ class Oracle:
         budget: int | None = None,
         tick: Callable[[int], None] | None = None,
         attacked: Iterable[int] | None = None,
+        trace: Trace | None = None,
     ) -> None:
         self._target = target
+        self._trace = trace
         self._access = access
         self._ledger = Ledger(num_classes, budget, attacked, tick or (lambda count: None))
         self._meter = Meter(target)
@@ -128,8 +134,9 @@ class Oracle:
         return wanted if left is None or rows == 0 else max(0, min(wanted, left // rows))
 
     def counts(self) -> dict[str, Tensor]:
-        """What has been asked so far: queries and gradient images per class, and queries shared by all classes."""
-        return self._ledger.counts()
+        """What has been asked so far: queries and gradient images per class, and queries shared by all classes; where
+        there is a trace, what was answered too."""
+        return self._ledger.counts() | (self._trace.counts() if self._trace is not None else {})
 
     def add(self, counts: Mapping[str, Tensor]) -> None:
         """Count what an earlier, interrupted process already asked.
@@ -138,6 +145,8 @@ class Oracle:
             UserError: If a count is negative.
         """
         self._ledger.add(counts)
+        if self._trace is not None:
+            self._trace.add(counts)
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -192,6 +201,7 @@ class Oracle:
         with torch.set_grad_enabled(differentiable), without_tangents(), self._meter.question(len(x)):
             features = self._target.features(self._counted(x, own) if differentiable else x.detach())  # type: ignore[operator]
             logits = self._target.head(features)  # type: ignore[operator]
+            self._note(labels, logits)
             return self._own(logits.float()), self._own(features.float())
 
     def loss(
@@ -209,7 +219,9 @@ class Oracle:
         """Black box: served scores, no gradient; a white-box attacker computes the network's own softmax."""
         self._admit(Access.BLACK_BOX, "scores", x, labels)
         with torch.no_grad(), without_tangents():
-            return torch.softmax(self._scored(x).float(), dim=1)
+            logits = self._scored(x).float()
+            self._note(labels, logits)
+            return torch.softmax(logits, dim=1)
 
     def _scored(self, x: Float[Tensor, "m c h w"]) -> Float[Tensor, "m k"]:
         with self._meter.question(len(x)):
@@ -222,4 +234,15 @@ class Oracle:
         """Label only: the predicted class."""
         self._admit(Access.LABEL_ONLY, "labels", x, labels)
         with torch.no_grad(), without_tangents():
-            return self._scored(x).argmax(dim=1)
+            named = self._scored(x).argmax(dim=1)
+            self._note(labels, named)
+            return named
+
+    def _note(self, labels: Int64[Tensor, " n"] | None, answer: Tensor) -> None:
+        """Trace logits or, of one dimension, labels that answer a question for identities."""
+        if self._trace is None or labels is None:
+            return
+        if answer.ndim == 1:
+            self._trace.note(labels, answer)
+        else:
+            self._trace.note(labels, answer.argmax(dim=1), answer)

@@ -27,6 +27,8 @@ class Prior(nn.Module, Capabilities, ABC):
     image_shape: tuple[int, int, int]
     slope: float = 1.0
     """Negative slope of the activation that latents went through (StyleGAN's w: .2); 1 is none. MIRROR undoes it."""
+    footprint: int = 0
+    """Bytes that one image keeps for the gradient, of a prior so large that fewer are searched at once; else 0."""
 
     @abstractmethod
     def decode(self, z: Float[Tensor, "n d"], y: Int64[Tensor, " n"] | None = None) -> Float[Tensor, "n c h w"]:
@@ -91,6 +93,11 @@ class PriorTrainer(ABC):
     target_access: ClassVar[Access | None] = None
     """What it asks the target while it learns; None is nothing. A prior that asks is trained anew for each target, and
     an attack that is granted less cannot use it."""
+    imported: ClassVar[bool] = False
+    """Whether its weights are somebody else's, read from a file (`mibench prior import`), and not learnt."""
+
+    def require_shape(self, image_shape: tuple[int, int, int]) -> None:  # noqa: B027 (most draw whatever is asked)
+        """Refuse images that it cannot draw, before anything is built; what `build` finds need not be found here."""
 
     def blocks_of(self, image_shape: tuple[int, int, int]) -> int:
         """`Prior.blocks` of what `build` would build for such images, without building it."""

@@ -142,6 +142,7 @@ class Facts:
         missing: Of how many people no image came back.
         fit: The target's accuracy on its own training images as trained.
         converged: Whether its training ended by the recipe's rule, not by its budget; None in older runs.
+        imported: The target was trained elsewhere.
         rivals: How many attacks the strongest on this target is chosen from.
         cross_fitted: Whether it is chosen on other people than it is reported on.
         generators: Global generators that were drawn from while the attack ran.
@@ -178,6 +179,7 @@ class Facts:
     missing: int = 0
     fit: float | None = None
     converged: bool | None = None
+    imported: bool = False
     rivals: int = 1
     cross_fitted: bool = True
     generators: tuple[str, ...] = ()
@@ -454,10 +456,14 @@ def target_not_converged(one: Facts) -> str | None:
     A training is doubled from scratch until the accuracy as trained reaches 99%, or a doubling adds less than 1.5
     points to it, or the budget is used up: then this check fires (of a run that does not say how it ended, below 99%).
     An unfinished network leaks less whatever defends it, so that a defense that slows learning looks protective. Allow
-    more doublings (--set training.doublings=...); where a defense never gets there, say so beside the number.
+    more doublings (--set training.doublings=...); where a defense never gets there, say so beside the number. How the
+    training of a model from elsewhere ended is not known: there this fires where it names fewer than half of the
+    private pictures that it was audited with.
     """
     if one.fit is None or one.fit >= CONVERGED or one.converged:
         return None
+    if one.imported:
+        return f"the model names {100 * one.fit:.1f}% of the private pictures: what it has not learnt cannot leak"
     return f"the target recognises {100 * one.fit:.1f}% of its own training images as trained: it is not converged"
 
 

@@ -9,8 +9,9 @@ from mibench.experiments.audit import Asked
 from mibench.experiments.reading import split_sets
 from mibench.models.imported.endpoint import read_endpoint
 from mibench.models.imported.network import OUTPUTS, Output
-from mibench.models.imported.probe import Given, normalisation
+from mibench.models.imported.normalisations import normalisation
 from mibench.models.imported.sources import read_source, regular
+from mibench.models.imported.ways import Given
 from mibench.runtime.errors import UserError, unknown
 from mibench.runtime.files import read_text
 

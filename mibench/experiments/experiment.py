@@ -166,6 +166,8 @@ class Experiment:
         prior: What the goal `prior` learns.
         adaptive: Add what attackers try who know the target's defenses, at the attack's own budget.
         floors: Floors that each attack's numbers stand on, by name.
+        floor_settings: Of floors, where they are not the defaults; what a floor has in common with its attack is that
+            of the attack all the same.
         identities: Only the first so many are attacked.
         budget: Most target queries per identity.
         isolate: Run the attacks (not their floors) in sealed processes.
@@ -185,6 +187,7 @@ class Experiment:
     prior: Choice | None = None
     adaptive: bool = False
     floors: tuple[str, ...] = ()
+    floor_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     identities: int | None = None
     budget: int | None = None
     isolate: bool = False
@@ -222,6 +225,7 @@ class Experiment:
             "prior": self.prior.spec() if self.prior else None,
             "adaptive": self.adaptive,
             "floors": list(self.floors),
+            **({"floor_settings": dict(self.floor_settings)} if self.floor_settings else {}),
             "identities": self.identities,
             "budget": self.budget,
             "isolate": self.isolate,

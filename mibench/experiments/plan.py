@@ -53,6 +53,10 @@ class Planner:
         self._data: dict[str, Choice] = {}
         self._evaluators: dict[tuple[str, str], list[Run]] = {}
         self._verifiers: dict[tuple[str, str], list[Run]] = {}
+        self._priors: dict[tuple[str, str], Run] = {}
+        self._attackers: dict[str, list[Attacker]] = {}
+        self._floors_of: dict[tuple[int, str], list[Attacker]] = {}
+        self._known: dict[str, int] = {}
 
     def plan(self) -> list[Run]:
         """See the function `plan`."""
@@ -208,15 +212,21 @@ class Planner:
             yield from self._finished(subject)
         else:
             for target in self.targets:
-                for attacker in self.experiment.attackers:
+                for attacker in self.attackers(target.spec["dataset"]["name"]):
                     yield from self._attacks(target, attacker)
 
-    def _attacks(self, target: Run, given: Attacker) -> Iterator[Run]:
-        attacker = given.on(target.spec["dataset"]["name"])
+    def attackers(self, data: str) -> list[Attacker]:
+        """The experiment's attackers, each with the prior for a data set, given by its name."""
+        if data not in self._attackers:
+            self._attackers[data] = [attacker.on(data) for attacker in self.experiment.attackers]
+        return self._attackers[data]
+
+    def _attacks(self, target: Run, attacker: Attacker) -> Iterator[Run]:
         budget = self.experiment.budget
         main = self._inversion(target, attacker, budget, self.experiment.isolate)
-        if attacker.attack.name not in registry.attacks("floor"):
-            yield from self._floors(target, attacker, main)
+        if registry.card("attacks", attacker.attack.name).get("role", "attack") != "floor":
+            for floor in self._floors(target, attacker, main):
+                yield self._inversion(target, floor, None)
         if self.experiment.adaptive and (others := adaptive_attacks(attacker.attack, target.spec["defenses"])):
             most = budget or self._queries(target, attacker)
             for other in others:
@@ -227,19 +237,33 @@ class Planner:
         experiment = self.experiment
         if (count := experiment.identities) is not None and count > (known := self._identities(target)):
             raise UserError(f"--identities {count}: the target {target.label} knows {known} identities")
-        learnt = train_prior.plan(
-            target.root, self.data_of(target), attacker.prior, target, experiment.seed, experiment.precision
-        )
-        prior, precision = self._ready(learnt), experiment.precision
+        prior, precision = self._prior_for(target, attacker.prior), experiment.precision
         return invert.plan(
             target.root, target, prior, attacker.attack, experiment.seed, precision, count, budget, isolate
         )
 
-    def _identities(self, target: Run) -> int:
-        known = target.read("metrics.json")["classes"] if target.done else self.data_of(target).shape.classes
-        return int(known)
+    def _prior_for(self, target: Run, prior: Choice) -> Run:
+        key = (target.id, canonical([prior.name, prior.spec()]))
+        if key not in self._priors:
+            seed, precision = self.experiment.seed, self.experiment.precision
+            learnt = train_prior.plan(target.root, self.data_of(target), prior, target, seed, precision)
+            self._priors[key] = self._ready(learnt)
+        return self._priors[key]
 
-    def _floors(self, target: Run, attacker: Attacker, main: Run) -> Iterator[Run]:
+    def _identities(self, target: Run) -> int:
+        if target.id not in self._known:
+            known = target.read("metrics.json")["classes"] if target.done else self.data_of(target).shape.classes
+            self._known[target.id] = int(known)
+        return self._known[target.id]
+
+    def _floors(self, target: Run, attacker: Attacker, main: Run) -> list[Attacker]:
+        """The floors of an attack, which are the same on all targets of a data set."""
+        key = (id(attacker), canonical(dict(target.inputs["dataset"])))
+        if key not in self._floors_of:
+            self._floors_of[key] = list(self._floors_on(target, attacker, main))
+        return self._floors_of[key]
+
+    def _floors_on(self, target: Run, attacker: Attacker, main: Run) -> Iterator[Attacker]:
         """The floors an attack's numbers stand on: the same target and number of images (the floor's own where the
         attack has no such setting), and the same prior unless the floor's own offers what the attack's cannot.
 
@@ -252,7 +276,8 @@ class Planner:
             if invert.ACCESS[access] > invert.ACCESS[main.spec["access"]]:
                 continue
             known = registry.defaults("attacks", name)
-            settings: dict[str, Any] = {key: asked[key] for key in ("images", "pool") if key in asked and key in known}
+            settings: dict[str, Any] = dict(self.experiment.floor_settings.get(name, {}))
+            settings |= {key: asked[key] for key in ("images", "pool") if key in asked and key in known}
             if "queries" in known:  # it matches what an attack of its own access asks
                 if access != main.spec["access"]:
                     continue
@@ -266,7 +291,7 @@ class Planner:
             if "images" in registry.card("attacks", name).get("requires", ()):
                 own = registry.card("attacks", name)["prior"]
                 prior = registry.configure("priors", own, prior_preset(own, "default"))
-            yield self._inversion(target, Attacker(floor, prior), None)
+            yield Attacker(floor, prior)
 
     def _queries(self, target: Run, attacker: Attacker) -> int:
         """What an attack asks of the target for one identity, shared queries included."""

@@ -6,6 +6,7 @@ Defenses and attacks of a grid are named with their settings behind them: `re lo
 import itertools
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast, get_args
 
 from mibench import models
@@ -14,7 +15,7 @@ from mibench.plugins import registry
 from mibench.plugins.registry import Choice
 from mibench.plugins.settings import parse_settings, typed_settings
 from mibench.runtime.errors import UserError, unknown
-from mibench.stages import train_target
+from mibench.stages import import_prior, train_target
 from mibench.stages.train_target import Pretrained
 from mibench.training import Training
 from mibench.zoo import PREFIX, Shelf
@@ -162,7 +163,10 @@ def read_attackers(
 
 
 def _prior(name: str, preset: str, settings: Mapping[str, Any]) -> Choice:
-    """A prior by its name, or `zoo:NAME`: with the settings of that entry, so that on its data it is that entry."""
+    """A prior by its name, a file or run of an imported one, or `zoo:NAME`: with the settings of that entry, so that on
+    its data it is that entry."""
+    if import_prior.is_reference(name):
+        return import_prior.choose(Path(name), settings)
     if name.startswith(PREFIX):
         run = Shelf().find(name).run
         if run.kind != "priors":

@@ -2,7 +2,8 @@
 
 The fields are the options of `mibench sweep`; each `[[sweep]]` is an experiment of its own, and what stands above them
 they share. A sweep may have a name: `mibench run midre:location` runs that one alone. `[seconds]` says what each run
-takes (`targets = 60`, `"inversions/ppa" = 30`), so that `--dry-run` can add it up.
+takes (`targets = 60`, `"inversions/ppa" = 30`), so that `--dry-run` can add it up. `[[published]]` repeats what papers
+printed of the same (`mibench.experiments.published`), so that the report can set it beside what was measured.
 """
 
 import os
@@ -16,8 +17,9 @@ from mibench.experiments.options import grid
 from mibench.experiments.reading import split_sets
 from mibench.runtime.errors import UserError, unknown
 from mibench.runtime.files import read_text
+from mibench.zoo import PREFIX, Shelf
 
-__all__ = ["SUITES", "read", "seconds", "suites"]
+__all__ = ["SUITES", "parsed", "read", "seconds", "suites"]
 
 SUITES = Path(__file__).parent / "suites"
 """The suites that ship with mibench."""
@@ -84,7 +86,8 @@ def read(
 
     Args:
         source: A file or a name; behind a colon the name of the only sweep that is wanted.
-        dataset: In the place of the file's, and then of all its identities.
+        dataset: In the place of the file's, and then of all its identities; a prior of the zoo is then learnt there
+            with the suite's preset.
         seed: Added to every seed of the file.
         identities: In the place of the file's.
         sets: Settings laid over the file's: `training.epochs=3`, or `epochs=3`, which is the training's.
@@ -93,9 +96,10 @@ def read(
     Raises:
         UserError: If there is no such file, it is not TOML, or a field is unknown or of a wrong type.
     """
-    path, wanted, shared = _parsed(source)
+    path, wanted, shared = parsed(source)
     parts = shared.pop("sweep", [{}])
-    shared.pop("seconds", None)
+    for other in ("seconds", "published"):
+        shared.pop(other, None)
     if not isinstance(parts, list) or not parts or not all(isinstance(part, dict) for part in parts):
         raise UserError(f"{path}: each sweep is a table of its own: [[sweep]]")
     if wanted:
@@ -111,6 +115,7 @@ def read(
         stated = _checked(path, {**shared, **part})
         if dataset not in (None, stated.get("dataset")):
             stated.pop("identities", None)  # they were counted for the file's own data set
+            stated |= _learnt_anew(stated.get("prior"))
         fields: dict[str, Any] = {"seed": 0, "seeds": [0], "settings": {}} | stated | changed
         fields.pop("name", None)
         fields["seeds"] = [seed + one for one in fields["seeds"]]
@@ -122,6 +127,14 @@ def read(
     return experiments
 
 
+def _learnt_anew(prior: str | None) -> dict[str, Any]:
+    """What a suite names on another data set in the place of a prior of the zoo, which was learnt on the suite's own for
+    as long as its entry says: the same kind of prior, learnt as the suite's preset has it."""
+    if prior is None or not prior.startswith(PREFIX):
+        return {}
+    return {"prior": Shelf().find(prior).run.spec["prior"]["name"]}
+
+
 def seconds(source: str) -> dict[str, float]:
     """What runs of a suite take, by its author's measurement: a kind of runs, or one of its plug-ins (`kind/name`), ->
     seconds of one processor core; empty if it does not say.
@@ -129,15 +142,19 @@ def seconds(source: str) -> dict[str, float]:
     Raises:
         UserError: As `read`; or they are no positive numbers.
     """
-    path, _, shared = _parsed(source)
+    path, _, shared = parsed(source)
     told = shared.get("seconds", {})
     if not isinstance(told, dict) or not all(type(one) in (int, float) and one > 0 for one in told.values()):
         raise UserError(f"{path}: [seconds] holds positive numbers, as in targets = 60")
     return {name: float(one) for name, one in told.items()}
 
 
-def _parsed(source: str) -> tuple[Path, str, dict[str, Any]]:
-    """The file, the name of the only wanted sweep (empty: all), and what the file holds."""
+def parsed(source: str) -> tuple[Path, str, dict[str, Any]]:
+    """The file, the name of the only wanted sweep (empty: all), and what the file holds.
+
+    Raises:
+        UserError: As `read`.
+    """
     path, wanted = Path(source), ""
     if not os.path.isfile(source):  # unlike Path.is_file it takes any text
         name, _, wanted = source.partition(":")

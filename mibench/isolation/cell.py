@@ -83,7 +83,8 @@ class Cell(AttackContext):
         known = call(self.wire, "recall", place)
         if known.what == "value":
             named = {key: tensor.to(oracle.device) for key, tensor in known.tensors.items()}
-            oracle.add({key: named.pop(f"count.{key}").cpu() for key in oracle.counts()})
+            counts = [key for key in named if key.startswith("count.")]
+            oracle.add({key.removeprefix("count."): named.pop(key).cpu() for key in counts})
             return cast(Kept, unpacked(named))
         value = compute()
         call(self.wire, "keep", place, packed(value))

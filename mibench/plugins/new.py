@@ -1,8 +1,10 @@
 """`mibench new`: a small package with one plug-in that passes its own tests as written."""
 
+import json
 import keyword
 import re
 import sys
+from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,9 +27,9 @@ NAMES = {
 """What the template is called, as a plug-in and in its classes."""
 
 TRY = {
-    "attack": "mibench attack --method {name} --dry-run",
+    "attack": "mibench attack --method {name} --target zoo:none@1 --dry-run",
     "defense": "mibench train --defense {name} --dry-run",
-    "prior": "mibench attack --method ppa --prior {name} --dry-run",
+    "prior": "mibench attack --method ppa --prior {name} --target zoo:none@1 --dry-run",
     "data": "mibench train --dataset {name} --dry-run",
     "metric": "mibench list metrics",
 }
@@ -62,7 +64,7 @@ README = """\
 `{name}.py` is the whole plug-in: a literal `CARD`, {presets}and {body}.
 It holds a worked example: {summary}. Put yours in its place, and keep the tests green.
 
-    pip install -e '.[test]' && pytest      # the contract, law by law
+    pip install -e '.[test]' && pytest      # the contract, law by law; where mibench is installed
     mibench check-plugin {name}             # the same as a table: what was seen, what to do, seconds
     {command}
 
@@ -86,6 +88,8 @@ def test_it_keeps_the_contract(law: testing.Check) -> None:
 WORKFLOW = """\
 name: ci
 on: [push, pull_request]
+env:
+  MIBENCH: "{source}"  # what pip installs mibench from: a version, a wheel's address, git+https://...
 jobs:
   test:
     runs-on: ubuntu-latest
@@ -93,6 +97,7 @@ jobs:
       - uses: actions/checkout@v4
       - uses: actions/setup-python@v5
         with: {{ python-version: "3.12" }}
+      - run: pip install "$MIBENCH"
       - run: pip install -e '.[test]'
       - run: pytest
       - run: mibench check-plugin {name}
@@ -107,6 +112,18 @@ BODIES = {
     "data": "one frozen dataclass whose fields are its settings",
     "metric": "a function of the name that it declares in `METRICS`",
 }
+
+
+def _source() -> str:
+    """What pip installed mibench from, where others can too: a repository, an archive; else its version."""
+    try:
+        installed = distribution("mibench")
+    except PackageNotFoundError:  # run from a tree that was never installed
+        return "mibench"
+    told = json.loads(installed.read_text("direct_url.json") or "{}")
+    if "vcs_info" in told:
+        return f"{told['vcs_info']['vcs']}+{told['url']}@{told['vcs_info']['commit_id']}"
+    return str(told["url"]) if told.get("url", "").startswith("https://") else f"mibench=={installed.version}"
 
 
 def _check_name(name: str) -> None:
@@ -156,6 +173,7 @@ def new(kind: str, name: str, folder: Path) -> list[Path]:
         "name": name,
         "dashed": name.replace("_", "-"),
         "kind": kind,
+        "source": _source(),
         "article": "an" if kind[0] in "aeiou" else "a",
         "kinds": KINDS[kind],
         "summary": registry.literals(TEMPLATES / f"{kind}.py")["CARD"]["summary"],

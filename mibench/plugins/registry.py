@@ -22,6 +22,7 @@ from functools import cache, cached_property
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from mibench.plugins.settings import resolve_settings, settings_of
@@ -164,9 +165,9 @@ def _parts(kind: str, name: str) -> tuple[str, list[str]]:
     if kind != "attacks":
         return name, []
     base, *around = name.split("+")
-    offered = attacks("wrapper")
-    if base in offered:
+    if literals(_source(kind, base)).get("CARD", {}).get("role") == "wrapper":
         raise UserError(f"{base} wraps another attack: --method ATTACK+{base}")
+    offered = attacks("wrapper") if around else []
     for one in around:
         if one not in offered:
             raise UserError(f"--method {name}: after a + stands a wrapper, one of {', '.join(offered)}; got '{one}'")
@@ -296,15 +297,20 @@ def load(kind: str, name: str) -> type:
     """
     _source(kind, name)
     require_contract(kind, name)
-    module = importlib.import_module(_modules(kind)[name])
-    base = getattr(importlib.import_module("mibench.core"), BASES[kind])
+    return _class_in(importlib.import_module(_modules(kind)[name]), BASES[kind])
+
+
+@cache
+def _class_in(module: ModuleType, base_name: str) -> type:
+    """The one plug-in that a module defines; looked for once in each module."""
+    base = getattr(importlib.import_module("mibench.core"), base_name)
     classes = [
         value
         for value in vars(module).values()
         if inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__
     ]
     if len(classes) != 1:
-        raise UserError(f"{module.__name__} must define exactly one {BASES[kind]}; it defines {len(classes)}")
+        raise UserError(f"{module.__name__} must define exactly one {base_name}; it defines {len(classes)}")
     return classes[0]
 
 

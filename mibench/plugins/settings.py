@@ -5,6 +5,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
+from functools import cache
 from typing import Any
 
 from mibench.runtime.errors import UserError, unknown
@@ -15,6 +16,12 @@ __all__ = ["parse_settings", "resolve_settings", "settings_of", "typed_settings"
 def settings_of(cls: type) -> dict[str, Any]:
     """The fields a user may set, by name."""
     return {item.name: item for item in fields(cls) if not item.metadata.get("wrapped")}
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    """The types of a dataclass's fields, evaluated once."""
+    return typing.get_type_hints(cls)
 
 
 def parse_settings(sets: list[str]) -> dict[str, str]:
@@ -34,8 +41,11 @@ def _convert(owner: str, field: str, hint: Any, value: Any) -> Any:
     if type(None) in allowed and value in (None, "none", "None"):
         return None
     target = next(kind for kind in allowed if kind is not type(None))
-    wrong = UserError(f"{owner}: {field} must be {getattr(target, '__name__', target)}, got '{value}'")
     origin, inner = typing.get_origin(target), typing.get_args(target)
+
+    def wrong() -> UserError:  # made only where it is raised: a plan of thousands of runs converts without one
+        return UserError(f"{owner}: {field} must be {getattr(target, '__name__', target)}, got '{value}'")
+
     if origin is typing.Literal:
         if value not in inner:
             raise unknown(f"value of {owner}'s {field}", str(value), map(str, inner))
@@ -44,7 +54,7 @@ def _convert(owner: str, field: str, hint: Any, value: Any) -> Any:
         if isinstance(value, int | float) and not isinstance(value, bool):
             value = [value]  # TOML's 3 is --set's 3: one of them
         if not isinstance(value, str | list | tuple):
-            raise wrong
+            raise wrong()
         items = value.strip("()[]").split(",") if isinstance(value, str) else list(value)
         kinds = [inner[0]] * len(items) if inner[-1] is Ellipsis else list(inner)
         if len(kinds) != len(items):
@@ -55,16 +65,16 @@ def _convert(owner: str, field: str, hint: Any, value: Any) -> Any:
         if isinstance(value, bool):
             return value
         if str(value).lower() not in texts:
-            raise wrong
+            raise wrong()
         return texts[str(value).lower()]
     if isinstance(value, bool) and target in (int, float):
-        raise wrong
+        raise wrong()
     if target is int and isinstance(value, float) and not value.is_integer():
-        raise wrong
+        raise wrong()
     try:
         return target(value)
     except (TypeError, ValueError, OverflowError):
-        raise wrong from None
+        raise wrong() from None
 
 
 def _check(owner: str, name: str, value: Any, signed: bool) -> None:
@@ -87,7 +97,7 @@ def typed_settings(cls: type, owner: str, settings: Mapping[str, Any]) -> dict[s
         UserError: For an unknown field, a wrong type, NaN or infinity, or a value out of range.
     """
     known = settings_of(cls)
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     typed = {}
     for name, value in settings.items():
         if name not in known:

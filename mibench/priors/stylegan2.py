@@ -6,6 +6,7 @@ References:
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int64
@@ -14,6 +15,8 @@ from torch.nn import functional as F
 
 from mibench.core import Oracle, Prior, PriorTrainer, Split, TrainingContext
 from mibench.priors.gan import Loop, average, average_of, levels
+from mibench.priors.stylegan2_ada_critic import Critic
+from mibench.priors.stylegan2_ada_network import Generator
 from mibench.priors.stylegan2_network import SLOPE, StyleCritic, StyleGenerator
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise, seed_of
@@ -80,7 +83,7 @@ class StyleSpace(Prior):
 
     differentiable = True
     slope = SLOPE
-    critic_kind = "wgan"
+    critic_kind: Literal["none", "wgan", "kp1"] = "wgan"
 
     def __init__(self, prior: "StylePrior", name: str) -> None:
         super().__init__()
@@ -133,6 +136,7 @@ class StyleSpace(Prior):
 
     def critic(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
         """The discriminator's logit, higher is more real."""
+        assert self.critic_network is not None
         return self.critic_network(x)
 
 
@@ -140,13 +144,13 @@ class StylePrior(Prior):
     """Generator and critic; z ~ N(0, I)."""
 
     spaces = ("z", "w", "w+")
-    critic_kind = "wgan"
+    critic_kind: Literal["none", "wgan", "kp1"] = "wgan"
 
     def __init__(
         self,
         image_shape: tuple[int, int, int],
-        generator: StyleGenerator,
-        critic: StyleCritic,
+        generator: StyleGenerator | Generator,
+        critic: StyleCritic | Critic | None,
         latent_dim: int,
         psi: float,
         cutoff: int,
@@ -190,6 +194,7 @@ class StylePrior(Prior):
 
     def critic(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
         """The discriminator's logit, higher is more real."""
+        assert self.critic_network is not None
         return self.critic_network(x)
 
     @torch.no_grad()
@@ -271,12 +276,14 @@ class StyleGan2(PriorTrainer):
     ) -> list[dict[str, float]]:
         """Warm up, then alternate critic and generator."""
         assert isinstance(prior, StylePrior)
+        judge = prior.critic_network
+        assert judge is not None
         engine = session.engine
         prior.train()
         kept = average_of(prior.generator)
         late = self.lazy / (self.lazy + 1)
         of_generator = torch.optim.Adam(prior.generator.parameters(), lr=self.lr, betas=(0.0, 0.99))
-        of_critic = torch.optim.Adam(prior.critic_network.parameters(), lr=self.lr * late, betas=(0.0, 0.99**late))
+        of_critic = torch.optim.Adam(judge.parameters(), lr=self.lr * late, betas=(0.0, 0.99**late))
         loop = Loop(
             session,
             public,
@@ -307,13 +314,13 @@ class StyleGan2(PriorTrainer):
 
         def step(number: int) -> dict[str, Tensor]:
             of_judge = critic_step(number)
-            prior.critic_network.requires_grad_(False)
+            judge.requires_grad_(False)
             with engine.autocast():
                 loss = F.softplus(-prior.critic(drawn("generator", number))).mean()
             of_generator.zero_grad(set_to_none=True)
             loss.backward()
             of_generator.step()
-            prior.critic_network.requires_grad_(True)
+            judge.requires_grad_(True)
             average(kept, prior.generator, self.decay)
             return {"critic": of_judge, "generator": loss.detach()}
 

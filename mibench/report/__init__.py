@@ -79,32 +79,18 @@ class Frames(Shown):
 def read(root: Path, errors: list[str] | None = None) -> list["Result"]:
     """Every whole score of a results folder; each one left out is named on stderr, and added to `errors`."""
     from mibench.report.load import results as load
+    from mibench.report.machines import unlike
     from mibench.runtime.terminal import SafeConsole
 
     errors = errors if errors is not None else []
     whole = load(root, errors)
-    machines = _machines(whole)
+    machines = unlike(whole)
     chatter = SafeConsole(stderr=True, soft_wrap=True)
     for line in errors:
         chatter.print(line, style="yellow")
     if machines:
         chatter.print(machines, style="yellow")
     return whole
-
-
-def _machines(results: list["Result"]) -> str:
-    """A line, if the runs that are compared were not computed alike; what a card does not say is no difference."""
-    from mibench.runtime.bits import other_bits
-
-    runs = {run.label: run for result in results for run in (result.run, result.inversion, result.target)}
-    made = [(label, run.read("run.json").get("provenance") or {}) for label, run in sorted(runs.items())]
-    for label, one in made[1:]:
-        if differences := other_bits(made[0][1], one):
-            return (
-                f"note: not all of these {len(made)} runs were computed alike: {made[0][0]} and {label} differ in "
-                f"{'; '.join(differences)}; a difference in the last digits may be theirs"
-            )
-    return ""
 
 
 def frames(results: Path | str) -> Frames:

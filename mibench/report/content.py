@@ -7,6 +7,7 @@ from functools import cached_property
 import pandas as pd
 
 from mibench.evaluation.checks import Finding
+from mibench.experiments import published as papers
 from mibench.report import (
     captions,
     combinations,
@@ -19,6 +20,7 @@ from mibench.report import (
     leakage,
     leakage_tables,
     points,
+    published,
     tables,
     tradeoff,
 )
@@ -90,6 +92,11 @@ class Content:
         return combinations.frame(self.points)
 
     @cached_property
+    def published(self) -> pd.DataFrame:
+        """`published.frame`: beside the numbers of the shipped suites."""
+        return published.frame(self.results, papers.published())
+
+    @cached_property
     def leaks(self) -> Leakage:
         """`leakage.leakage`."""
         return leakage.leakage(self.results, self.table, self.names)
@@ -124,6 +131,7 @@ class Content:
             "tradeoff": self.tradeoff,
             "curves": self.curves,
             "combinations": self.combinations,
+            "published": self.published,
             "leakage": self.leaks.people,
             "inequality": self.leaks.targets,
             "groups": self.leaks.groups,
@@ -135,6 +143,8 @@ class Content:
             yield captions.section(group, self.results, brief)
             yield from differences.sections(group, self.differences)
         yield from tradeoffs.sections(self.tradeoff, self.curves, self.combinations, self.titles)
+        if len(self.published):
+            yield published.section(self.published)
 
     def people(self) -> Iterator[Section]:
         """The tables of who leaks."""

@@ -38,7 +38,7 @@ ABOUT = (
         "training_ended_by",
         Unit.TEXT,
         "why the target's training was not doubled again: fit (99% as trained), plateau (a doubling added less than "
-        "1.5 points) or budget (not converged)",
+        "1.5 points), budget (not converged) or accuracy (of a model trained elsewhere: on the private pictures)",
     ),
     ("defense", Unit.TEXT, "the target's defenses with their strength; `none` without any"),
     ("family", Unit.TEXT, "the same without the strength"),
@@ -191,6 +191,17 @@ BY_FILE: Mapping[str, tuple[tuple[str, Unit, str], ...]] = {
         ("without", Unit.SHARE, "likeness of the part alone there"),
         ("difference", Unit.POINTS, "the stack's minus the part's, paired over people and seeds"),
         ("p", Unit.NUMBER, "two-sided p-value that this difference is zero"),
+    ),
+    "published": (
+        ("suite", Unit.TEXT, "the suite that repeats the published number"),
+        ("metric", Unit.TEXT, "what was measured and published"),
+        ("evaluator", Unit.TEXT, "the evaluation model that measured it here; empty where none is needed"),
+        ("measured", Unit.SHARE, "what was measured here"),
+        ("published", Unit.SHARE, "what the paper gives"),
+        ("difference", Unit.POINTS, "measured minus published; its bounds are those of the measured number"),
+        ("within", Unit.TEXT, "whether the published number lies in the interval of the measured one: yes or no"),
+        ("source", Unit.TEXT, "where it was published"),
+        ("note", Unit.TEXT, "what the published number leaves open"),
     ),
     "tradeoff": (("judged_by", Unit.TEXT, "the strongest attack of any access"),),
 }

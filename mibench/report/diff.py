@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 
-from mibench.report import protocol
+from mibench.report import machines, protocol
 from mibench.report.naming import defense_label
 from mibench.report.pairing import IDENTICAL, Attacked, Comparison, compare, holm
 from mibench.report.result import Result
@@ -29,7 +29,7 @@ from mibench.stages import artifacts
 from mibench.stats.intervals import Interval
 from mibench.stats.pairing import Hits
 
-__all__ = ["Changed", "Folders", "Quantity", "Scores", "folders"]
+__all__ = ["Changed", "Folders", "Person", "Quantity", "Scores", "folders"]
 
 UNCLEAR = "no clear difference"
 UNTESTED = "not tested"
@@ -42,6 +42,22 @@ class Changed(NamedTuple):
     field: str
     a: Any
     b: Any
+
+
+class Person(NamedTuple):
+    """What both scores say of one person: hits among images."""
+
+    label: int
+    name: str
+    hits_a: int
+    images_a: int
+    hits_b: int
+    images_b: int
+
+    @property
+    def difference(self) -> float:
+        """Share of hits of B minus A's."""
+        return self.hits_b / self.images_b - self.hits_a / self.images_a
 
 
 @dataclass(frozen=True)
@@ -128,6 +144,30 @@ class Scores:
         ours, theirs = (_images(one.inversion) for one in (self.a, self.b))
         return all(torch.equal(ours[key], theirs[key]) for key in ("images", "labels"))
 
+    @cached_property
+    def arithmetic(self) -> list[str]:
+        """In what the machines that made both differ, run for run, where that decides bits."""
+        pairs = [(getattr(self.a, role), getattr(self.b, role)) for role in machines.COMPARED]
+        return list(dict.fromkeys(line for one, other in pairs for line in machines.between(one, other)))
+
+    @cached_property
+    def people(self) -> list[Person]:
+        """Hits of each person that both attacked, those that changed most first; no test is made of one person."""
+        if self.apart:
+            return []
+        sides = [one.verdicts["likeness"] for one in (self.a, self.b)]
+        counts = [
+            dict(zip(names[:, 1].tolist(), zip(hits.tolist(), images.tolist(), strict=True), strict=True))
+            for names, hits, images in (side.cells for side in sides)
+        ]
+        told = self.a.per_image.drop_duplicates("label")
+        names = dict(zip(told["label"].tolist(), told["identity"].tolist(), strict=True))
+        both = [
+            Person(label, str(names[label]), *map(int, (*counts[0][label], *counts[1][label])))
+            for label in sorted(counts[0].keys() & counts[1].keys())
+        ]
+        return sorted(both, key=lambda one: -abs(one.difference))
+
     def _compared(self, column: str) -> Comparison | None:
         """B minus A as one judge sees them."""
         if self.apart:
@@ -193,6 +233,7 @@ class Scores:
             "apart": self.apart,
             "changed": [one._asdict() for one in self.changed],
             "same_images": self.same_images,
+            "arithmetic": self.arithmetic,
             "quantities": [one.to_json() for one in self.quantities],
             "says": self.sentence,
         }
@@ -281,6 +322,16 @@ class Folders:
         mine, theirs = ({one.protocol for one in side} for side in (self.only_a, self.only_b))
         return protocol.apart(alone, [one.protocol for one in alone]) if mine and theirs and mine != theirs else []
 
+    @cached_property
+    def arithmetic(self) -> list[str]:
+        """A line, if runs of a match were not computed alike."""
+        unlike = [match for match in self.matches if match.arithmetic]
+        if not unlike:
+            return []
+        what = "; ".join(dict.fromkeys(line for match in unlike for line in match.arithmetic))
+        many = f"{len(unlike)} of {len(self.matches)} matches were"
+        return [f"A and B of {many} not computed alike ({what}): a part of the difference may be theirs."]
+
     @property
     def sentence(self) -> str:
         """How many matched, and what was said of them."""
@@ -307,6 +358,7 @@ class Folders:
             "only_a": [about(one) for one in self.only_a],
             "only_b": [about(one) for one in self.only_b],
             "apart": self.apart,
+            "arithmetic": self.arithmetic,
             "left_out": list(self.left_out),
             "says": self.sentence,
         }

@@ -1,20 +1,12 @@
 """`mibench diff` in the terminal: nothing is cut, narrow terminals wrap."""
 
-import json
-from collections.abc import Sequence
-from typing import Any
-
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mibench.metrics import Unit
-from mibench.report.diff import Folders, Quantity, Scores, about
-from mibench.report.format import probability
-from mibench.report.pairing import IDENTICAL
-from mibench.report.result import Result
-from mibench.stats.intervals import Interval
+from mibench.report.diff import Folders, Scores
+from mibench.report.diff_words import OF_FOLDERS, OF_SCORES, about, arithmetic, called, named, numbers, value
 
 __all__ = ["render"]
 
@@ -30,51 +22,41 @@ def render(compared: Scores | Folders) -> RenderableType:
 def _scores(pair: Scores) -> RenderableType:
     parts: list[RenderableType] = [Text(pair.sentence, style="bold"), Text()]
     for side, result in (("A", pair.a), ("B", pair.b)):
-        known = about(result)
-        where = f"{known['attack']} on {known['defense']}, score {known['score']}, protocol {known['protocol']}"
-        parts.append(Text.assemble((f"{side}  ", "bold"), where))
+        parts.append(Text.assemble((f"{side}  ", "bold"), about(result)))
     parts += [Text(f"images: {'equal, byte for byte' if pair.same_images else 'not the same'}"), Text()]
     if pair.changed:
         table = _table("specification", "field", "A", "B", right=0)
         for one in pair.changed:
-            table.add_row(one.part, one.field, _value(one.a), _value(one.b))
+            table.add_row(one.part, one.field, value(one.a), value(one.b))
         parts += [table, Text()]
     else:
         parts += [Text("specification: the same in every field"), Text()]
     table = _table("%", "A", "B", "B - A, points", "p", "B is", right=4)
     for quantity in pair.quantities:
-        table.add_row(quantity.name, *_numbers(quantity))
-    note = (
-        "[95% interval, over people]. B minus A is paired over the same people; p: sign-flip test, Holm's correction "
-        "over the judges below the headline. Natural accuracy is not kept image by image, so it is not tested."
-    )
-    return Group(*parts, table, Text(), Text(note, style="dim"))
+        table.add_row(called(quantity), *numbers(quantity))
+    notes = [Text(line, style="dim") for line in (OF_SCORES, arithmetic(pair)) if line]
+    return Group(*parts, table, Text(), *notes)
 
 
 def _folders(both: Folders) -> RenderableType:
     parts: list[RenderableType] = [Text(both.sentence, style="bold"), Text()]
     if both.matches:
-        table = _table("attack on target", "A %", "B %", "B - A, points", "p", "B is", "images", right=4)
+        table = _table("attack and target", "A %", "B %", "B - A, points", "p", "B is", "images", right=4)
         for match, quantity in list(zip(both.matches, both.quantities, strict=True))[:MOST]:
-            table.add_row(_named(match.a), *_numbers(quantity), "equal" if match.same_images else "differ")
+            table.add_row(named(match.a), *numbers(quantity), "equal" if match.same_images else "differ")
         parts += [table, *_more(len(both.matches)), Text()]
-        note = "[95% interval, over people]. B minus A, paired over people; Holm's correction over the scores tested."
-        parts += [Text(note, style="dim"), Text()]
+        parts += [Text(OF_FOLDERS, style="dim"), Text()]
+    parts += [Text(line, style="dim") for line in both.arithmetic]
     for side, alone in (("A", both.only_a), ("B", both.only_b)):
         if alone:
             parts.append(Text(f"only in {side} ({len(alone)})", style="bold"))
-            parts += [Text(f"  {_named(one)}, score {one.run.id}, protocol {one.protocol}") for one in alone[:MOST]]
+            parts += [Text(f"  {named(one)}, score {one.run.id}, protocol {one.protocol}") for one in alone[:MOST]]
             parts += _more(len(alone))
     return Group(*parts, *(Text(line, style="dim") for line in both.apart))
 
 
 def _more(count: int) -> list[RenderableType]:
     return [Text(f"  and {count - MOST} more: --json", style="dim")] if count > MOST else []
-
-
-def _named(result: Result) -> str:
-    known = about(result)
-    return f"{known['attack']} on {known['defense']}, seed {result.target.spec['seed']}"
 
 
 def _table(first: str, *others: str, right: int) -> Table:
@@ -84,20 +66,3 @@ def _table(first: str, *others: str, right: int) -> Table:
     for place, name in enumerate(others):
         table.add_column(name, justify="right" if place < right else "left", overflow="fold")
     return table
-
-
-def _numbers(quantity: Quantity) -> Sequence[str]:
-    difference = quantity.difference
-    if quantity.words == IDENTICAL:
-        shown = IDENTICAL
-    else:
-        shown = "" if difference is None else Unit.POINTS.interval(*difference[:3], 0)
-    return _share(quantity.a), _share(quantity.b), shown, probability(quantity.p), quantity.words
-
-
-def _share(known: Interval) -> str:
-    return Unit.SHARE.interval(*known[:3], 0)
-
-
-def _value(value: Any) -> str:
-    return "-" if value is None else value if isinstance(value, str) else json.dumps(value)

@@ -166,6 +166,7 @@ def facts(result: Result, among: Sequence[Result] = ()) -> Facts:
         missing=len(score.missing),
         fit=target.read("metrics.json").get("fit", {}).get("value"),
         converged=target.read("metrics.json").get("convergence", {}).get("converged"),
+        imported=target.spec.get("origin") == "imported",
         rivals=len({one.attack for one in rivals if one.target.id == target.id}),
         cross_fitted=score.identities > 1,
         generators=tuple(result.inversion.read("metrics.json").get("global_generators", ())),

@@ -6,7 +6,7 @@ from typing import Any
 from mibench.metrics import Unit
 from mibench.metrics.declaration import missing
 
-__all__ = ["coefficient", "missing", "probability", "shown"]
+__all__ = ["bounded", "coefficient", "missing", "probability", "shown"]
 
 
 def bounded(row: Mapping[str, Any], column: str) -> tuple[Any, Any, Any]:

@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import Any
 
 import pandas as pd
+import torch
 
 from mibench.core import Access
 from mibench.report.naming import card, changes, settings_text
@@ -25,7 +26,7 @@ from mibench.stats.intervals import Interval
 from mibench.stats.pairing import Hits, combined
 from mibench.training.convergence import CONVERGED
 
-__all__ = ["Point", "points", "undefended"]
+__all__ = ["Point", "heldout", "points", "undefended"]
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def _point(key: tuple[str, str, str, str], label: str, results: list[Result]) ->
     defense, strength = _strength(next(iter(targets.values())).spec)
     own = tuple(targets.values())
     best = Attacked.strongest(every) if every else None
-    return Point(protocol, base, defense, label, strength, own, strongest, _heldout(own), best, track)
+    return Point(protocol, base, defense, label, strength, own, strongest, heldout(own), best, track)
 
 
 def _strength(spec: Mapping[str, Any]) -> tuple[str, float]:
@@ -157,14 +158,17 @@ def _adaptations(result: Result) -> str:
     return " ".join(dict.fromkeys(changed))
 
 
-def _heldout(targets: Sequence[Run]) -> Hits | None:
+def heldout(targets: Sequence[Run]) -> Hits | None:
+    """What targets make of their held-out images, each under its own training seed, as the verdicts on reconstructions
+    are; None if one is older than these verdicts."""
     parts = []
     for run in targets:
         path = run.path / "heldout.safetensors"
         if not path.is_file():
             return None
         tensors, _ = artifacts.read_tensors(path, "held-out verdicts")
-        parts.append(Hits(tensors["labels"], tensors["hits"].bool()))
+        labels = tensors["labels"]
+        parts.append(Hits(labels, tensors["hits"].bool(), torch.full_like(labels, run.spec["seed"])))
     return combined(parts)
 
 

@@ -40,12 +40,12 @@ def render(content: Content, look: Path | None = None, folder: Path | None = Non
     """
     parts: list[RenderableType] = []
     told = content.headlines
-    parts += [_said("judges", line, "bold yellow") for line in content.disagreements]
     for headline in told:
         parts += [Text(headline.about, style="bold"), _table(headline), Text(), Text(_paragraph(headline))]
         parts += [_said("careful", headline.careful, "dim"), Text()]
     if not told:
         parts += [Text("No attack was scored: floors alone say what is reached without one.", style="bold"), Text()]
+    parts += [_said("judges", line, "bold yellow") for line in content.disagreements]
     parts += [_said("checks", line, "yellow") for line in _checks(content)]
     if look is not None:
         parts.append(_said("look", f"{look}; all tables here: --full"))
@@ -124,7 +124,9 @@ def next_steps(content: Content, folder: Path | None = None) -> list[str]:
     steps: list[str] = []
     if not any(one.role == "attack" for one in results):
         steps.append(f"mibench attack{where}    (attack what the floors were run on)")
-    if targets and not any(run.spec["defenses"] for run in targets.values()):
+    if targets and all(run.spec.get("origin") == "imported" for run in targets.values()):
+        steps.append("the same mibench audit command with --defenses re    (what random erasing would buy)")
+    elif targets and not any(run.spec["defenses"] for run in targets.values()):
         steps.append(f"mibench train --defense re{where} && mibench attack{where}    (what random erasing changes)")
     elif len({run.spec["seed"] for run in targets.values()}) == 1:
         steps.append(f"mibench sweep --defense re --seeds 3{where}    (whether another training says the same)")

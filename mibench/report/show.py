@@ -144,6 +144,11 @@ def _result(run: Run) -> str:
             f"{metrics['queries_per_identity']:,.0f} queries, {metrics['gradient_images_per_identity']:,.0f} with "
             f"gradient; {metrics['shared_queries']:,} shared"
         )
+    if run.kind == "priors" and "imported" in metrics:
+        return (
+            f"imported from {metrics['imported']['format']}, {metrics['imported']['resolution']} px, "
+            f"{metrics['parameters']:,} parameters; licence: {metrics['imported']['licence']}"
+        )
     if run.kind == "priors":
         return (
             f"{metrics['latent_dim']} latent dimensions, {metrics['parameters']:,} parameters, "

@@ -20,9 +20,12 @@ from mibench.runs.run import KINDS, Run
 from mibench.runtime.endings import going_on
 from mibench.runtime.engine import Engine, out_of_memory, resolve, set_threads, workers
 from mibench.runtime.errors import UserError
-from mibench.runtime.progress import Reporter, Task
+from mibench.runtime.progress import Recorded, Reporter, Task
 
-__all__ = ["Stage", "execute", "pending"]
+__all__ = ["PROGRESS", "Stage", "execute", "pending"]
+
+PROGRESS = ".progress.json"
+"""In a directory that is worked on: how far the work has come (`Recorded`); gone when the run is finished."""
 
 Stage = Callable[[Run, Engine, Reporter], None]
 """What does one run, within its lock: `mibench.stages.perform`."""
@@ -57,7 +60,7 @@ def perform(run: Run, stage: Stage, engine: Engine, reporter: Reporter) -> None:
         if not run.done:
             try:
                 with going_on(run.label):
-                    stage(run, engine, reporter)
+                    stage(run, engine, Recorded(reporter, run.work / PROGRESS))
             except (MemoryError, RuntimeError) as error:
                 said = out_of_memory(error)
                 if said is None:

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -475,7 +476,7 @@ def provenance(started: tuple[float, float], machine: Mapping[str, Any]) -> dict
     except (OSError, subprocess.SubprocessError):
         commit = None
     return {
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.argv),
         "commit": commit,
         "finished": _now(),
         "mibench": __version__,

@@ -1,10 +1,17 @@
-"""Who is told how far work has come: a terminal, a queue to the parent process, or nobody."""
+"""Who is told how far work has come: a terminal, a queue to the parent process, a file, or nobody."""
 
+import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-__all__ = ["Reporter", "Silent", "Task"]
+from mibench.runtime.files import write_json
+
+__all__ = ["Recorded", "Reporter", "Silent", "Task"]
+
+SELDOM = 2.0
+"""Seconds between two records of one bar."""
 
 
 @runtime_checkable
@@ -39,3 +46,42 @@ class Silent:
 
     def say(self, line: str) -> None:
         """Nothing."""
+
+
+class Recorded:
+    """A reporter that also leaves word of the bar that last moved in a file, for whoever asks while work goes on.
+
+    The file holds one record, {time, label, step, of, unit}: seconds since 1970, what the bar says, how much is done of
+    how much. It is written anew at most once in `SELDOM` seconds. A file that cannot be written is no reason to stop.
+
+    Args:
+        reporter: Who is told as well.
+        path: The file.
+    """
+
+    def __init__(self, reporter: Reporter, path: Path) -> None:
+        self.reporter, self.path = reporter, path
+
+    @contextmanager
+    def task(self, label: str, total: int, unit: str) -> Iterator[Task]:
+        """The reporter's bar, recorded."""
+        with self.reporter.task(label, total, unit) as bar:
+            yield _Recorded(bar, self.path, {"label": label, "of": total, "unit": unit})
+
+    def say(self, line: str) -> None:
+        """As the reporter."""
+        self.reporter.say(line)
+
+
+class _Recorded:
+    def __init__(self, bar: Task, path: Path, about: dict[str, str | int]) -> None:
+        self.bar, self.path, self.about = bar, path, about
+        self.step, self.last = 0, 0.0
+
+    def advance(self, count: int = 1) -> None:
+        self.step += count
+        self.bar.advance(count)
+        if time.monotonic() - self.last > SELDOM:
+            self.last = time.monotonic()
+            with suppress(OSError):
+                write_json(self.path, {**self.about, "step": self.step, "time": round(time.time(), 1)})

@@ -13,6 +13,7 @@ from mibench.runtime.progress import Reporter
 from mibench.stages import (
     artifacts,
     import_images,
+    import_prior,
     import_target,
     imported,
     invert,
@@ -41,12 +42,14 @@ def perform(run: Run, engine: Engine, reporter: Reporter) -> None:
     if zoo.origin(run):
         zoo.install(run)
         return
-    # Imported images are an inversion that another program made, an imported target is a network that it trained.
+    # Imported images are an inversion that another program made, an imported target or prior a network it trained.
     work = _STAGES[run.kind]
     if import_images.imported(run):
         work = import_images.work
     elif imported.is_imported(run):
         work = import_target.work
+    elif import_prior.is_imported(run):
+        work = import_prior.work
     work(run, engine, reporter)
 
 
@@ -68,7 +71,7 @@ def rehearse(runs: list[Run], reporter: Reporter | None = None) -> None:
             if registry.load("data", inputs["name"]).refusable:  # type: ignore[attr-defined]
                 artifacts.open_dataset(inputs, reporter)
         for run in runs:
-            if run.kind == "priors":
+            if run.kind == "priors" and not import_prior.is_imported(run):
                 train_prior.rehearse(run)
 
 

@@ -4,7 +4,7 @@ Nothing is ever unpickled from a results folder except mibench's own checkpoints
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mibench import models
-from mibench.core import Dataset, Defense, Prior
+from mibench.core import Dataset, Defense, Prior, Split
 from mibench.models.base import Classifier
 from mibench.plugins import registry
 from mibench.plugins.registry import Choice
@@ -37,6 +37,7 @@ __all__ = [
     "load_prior",
     "load_target",
     "load_verifier",
+    "nothing",
     "open_dataset",
     "read_header",
     "read_tensors",
@@ -52,9 +53,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
     write_atomic(path, lambda scratch: save_file(plain, scratch, metadata={"mibench": canonical(dict(header))}))
 
 
-def write_log(path: Path, lines: list[dict[str, float]]) -> None:
+def write_log(path: Path, lines: Sequence[Mapping[str, int | float]]) -> None:
     """One JSON object a line."""
-    text = "".join(json.dumps(line) + "\n" for line in lines)
+    text = "".join(json.dumps(dict(line)) + "\n" for line in lines)
     write_atomic(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
 
 
@@ -275,6 +276,11 @@ def load_verifier(run: Run) -> Classifier:
     model = models.build(run.spec["model"], int(header["people"]), shape)  # type: ignore[arg-type]
     _fill(model, tensors, path, run.spec["model"])
     return model.requires_grad_(False).eval()
+
+
+def nothing(image_shape: tuple[int, int, int]) -> Split:
+    """No images of a shape: what a prior is built with that looks at none."""
+    return Split(torch.zeros(0, *image_shape, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64))
 
 
 def load_prior(run: Run, data: Dataset) -> Prior:

@@ -20,9 +20,10 @@ from mibench.metrics.calibration import calibration
 from mibench.metrics.robustness import spread
 from mibench.models.imported import weights
 from mibench.models.imported.network import Gallery, Imported, Wanted, assemble
-from mibench.models.imported.opening import code_digest, open_source
-from mibench.models.imported.probe import Found
+from mibench.models.imported.opening import open_source
+from mibench.models.imported.own_code import code_digest
 from mibench.models.imported.sources import ModelSource, digest_of, regular
+from mibench.models.imported.ways import Found
 from mibench.plugins.registry import Choice
 from mibench.runs import Run, clock, provenance
 from mibench.runtime.engine import Engine, describe
@@ -38,6 +39,12 @@ __all__ = ["plan", "work"]
 FITTED = 300
 """Pictures, of those that are not held out, that `fit` is measured on: as they are, since how they were augmented when
 the model learnt them is not known."""
+
+LEARNT = 0.5
+"""Accuracy on pictures that are not held out from which a model counts as trained: how it was is not known."""
+
+HELDOUT_SHOWN, LEARNT_SHOWN = 2, 1
+"""Pictures of each person that a server is shown to measure it: every one of them costs."""
 
 
 def plan(root: Path, data: Choice, source: ModelSource, found: Found, family: str, precision: str) -> Run:
@@ -156,16 +163,17 @@ def _measured(model: Imported, data: Dataset, engine: Engine, folder: Path, paid
         paid: Every picture that is shown costs: each person's first ones only.
     """
     classes = len(data.classes)
-    heldout = data.heldout.take(spread(data.heldout.labels, 2 * classes)) if paid else data.heldout
+    heldout = data.heldout.take(spread(data.heldout.labels, HELDOUT_SHOWN * classes)) if paid else data.heldout
     logits, _ = predict(model, heldout.images, engine)
     logits = logits.cpu()
     hits = top_k(closed_set(logits, classes), heldout.labels, 1)
     kept = {"hits": hits.to(torch.uint8), "labels": heldout.labels}
     artifacts.write_tensors(folder / "heldout.safetensors", kept, {"role": "held-out verdicts"})
-    some = data.train.take(spread(data.train.labels, classes if paid else MEASURED))
+    some = data.train.take(spread(data.train.labels, LEARNT_SHOWN * classes if paid else MEASURED))
     fitted = accuracy(predict(model, some.images, engine)[0], some.labels, classes)
     sure = calibration(logits.softmax(dim=1), heldout.labels)
     return {
+        "convergence": {"converged": fitted.value >= LEARNT, "by": "accuracy", "candidates": []},
         "natural_accuracy": accuracy(logits, heldout.labels, classes)._asdict(),
         "fit": fitted._asdict(),
         "side_effects": {"confidence": sure.confidence, "ece": sure.ece},

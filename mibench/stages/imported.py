@@ -13,7 +13,9 @@ from torch import nn
 from mibench.core import Dataset
 from mibench.models.imported.endpoint import Endpoint
 from mibench.models.imported.network import Gallery, Imported, Wanted, assemble
-from mibench.models.imported.opening import Opened, code_digest, open_source
+from mibench.models.imported.opened import Opened
+from mibench.models.imported.opening import open_source
+from mibench.models.imported.own_code import code_digest
 from mibench.models.imported.sources import ModelSource
 from mibench.runs import Run, unchanged
 from mibench.runtime.errors import UserError

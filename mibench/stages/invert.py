@@ -20,6 +20,7 @@ from mibench.core import (
     Oracle,
     Prior,
     Reconstructions,
+    Trace,
     checked,
     shown_by,
     to_uint8,
@@ -33,6 +34,7 @@ from mibench.runtime.engine import Engine, at_once, describe
 from mibench.runtime.errors import UserError
 from mibench.runtime.files import write_json
 from mibench.runtime.pictures import tile
+from mibench.runtime.pixels import machine_memory
 from mibench.runtime.progress import Reporter
 from mibench.runtime.rng import seeded_globals
 from mibench.stages import artifacts
@@ -116,7 +118,8 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         total = cost.queries * count + cost.shared_queries
         with reporter.task(f"{run.name} on {target.name}", total, "images") as task:
             access, budget = ACCESS[run.spec["access"]], run.spec["budget"]
-            oracle = Oracle(network, access, len(data.classes), budget, task.advance, attacked=range(count))
+            trace = _trace(cost, budget, len(data.classes), count, engine)
+            oracle = Oracle(network, access, len(data.classes), budget, task.advance, range(count), trace)
             with oracle.watched(), engine.autocast():
                 outcome, generators = attack(oracle, folder)
         if generators:
@@ -148,6 +151,8 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
             tensors["missing"] = missing
         header = {"role": "reconstructions", "attack": run.name, "dataset": data.name, "classes_count": count}
         artifacts.write_tensors(folder / "images.safetensors", tensors, header)
+        if trace is not None and (moments := trace.moments()):
+            artifacts.write_log(folder / "log.jsonl", [moment.line() for moment in moments])
         write_json(folder / "metrics.json", measured(made, missing, oracle, labels) | {"global_generators": generators})
         tile(stored[: 8 * 8], folder / "grid.png", columns=8)
         run.finish(provenance(started, describe(engine) | {"isolation": isolation or "none"}))
@@ -170,7 +175,7 @@ def _here(run: Run, engine: Engine, prior: Prior, data: Dataset, count: int) -> 
     def attacked(oracle: Oracle, folder: Path) -> Outcome:
         labels = torch.arange(count, device=engine.device)
         shown = shown_by(artifacts.defenses(run.target))
-        workspace = AttackContext(_batch(engine, data), folder, data.public.on(engine), shown)
+        workspace = AttackContext(_batch(engine, data, prior), folder, data.public.on(engine), shown)
         outcome: Checked | None = None
         with (
             seeded_globals(run.spec["seed"], "attack") as generators,
@@ -194,7 +199,7 @@ def _isolated(run: Run, engine: Engine, prior: Prior, data: Dataset, count: int)
         fields = {
             "access": access.name,
             "attacked": count,
-            "batch": _batch(engine, data),
+            "batch": _batch(engine, data, prior),
             "budget": run.spec["budget"],
             "classes": len(data.classes),
             "seed": run.spec["seed"],
@@ -211,8 +216,23 @@ def _isolated(run: Run, engine: Engine, prior: Prior, data: Dataset, count: int)
         yield cost, attacked, cell.isolation
 
 
-def _batch(engine: Engine, data: Dataset) -> int:
-    return at_once(BATCH[engine.device.type], data.image_shape, engine.device)
+def _trace(cost: Cost, budget: int | None, classes: int, people: int, engine: Engine) -> Trace | None:
+    """Where the target's answers are noted; None where nothing is asked for one person."""
+    own = cost.queries if budget is None else min(cost.queries, budget - cost.shared_queries)
+    return Trace(classes, people, own, engine.device) if own > 0 else None
+
+
+def _batch(engine: Engine, data: Dataset, prior: Prior) -> int:
+    """Images searched at once; fewer where the prior is large: half of the machine's memory is for what it keeps.
+
+    All of the memory counts and not what is free now, so that the same machine gives the same pieces.
+    """
+    most = at_once(BATCH[engine.device.type], data.image_shape, engine.device)
+    if not prior.footprint:
+        return most
+    cuda = engine.device.type == "cuda"
+    memory = torch.cuda.get_device_properties(engine.device).total_memory if cuda else machine_memory()
+    return max(1, min(most, memory // 2 // prior.footprint))
 
 
 def measured(

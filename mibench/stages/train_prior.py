@@ -19,7 +19,7 @@ from mibench.runtime.files import write_json
 from mibench.runtime.pictures import tile
 from mibench.runtime.progress import Reporter
 from mibench.runtime.rng import Noise, seed_of
-from mibench.stages import artifacts
+from mibench.stages import artifacts, import_prior
 
 __all__ = ["domain_of", "plan", "rehearse", "samples", "work"]
 
@@ -27,11 +27,14 @@ SAMPLES = 64
 
 
 def plan(root: Path, data: Choice, prior: Choice, target: Run | None, seed: int, precision: str) -> Run:
-    """The run that trains a prior; a prior that needs the target is one per target.
+    """The run that trains a prior; a prior that needs the target is one per target, an imported one is one for all.
 
     Raises:
-        UserError: If the prior needs a target and none is given.
+        UserError: If the prior needs a target and none is given, or was imported and does not draw such images.
     """
+    if prior.plugin.imported:
+        prior.plugin.require_shape(data.shape.image_shape)
+        return import_prior.plan(root, prior)
     wants = prior.plugin.target_access is not None
     if wants and target is None:
         raise UserError(f"the prior '{prior.name}' learns from a target's answers; name one with --target RUN")

@@ -135,6 +135,7 @@ class World:
     classes: int = 10
     critic: Literal["none", "wgan", "kp1"] = "wgan"
     sharpness: float = 4.0
+    images: int = 400
     prior: LinearPrior = field(init=False)
     target: Classifier = field(init=False)
 
@@ -164,8 +165,9 @@ class World:
         z = torch.atanh((2 * images.double() - 1).clamp(-0.999, 0.999)).flatten(1)
         return (z @ self.prior.directions.double().T)[:, : self.classes].argmax(dim=1)
 
-    def public(self, count: int = 400) -> Split:
-        """What the prior draws, as the attacker's images."""
+    def public(self, count: int | None = None) -> Split:
+        """What the prior draws, as the attacker's images: `images` of them."""
+        count = self.images if count is None else count
         z = self.prior.sample(Noise(99, torch.arange(count)))
         with torch.no_grad():
             return Split(to_uint8(self.prior.decode(z)), torch.full((count,), -1))

@@ -5,22 +5,20 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pooled
 import pytest
 import torch
 from drawn import tree
-from serving import serving
-from torch import Tensor, nn
+from pooled import PEOPLE
+from torch import nn
 
 import mibench
 from mibench.core import Access
-from mibench.data.decode import decode_all
-from mibench.data.folder import people_of
 from mibench.experiments import audit as audits
 from mibench.experiments import auditing
-from mibench.models.imported.endpoint import Endpoint
 from mibench.models.imported.opening import open_source
-from mibench.models.imported.probe import Given
 from mibench.models.imported.sources import read_source
+from mibench.models.imported.ways import Given
 from mibench.models.imported.weights import read_state, require_memory, tensor_bytes
 from mibench.report.verdict import FEWEST, Outcome, verdict
 from mibench.runtime import engine
@@ -28,7 +26,6 @@ from mibench.runtime.errors import UserError
 from mibench.runtime.progress import Silent
 from mibench.stages import artifacts, execute, import_target, imported
 
-PEOPLE = 8
 BRIEF: dict[str, dict[str, Any]] = {
     "attack": {"steps": 2, "pool": 16},
     "prior": {"steps": 1, "warm_up": 1},
@@ -36,31 +33,12 @@ BRIEF: dict[str, dict[str, Any]] = {
 }
 
 
-class Pooled(nn.Module):
-    """Minus the squared distance of an image's 7 x 7 means to each person's: weights in closed form."""
-
-    def __init__(self, people: int = PEOPLE) -> None:
-        super().__init__()
-        self.pool = nn.AdaptiveAvgPool2d(7)
-        self.out = nn.Linear(49, people)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.shape[1] != 1:
-            raise RuntimeError("expected 1 channel")
-        return self.out(self.pool(x).flatten(1))
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     """Private and public pictures, grey and 28 px, and the weights of a `Pooled` that knows the private classes."""
     root = tmp_path_factory.mktemp("drawn")
     private, public = tree(root, private=PEOPLE, public=9, each=6)
-    people = people_of(private, "private")
-    files = [file for own in people.values() for file in own]
-    x, _ = decode_all(files, 28, False, Silent())
-    means = nn.AdaptiveAvgPool2d(7)((x / 255 - 0.5) / 0.5).flatten(1).reshape(PEOPLE, 6, 49).mean(dim=1)
-    net = Pooled()
-    net.out.weight.data, net.out.bias.data = 2 * means, -means.square().sum(dim=1)
+    net = pooled.pooled(private)
     torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in net.state_dict().items()}}, root / "w.pt")
     return private, public, root
 
@@ -68,7 +46,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
 def asked(world: tuple[Path, Path, Path], **changes: Any) -> audits.Asked:
     private, public, root = world
     options: dict[str, Any] = {
-        "source": read_source(f"{__file__}:Pooled", root / "w.pt", None),
+        "source": read_source(f"{pooled.__file__}:Pooled", root / "w.pt", None),
         "private": private,
         "public": public,
         "given": Given(size=28, normalise="half"),
@@ -121,7 +99,7 @@ def test_ids_hang_on_the_bytes_of_the_model(world: tuple[Path, Path, Path], tmp_
     for scale in (1.0, 1.001):
         state = read_state(root / "w.pt").tensors
         torch.save({name: value * scale for name, value in state.items()}, tmp_path / "w.pt")
-        source = read_source(f"{__file__}:Pooled", tmp_path / "w.pt", None)
+        source = read_source(f"{pooled.__file__}:Pooled", tmp_path / "w.pt", None)
         question = audits.Asked(source, private, public, given=Given(28, "half"))
         ids.add(audits.prepare(question, tmp_path).target.id)
     assert len(ids) == 2
@@ -134,35 +112,6 @@ def test_an_attack_that_needs_more_than_the_access_is_refused(
     prepared = audits.prepare(asked(world, access=Access.BLACK_BOX, method=attack, settings={}), tmp_path)
     with pytest.raises(UserError, match="needs more than black box access"):
         audits.schedule(prepared, tmp_path, engine.resolve("cpu", "fp32"))
-
-
-def test_a_server_is_audited_within_its_queries_and_never_asked_twice(
-    world: tuple[Path, Path, Path], tmp_path: Path
-) -> None:
-    net = open_source(asked(world).source).module
-
-    def answer(x: Tensor) -> dict[str, Any]:
-        grey = nn.functional.interpolate(x.mean(dim=1, keepdim=True), (28, 28), mode="bilinear", antialias=True)
-        return {"scores": net((grey - 0.5) / 0.5).softmax(dim=1).tolist()}
-
-    with serving(answer) as service:
-        question = {
-            "source": read_source(None, None, Endpoint(service.url, wait=0.01)),
-            "given": Given(),
-            "queries": 900,
-            "method": "mirror_bb",
-            "settings": {**BRIEF, "attack": {"pool": 16, "generations": 1, "population": 4}},
-        }
-        prepared = audits.prepare(asked(world, **question), tmp_path)
-        assert prepared.found.wanted.output == "probabilities"
-        assert prepared.access is Access.BLACK_BOX
-        planned = audits.schedule(prepared, tmp_path, engine.resolve("cpu", "fp32"))
-        execute(list(planned.runs), "cpu", Silent())
-        assert max(service.images.values()) <= 2, "only the canary is paid for twice"
-        assert sum(service.images.values()) <= 900
-        asked_before = service.requests
-        audits.prepare(asked(world, **question), tmp_path)
-        assert service.requests == asked_before + 1, "a repeated audit asks the canary alone"
 
 
 def test_no_public_pictures_are_refused_with_what_to_do(world: tuple[Path, Path, Path], tmp_path: Path) -> None:

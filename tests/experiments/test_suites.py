@@ -237,3 +237,11 @@ def test_options_and_toml_give_the_same_runs(cells: dict[str, Any]) -> None:
     assert [one.code for one in told] == [0, 0], [one.err for one in told]
     ids = [[run["id"] for run in json.loads(one.out)] for one in told]
     assert ids[0] == ids[1]
+
+
+def test_on_other_data_a_prior_of_the_zoo_is_learnt_as_the_suite_has_it() -> None:
+    """Its entry was learnt for so long because it is made once; a user's data would wait for it."""
+    own, other = ([one.attackers[0].prior for one in suites.read("demo", dataset=name)] for name in (None, "orl"))
+    assert [prior.name for prior in other] == [prior.name for prior in own] == ["dcgan", "stylegan2"]
+    assert other[1].spec() == registry.configure("priors", "stylegan2", "quick").spec()
+    assert own[1].spec() == registry.configure("priors", "stylegan2", "long").spec()

@@ -2,8 +2,10 @@
 
 # ruff: noqa: F811 (fixtures are imported)
 
+import html
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -13,8 +15,9 @@ from reported import HITS, bits, data, judge, noise, root, score, target, world 
 from shell import command
 
 from mibench.core import Dataset
-from mibench.report import diff, load
+from mibench.report import diff, diff_words, load
 from mibench.report.diff import Scores, folders
+from mibench.report.page import compared, pictures
 from mibench.report.pairing import IDENTICAL, Attacked, compare
 from mibench.report.result import Result
 from mibench.runtime.errors import UserError
@@ -132,6 +135,68 @@ def test_the_same_specification_with_other_pixels_is_not_identical(
     assert not pair.same_images and pair.headline.words == "no clear difference" and pair.headline.p == 1
 
 
+def test_people_are_told_by_their_hits_and_the_most_changed_first(results: list[Result]) -> None:
+    a, b = of(results, "ppa", None), of(results, "ppa", 0.4)
+    hits = [bits(HITS[area, "ppa"]) for area in (None, 0.4)]
+    people = Scores(a, b).people
+    assert sorted((one.label, one.hits_a, one.hits_b) for one in people) == [
+        (label, *(sum(side[3 * label : 3 * label + 3]) for side in hits)) for label in range(4)
+    ]
+    sizes = [abs(one.difference) for one in people]
+    assert sizes == sorted(sizes, reverse=True) and {one.images_a for one in people} == {3}
+
+
+def test_other_arithmetic_is_told(results: list[Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = Scores(of(results, "ppa", None), of(results, "ppa", 0.4))
+    assert pair.arithmetic == [] and diff_words.arithmetic(pair) == ""
+    monkeypatch.setattr(diff.machines, "between", lambda one, other: ["precision bf16, fp32"])
+    unlike = Scores(pair.a, pair.b)
+    assert unlike.arithmetic == ["precision bf16, fp32"] and "not computed alike (precision" in diff_words.arithmetic(
+        unlike
+    )
+    assert "1 of 1 matches" in diff.Folders([unlike], [], [], []).arithmetic[0]
+
+
+# --- the page
+
+
+def test_the_page_says_what_the_screen_says(world: Path, results: list[Result], data: Dataset) -> None:
+    pair = Scores(of(results, "ppa", None), of(results, "ppa", 0.4))
+    text = html.unescape(compared.render(pair, (world, world)))
+    assert f'<h1 id="h-said">{pair.sentence}</h1>' in text
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", text)
+    for quantity in pair.quantities:
+        assert all(cell in cells for cell in diff_words.numbers(quantity))
+    for one in pair.changed:
+        assert one.field in cells and diff_words.value(one.b) in cells
+    assert len(re.findall("<svg", text)) == 2 and text.count("data:image/") == 4 * 4  # two real rows, A's and B's
+
+
+def test_a_page_to_hand_on_has_no_photographs_names_or_folders(
+    root: Path, results: list[Result], data: Dataset
+) -> None:
+    pair = Scores(of(results, "ppa", None), of(results, "ppa", 0.4))
+    whole, redacted = (compared.render(pair, (root, root), names) for names in (True, False))
+    assert "person_" in whole and "private photograph" in whole
+    assert "person_" not in redacted and "photograph of" not in redacted and "identity 0" in redacted
+    assert redacted.count("data:image/") == 2 * 4 and str(root) not in redacted
+    both = folders(results[:2], results[1:], [f"left out {root}/scores/x: gone"])
+    assert str(root) in compared.render(both, (root, root)) and str(root) not in compared.render(
+        both, (root, root), False
+    )
+
+
+def test_pictures_of_other_people_are_not_put_beside_each_other(
+    results: list[Result], data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = {"A": results[0], "B": results[1]}
+    assert len(pictures.beside(pair).rows) == 4
+    prints = iter("ab")
+    monkeypatch.setattr(Result, "fingerprint", property(lambda self: next(prints)))
+    beside = pictures.beside(pair)
+    assert not beside.rows and "the data sets differ" in beside.missing[0]
+
+
 # --- the command
 
 
@@ -149,7 +214,16 @@ def test_the_command_takes_ids_beginnings_and_paths(world: Path, results: list[R
     ]
     assert shown[0] == shown[1] == json.loads(json.dumps(Scores(a, b).to_json()))
     text = run(a.run.id, b.run.id, "--results", str(world))
+    assert not (world / "report").exists(), "a page is written where it is asked for"
     assert "No clear difference" in text and "re.a_e" in text and max(map(len, text.splitlines())) <= 80
+
+
+def test_the_command_writes_a_page_and_names_it_last(root: Path, results: list[Result], data: Dataset) -> None:
+    a, b = of(results, "ppa", None).run.id, of(results, "ppa", 0.4).run.id
+    path = Path(run(a, b, "--results", str(root), "--html").splitlines()[-1])
+    assert path == root / "report" / f"diff-{a}-{b}.html" and "person_" in path.read_text(encoding="utf-8")
+    run(a, b, "--results", str(root), "--html", "--no-private-images", "--json")
+    assert "person_" not in path.read_text(encoding="utf-8")
 
 
 def test_mistakes_teach(world: Path, results: list[Result], root: Path, tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 # ruff: noqa: F811 (fixtures are imported)
 import base64
 import dataclasses
+import hashlib
 import io
 import json
 import re
+import shlex
 import time
 from functools import cached_property
 from html.parser import HTMLParser
@@ -25,10 +27,10 @@ from mibench.core import Dataset
 from mibench.metrics import Unit
 from mibench.report import files, grids, load, page, tables, write
 from mibench.report.content import Content
-from mibench.report.page import pictures, provenance, svg, views
+from mibench.report.page import document, pictures, provenance, svg, views
 from mibench.report.result import Result
 from mibench.report.verdict import verdict
-from mibench.runs import find
+from mibench.runs import Run, find
 from mibench.stages import artifacts
 
 VOID = {"meta", "link", "img", "br", "input", "hr"}
@@ -143,7 +145,7 @@ def test_nothing_is_loaded_and_only_our_script_may_run(text: str) -> None:
         ours = [place for place in parsed.all(tag) if "type" not in parsed.elements[place][1]]
         assert len(ours) == 1
         body = "".join(parsed.elements[ours[0]][2])
-        assert page._allowed(body) == rules[rule], "the policy refuses our own text"
+        assert document.allowed(body) == rules[rule], "the policy refuses our own text"
         assert "http" not in body and "url(" not in body.replace('url("${url}")', "") and "@import" not in body
 
 
@@ -340,7 +342,52 @@ def test_without_private_images_no_private_pixel_is_in_the_file(root: Path, data
 def test_commands_of_a_page_that_is_handed_on_show_no_folders() -> None:
     assert provenance._short("data.root=/home/me/faces") == "data.root=faces"
     assert provenance._short("/home/me/faces") == "faces" and provenance._short("--method") == "--method"
-    assert page._unnamed("left out /home/me/results/x: gone") == "left out …/x: gone"
+    assert document.unnamed("left out /home/me/results/x: gone") == "left out …/x: gone"
+
+
+@pytest.mark.parametrize(
+    ("recorded", "shown"),
+    [
+        (
+            "/venv/bin/mibench attack --set 'name=my set' --method gmi",
+            "mibench attack --set 'name=my set' --method gmi",
+        ),
+        ("/x/mibench/__main__.py demo", "mibench demo"),
+        ("mibench attack --set name=it's", "mibench attack --set 'name=it'\"'\"'s'"),  # recorded before it was quoted
+        ("", ""),
+    ],
+)
+def test_a_command_can_be_pasted(recorded: str, shown: str, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = load.results(world)[0].run
+    monkeypatch.setattr(Run, "read", lambda self, file: {"provenance": {"command": recorded}})
+    assert provenance.command(run) == shown
+    assert shlex.split(provenance.command(run))[1:] == shlex.split(shown)[1:]
+
+
+def told(run: Run, lines: list[dict[str, float]]) -> None:
+    """Give a finished run a log."""
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (run.path / "log.jsonl").write_text(text)
+    done = json.loads((run.path / "done").read_text())
+    (run.path / "done").write_text(json.dumps(done | {"log.jsonl": hashlib.sha256(text.encode()).hexdigest()}))
+
+
+def test_what_the_target_answered_is_drawn_by_queries(root: Path, data: Dataset) -> None:
+    assert "No run of this folder logged its progress" in rendered(root) and "Query success" not in rendered(root)
+    (result,) = [one for one in load.results(root) if one.attack == "ppa" and not one.target.spec["defenses"]]
+    log = [{"step": step, "of": 100, "images": 4, "reached": step / 200} for step in (1, 10, 100)]
+    told(result.inversion, [line | {"confidence": line["reached"], "loss": 1.0} for line in log])
+    text = rendered(root)
+    assert "No run of this folder logged" not in text
+    for name in ("reached-none", "confidence-none", "loss-none"):
+        assert text.count(f'data-name="{name}') == 1, name
+    figure = next(one for one in re.findall(r"<svg.*?</svg>", text, re.S) if "no defense: people the target" in one)
+    (places,) = re.findall(r'<polyline points="([^"]*)"', figure)
+    across, up = zip(*(map(float, place.split(",")) for place in places.split()), strict=True)
+    assert across[1] - across[0] == pytest.approx(across[2] - across[1], abs=0.02), "a power of ten is one step"
+    shares = [(y - up[0]) / (up[2] - up[0]) for y in up]
+    assert shares[1] == pytest.approx((10 - 1) / (100 - 1), abs=0.01) and up[2] < up[0]
+    assert "ppa: 50.0% after 100 queries for one person" in figure
 
 
 EVIL = (

@@ -15,8 +15,9 @@ import pytest
 from reported import data, noise, root, world  # noqa: F401 (fixtures)
 
 from mibench.core import Dataset
-from mibench.report import load, page
+from mibench.report import diff, load, page
 from mibench.report.content import Content
+from mibench.report.page import compared
 from mibench.stages import artifacts
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs the extra `browser`: playwright")
@@ -46,10 +47,28 @@ def path(world: Path, noise: Dataset, tmp_path_factory: pytest.TempPathFactory) 
         return page.write(tmp_path_factory.mktemp("page"), Content(load.results(world)), errors)
 
 
+@pytest.fixture(scope="module")
+def changes(world: Path, noise: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of `mibench diff`, of two scores."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(artifacts, "open_dataset", lambda inputs: noise)
+        one, other = [one for one in load.results(world) if one.attack == "ppa"][:2]
+        return compared.write(diff.Scores(one, other), (world, tmp_path_factory.mktemp("diff")))
+
+
 @pytest.fixture
 def opened(browser: Any, path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
     """The page; whatever the console says, or whatever it asks the network for, fails the test."""
-    options = getattr(request, "param", {})
+    yield from visited(browser, path, getattr(request, "param", {}))
+
+
+@pytest.fixture
+def opened_changes(browser: Any, changes: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The page of `mibench diff`, likewise."""
+    yield from visited(browser, changes, getattr(request, "param", {}))
+
+
+def visited(browser: Any, path: Path, options: dict[str, Any]) -> Iterator[Any]:
     context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
     context.set_default_timeout(240_000)  # of milliseconds: other tests share the machine
     tab, said = context.new_page(), []
@@ -62,6 +81,10 @@ def opened(browser: Any, path: Path, request: pytest.FixtureRequest) -> Iterator
     context.close()
     assert said == []
     assert [url for url in asked if not url.startswith(("data:", "blob:", path.as_uri()))] == []
+
+
+def axe() -> str:
+    return (files("axe_core_python") / "axe.min.js").read_text(encoding="utf-8")
 
 
 def until(tab: Any, condition: str) -> None:
@@ -218,7 +241,22 @@ def test_axe_finds_nothing(opened: Any, scheme: str) -> None:
     opened.evaluate("for (const one of document.querySelectorAll('details:not(.runs *)')) one.open = true")
     # What is not yet drawn would not be looked at.
     opened.evaluate("document.styleSheets[0].insertRule('section { content-visibility: visible !important }')")
-    opened.evaluate((files("axe_core_python") / "axe.min.js").read_text(encoding="utf-8"))
+    opened.evaluate(axe())
     assert opened.evaluate(AXE) == []
     opened.locator("#wall button.shot").first.click()
     assert opened.evaluate(AXE.replace("run()", "run('dialog')")) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("opened_changes", [{}, PHONE], indirect=True, ids=["desk", "phone"])
+def test_the_page_of_a_diff_sorts_fits_and_axe_finds_nothing(opened_changes: Any, scheme: str) -> None:
+    pytest.importorskip("axe_core_python", reason="needs the extra `browser`: axe-core-python")
+    tab = opened_changes
+    tab.emulate_media(color_scheme=scheme)
+    tab.evaluate("document.styleSheets[0].insertRule('section { content-visibility: visible !important }')")
+    assert tab.evaluate("document.documentElement.scrollWidth") == tab.viewport_size["width"]
+    tab.locator("#people thead th:nth-child(4) button").click()
+    changed = [float(cell) for cell in column(tab, "people", 4)]
+    assert changed == sorted(changed)
+    tab.evaluate(axe())
+    assert tab.evaluate(AXE) == []

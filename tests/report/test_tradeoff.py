@@ -15,10 +15,11 @@ from mibench.report import combinations, figures, matched_figure, tables, tradeo
 from mibench.report import curves as curving
 from mibench.report.curves import Curve, curves, hypervolume, matched, pareto, state
 from mibench.report.pairing import Attacked, compare
-from mibench.report.points import Point
+from mibench.report.points import Point, heldout
 from mibench.report.tradeoff import delta
 from mibench.runs import Run
-from mibench.stats.pairing import Hits
+from mibench.stages import artifacts
+from mibench.stats.pairing import Hits, combined
 from mibench.stats.significance import adjusted, paired_test
 
 PEOPLE = 20
@@ -128,6 +129,29 @@ def test_matched_accuracy_is_linear_between_points_and_nothing_beyond(below: flo
     assert found is not None and found.rate.value == pytest.approx(expected)
     assert found.rate.low <= expected <= found.rate.high and 0 < found.rate.high - found.rate.low < 0.4
     assert found.difference.value == pytest.approx(expected - 0.8)
+
+
+def test_a_reading_at_matched_accuracy_is_of_all_seeds(tmp_path: Path) -> None:
+    """Held-out verdicts carry their target's seed: with others, only the seed that both share would be read."""
+
+    def trained(name: str, seed: int, natural: float) -> Run:
+        made = hits(natural, seed)
+        run = Told(tmp_path, "targets", name, {"seed": seed})
+        run.path.mkdir(parents=True)
+        tensors = {"labels": made.people, "hits": made.hits}
+        artifacts.write_tensors(run.path / "heldout.safetensors", tensors, {"role": "held-out verdicts"})
+        return run
+
+    def measured(name: str, natural: float, attack: tuple[float, float]) -> Point:
+        verdicts = heldout([trained(name, seed, natural) for seed in (0, 1)])
+        seeds = [replace(hits(rate), seeds=torch.full((PEOPLE * EACH,), seed)) for seed, rate in enumerate(attack)]
+        ran = {Access.WHITE_BOX: Attacked("ppa", combined(seeds))}
+        return replace(WEAK if name == "re" else NONE, attacks=ran, heldout=verdicts)
+
+    curve = Curve("re", Access.WHITE_BOX, (measured("none", 0.9, (0.8, 0.6)), measured("re", 0.8, (0.4, 0.6))))
+    found = matched(curve, 0.1)
+    assert found is not None and found.rate.value == pytest.approx(0.5)
+    assert found.difference.value == pytest.approx(-0.2), "of both seeds; of seed 0 alone it is -.4"
 
 
 def test_matched_accuracy_needs_a_twin() -> None:

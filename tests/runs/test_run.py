@@ -5,6 +5,7 @@ import hashlib
 import inspect
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -569,6 +570,12 @@ def test_json_is_stable(tmp_path: Path) -> None:
     write_json(tmp_path / "b", {"a": [1.5, None, "é"], "b": 1})
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert json.loads((tmp_path / "a").read_text()) == {"b": 1, "a": [1.5, None, "é"]}
+
+
+def test_a_recorded_command_can_be_pasted(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["mibench", "audit", "--private", "/my faces/a$b", "--set", "name=it's; rm -rf ~"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert shlex.split(provenance(clock(), {})["command"]) == words
 
 
 def test_provenance_tells_who_and_how_long() -> None:

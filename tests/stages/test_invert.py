@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import sys
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
@@ -137,3 +138,14 @@ def test_who_is_left_out_is_listed_and_counts_as_a_miss() -> None:
     assert command("judge", inversion.name, "--export", "asked", "--pairs", "40").code == 0
     lines = Path("asked/questions.jsonl").read_text().splitlines()
     assert len(lines) > 3
+
+
+def test_a_search_logs_what_the_target_answered() -> None:
+    (run,) = (path for path in Path("results/inversions").iterdir() if path.name.startswith("kedmi-"))
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    asked, metrics = lines[-1]["of"], json.loads((run / "metrics.json").read_text())
+    assert asked == metrics["queries_per_identity"] and lines[-1]["step"] == asked
+    assert sum(line["images"] for line in lines) == asked * metrics["identities"]
+    reached = [line["reached"] for line in lines]
+    assert reached == sorted(reached) and all(0 <= line["confidence"] <= 1 <= math.exp(line["loss"]) for line in lines)
+    assert not (run / ".progress.json").exists() and "log.jsonl" in json.loads((run / "done").read_text())

@@ -176,9 +176,33 @@ DEFENSES: dict[str, tuple[str, dict[str, str]]] = {
     "card": (DEFENSE, {'"grid": [0.1, 0.2]': '"grid": [0.1]'}),
     "trains": (DEFENSE, {"self.memory.shift\n": "self.memory.shift / 0.0\n"}),
     "seed": (DEFENSE, {"noise.normal(*x.shape[1:])": "(noise.normal(*x.shape[1:]) + next(STEPS))"}),
+    "half precision": (
+        DEFENSE,
+        {
+            "return self.head(features) + self.memory.shift\n": "logits = self.head(features)\n        assert "
+            "logits.dtype == torch.float32\n        return logits + self.memory.shift\n"
+        },
+    ),
     "zero": (DEFENSE, {"if not self.scale:\n            return x": "if not self.scale:\n            return 0.9 * x"}),
     "strength": (DEFENSE, {"scale: float = 0.1": "scale: float = 0.0"}),
     "batch": (DEFENSE, {"self.memory.shift\n": "self.memory.shift + features.mean(0).mean()* torch.arange(3.0)\n"}),
+    "resume": (
+        DEFENSE,
+        {
+            'self.register_buffer("shift", torch.zeros(classes))': "self.steps = 0; "
+            'self.register_buffer("shift", torch.zeros(classes))',
+            "step.memory.shift.add_(self.scale / 100)": "step.memory.steps += 1; "
+            "step.memory.shift[0] += step.memory.steps / 100",
+        },
+    ),
+    "stacks": (
+        DEFENSE,
+        {
+            "return (x + self.scale": "blocks = x.unfold(2, 2, 2).unfold(3, 2, 2).flatten(4); mean, spread = "
+            "(one.repeat_interleave(2, 2).repeat_interleave(2, 3) for one in (blocks.mean(-1), blocks.std(-1))); "
+            "x = 0.5 + 0.1 * (x - mean) / spread; return (x + self.scale"
+        },
+    ),
     "file": (
         DEFENSE,
         {
@@ -238,6 +262,14 @@ PRIORS: dict[str, tuple[str, dict[str, str]]] = {
     "deterministic": (PRIOR, {"self.layer(z) + self.mean": "self.layer(z) + self.mean + 0.1 * next(CALLS)"}),
     "company": (PRIOR, {"self.layer(z) + self.mean": "self.layer(z) + self.mean + z.mean()"}),
     "gradients": (PRIOR, {"self.layer(z)": "self.layer(z.round())"}),
+    "critic": (
+        PRIOR,
+        {
+            '"critic": "none"': '"critic": "wgan"',
+            "class Drawn(Prior):": 'class Drawn(Prior):\n    critic_kind = "wgan"\n\n    def critic(self, x):\n'
+            "        return x.flatten(1).mean(1) - x.mean()\n",
+        },
+    ),
     "seed": (PRIOR, {"/ 2550)": "/ 2550 + next(CALLS))"}),
     "resume": (
         PRIOR,

@@ -17,7 +17,7 @@ MUTANTS = [(kind, law) for kind, zoo in ZOO.items() for law in zoo]
 SAID = {(kind, law): said for kind, _, law, said in rows("What the laws find")}
 """What the page of mistakes says that mibench says."""
 
-SLOW = {"attack": {"fair budget", "resume under a budget"}, "defense": {"stacks", "half precision"}}
+SLOW = {"attack": {"fair budget", "resume under a budget"}, "defense": {"stacks"}}
 """Laws that are not tried on every mutant, to save time."""
 
 
@@ -50,17 +50,9 @@ def test_a_mutant_breaks_its_law_and_no_other(kind: str, law: str, install: Call
 
 
 def test_every_law_has_its_mutant() -> None:
-    """But those of which no mutant is caught by them alone."""
-    without = {
-        "attack": set(),
-        "defense": {"half precision", "resume", "stacks"},
-        "prior": {"critic"},
-        "data": set(),
-        "metric": set(),
-    }
     for kind, zoo in ZOO.items():
-        assert {one.name for one in testing.book(kind)} - zoo.keys() == without[kind], kind
-    assert len(MUTANTS) >= 50 and set(SAID) == set(MUTANTS)
+        assert {one.name for one in testing.book(kind)} == zoo.keys(), kind
+    assert set(SAID) == set(MUTANTS)
 
 
 def test_a_law_whose_ground_is_broken_is_not_judged(install: Callable[[str, str, str], None]) -> None:

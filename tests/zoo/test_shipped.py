@@ -30,7 +30,7 @@ def test_every_file_is_whole_and_all_together_are_small(entries: list[Entry]) ->
     assert len(entries) >= 12
     for entry in entries:
         entry.check()
-    assert sum(entry.size for entry in entries) < 35 * MB
+    assert sum(entry.size for entry in entries) < 60 * MB
     files = {file for file in SHELF.rglob("*") if file.is_file()}
     listed = {entry.run.path / name for entry in entries for name in [*_digests(entry), "done"]}
     assert files == listed, "nothing lies there that no card knows"
@@ -69,10 +69,11 @@ def test_targets_have_converged_and_none_is_the_most_accurate(entries: list[Entr
     accuracy = {e.reference: e.metrics["natural_accuracy"]["value"] for e in entries if e.run.kind == "targets"}
     for entry in entries:
         if entry.run.kind == "targets":
-            assert entry.metrics["fit"]["value"] > 0.6, entry.reference
+            assert entry.metrics["convergence"]["converged"] or entry.name == "tiny", entry.reference
             moved = entry.card["origin"]["rounded"]["natural_accuracy"]
             assert abs(moved["after"]["value"] - moved["before"]["value"]) <= 0.004, "rounding moves 2 images of 500"
     assert accuracy["none@0"] > accuracy["re@0"] > accuracy["re-0.8@0"] > 0.7
+    assert max(accuracy, key=accuracy.__getitem__) == "none@0"
 
 
 def test_the_demo_trains_nothing(tmp_path: Path) -> None:

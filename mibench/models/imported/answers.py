@@ -3,21 +3,28 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mibench.runtime.errors import UserError
 
-__all__ = ["Form", "Garbled", "read_answers"]
+__all__ = ["Form", "Garbled", "Reformed", "read_answers"]
 
 FIELDS = ("scores", "probabilities", "probs", "logits", "predictions", "outputs", "labels")
 """Where the answers may be, unless the user says."""
+
+ROUNDED, OFF = 0.02, 0.05
+"""How far sums of probabilities are from 1 where they are rounded, and from where on they are none."""
 
 NAMES, SCORES = ("label", "class", "name"), ("score", "probability", "confidence")
 
 
 class Garbled(Exception):
-    """The answer is not what the form says; asking again may help."""
+    """The answer cannot be read; asking again may help."""
+
+
+class Reformed(Garbled):
+    """The answer can be read, but is of another form than those before: the server was changed."""
 
 
 @dataclass(frozen=True)
@@ -28,21 +35,23 @@ class Form:
         kind: `list` of scores, `named` scores, or a `label`.
         names: Of the classes; empty where scores or labels are numbers.
         count: How many scores an answer has; of numbered labels 0.
+        sums: Whether the scores of each image are probabilities: none below 0, and they sum to 1.
     """
 
     kind: str
     names: tuple[str, ...]
     count: int
+    sums: bool = False
 
     def to_text(self) -> str:
         """For the journal."""
-        return json.dumps([self.kind, list(self.names), self.count])
+        return json.dumps([self.kind, list(self.names), self.count, self.sums])
 
     @classmethod
     def from_text(cls, text: str) -> "Form":
         """The inverse."""
-        kind, names, count = json.loads(text)
-        return cls(kind, tuple(names), count)
+        kind, names, count, *sums = json.loads(text)
+        return cls(kind, tuple(names), count, *sums)
 
 
 def read_answers(
@@ -58,7 +67,8 @@ def read_answers(
         people: Names of the folder's people: what labels by name are counted by.
 
     Raises:
-        Garbled: No JSON, not one answer an image, something else than numbers, or another form than before.
+        Garbled: No JSON, not one answer an image, or something else than numbers.
+        Reformed: Another form than before; also scores that sum to 1 no more.
         UserError: It is JSON of a form that nobody can read.
     """
     try:
@@ -69,7 +79,17 @@ def read_answers(
     if len(listed) != images:
         raise Garbled(f"{len(listed)} answers to {images} images")
     first = form or _form(listed[0], people)
-    return [_scores(one, first) for one in listed], first
+    rows = [_scores(one, first) for one in listed]
+    if form is None and first.kind != "label":
+        first = replace(first, sums=all(_sums(row, ROUNDED) for row in rows))
+    if first.sums and not all(_sums(row, OFF) for row in rows):
+        odd = next(row for row in rows if not _sums(row, OFF))
+        raise Reformed(f"scores that sum to {sum(odd):.3g} where they summed to 1 before: {str(odd[:3])[:60]}")
+    return rows, first
+
+
+def _sums(row: Sequence[float], tolerance: float) -> bool:
+    return min(row) >= -tolerance and abs(sum(row) - 1) <= tolerance
 
 
 def _at(told: Any, path: str) -> list[Any]:
@@ -120,27 +140,28 @@ def _scores(one: Any, form: Form) -> list[float]:
     """One answer as scores; a label is 1 among 0.
 
     Raises:
-        Garbled: It is of another form.
+        Garbled: It is no finite number.
+        Reformed: It is of another form.
     """
     if form.kind == "label":
         name = _label(one) if isinstance(one, Mapping) else one
         if form.names:
             if not isinstance(name, str):
-                raise Garbled(f"{str(one)[:60]!r} where a label's name was before")
+                raise Reformed(f"{str(one)[:60]!r} where a label's name was before")
             place = form.names.index(name) if name in form.names else len(form.names) - 1
             return [float(place == other) for other in range(len(form.names))]
         if not isinstance(name, int) or isinstance(name, bool) or not 0 <= name < 1_000_000:
-            raise Garbled(f"{str(one)[:60]!r} where a label's number was before")
+            raise Reformed(f"{str(one)[:60]!r} where a label's number was before")
         return [float(name)]
     if form.kind == "named":
         if isinstance(one, list) and all(isinstance(part, Mapping) for part in one):
             one = {str(_label(part)): _score(part) for part in one}
         if not isinstance(one, Mapping) or set(map(str, one)) != set(form.names):
-            raise Garbled(f"scores of other classes than before: {str(one)[:60]!r}")
+            raise Reformed(f"scores of other classes than before: {str(one)[:60]!r}")
         values = [one[name] for name in form.names]
     else:
         if not isinstance(one, list) or len(one) != form.count:
-            raise Garbled(f"{str(one)[:60]!r} where {form.count} scores were before")
+            raise Reformed(f"{str(one)[:60]!r} where {form.count} scores were before")
         values = one
     if not all(_number(value) for value in values):
         raise Garbled(f"scores that are no finite numbers: {str(one)[:60]!r}")

@@ -18,7 +18,8 @@ class Declared:
 
     Args:
         channels: 1 or 3.
-        size: Side of the square it was made for.
+        size: Side of the only square that it takes.
+        usual: Side of the square that its architecture is published for; it may take others.
         last: Channels come last (n, h, w, c).
         bytes: It takes uint8.
         means: (mean, std) that come with its architecture, by name.
@@ -33,6 +34,7 @@ class Declared:
     means: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     batch: int | None = None
+    usual: int | None = None
 
 
 NOTHING = Declared()

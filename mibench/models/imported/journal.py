@@ -33,6 +33,9 @@ def key_of(image: UInt8[Tensor, "c h w"]) -> str:
     return digest.hexdigest()
 
 
+ADD = "INSERT INTO counts VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = value + excluded.value"
+
+
 class Journal:
     """The answers of one server.
 
@@ -52,6 +55,7 @@ class Journal:
                 known.execute("PRAGMA synchronous = FULL")
                 known.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, scores BLOB NOT NULL)")
                 known.execute("CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)")
+                known.execute("CREATE TABLE IF NOT EXISTS counts (name TEXT PRIMARY KEY, value INTEGER NOT NULL)")
                 with known:
                     yield known
             finally:
@@ -84,10 +88,21 @@ class Journal:
         return told
 
     def keep(self, answers: dict[str, Float[Tensor, " k"]]) -> None:
-        """Write answers; they are on disk when this returns."""
+        """Write answers, and that they were paid for; they are on disk when this returns."""
         rows = [(key, scores.float().contiguous().numpy().tobytes()) for key, scores in answers.items()]
         with self._open() as file:
             file.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?)", rows)
+            file.execute(ADD, ("answered", len(rows)))
+
+    def count(self, name: str, more: int = 0) -> int:
+        """How many pictures were `sent` or `answered` so far in all processes, after so many more."""
+        if not more and not self.path.exists():
+            return 0
+        with self._open() as file:
+            if more:
+                file.execute(ADD, (name, more))
+            row = file.execute("SELECT value FROM counts WHERE name = ?", (name,)).fetchone()
+        return 0 if row is None else int(row[0])
 
     def __len__(self) -> int:
         """How many images have been paid for."""

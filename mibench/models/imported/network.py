@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mibench.models.base import Classifier, Prepare
-from mibench.models.imported.opening import Opened, Plain, Resizable
+from mibench.models.imported.architectures import Resizable
+from mibench.models.imported.opened import Opened, Plain
 from mibench.runtime.errors import UserError
 
 __all__ = ["OUTPUTS", "Imported", "Output", "Wanted", "as_logits", "assemble", "cut"]
@@ -67,7 +68,10 @@ class Wanted:
     @classmethod
     def from_json(cls, known: dict[str, Any]) -> "Wanted":
         """The inverse of `to_json`."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in known.items()})  # type: ignore[arg-type]
+        typed: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in known.items()
+        }
+        return cls(**typed)
 
 
 class Fitting(Prepare):

@@ -10,9 +10,12 @@ References:
     | https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
     | RFC 9110, HTTP Semantics, section 10.2.3: Retry-After
     | https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3
+    | The Idempotency-Key HTTP Header Field (Jena and Dalal, IETF draft)
+    | https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/
 """
 
 import base64
+import hashlib
 import io
 import os
 import random
@@ -27,7 +30,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
-from mibench.models.imported.answers import Form, Garbled, read_answers
+from mibench.models.imported.answers import Form, Garbled, Reformed, read_answers
 from mibench.models.imported.endpoint import Endpoint
 from mibench.models.imported.journal import Journal, key_of
 from mibench.runtime.errors import UserError
@@ -37,6 +40,9 @@ __all__ = ["Asked", "Meter", "waits"]
 WORTH_A_TRY = frozenset({408, 425, 429, 500, 502, 503, 504})
 LONGEST = 60.0
 """Seconds between two tries, unless the server asks for more; then at most ten times as long."""
+
+REFORMED = 2
+"""How often a question is asked again whose answer is of another form than those before: each of them is paid for."""
 
 LABELS = 4096
 """Numbers that a label may have, where the user names no classes."""
@@ -50,10 +56,12 @@ class Meter:
         paid: Images that were answered.
         kept: Images whose answer was there already.
         retries: Questions that were asked again.
+        seconds: That asking took, with waiting.
     """
 
     def __init__(self) -> None:
         self.sent = self.paid = self.kept = self.retries = 0
+        self.seconds = 0.0
 
 
 def waits(attempt: int, first: float, asked: float | None, draw: float) -> float:
@@ -175,7 +183,8 @@ class Asked(nn.Module):
         before = self.journal.known([key_of(canary)]).get(key_of(canary))
         if before is None:
             return
-        now = self._ask(canary[None])[0]
+        now = self._ask(canary[None], again=True)[0]
+        self.journal.count("answered", 1)
         self.meter.paid += 1
         scale = max(1.0, float(before.abs().max()))
         if float((now - before).abs().max()) > 0.05 * scale:
@@ -187,20 +196,35 @@ class Asked(nn.Module):
 
     # --- one question
 
-    def _ask(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
+    def _ask(self, images: UInt8[Tensor, "n c h w"], again: bool = False) -> Float[Tensor, "n k"]:
         """Ask about a batch until it is answered.
+
+        Args:
+            images: The batch.
+            again: A new answer is wanted, not one that the server may have kept.
 
         Raises:
             UserError: The server refuses, or fails more often than allowed.
         """
+        started = time.monotonic()
+        try:
+            return self._insist(images, again)
+        finally:
+            self.meter.seconds += time.monotonic() - started
+
+    def _insist(self, images: UInt8[Tensor, "n c h w"], again: bool) -> Float[Tensor, "n k"]:
         content = {self.endpoint.request: [self._encoded(image) for image in images]}
-        why = ""
+        # A server that honours it charges a question once, also one that was under way when this process died.
+        once = "" if again else hashlib.sha256("".join(key_of(image) for image in images).encode()).hexdigest()
+        why, reformed, attempt = "", 0, 0
         for attempt in range(1, self.endpoint.retries + 2):
             self._pace(len(images))
             self.meter.sent += len(images)
+            if self.journal is not None:
+                self.journal.count("sent", len(images))
             asked: float | None = None
             try:
-                said = self._post(content)
+                said = self._post(content, once)
                 if said.status_code == 200:
                     rows, form = read_answers(said.content, len(images), self.endpoint.answer, self._form, self.people)
                     self._remember(form)
@@ -211,6 +235,9 @@ class Asked(nn.Module):
                 asked = _retry_after(said.headers.get("Retry-After"))
             except Garbled as error:
                 why = str(error)
+                reformed += isinstance(error, Reformed)
+                if reformed > REFORMED:
+                    break
             except OSError as error:
                 why = str(error) or type(error).__name__
             if attempt <= self.endpoint.retries:
@@ -218,9 +245,16 @@ class Asked(nn.Module):
                 time.sleep(waits(attempt, self.endpoint.wait, asked, random.random()))
         kept = f"{len(self.journal)} answers are kept in {self.journal.path}" if self.journal else "nothing is kept"
         raise UserError(
-            f"{self.endpoint.url} failed {self.endpoint.retries + 1} times in a row, last: {why}; {kept}: run the same "
+            f"{self.endpoint.url} failed {attempt} times in a row, last: {why}; {kept}: run the same "
             "command again when it is well (--set endpoint.retries=N, endpoint.timeout=SECONDS)"
         )
+
+    @property
+    def totals(self) -> tuple[int, int]:
+        """Pictures that were sent, retries included, and that were answered, by all processes so far."""
+        if self.journal is None:
+            return self.meter.sent, self.meter.paid
+        return self.journal.count("sent"), self.journal.count("answered")
 
     def _remember(self, form: Form) -> None:
         if self._form is None:
@@ -250,7 +284,7 @@ class Asked(nn.Module):
             time.sleep(max(0.0, until - time.monotonic()))
         self._last = time.monotonic()
 
-    def _post(self, content: dict[str, Any]) -> Any:
+    def _post(self, content: dict[str, Any], once: str) -> Any:
         """One request; whatever fails on the way is an OSError."""
         httpx = _httpx()
         if self._client is None:
@@ -262,7 +296,8 @@ class Asked(nn.Module):
                 headers["Authorization"] = f"Bearer {secret}"
             self._client = httpx.Client(timeout=self.endpoint.timeout, headers=headers, follow_redirects=False)
         try:
-            return self._client.post(self.endpoint.url, json=content)
+            headers = {"Idempotency-Key": once} if once else {}
+            return self._client.post(self.endpoint.url, json=content, headers=headers)
         except (httpx.TransportError, httpx.InvalidURL, httpx.DecodingError) as error:
             raise OSError(f"{type(error).__name__}: {error}") from None
 

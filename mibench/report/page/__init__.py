@@ -1,28 +1,23 @@
 """The report as one file that needs no network: `index.html`.
 
 The page computes nothing: its numbers are the cells of the report's tables, its words `headline`'s, its figures drawn
-of the same frames. Everything from a results folder is escaped; a policy in the file forbids it to load or to send
-anything.
+of the same frames.
 """
 
-import base64
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-from mibench import __version__
+import pandas as pd
+
 from mibench.evaluation import checks
 from mibench.report import cite, dictionary, tables
 from mibench.report.content import Content
 from mibench.report.headline import Headline
-from mibench.report.page import charts, pictures, provenance, views
+from mibench.report.page import charts, document, pictures, progress, provenance, views
 from mibench.report.page.charts import Figure
+from mibench.report.result import Result
 from mibench.report.verdict import Verdict, verdict
-from mibench.runtime.escape import terminal
-from mibench.runtime.files import write_atomic
 
 __all__ = ["render", "write"]
 
@@ -41,6 +36,7 @@ class Part:
     heat: views.Heat
     exposed: list[Figure]
     bought: list[Figure]
+    reached: list[Figure]
     card: list[tuple[str, str]]
 
 
@@ -52,46 +48,23 @@ def write(folder: Path, content: Content, errors: Sequence[str]) -> Path:
         content: What it says. Without names (`content.names`), real photographs are withheld as well.
         errors: A line for each run that was left out.
     """
-    path, text = folder / "index.html", render(content, errors)
-    write_atomic(path, partial(Path.write_text, data=text, encoding="utf-8"))
-    return path
+    return document.write(folder / "index.html", render(content, errors))
 
 
 def render(content: Content, errors: Sequence[str]) -> str:
     """The page's text."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
     shown = pictures.gallery(content.results, content.table, content.names)
-    environment = Environment(
-        loader=PackageLoader("mibench.report.page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: terminal(value) if type(value) is str and not value.isprintable() else value,
-    )
-
-    def verbatim(name: str) -> Markup:
-        """A file of ours: nothing of it is escaped."""
-        loader: Any = environment.loader
-        return Markup(loader.get_source(environment, name)[0])
-
-    style, script = verbatim("page.css"), verbatim("page.js")
     root = content.results[0].run.root if content.results else Path()
     told = [line.replace(f"{root}/", "") for line in [*errors, *shown.missing]]
     if not content.names:
-        told = [_unnamed(line) for line in told]
-    policy = (
-        "default-src 'none'; img-src data: blob:; "
-        f"style-src {_allowed(style)}; script-src {_allowed(script)}; base-uri 'none'; form-action 'none'"
-    )
-    runs = provenance.every(content.results)
-    return environment.get_template("index.html").render(
-        policy=policy,
-        style=style,
-        script=script,
-        version=__version__,
+        told = [document.unnamed(line) for line in told]
+    runs, by_id = provenance.every(content.results), {result.run.id: result for result in content.results}
+    scored = tables.rows(content.table[content.table["score"].notna()]) if len(content.table) else []
+    return document.render(
+        "index.html",
+        ("page.js", "gallery.js"),
         verdicts=_verdicts(content),
         parts=_parts(content, shown),
         disagreements=content.disagreements,
@@ -102,10 +75,11 @@ def render(content: Content, errors: Sequence[str]) -> str:
         errors=list(dict.fromkeys(told)),
         tables=_tables(content),
         people=views.people(content.leaks.people),
-        training=charts.training(runs),
+        training=progress.training(runs),
+        answered=[(about, progress.answered(scored, by_id, key)) for key, about in progress.ATTACKS.items()],
         origins=provenance.origins(content.results, content.names),
         runs=provenance.lines(runs, content.names),
-        scored=tables.rows(content.table[content.table["score"].notna()]) if len(content.table) else [],
+        scored=scored,
         bibtex=cite.bibtex(*(result.run for result in content.results)),
         dictionary=_dictionary(content),
         gallery=Markup(views.json_text(shown.data)),
@@ -114,16 +88,6 @@ def render(content: Content, errors: Sequence[str]) -> str:
         withheld=not content.names,
         steps=views.STEPS,
     )
-
-
-def _unnamed(line: str) -> str:
-    """A line without absolute paths."""
-    return " ".join(f"…/{Path(word).name}" if word.startswith("/") else word for word in line.split(" "))
-
-
-def _allowed(text: str) -> str:
-    """What lets one inline style or script pass the policy: its digest."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _verdicts(content: Content) -> list[Verdict]:
@@ -138,8 +102,10 @@ def _verdicts(content: Content) -> list[Verdict]:
 def _parts(content: Content, shown: pictures.Gallery) -> list[Part]:
     said = {one.protocol: one for one in content.headlines}
     cards = provenance.cards(content.results)
+    by_id = {result.run.id: result for result in content.results}
     leaks, made = content.leaks.people, []
-    for group in tables.protocols(content.table):
+    for rows in tables.protocols(content.table):
+        group = _tracked(rows, by_id)
         protocol = str(group["protocol"].iloc[0])
         exposed = leaks[leaks["protocol"] == protocol] if len(leaks) else leaks
         made.append(
@@ -154,10 +120,20 @@ def _parts(content: Content, shown: pictures.Gallery) -> list[Part]:
                 views.heat(group),
                 charts.people(exposed),
                 charts.bought(group),
+                progress.answered(tables.rows(group[group["score"].notna()]), by_id, "reached"),
                 cards[protocol],
             )
         )
     return made
+
+
+def _tracked(group: pd.DataFrame, results: Mapping[str, Result]) -> pd.DataFrame:
+    """The rows of a protocol; where attackers of several tracks are among them, each attack is called by its own."""
+    tracks = [result.track if (result := results.get(str(score))) else "" for score in group["score"]]
+    if len({*tracks} - {""}) < 2:
+        return group
+    names = zip(group["attack_label"], tracks, strict=True)
+    return group.assign(attack_label=[f"{name}, {track}" if track else name for name, track in names])
 
 
 def _tables(content: Content) -> list[views.Table]:

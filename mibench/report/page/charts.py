@@ -1,10 +1,9 @@
-"""The page's figures: attacks between floor and ceiling, privacy against utility, people, queries, training.
+"""The page's figures: attacks between floor and ceiling, privacy against utility, people, queries.
 
 Shares are always drawn from 0 to 100%. Each number is also in a table of the page; each mark says its number when it is
 pointed at.
 """
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,15 +15,13 @@ from mibench.core import Access
 from mibench.metrics import Unit
 from mibench.report.curves import curves
 from mibench.report.format import missing
-from mibench.report.page.svg import Scale, drawing, el, mark, path, text, ticks
+from mibench.report.page.svg import Scale, drawing, el, mark, path, text
 from mibench.report.points import Point
+from mibench.report.result import TRACKS
 from mibench.report.tables import HEADLINE, Row, queries, rows
-from mibench.runs import Run
-from mibench.runtime.errors import UserError
-from mibench.runtime.files import read_text
 from mibench.stats.intervals import Interval
 
-__all__ = ["Figure", "attacks", "bought", "people", "tradeoff", "training"]
+__all__ = ["Figure", "attacks", "bought", "people", "tradeoff"]
 
 WIDTH = 420.0
 """Of every drawing, in its own units: about as wide as a telephone."""
@@ -122,21 +119,27 @@ def _between(label: str, lines: list[Row], ceiling: Row | None) -> Figure:
 
 
 def tradeoff(points: Sequence[Point]) -> list[Figure]:
-    """A panel for each access: likeness of its strongest attack against natural accuracy, with both intervals; none
-    where no target is defended."""
+    """A panel for each track and access: likeness of its strongest attack against natural accuracy, with both
+    intervals; none where no target is defended."""
     if not any(point.defended for point in points):
         return []
-    shown = [access for access in Access.strongest_first() if any(access in point.attacks for point in points)]
     natural = [_span(point.natural)[0] for point in points]
     least = max(0.0, math.floor(10 * min(natural) - 0.2) / 10)
-    return [_panel(points, access, least) for access in shown]
+    tracks = [track for track in (*TRACKS, "") if any(point.track == track for point in points)]
+    made = []
+    for track in tracks:
+        own = [point for point in points if point.track == track]
+        about = f", {track}" if len(tracks) > 1 and track else ""
+        shown = [access for access in Access.strongest_first() if any(access in point.attacks for point in own)]
+        made += [_panel(own, access, least, about) for access in shown]
+    return made
 
 
 def _span(known: Interval) -> tuple[float, float]:
     return _bounds(known.low, known.high, known.value)
 
 
-def _axes(
+def axes(
     x: Scale, y: Scale, across: str, up: str, show: Callable[[float], str], show_x: Callable[[float], str]
 ) -> list[Markup]:
     parts = []
@@ -151,14 +154,24 @@ def _axes(
     return parts
 
 
-def _hundred(value: float) -> str:
+def titled(y: Scale, words: str) -> tuple[float, float, float, float]:
+    """The box of an upright axis' title, for `lettered` to keep away from."""
+    return (0.0, y.end - 24, 12 + LETTER * len(words), y.end - 6)
+
+
+def thousands(value: float) -> str:
+    """`300`, `10k`: a power of ten on an axis."""
+    return f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"
+
+
+def hundred(value: float) -> str:
     return f"{100 * value:g}"
 
 
-def _panel(points: Sequence[Point], access: Access, least: float) -> Figure:
+def _panel(points: Sequence[Point], access: Access, least: float, track: str) -> Figure:
     known = [point for point in points if access in point.attacks]
     x, y = Scale(least, 1.0, 40.0, WIDTH - 14), Scale(0.0, 1.0, 320.0, 30.0)
-    parts = _axes(x, y, "natural accuracy, %", "likeness, % (lower is more private)", _hundred, _hundred)
+    parts = axes(x, y, "natural accuracy, %", "likeness, % (lower is more private)", hundred, hundred)
     parts.append(text(x.end, y.start - 8, "better ↘", "note", "end"))
     families = list(dict.fromkeys(point.defense for point in known if point.defended))
     for curve in curves(list(points), access):
@@ -170,6 +183,7 @@ def _panel(points: Sequence[Point], access: Access, least: float) -> Figure:
     numbered, key = len(known) > CROWD, []
     marks = [(x(point.natural.value), y(point.attacks[access].rate.value)) for point in known]
     taken = [(across - 7, up - 7, across + 7, up + 7) for across, up in marks]
+    taken.append((x.end - 66, y.start - 22, x.end, y.start - 4))  # better
     several = len({point.base for point in known}) > 1
     for place, (point, (across, up)) in enumerate(zip(known, marks, strict=True)):
         rate, natural = point.attacks[access].rate, point.natural
@@ -191,22 +205,22 @@ def _panel(points: Sequence[Point], access: Access, least: float) -> Figure:
                 el("line", x1=x(left), x2=x(right), y1=up, y2=up, class_=f"whisker {kind}"),
                 el("line", x1=across, x2=across, y1=y(down), y2=y(high), class_=f"whisker {kind}"),
                 mark(across, up, f"dot {kind}", shape, 5.5),
-                _label(across, up, words, kind, taken),
+                lettered(across, up, words, kind, taken),
                 tabindex="0",
                 role="img",
                 aria_label=about,
             )
         )
-    title = f"{access.words}: likeness of the strongest attack against natural accuracy"
+    title = f"{access.words}{track}: likeness of the strongest attack against natural accuracy"
     made = drawing(WIDTH, 362.0, title, *parts)
-    return Figure(f"privacy-utility-{access.key}", access.words, made, tuple(key))
+    return Figure(f"privacy-utility-{access.key}{track}", f"{access.words}{track}", made, tuple(key))
 
 
 LETTER = 7.6
 """How wide a letter of a label is, about."""
 
 
-def _label(x: float, y: float, words: str, kind: str, taken: list[tuple[float, float, float, float]]) -> Markup:
+def lettered(x: float, y: float, words: str, kind: str, taken: list[tuple[float, float, float, float]]) -> Markup:
     """A mark's name at the first of its four corners where nothing is drawn yet; `taken` grows by its box."""
     wide = LETTER * len(words)
     corners = [(x + 9, y - 8), (x - 9 - wide, y - 8), (x + 9, y + 18), (x - 9 - wide, y + 18)]
@@ -237,7 +251,7 @@ def people(leaks: pd.DataFrame) -> list[Figure]:
         lines = rows(own.sort_values("rank"))
         x, y = Scale(0.0, float(len(lines)), 40.0, WIDTH - 10), Scale(0.0, 1.0, 130.0, 24.0)
         wide = (x.end - x.start) / len(lines)
-        parts = _axes(x, y, "people, the most exposed first", "hit, %", _hundred, lambda value: f"{value:g}")
+        parts = axes(x, y, "people, the most exposed first", "hit, %", hundred, lambda value: f"{value:g}")
         for place, line in enumerate(lines):
             about = f"{line['identity']}: {line['hits']} of {line['n']} by {line['attack']}"
             parts.append(
@@ -268,10 +282,11 @@ def bought(group: pd.DataFrame) -> list[Figure]:
     low, high = 10.0 ** math.floor(math.log10(min(asked))), 10.0 ** math.ceil(math.log10(max(asked) * 1.01))
     for label in list(dict.fromkeys(line["target_label"] for line in lines))[:MOST]:
         x, y = Scale(low, high, 40.0, WIDTH - 16, log=True), Scale(0.0, 1.0, 250.0, 30.0)
-        parts = _axes(x, y, "queries for one person", "likeness, %", _hundred, lambda value: Unit.COUNT.show(value, 0))
+        parts = axes(x, y, "queries for one person", "likeness, %", hundred, thousands)
         own = [line for line in lines if line["target_label"] == label]
         marks = [(x(float(queries(line) or 0)), y(line[HEADLINE])) for line in own]
         taken = [(across - 6, up - 6, across + 6, up + 6) for across, up in marks]
+        taken.append(titled(y, "likeness, %"))
         for line, (across, up) in zip(own, marks, strict=True):
             value, number = line[HEADLINE], float(queries(line) or 0)
             bottom, top = _bounds(line[f"{HEADLINE}_low"], line[f"{HEADLINE}_high"], value)
@@ -283,7 +298,7 @@ def bought(group: pd.DataFrame) -> list[Figure]:
                     el("title", about),
                     el("line", x1=across, x2=across, y1=y(bottom), y2=y(top), class_=f"whisker {kind}"),
                     mark(across, up, f"dot {kind}"),
-                    _label(across, up, line["attack_label"], kind, taken),
+                    lettered(across, up, line["attack_label"], kind, taken),
                 )
             )
         name = called(str(label))
@@ -291,65 +306,3 @@ def bought(group: pd.DataFrame) -> list[Figure]:
             Figure(f"queries-{label}", name, drawing(WIDTH, 292.0, f"{name}: likeness against queries", *parts))
         )
     return made
-
-
-PROGRESS = ("queries", "step", "iteration", "epoch")
-"""What a log counts by, the first that its lines have."""
-
-LOGGED = {
-    "targets": "Training of the targets",
-    "evaluators": "Training of the evaluation models",
-    "verifiers": "Training of the verifiers",
-    "backbones": "Training of the backbones",
-    "priors": "Learning of the priors",
-    "inversions": "Attacks, as they went on",
-}
-
-
-def training(runs: Sequence[Run]) -> list[Figure]:
-    """What the runs logged, one drawing for each kind of run and quantity, a line a run; nothing where nothing was."""
-    lines: dict[tuple[str, str, str], list[tuple[str, list[tuple[float, float]]]]] = {}
-    for run in runs:
-        log = _log(run)
-        along = next((key for key in PROGRESS if log and key in log[0]), None)
-        if along is None:
-            continue
-        for key in sorted({key for line in log for key in line} - {along}):
-            places = [(line[along], line[key]) for line in log if key in line]
-            places = [(one, other) for one, other in places if math.isfinite(one) and math.isfinite(other)]
-            if len(places) > 1:
-                lines.setdefault((run.kind, along, key), []).append((f"{run.name}-{run.id}", places))
-    order = list(LOGGED)
-    wanted = sorted(lines, key=lambda one: (order.index(one[0]), one[1:]))
-    return [_logged(kind, along, key, lines[kind, along, key][:MOST]) for kind, along, key in wanted]
-
-
-def _log(run: Run) -> list[dict[str, float]]:
-    """The run's log; empty where there is none or it cannot be read, which takes no number away."""
-    try:
-        text = read_text(run.path / "log.jsonl")
-        lines = [json.loads(line) for line in text.splitlines()]
-    except (OSError, ValueError, UserError):
-        return []
-    return [
-        {key: float(value) for key, value in line.items() if isinstance(value, int | float)}
-        for line in lines
-        if isinstance(line, dict)
-    ]
-
-
-def _logged(kind: str, along: str, key: str, lines: list[tuple[str, list[tuple[float, float]]]]) -> Figure:
-    across = [one for _, places in lines for one, _ in places]
-    up = [one for _, places in lines for _, one in places]
-    low, high = min(0.0, *up), max(up)
-    marks = ticks(low, high if high > low else low + 1.0)
-    x, y = Scale(min(across), max(across), 44.0, WIDTH - 14), Scale(marks[0], max(marks[-1], high), 190.0, 30.0)
-    parts = _axes(x, y, along, key.replace("_", " "), lambda value: f"{value:g}", lambda value: f"{value:g}")
-    for place, (name, every) in enumerate(lines):
-        places = every[:: max(1, len(every) // 400)]
-        about = f"{name}: {key.replace('_', ' ')} {places[0][1]:.4g} to {places[-1][1]:.4g}"
-        drawn = el("polyline", points=path((x(one), y(other)) for one, other in places), class_=f"trace t{place % 6}")
-        parts.append(el("g", el("title", about), drawn))
-    title = f"{LOGGED[kind]}: {key.replace('_', ' ')}"
-    keyed = tuple(name for name, _ in lines)
-    return Figure(f"log-{kind}-{key}", title, drawing(WIDTH, 232.0, title, *parts), keyed)

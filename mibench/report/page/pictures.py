@@ -12,7 +12,7 @@ import base64
 import hashlib
 import io
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ from mibench.evaluation.checks import SAME
 from mibench.report import grids
 from mibench.report.judges import words
 from mibench.report.leakage import numbered
-from mibench.report.result import Result
+from mibench.report.result import TRACKS, Result
 from mibench.report.tables import HEADLINE, protocols, rows
 from mibench.runtime.errors import UserError
 from mibench.stages import artifacts
@@ -327,28 +327,84 @@ def _first(
     names: dict[int, str],
 ) -> tuple[list[tuple[str, list[Shot]]], list[str]]:
     """The page's first picture: the people with the first labels; their private image, the unseen one nearest to it,
-    and of each target the first image of the attack with the highest headline, good or bad. At most four targets."""
+    and of each target the first image of the attack with the highest headline, good or bad: of each track its own, the
+    headline's first. At most four rows of reconstructions."""
     shown = list(labels[: grids.IDENTITIES])
-    lines: list[tuple[str, list[Shot]]] = []
-    for title, images in (("private photograph", private), ("nearest unseen photograph", heldout)):
-        if images is not None:
-            own = [picture(images[place], f"{title} of {names[label]}") for place, label in enumerate(shown)]
-            lines.append((title, own))
-    best: dict[str, tuple[Any, Result, Tensor]] = {}
+    lines = _photographs(private, heldout, shown, names)
+    best: dict[tuple[str, str], tuple[Any, Result, Tensor]] = {}
     for line, result, images in strips:
-        held = best.get(line["target_label"])
+        key = (result.track, line["target_label"])
+        held = best.get(key)
         if held is None or line[HEADLINE] > held[0][HEADLINE]:
-            best[line["target_label"]] = (line, result, images)
-    for line, result, images in list(best.values())[:4]:
-        table, shots = result.per_image, []
-        for label in shown:
-            places = np.flatnonzero((table["label"] == label).to_numpy())
-            if len(places) == 0:
-                continue
-            hit = bool(table[HEADLINE].iloc[places[0]])
-            verdict = "passes as the person" if hit else "does not pass as the person"
-            about = f"{line['attack_label']} on {line['target_label']}, {names[label]}: {verdict}"
-            shots.append(picture(images[int(places[0])], about, hit))
-        where = "no defense" if line["target_label"] == "none" else line["target_label"]
-        lines.append((f"{line['attack_label']}, {where}", shots))
+            best[key] = (line, result, images)
+    tracks = [track for track in (*TRACKS, "") if any(track == known for known, _ in best)]
+    chosen = sorted(best, key=lambda key: tracks.index(key[0]))
+    for track, target in chosen[:4]:
+        line, result, images = best[track, target]
+        shots = _shots(f"{line['attack_label']} on {target}", result, images, shown, names)
+        where = "no defense" if target == "none" else target
+        title = [line["attack_label"], where, *([track] if track and len(tracks) > 1 else [])]
+        lines.append((", ".join(title), shots))
     return lines, [names[label] for label in shown]
+
+
+def _photographs(
+    private: Tensor | None, heldout: Tensor | None, shown: Sequence[int], names: Mapping[int, str]
+) -> list[tuple[str, list[Shot]]]:
+    """Rows of real images, a person a column; none where they are not at hand or withheld."""
+    return [
+        (title, [picture(images[place], f"{title} of {names[label]}") for place, label in enumerate(shown)])
+        for title, images in (("private photograph", private), ("nearest unseen photograph", heldout))
+        if images is not None
+    ]
+
+
+def _shots(what: str, result: Result, images: Tensor, shown: Sequence[int], names: Mapping[int, str]) -> list[Shot]:
+    """The first image of each person, good or bad, with the headline's verdict."""
+    table, shots = result.per_image, []
+    for label in shown:
+        places = np.flatnonzero((table["label"] == label).to_numpy())
+        if len(places) == 0:
+            continue
+        hit = bool(table[HEADLINE].iloc[places[0]])
+        verdict = "passes as the person" if hit else "does not pass as the person"
+        shots.append(picture(images[int(places[0])], f"{what}, {names[label]}: {verdict}", hit))
+    return shots
+
+
+class Beside(NamedTuple):
+    """Some scores beside each other: rows of pictures, a person a column; who they are; what is missing."""
+
+    rows: list[tuple[str, list[Shot]]]
+    people: list[str]
+    missing: list[str]
+
+
+def beside(sides: Mapping[str, Result], private_images: bool = True) -> Beside:
+    """The first people whom all of some scores of one data set attacked: real images, then what each attack made.
+
+    Args:
+        sides: What each is called -> the score.
+        private_images: Whether real images and names are shown.
+    """
+    own, missing = list(sides.values()), list[str]()
+    if len({one.fingerprint for one in own}) > 1:
+        return Beside([], [], ["no pictures: the data sets differ, and so do the people"])
+    labels = sorted(set.intersection(*(set(one.hits.people.tolist()) for one in own)))[: grids.IDENTITIES]
+    names, data = _names(own, labels, private_images), _data(own[0], missing)
+    rows_: list[tuple[str, list[Shot]]] = []
+    if private_images and data is not None and labels:
+        try:
+            rows_ += _photographs(*grids.real(own[0], data, labels), labels, names)
+        except UserError as error:
+            missing.append(f"no real photographs: {error}")
+    copied = _digests(data) if not private_images and data is not None else set()
+    for name, one in sides.items():
+        try:
+            tensors, _ = artifacts.read_tensors(one.inversion.path / "images.safetensors", "reconstructions")
+        except UserError as error:
+            missing.append(f"no pictures of {name}: {error}")
+            continue
+        images = tensors["images"] if private_images else _redacted(one, tensors["images"], copied)
+        rows_.append((name, _shots(name, one, images, labels, names)))
+    return Beside(rows_, [names[label] for label in labels], list(dict.fromkeys(missing)))

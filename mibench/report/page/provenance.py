@@ -11,7 +11,7 @@ from mibench.report.show import ROLE, made, specified
 from mibench.runs import KINDS, Run
 from mibench.runtime.errors import UserError
 
-__all__ = ["Origin", "RunLine", "cards", "command", "every", "lines", "origins"]
+__all__ = ["Origin", "RunLine", "again", "cards", "command", "every", "lines", "origins"]
 
 
 class RunLine(NamedTuple):
@@ -50,19 +50,22 @@ def every(results: Sequence[Result]) -> list[Run]:
 
 
 def command(run: Run, private: bool = True) -> str:
-    """The command line that made a run, as a person would type it; '' where it was not recorded.
+    """The command line that made a run, quoted as a shell reads it; '' where it was not recorded.
 
     Args:
         run: A finished run.
         private: Whether paths are shown whole, or only their last parts.
     """
     told = str(run.read("run.json").get("provenance", {}).get("command", ""))
-    program, _, rest = told.partition(" ")
+    try:
+        program, *words = shlex.split(told)
+    except ValueError:  # there is none, or an older mibench recorded it without quotes
+        program, *words = told.split(" ")
     if not program:
         return ""
     known = PurePath(program).name in ("mibench", "__main__.py")
-    words = ["mibench" if known else program, *rest.split()]
-    return " ".join(words if private else [_short(word) for word in words])
+    words = ["mibench" if known else program, *words]
+    return shlex.join(words if private else [_short(word) for word in words])
 
 
 def _short(word: str) -> str:
@@ -93,11 +96,11 @@ def origins(results: Iterable[Result], private: bool = True) -> dict[str, Origin
         judges = [("evaluation model", run.id) for run in result.evaluators]
         judges += [("verifier", run.id) for run in result.verifiers]
         parts = [("inversion", result.inversion.id), ("target", result.target.id), *prior, *judges]
-        told[result.run.id] = Origin(result.run.id, parts, _told(result, private))
+        told[result.run.id] = Origin(result.run.id, parts, again(result, private))
     return told
 
 
-def _told(result: Result, private: bool) -> str:
+def again(result: Result, private: bool = True) -> str:
     """The recorded command of the score; else what scores its inversion again."""
     known = command(result.run, private)
     return known or shlex.join(["mibench", "score", result.inversion.id])

@@ -88,7 +88,10 @@ def plain(
     name: str, title: str, heads: Sequence[str], lines: Iterable[Sequence[str]], notes: Sequence[str] = ()
 ) -> Table:
     """A table of words."""
-    made = [Line([Cell(one, key(one) if one[:1].isdigit() else None) for one in line], "", "") for line in lines]
+    made = [
+        Line([Cell(one, key(one) if one.lstrip("+-")[:1].isdigit() else None) for one in line], "", "")
+        for line in lines
+    ]
     return Table(name, title, [Head(head, True) for head in heads], made, list(notes))
 
 

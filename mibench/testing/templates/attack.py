@@ -33,10 +33,11 @@ CARD = {
     "prior": "dcgan",
     "role": "attack",
     "cost": [1000, 1000, 0],
+    "toy": {"short": {"steps": 8}},
 }
 """A literal: `mibench list` reads it without importing torch."""
 
-PRESETS = {"paper": {}, "quick": {"images": 2, "steps": 50}}
+PRESETS = {"paper": {}, "quick": {"images": 2, "steps": 50, "lr": 0.1}}
 
 
 @dataclass(frozen=True)

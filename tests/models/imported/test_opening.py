@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from mibench import models
 from mibench.experiments.audit import pictures
 from mibench.models.imported.network import assemble
+from mibench.models.imported.normalisations import IMAGENET
 from mibench.models.imported.opening import open_source
-from mibench.models.imported.probe import IMAGENET, Given, Pictures, find
+from mibench.models.imported.probe import find
 from mibench.models.imported.sources import ModelSource, read_source
+from mibench.models.imported.ways import Given, Pictures
 
 PEOPLE, SIZE = 4, 64
 MEAN, STD = (torch.tensor(one).view(3, 1, 1) for one in IMAGENET)

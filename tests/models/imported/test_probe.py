@@ -12,8 +12,10 @@ from torch.nn import functional as F
 
 from mibench.core import Access
 from mibench.models.imported.network import Gallery, Wanted, as_logits, assemble, cut
-from mibench.models.imported.opening import Opened, Plain
-from mibench.models.imported.probe import NORMALISATIONS, Given, Pictures, find, normalisation
+from mibench.models.imported.normalisations import NORMALISATIONS, normalisation
+from mibench.models.imported.opened import Opened, Plain
+from mibench.models.imported.probe import find
+from mibench.models.imported.ways import Given, Pictures
 from mibench.runtime.errors import UserError
 
 NAMES = tuple(f"p{place}" for place in range(6))
@@ -98,6 +100,35 @@ def test_a_batch_norm_remembers_its_normalisation(name: str) -> None:
 def test_the_size_is_found_where_the_model_takes_one_only() -> None:
     shown = pictures()
     assert find(opened(Nearest(shown, 0.5, 0.5, size=28), size=None), shown).wanted.size == 28
+
+
+def test_another_size_than_the_published_one_is_found_by_accuracy() -> None:
+    """A network that takes pictures of any size and was trained at 48 px: of larger ones it sees a corner."""
+    shown = pictures()._replace(side=64)
+
+    class Corner(Nearest):
+        def forward(self, x: Tensor) -> Tensor:
+            whole = F.pad(x, (0, max(0, 48 - x.shape[-1]), 0, max(0, 48 - x.shape[-1])))
+            return self.head(self.quarters(self.stem(whole[..., :48, :48]))) / 5  # unsure enough to tell
+
+    found = find(opened(Corner(shown, 0.5, 0.5, size=48), size=None, usual=224), shown, Given(normalise="half"))
+    assert found.wanted.size == 48
+    assert found.way.accuracy == 1
+    told = " ".join(found.told)
+    assert "size: 48 px of 5 tried" in told and "224 px is the published size" in told
+
+
+def test_sizes_that_do_as_well_are_told_and_the_published_one_is_taken() -> None:
+    shown = pictures()._replace(side=64)
+
+    class Any(Nearest):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.quarters(self.stem(x)))
+
+    found = find(opened(Any(shown, 0.5, 0.5, size=64), size=None, usual=64), shown, Given(normalise="half"))
+    assert found.wanted.size == 64
+    told = " ".join(found.told)
+    assert "the published size" in told and "not told apart by accuracy: 28, 32, 48 px; say --size" in told
 
 
 def test_blue_first_is_found() -> None:

@@ -1,0 +1,61 @@
+"""The command `bench`: how fast this machine is, beside plain loops of the same mathematics."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from mibench.cli import options
+
+__all__ = ["bench"]
+
+
+def bench(
+    accuracy: Annotated[
+        bool,
+        typer.Option("--accuracy", help="Instead: the time in which the authors' loop and ours are equally accurate."),
+    ] = False,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="Only this attack; may be repeated.", metavar="ATTACK")
+    ] = None,
+    turns: Annotated[int, typer.Option(min=1, help="How often each piece of work is timed.")] = 3,
+    people: Annotated[int, typer.Option(min=2, max=100, help="People that --accuracy attacks.")] = 20,
+    device: options.Device = "auto",
+    as_json: options.Json = False,
+) -> None:
+    """How fast this machine is: steps, images, arithmetic and memory, beside plain loops; a few minutes, idle."""
+    import torch
+
+    from mibench.cli import printing_bench
+    from mibench.experiments.bench import attack_rows, equal_accuracy, training_rows
+    from mibench.experiments.bench.equal import RACES
+    from mibench.experiments.bench.rows import ATTACKS
+    from mibench.runtime import engine
+    from mibench.runtime.errors import unknown
+
+    known = RACES if accuracy else ATTACKS
+    for name in only or ():
+        if name not in known:
+            raise unknown("attack that is timed", name, known)
+    place = torch.device(engine.device_name(device))
+    engine.set_threads(place.type)
+    precisions = ["fp32", "bf16"] if engine.fast_bf16(place.type) else ["fp32"]
+    if accuracy:
+        races = [
+            (precision, equal_accuracy(name, people, engine.Engine(place, precision)))
+            for name in only or RACES
+            for precision in precisions
+        ]
+        if as_json:
+            print(json.dumps([vars(race) | {"precision": one, "ratio": race.ratio} for one, race in races], indent=1))
+        else:
+            printing_bench.races(races, people)
+        return
+    rows = [
+        *attack_rows(place, precisions, turns, only or ()),
+        *(training_rows(place, precisions, turns) if not only else ()),
+    ]
+    if as_json:
+        print(json.dumps([vars(row) for row in rows], indent=1))
+    else:
+        printing_bench.rows(rows, turns)
