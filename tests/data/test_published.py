@@ -1,4 +1,4 @@
-"""Published data sets: crops and splits to the pixel, decoded once, and one line for whatever is wrong with the files."""
+"""Published data sets: crops and splits to the pixel, decoded once, one line for whatever is wrong with the files."""
 
 import io
 import json
@@ -131,7 +131,7 @@ def test_the_warp_moves_whole_pixels_exactly_repeats_edges_and_keeps_flat_pictur
 
 
 def test_the_warp_is_that_of_opencv() -> None:
-    # cv2.warpAffine of opencv-python-headless 4.10.0.84, INTER_CUBIC | WARP_INVERSE_MAP, BORDER_REPLICATE: no difference.
+    # cv2.warpAffine of opencv-python-headless 4.10.0.84, INTER_CUBIC | WARP_INVERSE_MAP, BORDER_REPLICATE.
     y, x = np.mgrid[0:24, 0:20]
     pixels = np.stack([(x * 37 + y * 91) % 256, (x * y * 7) % 256, (x * x + 3 * y) % 256], -1).astype(np.uint8)
     warped = align.warp(pixels, np.array([[0.83, -0.41, 6.25], [0.41, 0.83, -2.5]]), 16)
@@ -447,7 +447,7 @@ def test_too_little_disk_is_told_first(
     copied("pubfig83")
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(packs.shutil, "disk_usage", lambda place: usage._replace(free=1000))
-    with pytest.raises(UserError, match="GB free and the decoded pictures take .* GB; make room"):
+    with pytest.raises(UserError, match=r"GB free and the decoded pictures take .* GB; make room"):
         source("pubfig83", tmp_path).prepare()
 
 

@@ -63,7 +63,8 @@ CROPS: Mapping[str, tuple[str, Crop, str]] = {
 def cut(image: Image.Image, crop: Crop, box: tuple[int, int, int, int] | None = None) -> UInt8[np.ndarray, "h w c"]:
     """A picture's pixels as `crop` says; of a box (left, upper, right, lower) first, where there is one.
 
-    The centre box of side c lies at floor((side - c) / 2), as in the authors' loaders.
+    The centre box of side c lies at floor((side - c) / 2), as in the authors' loaders; that of a resized picture at the
+    rounded half, to even, as torchvision's `CenterCrop` has it.
 
     Raises:
         ValueError: The picture has another size than the crop is for.
@@ -77,7 +78,8 @@ def cut(image: Image.Image, crop: Crop, box: tuple[int, int, int, int] | None = 
         (width, height), (wide, high) = image.size, crop.expects
         raise ValueError(f"it has {width} x {height} pixels; this crop is for {wide} x {high}")
     if crop.centre:
-        image = _centre(image, crop.centre, crop.centre)
+        left, upper = (image.width - crop.centre) // 2, (image.height - crop.centre) // 2
+        image = image.crop((left, upper, left + crop.centre, upper + crop.centre))
     if crop.fit == "shorter" and image.width != image.height:
         # torchvision: the shorter side becomes `size`, the longer int(size * longer / shorter)
         shorter, longer = min(image.size), max(image.size)
@@ -85,13 +87,9 @@ def cut(image: Image.Image, crop: Crop, box: tuple[int, int, int, int] | None = 
         image = image.resize(
             (crop.size, other) if image.width == shorter else (other, crop.size), Image.Resampling.BILINEAR
         )
-        image = _centre(image, crop.size, crop.size)
+        left, upper = round((image.width - crop.size) / 2), round((image.height - crop.size) / 2)
+        image = image.crop((left, upper, left + crop.size, upper + crop.size))
     if image.size != (crop.size, crop.size):
         image = image.resize((crop.size, crop.size), Image.Resampling.BILINEAR)
     pixels = np.asarray(image)
     return pixels if pixels.ndim == 3 else pixels[..., None]
-
-
-def _centre(image: Image.Image, width: int, height: int) -> Image.Image:
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image.crop((left, top, left + width, top + height))

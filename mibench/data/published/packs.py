@@ -39,7 +39,7 @@ from mibench.runtime.files import open_lock, read_text, write_json
 from mibench.runtime.pixels import mapped
 from mibench.runtime.progress import Reporter
 
-__all__ = ["Pack", "Part", "find", "prepare"]
+__all__ = ["Pack", "Part", "check", "find", "prepare"]
 
 _FORMAT = 1
 _JOB = 128
@@ -160,11 +160,10 @@ def prepare(
         UserError: A picture that is listed and not there, or that cannot be decoded: how many and which; too little
             disk; another process is at it.
     """
-    inputs = _inputs(parts)
+    inputs = check(parts)
     made = find(folder, name, choices)
     if made is not None and made.about["inputs"] == inputs:
         return made
-    _probe(parts)
     place = folder / f".{_prefix(name, choices)}-{inputs[:8]}.partial"
     header, offsets = _header(parts)
     size = len(header) + sum(prod(part.shape) + 4 * len(part.pictures) for part in parts.values())
@@ -207,6 +206,20 @@ def prepare(
     for half in folder.glob(f".{_prefix(name, choices)}-*.partial"):  # of files that have changed since
         shutil.rmtree(half, ignore_errors=True)
     return Pack(final, about)
+
+
+def check(parts: Mapping[str, Part]) -> str:
+    """See that every picture is there and of the size that its crop is for; nothing is decoded.
+
+    Returns:
+        A hash of which files, how large and how old, make which rows.
+
+    Raises:
+        UserError: How many are missing, or which size was expected.
+    """
+    inputs = _inputs(parts)
+    _probe(parts)
+    return inputs
 
 
 def _inputs(parts: Mapping[str, Part]) -> str:

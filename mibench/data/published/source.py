@@ -131,6 +131,7 @@ class Published(Source):
             "fewest_heldout": int(heldout.min()),
             "standin": (top / self.folder / MARKER).exists(),
         }
+        packs.check(parts)
         if self.public_set:
             publics.PUBLICS[self.public_set].prepare(top, self.size, reporter, processes)
         packs.prepare(top / "prepared", self.folder, self.choices(), parts, notes, reporter, processes)
