@@ -352,7 +352,7 @@ BREAK: dict[str, tuple[str, dict[str, Any], Callable[[Path], object], str]] = {
     "cut list": ("celeba", {}, lambda h: clip(h / "celeba_trainset.txt", 0.5), "celeba_trainset.txt"),
     "cut identities": (
         "celeba",
-        {"split": "ppa"},
+        {"split": "ppa", "public": "own"},
         lambda h: clip(h / "identity_CelebA.txt", 0.5),
         "identity_CelebA.txt",
     ),

@@ -16,6 +16,7 @@ __all__ = [
     "CROPPED",
     "IDENTITIES",
     "IN_COMMON",
+    "LANDMARKS",
     "LISTS",
     "PUBLISHED",
     "identities",
@@ -67,7 +68,7 @@ CROPPED = Need(
     _PAGE,
     _TERMS,
 )
-_LANDMARKS = (
+LANDMARKS = (
     Need(("landmark.txt",), "68 landmarks of each photograph (annotations.zip)", _CROPPER, "MIT"),
     Need(("standard_landmark_68pts.txt",), "the standard face (annotations.zip)", _CROPPER, "MIT"),
 )
@@ -134,7 +135,7 @@ def ppa(people: Mapping[str, str], facts: Facts) -> dict[str, list[tuple[str, in
 
 def matrices(home: Path, keys: set[str], size: int) -> dict[str, tuple[float, ...]]:
     """How each photograph is turned, from its landmarks."""
-    missing = [need.names[0] for need in _LANDMARKS if need.place(home) is None]
+    missing = [need.names[0] for need in LANDMARKS if need.place(home) is None]
     if missing:
         raise UserError(
             f"{home} lacks {' and '.join(missing)} (annotations.zip of {_CROPPER}), without which the photographs "
