@@ -15,7 +15,7 @@ With the lists, whoever is missing is named.
 
 References:
     | A data-driven approach to cleaning large face datasets (Ng and Winkler, 2014), the data
-    | http://vintage.winklerbros.net/facescrub.html
+    | https://github.com/faceteam/facescrub
     | Plug & Play Attacks (Struppek et al., 2022), datasets/facescrub.py
     | https://github.com/LukasStruppek/Plug-and-Play-Attacks
 """

@@ -10,7 +10,7 @@ many are private then. 90% of the private pictures are for training by numpy's s
 References:
     | Scaling up biologically-inspired computer vision: a case study in unconstrained face recognition on Facebook
       (Pinto et al., 2011), the data
-    | http://www.briancbecker.com/bcbcms/site/proj/facerec/fbeval.html
+    | https://www.briancbecker.com/bcbcms/site/proj/facerec/fbeval.html
     | Label-Only Model Inversion Attacks via Knowledge Transfer (Nguyen et al., 2023), the 50 people
     | https://github.com/ngoc-nguyen-0/LOKT_neurips2023
 """

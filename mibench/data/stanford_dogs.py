@@ -11,7 +11,7 @@ images are AFHQ's dogs.
 
 References:
     | Novel dataset for fine-grained image categorization (Khosla et al., 2011), the data
-    | http://vision.stanford.edu/aditya86/ImageNetDogs/
+    | https://www.tensorflow.org/datasets/catalog/stanford_dogs
     | Plug & Play Attacks (Struppek et al., 2022), datasets/stanford_dogs.py
     | https://github.com/LukasStruppek/Plug-and-Play-Attacks
 """
