@@ -7,6 +7,7 @@ Nothing is written to disk: a page exists in the site only. Addresses follow nam
 from typing import Any
 
 import contract
+import datasets
 import methods
 import reference
 from floors import picture
@@ -23,6 +24,7 @@ def pages() -> dict[str, str]:
     made = {f"{kind}/index.md": methods.index(kind) for kind in methods.TITLES}
     made |= {f"{kind}/{name}.md": methods.page(kind, name) for kind in methods.TITLES for name in registry.names(kind)}
     made |= {"cli.md": reference.cli(), "api.md": reference.api(), "extend/contract.md": contract.page()}
+    made |= {"datasets.md": datasets.page()}
     return made | {file.lower(): _copy(file) for file in COPIED}
 
 

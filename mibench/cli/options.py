@@ -61,10 +61,17 @@ AnyRun = Annotated[str, typer.Argument(help="A run: its id, the beginning of it,
 Reconstructed = Annotated[str, typer.Argument(help="An inversion or a score: its id, its beginning, or its directory.")]
 Folder = Annotated[Path, typer.Argument(help="Folder of all runs.")]
 DataName = Annotated[str, typer.Argument(help="Data set.")]
+PreparedName = Annotated[str, typer.Argument(help="Data set, or an attacker's image set: ffhq, metfaces, afhq.")]
+Root = Annotated[
+    Path | None, typer.Option("--root", help="Folder of all data sets (data.root); if absent, MIBENCH_DATA.")
+]
+Processes = Annotated[int, typer.Option("--processes", min=0, help="How many decode; 0: one for each core.")]
+DataDryRun = Annotated[bool, typer.Option("--dry-run", help="List what is needed, from where, and what is missing.")]
+Verify = Annotated[bool, typer.Option("--verify", help="Read what was prepared and compare its checksums.")]
 
 # --- what all of them share
 
-Dataset = Annotated[str, typer.Option("--dataset", help="Data set: digiface, orl, mnist, folder.")]
+Dataset = Annotated[str, typer.Option("--dataset", help="Data set; see: mibench data list.")]
 OtherDataset = Annotated[str | None, typer.Option("--dataset", help="Data set, in the place of the suite's own.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Everything random is derived from it.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]

@@ -146,6 +146,18 @@ class Source(ABC):
     def load(self, reporter: Reporter | None = None) -> Dataset:
         """Read or draw all images, telling how far it has come; the same fields give the same bytes."""
 
+    def prepare(self, reporter: Reporter | None = None, processes: int = 0) -> None:
+        """Check the files and decode them once, where that takes long; most sources have nothing to prepare.
+
+        Args:
+            reporter: Is told how far it is.
+            processes: How many work at it; 0 is one for each core.
+
+        Raises:
+            UserError: What is missing or damaged, before anything is decoded.
+        """
+        return
+
     @property
     def shows_faces(self) -> bool:
         """Whether its images are photographs of real faces, so that published face recognisers may verify them."""

@@ -12,7 +12,6 @@ References:
 
 import gzip
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from torch import Tensor
 from mibench.core import Dataset, Shape, Source, Split
 from mibench.data.decode import packaged
 from mibench.data.fields import fraction, whole
-from mibench.runtime.errors import UserError
+from mibench.data.published import torchvisions
 from mibench.runtime.progress import Reporter
 from mibench.runtime.rng import Noise
 
@@ -61,6 +60,15 @@ class Mnist(Source):
     def __post_init__(self) -> None:
         fraction("heldout", self.heldout)
         whole("seed", self.seed, 0)
+
+    def prepare(self, reporter: Reporter | None = None, processes: int = 0) -> None:
+        """Fetch the full set into `root` with torchvision, where it is missing (12 MB).
+
+        Raises:
+            UserError: It cannot be fetched.
+        """
+        if self.root:
+            torchvisions.fetch("MNIST", self.root)
 
     def identity(self) -> dict[str, object]:
         """The fields, with the digits' hash in the place of the folder."""
@@ -118,13 +126,5 @@ def _embedded() -> tuple[UInt8[Tensor, "n 1 28 28"], Int64[Tensor, " n"]]:
 
 def _full(root: str) -> tuple[UInt8[Tensor, "n 1 28 28"], Int64[Tensor, " n"]]:
     """torchvision's training and test images, in that order."""
-    from torchvision.datasets import MNIST  # slow to import, rarely wanted
-
-    try:
-        parts = [MNIST(Path(root).expanduser(), train=train, download=False) for train in (True, False)]
-    except (RuntimeError, OSError) as error:  # RuntimeError: not found, or nobody's ~home
-        raise UserError(
-            f"root = '{root}' does not hold torchvision's MNIST (MNIST/raw/train-images-idx3-ubyte and its three "
-            "fellows); give the folder that holds MNIST/, or leave root empty for the embedded 5,000 digits"
-        ) from error
+    parts = torchvisions.opened("MNIST", root)
     return torch.cat([part.data for part in parts])[:, None], torch.cat([part.targets for part in parts])

@@ -98,8 +98,8 @@ def test_cards_refer_to_what_exists(kind: str, name: str) -> None:
 
 @pytest.mark.parametrize(("kind", "name"), PLUGINS)
 def test_presets_build_and_specs_are_json(kind: str, name: str) -> None:
-    if kind == "data" and name == "folder":
-        return  # needs a path
+    if kind == "data" and name not in ("digiface", "mnist", "orl"):
+        return  # needs a path, or the authors' files
     name, _ = whole(kind, name)
     for preset in registry.presets(kind, name):
         choice = registry.configure(kind, name, preset)

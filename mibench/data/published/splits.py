@@ -1,0 +1,69 @@
+"""The published splits of pictures into private, held-out and public ones.
+
+The identity split of GMI and KEDMI is in the authors' list files and nowhere else; that of Plug & Play Attacks is a
+rule. Both have 1,000 people of CelebA, of whom 429 are in both: numbers of the two are not about the same people.
+
+References:
+    | Knowledge-Enriched Distributional Model Inversion Attacks (Chen et al., 2021)
+    | https://github.com/SCccc21/Knowledge-Enriched-DMI
+    | Plug & Play Attacks (Struppek et al., 2022), datasets/celeba.py
+    | https://github.com/LukasStruppek/Plug-and-Play-Attacks
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mibench.runtime.errors import UserError
+from mibench.runtime.files import read_text
+
+__all__ = ["lines_of", "most_frequent", "ninety_ten", "read_list"]
+
+
+def ninety_ten(count: int, seed: int = 42) -> tuple[list[int], list[int]]:
+    """Row numbers of 90% for training and of the rest, after numpy's legacy shuffle with this seed; not stratified.
+
+    The legacy generator's stream is frozen, so that every version of numpy gives the authors' split.
+    """
+    order = np.arange(count)
+    np.random.RandomState(seed).shuffle(order)
+    cut = int(0.9 * count)
+    return order[:cut].tolist(), order[cut:].tolist()
+
+
+def most_frequent(labels: Sequence[int], count: int) -> list[int]:
+    """The `count` labels with the most members, most frequent first; ties in the order of first appearance."""
+    return [label for label, _ in sorted(Counter(labels).items(), key=lambda item: item[1], reverse=True)[:count]]
+
+
+def lines_of(file: Path) -> list[list[str]]:
+    """A text file's lines, split at white space; empty lines are passed over.
+
+    Raises:
+        UserError: It is no text in UTF-8.
+    """
+    try:
+        return [line.split() for line in read_text(file).splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read as text ({error}); fetch it again") from None
+
+
+def read_list(file: Path, columns: int) -> list[tuple[str, int]]:
+    """`name label` or `name` on each line: (the name without its suffix, the label or -1).
+
+    The lists name .png or .jpg: the same pictures, from one archive of CelebA or the other.
+
+    Raises:
+        UserError: A line of another form.
+    """
+    rows = lines_of(file)
+    odd = [row for row in rows if len(row) != columns or (columns == 2 and not row[1].isdecimal())]
+    if odd or not rows:
+        form = "`name label`" if columns == 2 else "one name"
+        raise UserError(
+            f"{file}: {len(odd) or 'all'} line(s) are not {form}, the first is "
+            f"'{' '.join(odd[0])[:80] if odd else ''}'; it is another file, or damaged: fetch it again"
+        )
+    return [(row[0].rpartition(".")[0] or row[0], int(row[1]) if columns == 2 else -1) for row in rows]
