@@ -9,6 +9,7 @@ from typing import Any
 import contract
 import datasets
 import methods
+import networks
 import reference
 from floors import picture
 from mkdocs.structure.files import File
@@ -25,6 +26,7 @@ def pages() -> dict[str, str]:
     made |= {f"{kind}/{name}.md": methods.page(kind, name) for kind in methods.TITLES for name in registry.names(kind)}
     made |= {"cli.md": reference.cli(), "api.md": reference.api(), "extend/contract.md": contract.page()}
     made |= {"datasets.md": datasets.page()}
+    made |= {"networks.md": networks.page()}
     return made | {file.lower(): _copy(file) for file in COPIED}
 
 

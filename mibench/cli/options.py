@@ -19,8 +19,24 @@ Model = Annotated[str, typer.Option("--model", help="Architecture of the target 
 Checkpoint = Annotated[
     Path | None, typer.Option("--checkpoint", hidden=True, help="A model of your own: see mibench audit.")
 ]
+OwnModel = Annotated[
+    str | None, typer.Option("--model", help="Architecture; cnn if absent, with --weights what the file holds.")
+]
+Weights = Annotated[
+    Path | None, typer.Option("--weights", help="Bring in trained weights, such as a published checkpoint.")
+]
+Classes = Annotated[
+    str | None,
+    typer.Option("--classes", help="Of --weights: a file, one name a line in the order of the outputs, or matched."),
+]
+AsEvaluator = Annotated[
+    bool, typer.Option("--evaluator", help="Bring --weights in as an evaluation model, not as a target.")
+]
 Pretrained = Annotated[
     str | None, typer.Option("--pretrained", help="What the target starts from: none, imagenet or public.")
+]
+Recipe = Annotated[
+    str | None, typer.Option("--recipe", help="Published training recipe: ppa-2022, kedmi-2021, midre-2025.")
 ]
 Method = Annotated[
     str, typer.Option("--method", help="Attacks: ppa, ppa+eot, gmi,kedmi or all; see: mibench list attacks.")
@@ -48,7 +64,8 @@ Isolate = Annotated[
     ),
 ]
 Evaluators = Annotated[
-    str | None, typer.Option("--evaluators", help="Evaluation models, comma-separated; two of other families.")
+    str | None,
+    typer.Option("--evaluators", help="Evaluation models, comma-separated; two of other families, or evaluators/NAME."),
 ]
 Inversions = Annotated[
     list[str] | None, typer.Option("--inversion", help="Inversion (id or directory); all if absent.")

@@ -44,10 +44,12 @@ def print_training(runs: list["Run"]) -> None:
     for column in ("run", "role", "accuracy", "95% interval", "open-set"):
         table.add_column(column, justify="right" if column in ("accuracy", "open-set") else "left")
     verifiers = [run for run in runs if run.kind == "verifiers"]
+    orders = []
     for run in runs:
         if run in verifiers:
             continue
         metrics = run.read("metrics.json")
+        orders += [metrics["label_order"]["said"]] if "label_order" in metrics else []
         natural = metrics["natural_accuracy"]
         opened = metrics.get("open_set_accuracy")
         table.add_row(
@@ -59,6 +61,8 @@ def print_training(runs: list["Run"]) -> None:
         )
     console = SafeConsole()
     console.print(table)
+    for line in orders:
+        console.print(line, soft_wrap=True)
     for run in verifiers:
         people = run.read("metrics.json")["people"]
         console.print(f"{run.name}-{run.id}  verifier, taught by {people} people who play no other part")

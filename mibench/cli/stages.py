@@ -7,9 +7,13 @@ __all__ = ["invert", "score", "train_prior", "train_target"]
 
 def train_target(
     defense: options.Defense = "none",
-    model: options.Model = "cnn",
+    model: options.OwnModel = None,
+    weights: options.Weights = None,
+    classes: options.Classes = None,
+    evaluator: options.AsEvaluator = False,
     checkpoint: options.Checkpoint = None,
     pretrained: options.Pretrained = None,
+    recipe: options.Recipe = None,
     dataset: options.Dataset = "digiface",
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -20,23 +24,44 @@ def train_target(
     force: options.Force = False,
     as_json: options.Json = False,
 ) -> None:
-    """Stage 1: train one target."""
+    """Stage 1: train one target, or bring in published weights as a target or an evaluation model."""
     if checkpoint is not None:
         from mibench.runtime.errors import UserError
 
         raise UserError(
             f"--checkpoint {checkpoint}: a trained model is audited, not trained: mibench audit --weights {checkpoint} "
-            f"--model {model} --private DIR --public DIR"
+            f"--model {model or 'cnn'} --private DIR --public DIR, or brought in: --weights {checkpoint}"
         )
     from mibench.cli import conduct, printing
     from mibench.experiments import options as experiments
 
     device, precision = conduct.machine(device, precision)
+    if weights is not None:
+        from mibench.runtime.terminal import say
+
+        experiment, lines = experiments.brought(
+            weights,
+            model=model,
+            classes=classes,
+            evaluator=evaluator,
+            given={"--defense": defense != "none", "--recipe": recipe, "--pretrained": pretrained, "--seed": seed},
+            dataset=dataset,
+            results=results,
+            sets=sets,
+            precision=precision,
+        )
+        say(*lines, to_stderr=True)
+        conduct.conduct(
+            [experiment], results, device, dry_run=dry_run, force=force, as_json=as_json, show=printing.print_training
+        )
+        return
+    experiments.require_weights({"--classes": classes, "--evaluator": evaluator})
     experiment = experiments.training(
         "target",
         defense=defense,
-        model=model,
+        model=model or "cnn",
         pretrained=pretrained,
+        recipe=recipe,
         dataset=dataset,
         seed=seed,
         sets=sets,

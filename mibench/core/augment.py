@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from mibench.runtime.rng import Noise
 
-__all__ = ["base", "colour_jitter", "crop", "flip", "grey", "random_resized_crop", "view"]
+__all__ = ["base", "colour_jitter", "crop", "flip", "grey", "hue", "random_resized_crop", "view"]
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in a colour's grey (ITU-R BT.601), as PIL, torchvision and kornia have them."""
@@ -103,13 +103,31 @@ def colour_jitter(
     return x.clamp(0.0, 1.0)
 
 
+def hue(x: Float[Tensor, "n c h w"], noise: Noise, most: float) -> Float[Tensor, "n c h w"]:
+    """Turn each image's hue by U(-most, most) of the circle, as torchvision's ColorJitter; grey images stay.
+
+    With v = max(r, g, b), c = v - min(r, g, b) and the hue h in [0, 1), a colour is v - c max(0, min(k, 4 - k, 1)),
+    k = (n + 6 h) mod 6, n = 5, 3, 1 for red, green and blue: saturation and value do not change.
+    """
+    if x.shape[1] != 3:
+        return x
+    turn = (2.0 * noise.uniform(1)[:, 0] - 1.0) * most
+    value, place = x.max(dim=1)
+    chroma = value - x.min(dim=1).values
+    red, green, blue = x.unbind(1)
+    sixths = torch.stack([green - blue, blue - red, red - green]) / chroma.clamp(min=1e-12)
+    sixth = sixths.gather(0, place[None])[0] + 2.0 * place + 6.0 * turn[:, None, None]
+    k = (torch.tensor([5.0, 3.0, 1.0], device=x.device, dtype=x.dtype)[:, None, None] + sixth[:, None]) % 6.0
+    return value[:, None] - chroma[:, None] * torch.minimum(k, 4.0 - k).clamp(0.0, 1.0)
+
+
 def base(x: Float[Tensor, "n c h w"], noise: Noise, mirror: bool) -> Float[Tensor, "n c h w"]:
     """The augmentation every target gets, defended or not: crop of area .85-1, jitter .2/.2/.1, mirror image.
 
     It is `random_resized_crop`, then `colour_jitter`, to within 1e-5, in a third of the time: a box without a turn is
     stretched along rows and along columns apart, and the jitter is two passes over the pixels.
 
-    Source: the recipe of Plug & Play Attacks' targets. Differs: no hue jitter.
+    Source: the recipe of Plug & Play Attacks' targets. Differs: no hue jitter (`hue`; their recipe by name has it).
     """
     u = noise.of("crop").uniform(6)
     side = (0.85 + 0.15 * u[:, 0]).sqrt()

@@ -15,7 +15,7 @@ from mibench.models.imported.ways import Given
 from mibench.runtime.errors import UserError, unknown
 from mibench.runtime.files import read_text
 
-__all__ = ["read", "read_access"]
+__all__ = ["read", "read_access", "read_classes"]
 
 CHANNELS = ("rgb", "bgr", "grey")
 OWNERS = ["prior", "data", "training", "evaluator", "verifier", "endpoint"]
@@ -75,7 +75,7 @@ def read(
             normalise,
             channels,
             cast(Output | None, output),
-            _classes(classes) if classes not in (None, "matched") else None,
+            read_classes(classes) if classes not in (None, "matched") else None,
             classes == "matched",
         ),
         minutes,
@@ -108,7 +108,7 @@ def read_access(text: str | None) -> Access | None:
     return words[text]
 
 
-def _classes(text: str | None) -> tuple[str, ...]:
+def read_classes(text: str | None) -> tuple[str, ...]:
     """Names of the outputs, one a line.
 
     Raises:

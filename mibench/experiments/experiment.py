@@ -31,12 +31,14 @@ class Target:
         defenses: A stack, in order; the defense `none` alone if it is undefended.
         pretrained: What it starts from.
         training: What differs from the recipe, typed.
+        recipe: The published recipe by name; mibench's own if absent.
     """
 
     model: str
     defenses: tuple[Choice, ...]
     pretrained: Pretrained = "none"
     training: Mapping[str, Any] = field(default_factory=dict)
+    recipe: str | None = None
 
 
 @dataclass(frozen=True)
@@ -147,11 +149,13 @@ class Evaluators:
         names: Evaluation models' architectures, at least two families; None is two of other families than the target's.
         training: What differs from their recipe, typed.
         verifier_training: What differs from the verifiers' recipe, typed.
+        recipe: The published recipe by name, of those evaluation models that it was published for.
     """
 
     names: tuple[str, ...] | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     verifier_training: Mapping[str, Any] = field(default_factory=dict)
+    recipe: str | None = None
 
 
 @dataclass(frozen=True)
@@ -215,6 +219,7 @@ class Experiment:
                     "defenses": [choice.spec() for choice in one.defenses],
                     "pretrained": one.pretrained,
                     "training": dict(one.training),
+                    **({"recipe": one.recipe} if one.recipe else {}),
                 }
                 for one in self.subject.each
             ]

@@ -1,6 +1,6 @@
 """What the options of each command stand for, as an `Experiment`; a grid also for suites."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from mibench.experiments.reading import (
 from mibench.plugins import registry
 from mibench.runtime.errors import UserError, unknown
 
-__all__ = ["FLOORS", "attack", "grid", "prior", "scoring", "training"]
+__all__ = ["FLOORS", "attack", "brought", "grid", "prior", "require_weights", "scoring", "training"]
 
 FLOORS = ("prior_search", "public_search")
 """Of a grid, where nothing else is asked for: the two that no attack may fall below."""
@@ -34,6 +34,7 @@ def training(
     defense: str = "none",
     model: str = "cnn",
     pretrained: str | None = None,
+    recipe: str | None = None,
     evaluators: str | None = None,
     dataset: str = "digiface",
     seed: int = 0,
@@ -50,11 +51,63 @@ def training(
     return Experiment(
         goal,
         registry.configure("data", dataset, settings=given["data"]),
-        Targets((read_target(model, defense, given, pretrained),), (seed,)),
-        evaluators=read_evaluators(evaluators, given),
+        Targets((read_target(model, defense, given, pretrained, recipe),), (seed,)),
+        evaluators=read_evaluators(evaluators, given, recipe),
         seed=seed,
         precision=precision,
     )
+
+
+def brought(
+    weights: Path,
+    *,
+    model: str | None = None,
+    classes: str | None = None,
+    evaluator: bool = False,
+    given: Mapping[str, Any] | None = None,
+    dataset: str = "digiface",
+    results: Path = Path("results"),
+    sets: Sequence[str] | None = None,
+    precision: str = "fp32",
+) -> tuple[Experiment, list[str]]:
+    """Weights that somebody else trained, as a target or an evaluation model; and what was found out, a line each.
+
+    Args:
+        given: Options that only a training has, each with whether it was given.
+
+    Raises:
+        UserError: As `bringing.bring`; an option of a training.
+    """
+    from mibench.experiments.bringing import bring
+
+    for option, value in (given or {}).items():
+        if value:
+            raise UserError(
+                f"{option} changes how a network is trained, and --weights are trained: leave one of them out"
+            )
+    settings = split_sets(sets, "none", ["data"])["data"]
+    data = registry.configure("data", dataset, settings=settings)
+    run, lines = bring(
+        weights,
+        model,
+        data,
+        results,
+        role="evaluators" if evaluator else "targets",
+        classes=classes,
+        precision=precision,
+    )
+    return Experiment("target", data, Trained(planned=(run,)), precision=precision), lines
+
+
+def require_weights(given: Mapping[str, Any]) -> None:
+    """Refuse options that belong to `--weights` where there are none.
+
+    Raises:
+        UserError: The first that was given.
+    """
+    for option, value in given.items():
+        if value:
+            raise UserError(f"{option} belongs to --weights FILE; give the weights, or leave it out")
 
 
 def prior(
@@ -171,6 +224,7 @@ def grid(
     identities: int | None = None,
     budget: int | None = None,
     pretrained: str | None = None,
+    recipe: str | None = None,
     evaluators: str | None = None,
     settings: Sets | None = None,
     precision: str = "fp32",
@@ -186,7 +240,8 @@ def grid(
         methods: `ppa`, `cma_es`, `ppa steps=100`, ...
         floors: Floors to compute for each target; `all` is every one.
         prior: What all attacks search; each one's own if absent.
-        pretrained: What targets start from; none, or what the defense must have, if absent.
+        pretrained: What targets start from; none, or what the defense or the recipe must have, if absent.
+        recipe: A published training recipe by name: of the targets, and of those evaluation models that it fits.
         evaluators: Evaluation models, comma-separated; two of other families if absent.
         settings: `training`, `data`, `prior`, `evaluator` and their fields.
 
@@ -208,7 +263,7 @@ def grid(
         dataset=registry.configure("data", dataset, settings=dict(given.get("data", {}))),
         subject=Targets(
             tuple(
-                read_target(model, name, {**sets, "training": {**training, **sets["training"]}}, pretrained)
+                read_target(model, name, {**sets, "training": {**training, **sets["training"]}}, pretrained, recipe)
                 for text in dict.fromkeys(chosen)
                 for name, sets in variants(text, strengths)
             ),
@@ -223,7 +278,7 @@ def grid(
         floors=read_floors(floors),
         identities=identities,
         budget=budget,
-        evaluators=read_evaluators(evaluators, given),
+        evaluators=read_evaluators(evaluators, given, recipe),
         seed=seed,
         precision=precision,
         title=title,

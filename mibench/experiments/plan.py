@@ -12,7 +12,7 @@ from typing import Any
 from mibench import models, runs
 from mibench.core import Attack, Cost
 from mibench.experiments.experiment import Attacker, Experiment, Finished, Images, Target, Targets, Trained
-from mibench.experiments.reading import prior_preset
+from mibench.experiments.reading import FINISHED, prior_preset
 from mibench.plugins import capabilities, registry
 from mibench.plugins.registry import Choice
 from mibench.plugins.settings import parse_settings
@@ -112,7 +112,9 @@ class Planner:
     def _target(self, one: Target, seed: int) -> Run:
         data, precision = self.dataset, self.experiment.precision
         defenses, training = list(one.defenses), dict(one.training)
-        run = train_target.plan(self.results, data, one.model, defenses, seed, precision, training, one.pretrained)
+        run = train_target.plan(
+            self.results, data, one.model, defenses, seed, precision, training, one.pretrained, one.recipe
+        )
         return self._ready(run)
 
     def _ready(self, run: Run) -> Run:
@@ -159,16 +161,39 @@ class Planner:
             asked, architecture = self.experiment.evaluators, key[1]
             names = asked.names or train_target.evaluator_families(architecture)
             for name in names:
-                train_target.require_other_family(name, architecture)
+                if not name.startswith(FINISHED):
+                    train_target.require_other_family(name, architecture)
             self._evaluators[key] = [
-                self._ready(
+                self._finished_evaluator(name, target)
+                if name.startswith(FINISHED)
+                else self._ready(
                     train_target.plan_evaluator(
-                        target.root, self.data_of(target), name, self.experiment.precision, dict(asked.training)
+                        target.root,
+                        self.data_of(target),
+                        name,
+                        self.experiment.precision,
+                        dict(asked.training),
+                        asked.recipe,
                     )
                 )
                 for name in names
             ]
         return self._evaluators[key]
+
+    def _finished_evaluator(self, name: str, target: Run) -> Run:
+        """A finished evaluation model, such as published weights that were brought in.
+
+        Raises:
+            UserError: There is none, it is of the target's family, or it knows the people of another data set.
+        """
+        run = self._named(name, "evaluators")
+        train_target.require_other_family(run.spec["model"], target.spec["model"])
+        if run.spec["dataset"] != target.spec["dataset"]:
+            raise UserError(
+                f"{run.label} knows the people of '{run.spec['dataset']['name']}' with other settings than those of "
+                f"{target.label}: bring its weights in again with the target's own --dataset and --set data...."
+            )
+        return run
 
     def verifiers(self, target: Run) -> list[Run]:
         """The runs of the verifiers for a target, two of other families than its own; none where the data have too few

@@ -17,10 +17,11 @@ from mibench.plugins.settings import parse_settings, typed_settings
 from mibench.runtime.errors import UserError, unknown
 from mibench.stages import import_prior, train_target
 from mibench.stages.train_target import Pretrained
-from mibench.training import Training
+from mibench.training import Training, recipes
 from mibench.zoo import PREFIX, Shelf
 
 __all__ = [
+    "FINISHED",
     "Sets",
     "attack_sets",
     "defense_sets",
@@ -35,6 +36,9 @@ __all__ = [
     "split_sets",
     "variants",
 ]
+
+FINISHED = "evaluators/"
+"""What the reference to a finished evaluation model begins with: the folder of the results that it lies in."""
 
 Sets = Mapping[str, Mapping[str, Any]]
 """Settings by what they belong to: `training`, `data`, `prior`, a defense's name."""
@@ -92,41 +96,51 @@ def read_stack(text: str, settings: Sets) -> tuple[Choice, ...]:
     return tuple(registry.configure("defenses", name, settings=dict(settings.get(name, {}))) for name in chosen)
 
 
-def read_target(model: str, defense: str, settings: Sets, pretrained: str | None = None) -> Target:
-    """A target; it starts from a public backbone where a defense must and nothing else is asked for.
+def read_target(
+    model: str, defense: str, settings: Sets, pretrained: str | None = None, recipe: str | None = None
+) -> Target:
+    """A target; it starts from a public backbone where a defense must, else from what its published recipe says, where
+    nothing else is asked for.
 
     Args:
         settings: Of each defense, and of the `training`.
+        recipe: A published recipe by name.
 
     Raises:
         UserError: For whatever cannot be built or combined; nothing has been trained by then.
     """
     defenses = read_stack(defense, settings)
+    known = recipes.find(recipe, model) if recipe else None
     if pretrained is None:
-        pretrained = "public" if any(choice.plugin.start == "public" for choice in defenses) else "none"
+        pretrained = known.starts_from(model).value if known else "none"
+        if pretrained == "none" and any(choice.plugin.start == "public" for choice in defenses):
+            pretrained = "public"
     if pretrained not in get_args(Pretrained):
         raise unknown("start of a target", pretrained, get_args(Pretrained))
     models.family(model)
     train_target.require_compatible(model, [one for one in defenses if one.name != "none"], pretrained)
     training = typed_settings(Training, "training", settings.get("training", {}))
-    return Target(model, defenses, cast(Pretrained, pretrained), training)
+    return Target(model, defenses, cast(Pretrained, pretrained), training, recipe)
 
 
-def read_evaluators(names: str | None, given: Mapping[str, Mapping[str, Any]]) -> Evaluators:
+def read_evaluators(names: str | None, given: Mapping[str, Mapping[str, Any]], recipe: str | None = None) -> Evaluators:
     """`resnet,ir`, or those that suit the target, with their training and that of the verifiers.
 
     Args:
-        names: Architectures of evaluation models, comma-separated.
+        names: Architectures of evaluation models, comma-separated; `evaluators/NAME` is a finished one, such as
+            published weights that were brought in.
         given: Settings by owner; those of `evaluator` and `verifier` are read.
+        recipe: A published recipe by name, for those that it was published for.
 
     Raises:
         UserError: For an unknown name or setting, or fewer than two families.
     """
     chosen = tuple(dict.fromkeys(name.strip() for name in names.split(","))) if names else None
-    if chosen is not None and len({models.family(name) for name in chosen}) < 2:
+    families = {name if name.startswith(FINISHED) else models.family(name) for name in chosen or ()}
+    if chosen is not None and len(families) < 2:
         raise UserError(f"--evaluators needs at least two models of different families, got {', '.join(chosen)}")
-    recipes = [typed_settings(Training, owner, given.get(owner, {})) for owner in ("evaluator", "verifier")]
-    return Evaluators(chosen, *recipes)
+    own, verifiers = (typed_settings(Training, owner, given.get(owner, {})) for owner in ("evaluator", "verifier"))
+    return Evaluators(chosen, own, verifiers, recipe)
 
 
 def read_attackers(

@@ -60,6 +60,7 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "identities": (_whole(1), "must be a whole number of at least 1"),
     "budget": (_whole(1), "must be a whole number of at least 1"),
     "pretrained": _TEXT,
+    "recipe": _TEXT,
     "evaluators": _TEXT,
     "settings": (_tables, "are tables: [settings.training]"),
 }

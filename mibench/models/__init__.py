@@ -1,8 +1,9 @@
 """Classifiers: images in [0, 1] to logits, with their penultimate features. One architecture family a file.
 
 A family file has a literal `CARD`, a literal tuple `ARCHITECTURES` of the names it offers, and
-`build(name, num_classes, image_shape, pretrained) -> Classifier`. Every name that no file claims is looked up among
-torchvision's classifiers. Listing reads the literals only: neither torch nor torchvision is imported for it.
+`build(name, num_classes, image_shape, pretrained) -> Classifier`. `timm:NAME` is a network of timm; every other name
+that no file claims is looked up among torchvision's classifiers. Listing reads the literals only: neither torch nor
+torchvision is imported for it.
 """
 
 from functools import cache
@@ -16,10 +17,10 @@ from mibench.runtime.errors import UserError, unknown
 if TYPE_CHECKING:
     import mibench.models.base
 
-__all__ = ["build", "family", "names"]
+__all__ = ["build", "family", "names", "own"]
 
 
-FILES = (".pt2", ".ts", ".torchscript", ".onnx", ".pt", ".pth", ".ckpt", ".safetensors")
+FILES = (".pt2", ".ts", ".torchscript", ".onnx", ".pt", ".pth", ".ckpt", ".tar", ".safetensors")
 """Endings of files that hold programs (the first four) or weights."""
 
 
@@ -34,6 +35,11 @@ def _torchvision() -> list[str]:
     from torchvision import models
 
     return sorted(models.list_models(module=models))
+
+
+def own() -> tuple[str, ...]:
+    """The architectures written here; neither torch nor torchvision is imported for it."""
+    return tuple(_own())
 
 
 def names() -> list[str]:
@@ -79,7 +85,7 @@ def _in_timm(name: str) -> str:
         return str(model_entrypoint(name).__module__.rsplit(".", 1)[-1])
     except ImportError:
         return name.partition("_")[0].rstrip("0123456789")
-    except RuntimeError:
+    except (RuntimeError, KeyError):  # which one depends on timm's version
         raise UserError(f"timm has no network called {name}") from None
 
 
@@ -89,10 +95,10 @@ def build(
     """A new classifier; its weights are drawn from torch's global generator, which the caller seeds.
 
     Args:
-        name: One of `names()`.
+        name: One of `names()`, or `timm:NAME`.
         num_classes: How many logits; at least 2.
         image_shape: (channels, height, width) of the images it will get; 1 or 3 channels, at least 16 pixels a side.
-        pretrained: Start from ImageNet weights (torchvision's architectures and `vgg16_bn64` only).
+        pretrained: Start from ImageNet weights (torchvision's and timm's architectures, and `vgg16_bn64`).
 
     Raises:
         UserError: Unknown name, impossible sizes, or weights that do not exist or cannot be had.
@@ -106,6 +112,7 @@ def build(
             f"no classifier for images of {channels} channel(s), {height} x {width}; allowed: 1 or 3 channels, at "
             "least 16 pixels a side"
         )
-    module = import_module(f"mibench.models.{kind if name in _own() else 'torchvision_net'}")
+    file = kind if name in _own() else "timm_net" if name.startswith("timm:") else "torchvision_net"
+    module = import_module(f"mibench.models.{file}")
     model: mibench.models.base.Classifier = module.build(name, num_classes, image_shape, pretrained)
     return model

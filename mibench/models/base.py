@@ -79,14 +79,19 @@ class Classifier(nn.Module):
         trunk: Prepared images to features; its children are the stages, by name.
         head: Features to logits; the last layer.
         feature_dim: Width of the features.
+        auxiliary: Where in the trunk a second head lies, whose output in train mode are logits, too: training adds
+            their loss with weight 1. Nothing else reads it.
     """
 
-    def __init__(self, prepare: Prepare, trunk: nn.Module, head: nn.Module, feature_dim: int) -> None:
+    def __init__(
+        self, prepare: Prepare, trunk: nn.Module, head: nn.Module, feature_dim: int, auxiliary: str | None = None
+    ) -> None:
         super().__init__()
         self.prepare = prepare
         self.trunk = trunk
         self.head = head
         self.feature_dim = feature_dim
+        self.auxiliary = auxiliary
 
     def features(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
         """The input of the last layer."""
@@ -113,5 +118,5 @@ def no_weights(name: str) -> UserError:
     """The error for `pretrained=True` where no published weights can be had."""
     return UserError(
         f"'{name}' has no ImageNet weights; train it without pretrained weights, or choose vgg16_bn64 or one of "
-        "torchvision's architectures"
+        "torchvision's or timm's architectures"
     )

@@ -4,8 +4,9 @@ Its last layer, which must be linear, becomes the head; what enters that layer i
 Images are resized inside, bilinear and antialiased. Normalisation: the ImageNet mean and std for ImageNet weights,
 .5 and .5 otherwise, and for `inception_v3` and `googlenet` always (their ImageNet weights were trained so).
 
-Differs: the auxiliary heads of `inception_v3` and `googlenet` are dropped (Plug & Play adds their loss in training);
-a pretrained vision transformer takes the size its weights were trained at, 224 but for `vit_h_14` (518).
+The auxiliary head of `inception_v3` stays for training, which adds its loss with weight 1 as Plug & Play does (theirs
+keeps ImageNet's 1,000 outputs, ours has as many as there are classes). Differs: those of `googlenet` are dropped; a
+pretrained vision transformer takes the size its weights were trained at, 224 but for `vit_h_14` (518).
 
 References:
     | TorchVision: PyTorch's Computer Vision library (maintainers and contributors, 2016)
@@ -59,7 +60,7 @@ def build(name: str, num_classes: int, image_shape: tuple[int, int, int], pretra
     options: dict[str, Any] = {}
     auxiliary = name in _WITH_AUXILIARY_HEADS
     if auxiliary:
-        options["aux_logits"] = False
+        options["aux_logits"] = name == "inception_v3"
     if pretrained:
         weights = models.get_model_weights(name).DEFAULT
         # torchvision unpickles without restriction. This read refuses anything but tensors, so that what torchvision
@@ -71,6 +72,10 @@ def build(name: str, num_classes: int, image_shape: tuple[int, int, int], pretra
     net = models.get_model(name, **options)
     if auxiliary:
         net.transform_input = False
+        net.aux_logits = False  # the trunk returns its features alone, in train mode as well
+    second = "AuxLogits" if name == "inception_v3" else None
+    if second is not None:
+        net.AuxLogits.fc = type(net.AuxLogits.fc)(net.AuxLogits.fc.in_features, num_classes)
     for module in net.modules():
         if hasattr(module, "inplace"):
             module.inplace = False
@@ -85,7 +90,7 @@ def build(name: str, num_classes: int, image_shape: tuple[int, int, int], pretra
         _IMAGENET_STD if imagenet else [0.5] * 3,
         size=299 if name == "inception_v3" else getattr(net, "image_size", 224),
     )
-    return Classifier(prepare, net, head, last.in_features)
+    return Classifier(prepare, net, head, last.in_features, second)
 
 
 def imagenet_state(name: str, weights: Any) -> dict[str, Tensor]:

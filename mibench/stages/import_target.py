@@ -1,4 +1,4 @@
-"""A target that somebody else trained, brought in so that it is attacked and judged as any other.
+"""A target or evaluation model that somebody else trained, brought in so that it is used as any other.
 
 Its id hangs on the bytes of the model (of a server on its URL), on what the model wants and on the data. What it was
 trained on is not known: the pictures that mibench holds out may have been among its training pictures.
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from mibench.evaluation.model import accuracy
 from mibench.metrics.accuracy import closed_set, top_k
 from mibench.metrics.calibration import calibration
 from mibench.metrics.robustness import spread
-from mibench.models.imported import weights
+from mibench.models.imported import naming, weights
 from mibench.models.imported.network import Gallery, Imported, Wanted, assemble
 from mibench.models.imported.opening import open_source
 from mibench.models.imported.own_code import code_digest
@@ -32,6 +32,7 @@ from mibench.runtime.errors import UserError
 from mibench.runtime.files import write_atomic, write_json
 from mibench.runtime.progress import Reporter
 from mibench.stages import artifacts, imported
+from mibench.stages.train_target import EVALUATOR_SEED, measure_evaluator
 from mibench.training import predict
 from mibench.training.convergence import MEASURED
 
@@ -59,7 +60,15 @@ HELDOUT_SHOWN, LEARNT_SHOWN = 2, 1
 """Pictures of each person that a server is shown to measure it: every one of them costs."""
 
 
-def plan(root: Path, data: Choice, source: ModelSource, found: Found, family: str, precision: str) -> Run:
+def plan(
+    root: Path,
+    data: Choice,
+    source: ModelSource,
+    found: Found,
+    family: str,
+    precision: str,
+    kind: Literal["targets", "evaluators"] = "targets",
+) -> Run:
     """The run that brings a model in.
 
     Args:
@@ -69,6 +78,7 @@ def plan(root: Path, data: Choice, source: ModelSource, found: Found, family: st
         found: What it wants.
         family: Of its architecture, so that evaluation models are of others; `unknown` where that cannot be told.
         precision: fp32 or bf16; the model itself runs in fp32.
+        kind: As what it is brought in.
     """
     spec, inputs = artifacts.dataset_spec(data)
     known = source.identity()
@@ -83,7 +93,7 @@ def plan(root: Path, data: Choice, source: ModelSource, found: Found, family: st
     named = source.model if source.kind == "weights" else f"imported:{family}"
     return Run(
         root,
-        "targets",
+        kind,
         source.name,
         {
             "dataset": spec,
@@ -93,7 +103,7 @@ def plan(root: Path, data: Choice, source: ModelSource, found: Found, family: st
             "origin": "imported",
             "precision": precision,
             "pretrained": False,
-            "seed": 0,
+            "seed": 0 if kind == "targets" else EVALUATOR_SEED,
             "source": known,
             "wanted": found.wanted.to_json(),
         },
@@ -131,10 +141,18 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "training": None,
         }
-        metrics |= _measured(model, data, engine, folder, run.spec["source"]["kind"] == "endpoint")
+        paid = run.spec["source"]["kind"] == "endpoint"
+        if run.kind == "evaluators":
+            # It has learnt no distractors: 'someone else' is not among its answers.
+            metrics |= measure_evaluator(model, data, engine, folder) | {"distractors": 0}
+            metrics |= {"label_order": _order(model, data, engine)}
+        else:
+            metrics |= _measured(model, data, engine, folder, paid)
+            if gallery is None and not paid:
+                metrics |= {"label_order": _order(model, data, engine)}
         task.advance()
         header = {
-            "role": "target model",
+            "role": "target model" if run.kind == "targets" else "evaluation model",
             "architecture": run.spec["model"],
             "classes": list(data.classes),
             "classes_count": len(data.classes),
@@ -167,6 +185,14 @@ def _keep(run: Run, folder: Path) -> None:
             )
         for one, name in [(file, copy.name), *((one, one.name) for one in companions(file))]:
             write_atomic(folder / name, partial(shutil.copyfile, one))
+
+
+def _order(model: Imported, data: Dataset, engine: Engine) -> dict[str, Any]:
+    """What the pictures say of the order of the outputs."""
+    splits = [split.take(spread(split.labels, MEASURED)) for split in (data.train, data.heldout)]
+    learnt, heldout = (predict(model, split.images, engine)[0].cpu() for split in splits)
+    labels = [split.labels.cpu() for split in splits]
+    return naming.verify(learnt, labels[0], heldout, labels[1], len(data.classes)).to_json(data.classes)
 
 
 def _embeddings(model: Imported, split: Split, engine: Engine) -> Tensor:

@@ -37,8 +37,8 @@ OBJECTS: dict[str, nn.Module] = {}
 
 
 def is_imported(run: Run) -> bool:
-    """Whether a run is a target that somebody else trained."""
-    return run.kind == "targets" and run.spec.get("origin") == "imported"
+    """Whether a run is a target or an evaluation model that somebody else trained."""
+    return run.kind in ("targets", "evaluators") and run.spec.get("origin") == "imported"
 
 
 def journal_of(root: Path, endpoint: Endpoint) -> Path:

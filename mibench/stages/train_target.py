@@ -5,6 +5,7 @@ learns distractor people, so that it can answer 'this is someone else'.
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -28,13 +29,14 @@ from mibench.runtime.files import write_json
 from mibench.runtime.pixels import concatenate
 from mibench.runtime.progress import Reporter
 from mibench.stages import artifacts, train_backbone
-from mibench.training import Training, converge, predict
+from mibench.training import Training, converge, predict, recipes
 
 __all__ = [
     "EVALUATOR_SEED",
     "Pretrained",
     "changed_from_recipe",
     "evaluator_families",
+    "measure_evaluator",
     "plan",
     "plan_evaluator",
     "rehearse_surgery",
@@ -54,21 +56,37 @@ EVALUATOR = {"epochs": 10, "batch": 50, "least_steps": 800}
 given another optimiser than muon, whose rate suits no other, the others' rate and schedule come with it."""
 
 
-def recipe(owner: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The whole recipe for a specification; who gives the epochs gets exactly those."""
+LATER = ("augmentation",)
+"""Settings that came after the first networks were shelved: not in a specification where they are the default, so that
+what a run of old is called does not change."""
+
+
+def recipe(owner: str, given: dict[str, Any], published: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The whole recipe for a specification; who gives the epochs gets exactly those.
+
+    Args:
+        owner: `training` of a target, `evaluator` or `verifier`.
+        given: What the user sets.
+        published: The settings of a recipe by name, in the place of the defaults.
+    """
+    given = {**(published or {}), **given}
     defaults: dict[str, Any] = TARGET if owner == "training" else EVALUATOR
     if given.get("optimizer", "muon") != "muon" and owner == "training":
         defaults = ADAMW
     if "epochs" in given:
         defaults = {**defaults, "least_steps": 0, "doublings": 0}
-    return asdict(resolve_settings(Training, owner, {**defaults, **given}))
+    whole = asdict(resolve_settings(Training, owner, {**defaults, **given}))
+    usual = Training()
+    return {key: value for key, value in whole.items() if key not in LATER or value != getattr(usual, key)}
 
 
 def changed_from_recipe(run: Run) -> dict[str, Any]:
-    """What a run's recipe does not have from the defaults."""
-    given = run.spec.get("training") or {}
-    usual = recipe("training" if run.kind == "targets" else "evaluator", {})
-    return {key: value for key, value in given.items() if canonical(value) != canonical(usual.get(key))}
+    """What a run's recipe does not have from the defaults, or from the published recipe that it names."""
+    given, name = run.spec.get("training") or {}, run.spec.get("recipe")
+    published = recipes.find(name).settings(run.spec["model"], run.spec["dataset"]["name"]) if name else None
+    usual = recipe("training" if run.kind == "targets" else "evaluator", {}, published)
+    changed = {key: value for key, value in given.items() if canonical(value) != canonical(usual.get(key))}
+    return {"recipe": name, **changed} if name else changed
 
 
 def titled(name: str, choices: list[Choice]) -> str:
@@ -85,11 +103,13 @@ def plan(
     precision: str,
     training: dict[str, Any] | None = None,
     pretrained: Pretrained = "none",
+    published: str | None = None,
 ) -> Run:
     """The run that trains a target model.
 
     Args:
         pretrained: What its trunk starts from: noise, ImageNet weights, or a backbone trained on the public images.
+        published: The recipe by name that `training` differs from; mibench's own if absent.
 
     Raises:
         UserError: For an unknown architecture or a setting out of range, or a defense that cannot change this
@@ -100,6 +120,7 @@ def plan(
     real = [choice for choice in defenses if choice.name != "none"]
     require_compatible(architecture, real, pretrained)
     backbone = train_backbone.plan(root, data, architecture, precision) if pretrained == "public" else None
+    theirs = recipes.find(published, architecture).settings(architecture, data.name) if published else None
     return Run(
         root,
         "targets",
@@ -111,7 +132,8 @@ def plan(
             "precision": precision,
             "pretrained": {"none": False, "imagenet": True, "public": "public"}[pretrained],
             "seed": seed,
-            "training": recipe("training", training or {}),
+            "training": recipe("training", training or {}, theirs),
+            **({"recipe": published} if published else {}),
         },
         {"backbone": backbone} if backbone else {},
         inputs={"dataset": inputs},
@@ -168,11 +190,23 @@ def require_other_family(evaluator: str, target: str) -> None:
 
 
 def plan_evaluator(
-    root: Path, data: Choice, architecture: str, precision: str, training: dict[str, Any] | None = None
+    root: Path,
+    data: Choice,
+    architecture: str,
+    precision: str,
+    training: dict[str, Any] | None = None,
+    published: str | None = None,
 ) -> Run:
-    """The run that trains an evaluation model."""
+    """The run that trains an evaluation model.
+
+    Args:
+        published: The recipe by name that `training` differs from, where it was published for this architecture; it
+            also says what the network starts from. mibench's own elsewhere.
+    """
     models.family(architecture)
     spec, inputs = artifacts.dataset_spec(data)
+    known = recipes.find(published) if published else None
+    theirs = known if known is not None and known.fits(architecture) else None
     return Run(
         root,
         "evaluators",
@@ -181,9 +215,12 @@ def plan_evaluator(
             "dataset": spec,
             "model": architecture,
             "precision": precision,
-            "pretrained": False,
+            "pretrained": theirs is not None and theirs.starts_from(architecture).value == "imagenet",
             "seed": EVALUATOR_SEED,
-            "training": recipe("evaluator", training or {}),
+            "training": recipe(
+                "evaluator", training or {}, theirs.settings(architecture, data.name) if theirs else None
+            ),
+            **({"recipe": published} if theirs else {}),
         },
         inputs={"dataset": inputs},
     )

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mibench.core import Batch, Defense, Schedule, Split, Step, augment, to_uint8
+from mibench.core import Batch, Defense, Schedule, Split, Step, to_uint8
 from mibench.runtime.checkpoints import read_checkpoint, write_checkpoint
 from mibench.runtime.engine import Engine, at_once
 from mibench.runtime.errors import UserError
@@ -30,10 +30,15 @@ def loss_of(batch: Batch, logits: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
 
 
 class _Taps:
-    """Records the outputs of the modules that penalties want to see, over the forward passes of one step."""
+    """Records the outputs of the modules that penalties want to see, over the forward passes of one step; last those of
+    the network's auxiliary head, if it has one."""
 
     def __init__(self, model: nn.Module, defenses: Sequence[Defense]) -> None:
         self.modules = [list(defense.taps(model)) for defense in defenses]
+        second = getattr(model, "auxiliary", None)
+        self.auxiliary = second is not None
+        if second is not None:
+            self.modules.append([model.trunk.get_submodule(second)])  # type: ignore[union-attr]
         self.seen: dict[int, list[Tensor]] = {}
         self.recording = False
         self.handles = [
@@ -117,6 +122,8 @@ def _step_loss(
         parts = [running(part) for part in batch.x.tensor_split(batch.passes)]
     logits = parts[0] if len(parts) == 1 else torch.cat(parts)
     loss = loss_of(batch, logits)
+    if taps.auxiliary:
+        loss = loss + loss_of(batch, taps.of(len(defenses))[0])
     for position, (defense, step) in enumerate(zip(defenses, steps, strict=True)):
         penalty = defense.penalty(batch, logits, taps.of(position), replace(step, noise=step.noise.of("penalty")))
         loss = loss if penalty is None else loss + penalty
@@ -213,8 +220,7 @@ def fit(
                 now = at(epoch, index)
                 for defense, step in zip(defenses, now, strict=True):
                     x = defense.before(x, step.noise.of("before"))
-                if recipe.augment:
-                    x = augment.base(x, Noise(seed_of(seed, "augment"), index).of(epoch), mirror)
+                x = recipe.augmented(x, Noise(seed_of(seed, "augment"), index).of(epoch), mirror)
                 optimizer.zero_grad(set_to_none=True)
                 loss = _step_loss(running, x, y, classes, defenses, now, taps, engine)
                 loss.backward()
@@ -266,8 +272,7 @@ def as_trained(
     x = engine.images(split.images)
     for defense, noise in zip(defenses, noises, strict=True):
         x = defense.before(x, noise.of("before"))
-    if recipe.augment:
-        x = augment.base(x, Noise(seed_of(seed, "augment"), index).of(recipe.epochs), mirror)
+    x = recipe.augmented(x, Noise(seed_of(seed, "augment"), index).of(recipe.epochs), mirror)
     for defense, noise in zip(defenses, noises, strict=True):
         x = defense.transform(x, noise.of("transform"))
     return to_uint8(x)

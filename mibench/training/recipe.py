@@ -5,9 +5,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
+from mibench.core import augment
 from mibench.runtime.errors import UserError
+from mibench.runtime.rng import Noise
 from mibench.training.muon import Muon, hidden_weights
 
 __all__ = ["Training"]
@@ -26,11 +29,14 @@ class Training:
         batch: Images a step.
         lr: Highest learning rate.
         weight_decay: Decoupled for muon and adamw, L2 otherwise.
-        optimizer: muon (matrices; adamw for the rest), adamw, adam or sgd (Nesterov momentum .9).
+        optimizer: muon (matrices; adamw for the rest), adamw, adam, sgd (Nesterov momentum .9) or momentum (SGD with
+            plain momentum .9).
         schedule: onecycle (rise, then cosine), linear (rise, then linear fall), steps (x .1 at the milestones) or
             constant.
         milestones: Fractions of the epochs at which `steps` divides the rate by ten.
-        augment: Whether to use the base augmentation.
+        augment: Whether images are augmented at all.
+        augmentation: base (see `augment.base`), ppa (the same with hue jitter, as Plug & Play's) or flip (mirror images
+            alone, as KEDMI's).
         doublings: How often a target that has not converged is trained again for twice as long (see `converge`); it is
             then trained for at most epochs x 2^doublings.
         least_steps: More passes are made where the images are so few that `epochs` gives fewer steps than this.
@@ -40,12 +46,13 @@ class Training:
     batch: int = 48
     lr: float = 3e-3
     weight_decay: float = 0.05
-    optimizer: Literal["muon", "adamw", "adam", "sgd"] = "adamw"
+    optimizer: Literal["muon", "adamw", "adam", "sgd", "momentum"] = "adamw"
     schedule: Literal["onecycle", "linear", "steps", "constant"] = "onecycle"
     milestones: tuple[float, ...] = (0.75, 0.9)
     augment: bool = True
     least_steps: int = 0
     doublings: int = 0
+    augmentation: Literal["base", "ppa", "flip"] = "base"
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 2:
@@ -72,10 +79,28 @@ class Training:
             matrices = hidden_weights(model)
             taken = set(matrices)
             return Muon(matrices, [one for one in learning if one not in taken], self.lr, self.weight_decay)
-        if self.optimizer == "sgd":
-            return torch.optim.SGD(learning, lr=self.lr, momentum=0.9, nesterov=True, weight_decay=self.weight_decay)
+        if self.optimizer in ("sgd", "momentum"):
+            nesterov = self.optimizer == "sgd"
+            return torch.optim.SGD(
+                learning, lr=self.lr, momentum=0.9, nesterov=nesterov, weight_decay=self.weight_decay
+            )
         kind = torch.optim.AdamW if self.optimizer == "adamw" else torch.optim.Adam
         return kind(learning, lr=self.lr, weight_decay=self.weight_decay)
+
+    def augmented(self, x: Float[Tensor, "n c h w"], noise: Noise, mirror: bool) -> Float[Tensor, "n c h w"]:
+        """Images as the network sees them in an epoch, before its defenses change them.
+
+        Args:
+            x: Images in [0, 1].
+            noise: Of this epoch, a row an image.
+            mirror: A mirrored image still shows the same class.
+        """
+        if not self.augment:
+            return x
+        if self.augmentation == "flip":
+            return augment.flip(x, noise.of("flip")) if mirror else x
+        x = augment.base(x, noise, mirror)
+        return augment.hue(x, noise.of("hue"), 0.1) if self.augmentation == "ppa" else x
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate at a step: a function of time alone, so that nothing needs saving.

@@ -205,3 +205,16 @@ def test_the_base_augmentation_is_the_crop_and_the_jitter(
     cut = augment.random_resized_crop(x, noise.of("crop"), (0.85, 1.0), mirror=0.5 if mirror else 0.0)
     apart = augment.colour_jitter(cut, noise.of("jitter"), 0.2, 0.2, 0.1)
     torch.testing.assert_close(augment.base(x, noise, mirror), apart, rtol=0, atol=3e-5)
+
+
+def test_hue_is_torchvisions_and_turns_nothing_at_zero() -> None:
+    x = torch.rand(6, 3, 9, 7, generator=torch.Generator().manual_seed(4))
+    x[0, :, 0, 0], x[0, :, 1, 1] = 0.5, 0.0  # greys have no hue
+    noise = Noise(3, torch.arange(6))
+    factors = (2 * noise.uniform(1)[:, 0] - 1) * 0.1
+    mine = augment.hue(x, noise, 0.1)
+    for place, factor in enumerate(factors.tolist()):
+        torch.testing.assert_close(mine[place], TF.adjust_hue(x[place], factor), atol=2e-6, rtol=0)
+    assert factors.unique().numel() == 6, "every image has a turn of its own"
+    torch.testing.assert_close(augment.hue(x, noise, 0.0), x, atol=1e-6, rtol=0)
+    assert torch.equal(augment.hue(x[:, :1], noise, 0.1), x[:, :1])

@@ -361,6 +361,29 @@ def test_any_torchvision_classifier_gets_its_head_replaced(name: str, features: 
     assert not wide
 
 
+@torch.no_grad()
+def test_a_network_of_timm_has_timms_features_before_its_head() -> None:
+    timm = pytest.importorskip("timm")
+    net = make("timm:resnet10t", classes=5).eval()
+    x = images(2)
+    reference = timm.create_model("resnet10t", num_classes=5).eval()
+    reference.load_state_dict({**net.trunk.state_dict(), **{f"fc.{k}": v for k, v in net.head.state_dict().items()}})
+    prepared = F.interpolate(x, (224, 224), mode="bilinear", antialias=True) * 2 - 1
+    assert relative(net(x), reference(prepared)) < 1e-5
+    assert family("timm:resnet10t") == "resnet" and family("timm:resnest50d") == "resnest"
+    with pytest.raises(UserError, match="timm has no network called resnet10x"):
+        make("timm:resnet10x")
+
+
+def test_inceptions_second_head_learns_with_weight_one_and_nobody_else_reads_it() -> None:
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        whole = build("inception_v3", 3, (3, 64, 64))
+        assert whole.trunk.AuxLogits.fc.out_features == 3 and whole.auxiliary == "AuxLogits"
+        assert whole.train()(torch.rand(2, 3, 64, 64)).shape == (2, 3), "logits alone in train mode too"
+    assert build("cnn", 3, SHAPE).auxiliary is None
+
+
 def test_a_convolutional_head_is_refused() -> None:
     with pytest.raises(UserError, match="ends in a convolution"):
         make("squeezenet1_1")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mibench.models import published
 from mibench.models.base import Classifier
 from mibench.models.imported import weights
 from mibench.models.imported.declared import Declared, first
@@ -25,6 +26,10 @@ def open_weights(source: ModelSource) -> Opened:
     assert source.file is not None
     state = weights.read_state(source.file)
     tensors = weights.bare(state.tensors)
+    if (theirs := published.mapped(tensors)) is not None:
+        own = replace(source, model=published.named(source.model, theirs, str(source.file)))
+        opened = _ours(own, theirs.tensors, state.classes)
+        return replace(opened, declared=replace(opened.declared, size=theirs.side), notes=(theirs.told,))
     if source.model.startswith("timm:"):
         net, declared = _timm(source.model.removeprefix("timm:"), tensors, source)
     elif {"trunk", "head"} <= {name.split(".")[0] for name in tensors}:

@@ -19,7 +19,7 @@ Kind = Literal["weights", "code", "exported", "torchscript", "onnx", "endpoint",
 PROGRAMS: dict[str, Kind] = {".pt2": "exported", ".ts": "torchscript", ".torchscript": "torchscript", ".onnx": "onnx"}
 """Endings of files that hold a whole program, not only weights."""
 
-WEIGHTS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
+WEIGHTS = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".safetensors")
 
 FORMS = (
     "--weights FILE --model ARCHITECTURE, --model package.module:function, --model FILE.pt2 (or .ts, .onnx), or "

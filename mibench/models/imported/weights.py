@@ -6,6 +6,7 @@ zip archive in torch's. A model that does not fit is refused before a tensor is 
 
 import json
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -105,7 +106,8 @@ def read_state(path: Path) -> State:
     if path.suffix.lower() == ".safetensors":
         return State(_safetensors(path), _classes_in(_metadata(path)))
     try:
-        with open_file(path) as file:
+        with open_file(path) as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols
             content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).split("\n", 1)[0].rstrip(".")
@@ -151,6 +153,8 @@ def _unwrapped(path: Path, content: Any) -> dict[str, Tensor]:
     """The names and tensors inside a checkpoint."""
     seen: list[str] = []
     for _ in range(4):
+        if isinstance(content, tuple | list):  # (weights, epoch, ...)
+            content = next((one for one in content if isinstance(one, Mapping)), content)
         if not isinstance(content, Mapping):
             break
         tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
