@@ -486,7 +486,7 @@ class Sized:
     def __init__(self, real: Result, name: str, images: torch.Tensor, labels: torch.Tensor) -> None:
         self.run = dataclasses.replace(real.run, spec={"name": name})
         self.names, self.score, self.target, self.judges = real.names, real.score, real.target, real.judges
-        self.evaluators = real.evaluators
+        self.evaluators, self.track = real.evaluators, real.track
         self.inversion = dataclasses.replace(real.inversion, root=Path(name))
         self.images, self.hits = images, real.hits
         self.per_image = pd.DataFrame(
