@@ -26,6 +26,9 @@ MOST = 8
 FIRED = 3
 """Checks that are told in words; more are counted."""
 
+UNFINISHED = "*"
+"""Marks a target whose training had not converged."""
+
 WORD = 9
 """Width of the words at the left: careful, checks, look, next."""
 
@@ -73,6 +76,8 @@ def _table(headline: Headline) -> Table:
         table.add_row(*_cells(standing))
     if headline.standings:
         table.add_row("real photographs", _share(headline.standings[0].ceiling), "", "", style="italic")
+    if not all(one.point.converged for one in headline.standings[:MOST]):
+        table.add_row(f"{UNFINISHED} not converged", "", "", "", style="yellow")
     left = len(headline.standings) - MOST
     if left > 0:
         table.add_row(f"and {left} more: --full", "", "", "", style="dim")
@@ -82,10 +87,12 @@ def _table(headline: Headline) -> Table:
 def _cells(standing: Standing) -> tuple[Text, Text, Text, Text]:
     point = standing.point
     style = "bold" if standing.above else "dim"
-    name = Text.assemble((standing.label, "bold"), *([] if point.converged else [(" (not converged)", "yellow")]))
+    name = Text.assemble((standing.label, "bold"), *([] if point.converged else [(f" {UNFINISHED}", "yellow")]))
     strongest = point.strongest
     rate = f"{strongest.attack} {_share(strongest.rate)}" if strongest is not None else "-"
-    floor = f"{standing.floor.attack} {_value(standing.floor.rate)}" if standing.floor is not None else "none run"
+    floor = "none run"
+    if standing.floor is not None:  # the sentences name its prior
+        floor = f"{standing.floor.attack.partition(' from ')[0]} {_value(standing.floor.rate)}"
     return name, Text(rate, style=style), Text(floor), Text(_share(point.natural))
 
 

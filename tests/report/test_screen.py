@@ -49,7 +49,16 @@ def test_nothing_is_cut_at_any_width(content: Content, width: int) -> None:
 
 def test_a_target_that_is_not_converged_says_so(content: Content) -> None:
     unfinished = [not one.point.converged for headline in content.headlines for one in headline.standings]
-    assert drawn(content, 120).count("(not converged)") == sum(unfinished)
+    shown = drawn(content, 120)
+    assert len(re.findall(r"^\S.* \*  ", shown, re.MULTILINE)) == sum(unfinished)
+    assert ("* not converged" in shown) == any(unfinished)
+
+
+def test_a_target_takes_one_line_at_80_columns(content: Content) -> None:
+    lines = drawn(content, 80).splitlines()
+    for headline in content.headlines:
+        rows = [line for line in lines for one in headline.standings if line.startswith(f"{one.label} ")]
+        assert len(rows) == len(headline.standings) and all(row.rstrip().endswith("]") for row in rows)
 
 
 def test_checks_are_told_in_words_or_counted(content: Content) -> None:
