@@ -19,10 +19,11 @@ from mibench.core import Prior, PriorTrainer, Split
 from mibench.priors.stylegan2 import StylePrior, StyleSpace
 from mibench.priors.stylegan2_ada_critic import Critic
 from mibench.priors.stylegan2_ada_network import Generator, Geometry
+from mibench.priors.stylegan2_ada_view import View
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
 
-__all__ = ["AdaPrior", "AdaSpace", "StyleGan2Ada", "View"]
+__all__ = ["AdaPrior", "AdaSpace", "StyleGan2Ada"]
 
 CARD = {
     "summary": "a published StyleGAN2(-ADA) of 256 to 1024 pixels, imported from its authors' file",
@@ -45,42 +46,6 @@ PRESETS: dict[str, dict[str, Any]] = {"paper": {}, "quick": {}}
 
 SAVED = 3.2
 """How many tensors of its features' size a layer keeps for the gradient, measured with autograd's own hooks."""
-
-
-class _Clamped(torch.autograd.Function):
-    """Clamped to [0, 1]; the gradient passes as if it were not."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.clamp(0.0, 1.0)
-
-    @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> Tensor:
-        return slope
-
-
-@dataclass(frozen=True)
-class View:
-    """What the target sees of a generator's image: its middle, resized on the device, in [0, 1].
-
-    Source: PPA's authors cut 800 of 1024 pixels out of the middle and resize them to 224, bilinear with antialiasing.
-    Differs: they leave what lies outside [-1, 1] as it is; here the image is clamped, as it will be saved, and the
-    gradient passes the clamp.
-
-    Args:
-        side: Of the target's images.
-        antialias: Average over what a smaller pixel covers; without it a resized image is sampled at points.
-    """
-
-    side: int
-    antialias: bool
-
-    def __call__(self, image: Float[Tensor, "n c k l"]) -> Float[Tensor, "n c h w"]:
-        """Of images that are about in [-1, 1]."""
-        if image.shape[2] != self.side:
-            image = F.interpolate(image.float(), (self.side, self.side), mode="bilinear", antialias=self.antialias)
-        clamped: Tensor = _Clamped.apply((image + 1.0) / 2.0)
-        return clamped
 
 
 class AdaSpace(StyleSpace):

@@ -146,13 +146,13 @@ class Result:
         known = [f"open_top1@{first}", f"own_ball@{first}", *(f"verified@{name}" for name in self.score.verifiers)]
         return [column for column in known if column in self.verdicts]
 
-    @property
+    @cached_property
     def verdicts(self) -> dict[str, Hits]:
         """Column -> yes or no on each image, in the order in which the images were made: the headline `likeness` and
         what else each judge says."""
         return self._columns[0]
 
-    @property
+    @cached_property
     def distances(self) -> dict[str, Float64[Tensor, " n"]]:
         """Column -> distance of each image to the nearest private one in an evaluation model's features
         (`knn_train@`, `knn_heldout@`); NaN where no image came back."""

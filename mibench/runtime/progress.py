@@ -1,12 +1,11 @@
 """Who is told how far work has come: a terminal, a queue to the parent process, a file, or nobody."""
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol, runtime_checkable
-
-from mibench.runtime.files import write_json
 
 __all__ = ["Recorded", "Reporter", "Silent", "Task"]
 
@@ -73,6 +72,11 @@ class Recorded:
         self.reporter.say(line)
 
 
+def _leave(path: Path, record: dict[str, str | int | float]) -> None:
+    """Not by way of `files`: word of progress is worth no wait for the disk, and half a record is read as none."""
+    path.write_text(json.dumps(record), encoding="utf-8")
+
+
 class _Recorded:
     def __init__(self, bar: Task, path: Path, about: dict[str, str | int]) -> None:
         self.bar, self.path, self.about = bar, path, about
@@ -84,4 +88,4 @@ class _Recorded:
         if time.monotonic() - self.last > SELDOM:
             self.last = time.monotonic()
             with suppress(OSError):
-                write_json(self.path, {**self.about, "step": self.step, "time": round(time.time(), 1)})
+                _leave(self.path, {**self.about, "step": self.step, "time": round(time.time(), 1)})

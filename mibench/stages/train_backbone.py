@@ -53,7 +53,7 @@ def plan(root: Path, data: Choice, architecture: str, precision: str) -> Run:
             "precision": precision,
             "pretrained": False,
             "seed": BACKBONE_SEED,
-            "training": asdict(resolve_settings(Training, "backbone", dict(RECIPE))),
+            "training": resolve_settings(Training, "backbone", dict(RECIPE)).spec(),
         },
         inputs={"dataset": inputs},
     )

@@ -56,11 +56,6 @@ EVALUATOR = {"epochs": 10, "batch": 50, "least_steps": 800}
 given another optimiser than muon, whose rate suits no other, the others' rate and schedule come with it."""
 
 
-LATER = ("augmentation",)
-"""Settings that came after the first networks were shelved: not in a specification where they are the default, so that
-what a run of old is called does not change."""
-
-
 def recipe(owner: str, given: dict[str, Any], published: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The whole recipe for a specification; who gives the epochs gets exactly those.
 
@@ -75,9 +70,7 @@ def recipe(owner: str, given: dict[str, Any], published: Mapping[str, Any] | Non
         defaults = ADAMW
     if "epochs" in given:
         defaults = {**defaults, "least_steps": 0, "doublings": 0}
-    whole = asdict(resolve_settings(Training, owner, {**defaults, **given}))
-    usual = Training()
-    return {key: value for key, value in whole.items() if key not in LATER or value != getattr(usual, key)}
+    return resolve_settings(Training, owner, {**defaults, **given}).spec()
 
 
 def changed_from_recipe(run: Run) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def plan(
             "precision": precision,
             "pretrained": False,
             "seed": VERIFIER_SEED,
-            "training": asdict(resolve_settings(Training, "verifier", recipe)),
+            "training": resolve_settings(Training, "verifier", recipe).spec(),
         },
         inputs={"dataset": inputs},
     )

@@ -1,8 +1,8 @@
 """The recipe a network is trained with."""
 
 import math
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,10 @@ __all__ = ["Training"]
 
 WARM = 0.1
 """Share of the training in which `linear` rises."""
+
+
+LATER = ("augmentation",)
+"""Settings that came after the first networks were shelved."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,12 @@ class Training:
             raise UserError("training: lr must be above 0")
         if self.doublings < 0:
             raise UserError(f"training: doublings must be at least 0, got {self.doublings}")
+
+    def spec(self) -> dict[str, Any]:
+        """The settings as a specification has them. Those that came after the first networks were shelved stand there
+        only where they are not the defaults, so that what an older run is called does not change."""
+        whole, usual = asdict(self), Training()
+        return {key: value for key, value in whole.items() if key not in LATER or value != getattr(usual, key)}
 
     def for_images(self, count: int) -> "Training":
         """The recipe with the epochs that so many images need."""

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mibench.priors.imported.opening import read_generator
-from mibench.priors.stylegan2_ada import AdaPrior, AdaSpace, StyleGan2Ada, View
+from mibench.priors.stylegan2_ada import AdaPrior, AdaSpace, StyleGan2Ada
 from mibench.priors.stylegan2_ada_network import Generator, doubled, windows
+from mibench.priors.stylegan2_ada_view import View
 from mibench.runtime.rng import Noise
 from mibench.stages.artifacts import nothing
 from mibench.stages.import_prior import choose

@@ -224,6 +224,10 @@ def configured(kind: str, name: str, given: dict[str, Any]) -> registry.Choice |
     return refused("settings", lambda: registry.configure(kind, name, settings=given))
 
 
+PREPARED = {"celeba", "facescrub", "pubfig83", "stanford_dogs", "vggface2"}
+"""Data sets of files that are not here."""
+
+
 @pytest.mark.parametrize(("kind", "name"), BUILT, ids=lambda one: one)
 def test_every_setting_takes_or_refuses_every_value(kind: str, name: str) -> None:
     """What is taken goes into a specification that gives the same plug-in again."""
@@ -235,6 +239,8 @@ def test_every_setting_takes_or_refuses_every_value(kind: str, name: str) -> Non
                 owner, _, last = field.rpartition(".")
                 # A combination may be refused by the plug-in, in its own words.
                 assert any(one in str(choice) for one in (last, owner or name.split("+")[0])), str(choice)
+            elif name in PREPARED:  # which says in a specification what the files hold
+                assert isinstance(refused("settings", choice.spec), UserError)
             elif name != "folder" and field != "root":  # those are hashed, not kept
                 again = registry.configure(kind, name, settings=json.loads(canonical(choice.spec()["settings"])))
                 # How many bystanders there are decides no byte of a data set, and so is no part of its specification.

@@ -71,6 +71,10 @@ def test_a_dry_run_refuses_images_that_a_prior_cannot_draw(tmp_path: Path, monke
 def test_every_prior_can_be_rehearsed_for_colour_and_for_grey(name: str, tmp_path: Path) -> None:
     quick = "quick" if "quick" in registry.presets("priors", name) else "default"
     prior = registry.configure("priors", name, quick)
+    if prior.plugin.imported:
+        with pytest.raises(UserError, match="is not learnt but imported: mibench prior import"):
+            train_prior.plan(tmp_path, registry.configure("data", "digiface"), prior, None, 0, "fp32")
+        return
     for data in ("digiface", "orl"):
         choice = registry.configure("data", data)
         target = target_of(tmp_path, data) if prior.plugin.target_access is not None else None

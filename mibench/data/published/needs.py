@@ -87,7 +87,7 @@ def top_of(root: str, name: str) -> Path:
         top = Path(given).expanduser()
     except RuntimeError:
         raise UserError(f"root = '{given}': there is no such user; give the folder itself") from None
-    if "\0" in given or not top.is_dir():
+    if not os.path.isdir(top):  # unlike Path.is_dir it takes any text
         raise UserError(f"root = {given!r} is no folder; make it, or give the one that holds {name}/")
     return top
 

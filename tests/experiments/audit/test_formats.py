@@ -106,7 +106,7 @@ def test_every_form_gets_the_same_verdict(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_at_224_px_the_answers_are_the_networks_own(tmp_path: Path) -> None:
-    """Of the forms that are made in a moment; exported programs and ONNX were compared by hand (docs/audit.md)."""
+    """Of the forms that are made in a moment; of the others only the verdict was compared at this size."""
     private, _ = tree(tmp_path, private=3, public=1, each=2, size=224, colour=True)
     shown = audits.pictures(private)
     assert shown.side == 224
