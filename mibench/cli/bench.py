@@ -27,7 +27,7 @@ def bench(
     import torch
 
     from mibench.cli import printing_bench
-    from mibench.experiments.bench import attack_rows, equal_accuracy, training_rows
+    from mibench.experiments.bench import attack_rows, equal_accuracy, peaks, training_rows
     from mibench.experiments.bench.equal import RACES
     from mibench.experiments.bench.rows import ATTACKS
     from mibench.runtime import engine
@@ -41,20 +41,14 @@ def bench(
     engine.set_threads(place.type)
     precisions = ["fp32", "bf16"] if engine.fast_bf16(place.type) else ["fp32"]
     if accuracy:
-        races = [
-            (precision, equal_accuracy(name, people, engine.Engine(place, precision)))
-            for name in only or RACES
-            for precision in precisions
-        ]
+        races = [race for name in only or RACES for race in equal_accuracy(name, people, place, precisions)]
         if as_json:
-            print(json.dumps([vars(race) | {"precision": one, "ratio": race.ratio} for one, race in races], indent=1))
+            print(json.dumps([vars(race) | {"ratio": race.ratio} for race in races], indent=1))
         else:
             printing_bench.races(races, people)
         return
-    rows = [
-        *attack_rows(place, precisions, turns, only or ()),
-        *(training_rows(place, precisions, turns) if not only else ()),
-    ]
+    most = peaks(place, precisions)
+    rows = [*attack_rows(place, most, turns, only or ()), *(training_rows(place, most, turns) if not only else ())]
     if as_json:
         print(json.dumps([vars(row) for row in rows], indent=1))
     else:

@@ -54,14 +54,14 @@ def _text(seconds: float | None) -> str:
     return "never" if seconds is None else f"{seconds:.1f} s"
 
 
-def races(measured: Sequence[tuple[str, Equal]], people: int) -> None:
+def races(measured: Sequence[Equal], people: int) -> None:
     """One line for each attack and precision."""
     table = _columns(_machine(), "", "theirs", "ours", "sooner", "ends at", "ours ends at")
-    for precision, race in measured:
+    for race in measured:
         theirs, ours = race.seconds
         ratio = "" if race.ratio is None else f"{race.ratio:.1f}x"
         ends = [f"{curve[-1][2]:.0%} in {curve[-1][1]:.0f} s" for curve in (race.theirs, race.ours)]
-        table.add_row(f"{race.attack}, {precision}", _text(theirs), _text(ours), ratio, *ends)
+        table.add_row(f"{race.attack}, {race.precision}", _text(theirs), _text(ours), ratio, *ends)
     console = SafeConsole()
     console.print(table)
     console.print(

@@ -40,11 +40,9 @@ def frame(results: Sequence[Result], known: Sequence[Published]) -> pd.DataFrame
         if result.prior is None:
             continue
         for one in known:
-            attack = one.attack or result.attack
-            same = (result.target.spec["dataset"]["name"], result.target.spec["model"], result.attack)
-            if one.value is None or same != (one.dataset, one.model, attack):
-                continue
-            if result.row["defense"] == one.defense:
+            target = (result.row["dataset"], result.row["model"], result.row["defense"])
+            same = target == (one.dataset, one.model, one.defense) and one.attack in ("", result.attack)
+            if same and one.value is not None:
                 lines.append(_line(result, one))
     table = pd.DataFrame(lines)
     # No attack changes natural accuracy: once for each target.

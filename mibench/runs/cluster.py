@@ -11,8 +11,8 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -22,15 +22,19 @@ import torch
 
 from mibench.runs.claims import FOLDER, Worker, cards, require_same, versions
 from mibench.runs.executor import Stage, attempt, pending
+from mibench.runs.relay import Event, Relay, Shown
 from mibench.runs.run import KINDS, Run
 from mibench.runtime.engine import cores, resolve
 from mibench.runtime.errors import UserError
-from mibench.runtime.progress import Reporter, Task
+from mibench.runtime.progress import Reporter
 
 __all__ = ["Cluster", "execute", "read"]
 
 RETRIES = 3
 """How often Ray repeats a task whose worker or node died."""
+
+TOLD = 0.5
+"""Seconds between two words of a task's bar."""
 
 TICK = 0.2
 """Seconds between two looks at what is done and how far the rest has come."""
@@ -147,7 +151,7 @@ class _Driver:
         self.ready = [(*self.order[label], label) for label, parents in self.missing.items() if not parents]
         heapq.heapify(self.ready)
         self.running: dict[Any, Run] = {}
-        self.shown = _Shown(reporter)
+        self.shown = Shown(reporter, anew=True)
 
     def _require_room(self) -> None:
         """What no node has would be waited for without a word."""
@@ -236,12 +240,12 @@ class _Board:
     """An actor: what tasks have said since the driver last asked."""
 
     def __init__(self) -> None:
-        self.events: list[tuple[str, Any, Any]] = []
+        self.events: list[Event] = []
 
-    def put(self, event: tuple[str, Any, Any]) -> None:
+    def put(self, event: Event) -> None:
         self.events.append(event)
 
-    def drain(self) -> list[tuple[str, Any, Any]]:
+    def drain(self) -> list[Event]:
         events, self.events = self.events, []
         return events
 
@@ -259,7 +263,7 @@ def _task(
                 "nodes share, under the same path"
             )
         torch.set_num_threads(threads)  # the driver's number on every node: rounding depends on it
-        reporter = _Relay(lambda event: board.put.remote(event))
+        reporter = Relay(lambda event: board.put.remote(event), TOLD)
         with Worker(run.root, group) as worker:
             while not run.done:
                 with worker.claimed(run) as own:
@@ -277,70 +281,3 @@ def _task(
     except Exception as error:
         return "failed", f"{run.label} failed on {host}: {type(error).__name__}: {error}"
     return "done", ""
-
-
-class _Relay:
-    """A reporter that sends what it is told to the driver, at most a few times a second."""
-
-    def __init__(self, put: Callable[[tuple[str, Any, Any]], object]) -> None:
-        self.put = put
-        self.count = 0
-
-    @contextmanager
-    def task(self, label: str, total: int, unit: str) -> Iterator["_Bar"]:
-        self.count += 1
-        bar = _Bar((socket.gethostname(), os.getpid(), time.monotonic_ns(), self.count), self.put)
-        self.put(("open", bar.key, (label, total, unit)))
-        try:
-            yield bar
-        finally:
-            bar.flush()
-            self.put(("close", bar.key, None))
-
-    def say(self, line: str) -> None:
-        self.put(("say", None, line))
-
-
-class _Bar:
-    def __init__(self, key: tuple[Any, ...], put: Callable[[tuple[str, Any, Any]], object]) -> None:
-        self.key = key
-        self.put = put
-        self.waiting = 0
-        self.last = time.monotonic()
-
-    def advance(self, count: int = 1) -> None:
-        self.waiting += count
-        if time.monotonic() - self.last > 0.5:
-            self.flush()
-
-    def flush(self) -> None:
-        self.put(("advance", self.key, self.waiting))
-        self.waiting, self.last = 0, time.monotonic()
-
-
-class _Shown:
-    """The driver's side of the relay; a bar is replaced when its run begins again elsewhere."""
-
-    def __init__(self, reporter: Reporter) -> None:
-        self.reporter = reporter
-        self.open: dict[Any, tuple[str, AbstractContextManager[Task], Task]] = {}
-
-    def replay(self, what: str, key: Any, value: Any) -> None:
-        if what == "open":
-            for other in [known for known, (label, _, _) in self.open.items() if label == value[0]]:
-                self._close(other)
-            context = self.reporter.task(*value)
-            self.open[key] = (value[0], context, context.__enter__())
-        elif what == "say":
-            self.reporter.say(value)
-        elif what == "advance" and key in self.open:
-            self.open[key][2].advance(value)
-        elif what == "close" and key in self.open:
-            self._close(key)
-
-    def _close(self, key: Any) -> None:
-        self.open.pop(key)[1].__exit__(None, None, None)
-
-    def close(self) -> None:
-        for key in list(self.open):
-            self._close(key)

@@ -3,26 +3,28 @@
 On a CPU two worker processes share the cores; on an accelerator everything runs in this process.
 """
 
-import itertools
 import multiprocessing
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import suppress
 from queue import Empty
 from typing import Any
 
+from mibench.runs.relay import Relay, Shown
 from mibench.runs.run import KINDS, Run
 from mibench.runtime.endings import going_on
 from mibench.runtime.engine import Engine, out_of_memory, resolve, set_threads, workers
 from mibench.runtime.errors import UserError
-from mibench.runtime.progress import Recorded, Reporter, Task
+from mibench.runtime.progress import Recorded, Reporter
 
 __all__ = ["PROGRESS", "Stage", "attempt", "execute", "pending"]
+
+TOLD = 0.2
+"""Seconds between two words of a worker's bar."""
 
 PROGRESS = ".progress.json"
 """In a directory that is worked on: how far the work has come (`Recorded`); gone when the run is finished."""
@@ -104,40 +106,6 @@ def execute(runs: list[Run], stage: Stage, device: str, reporter: Reporter, forc
 # --- worker processes -----------------------------------------------------------------------------------------------
 
 _events: Any = None
-_numbers = itertools.count()
-
-
-class _Relay:
-    """A reporter that sends every event to the parent process, at most a few times a second."""
-
-    @contextmanager
-    def task(self, label: str, total: int, unit: str) -> Iterator["_Bar"]:
-        bar = _Bar((os.getpid(), next(_numbers)))
-        _events.put(("open", bar.key, (label, total, unit)))
-        try:
-            yield bar
-        finally:
-            bar.flush()
-            _events.put(("close", bar.key, None))
-
-    def say(self, line: str) -> None:
-        _events.put(("say", None, line))
-
-
-class _Bar:
-    def __init__(self, key: tuple[int, int]) -> None:
-        self.key = key
-        self.waiting = 0
-        self.last = time.monotonic()
-
-    def advance(self, count: int = 1) -> None:
-        self.waiting += count
-        if time.monotonic() - self.last > 0.2:
-            self.flush()
-
-    def flush(self) -> None:
-        _events.put(("advance", self.key, self.waiting))
-        self.waiting, self.last = 0, time.monotonic()
 
 
 def _start(events: Any, device: str) -> None:
@@ -157,41 +125,20 @@ def _start(events: Any, device: str) -> None:
 
 
 def _job(run: Run, stage: Stage, device: str) -> None:
-    perform(run, stage, resolve(device, run.spec["precision"]), _Relay())
+    perform(run, stage, resolve(device, run.spec["precision"]), Relay(_events.put, TOLD))
 
 
-class _Shown:
-    """The parent's side of the relay: replays the workers' events on the real reporter."""
-
-    def __init__(self, reporter: Reporter) -> None:
-        self.reporter = reporter
-        self.open: dict[Any, tuple[AbstractContextManager[Task], Task]] = {}
-
-    def replay(self, events: Any) -> None:
+def _replay(events: Any, shown: Shown) -> None:
+    """What the workers have sent since the last look."""
+    with suppress(Empty):
         while True:
-            try:
-                what, key, value = events.get_nowait()
-            except Empty:
-                return
-            if what == "open":
-                context = self.reporter.task(*value)
-                self.open[key] = (context, context.__enter__())
-            elif what == "advance":
-                self.open[key][1].advance(value)
-            elif what == "close":
-                self.open.pop(key)[0].__exit__(None, None, None)
-            else:
-                self.reporter.say(value)
-
-    def close(self) -> None:
-        for context, _ in self.open.values():
-            context.__exit__(None, None, None)
+            shown.replay(*events.get_nowait())
 
 
 def _side_by_side(todo: list[Run], stage: Stage, device: str, count: int, reporter: Reporter) -> None:
     context = multiprocessing.get_context("spawn")
     events = context.Queue()
-    shown = _Shown(reporter)
+    shown = Shown(reporter)
     left = {run.label: run for run in todo}
     running: dict[Future[None], Run] = {}
     pool = ProcessPoolExecutor(count, context, _start, (events, device))
@@ -207,7 +154,7 @@ def _side_by_side(todo: list[Run], stage: Stage, device: str, count: int, report
                 if not any(parent.label in awaited for parent in run.ancestors()):
                     running[pool.submit(_job, left.pop(run.label), stage, device)] = run
             finished, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-            shown.replay(events)
+            _replay(events, shown)
             for future in finished:
                 future.result()
                 reporter.say(f"done {running.pop(future).label}")

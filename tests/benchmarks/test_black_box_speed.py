@@ -5,7 +5,6 @@ python -m pytest tests/benchmarks -o addopts="" --benchmark-only --benchmark-gro
 """
 
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +17,7 @@ from mibench import models
 from mibench.attacks.brep import BREP
 from mibench.attacks.rlb import RLB
 from mibench.core import Access, Attack, AttackContext, Oracle, Split
+from mibench.experiments.bench.machine import spent
 from mibench.models.fold import fold
 from mibench.priors.wgan_gp import WganGp, WganPrior
 from mibench.runtime.engine import Engine, device_name, fast_bf16, set_threads
@@ -51,23 +51,13 @@ def ours(attack: Attack, access: Access) -> Callable[[], object]:
     return attacked
 
 
-def spent(work: Callable[[], object]) -> float:
-    """Seconds; on a CPU those of this process, so that others on the machine count less."""
-    clock = time.process_time if DEVICE.type == "cpu" else time.perf_counter
-    begin = clock()
-    work()
-    if DEVICE.type == "cuda":
-        torch.cuda.synchronize()
-    return clock() - begin
-
-
 def compare(benchmark: Any, capsys: Any, name: str, attack: Attack, access: Access, port: Callable[[], object]) -> None:
     """Seconds of ours through the benchmark; the ratio per class from pairs measured in turn."""
     set_threads(DEVICE.type)
     many = ours(attack, access)
     benchmark.pedantic(many, rounds=1, warmup_rounds=1)
     port()
-    pairs = [(spent(port), spent(many) / AT_ONCE) for _ in range(PAIRS)]
+    pairs = [(spent(port, DEVICE), spent(many, DEVICE) / AT_ONCE) for _ in range(PAIRS)]
     ratios = sorted(one / other for one, other in pairs)
     with capsys.disabled():
         print(

@@ -80,8 +80,11 @@ def test_what_is_lost_again_was_not_reached(accuracies: tuple[float, ...], secon
 
 
 def test_a_race_that_is_never_won_has_no_ratio() -> None:
-    assert Equal("ppa", (), (), (10.0, 4.0)).ratio == 2.5
-    assert Equal("ppa", (), (), (10.0, None)).ratio is None and Equal("ppa", (), (), (None, 4.0)).ratio is None
+    assert Equal("ppa", "fp32", (), (), (10.0, 4.0)).ratio == 2.5
+    assert (
+        Equal("ppa", "fp32", (), (), (10.0, None)).ratio is None
+        and Equal("ppa", "fp32", (), (), (None, 4.0)).ratio is None
+    )
 
 
 def test_the_table_says_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import pytest
 from sharing import bytes_of, graph, left_over, stage
 
 from mibench.runs import cluster, worker
+from mibench.runs.relay import Shown
 from mibench.runtime.errors import UserError
 from mibench.runtime.progress import Silent
 
@@ -58,7 +59,7 @@ def test_bars_close_when_their_run_begins_again_elsewhere() -> None:
         def advance(self, count: int = 1) -> None:
             told.append(count)
 
-    shown = cluster._Shown(Told())
+    shown = Shown(Told(), anew=True)
     for event in [("open", 1, ("a", 9, "steps")), ("advance", 1, 4), ("open", 2, ("a", 9, "steps")), ("advance", 1, 5)]:
         shown.replay(*event)
     assert told == ["a", 4, "a"] and list(shown.open) == [2]

@@ -12,6 +12,7 @@ from shell import ATTACK, ENVIRONMENT, JUDGES, SMALL, TRAIN, command, results, s
 
 from mibench.plugins import registry
 from mibench.runs import Run, executor
+from mibench.runs.relay import Shown
 from mibench.runtime.progress import Silent
 from mibench.stages import train_target
 from mibench.training import Training
@@ -193,10 +194,10 @@ def test_events_of_workers_reach_the_reporter() -> None:
             told.append(("say", line))
 
     events: Any = __import__("queue").Queue()
-    shown = executor._Shown(Told())
+    shown = Shown(Told())
     for event in [("open", 1, ("train", 10, "steps")), ("advance", 1, 4), ("say", None, "hello"), ("close", 1, None)]:
         events.put(event)
-    shown.replay(events)
+    executor._replay(events, shown)
     assert told == [("open", "train", 10, "steps"), ("advance", 4), ("say", "hello")] and shown.open == {}
 
 

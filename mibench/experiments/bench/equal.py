@@ -66,12 +66,14 @@ class Equal:
 
     Args:
         attack: Its name.
+        precision: Of ours; theirs is float32.
         theirs: (steps, seconds, attack accuracy) of the authors' loop at its marks.
         ours: The same of ours; each mark is a run of its own.
         seconds: Theirs and ours until 90% of the accuracy at which theirs ends is reached and kept; None: never.
     """
 
     attack: str
+    precision: str
     theirs: tuple[tuple[int, float, float], ...]
     ours: tuple[tuple[int, float, float], ...]
     seconds: tuple[float | None, float | None]
@@ -94,32 +96,35 @@ def reached(curve: Sequence[tuple[int, float, float]], least: float) -> float | 
     return since
 
 
-def equal_accuracy(name: str, people: int, engine: Engine) -> Equal:
+def equal_accuracy(name: str, people: int, device: torch.device, precisions: Sequence[str]) -> list[Equal]:
     """Race one attack on the zoo's undefended target; judged by the zoo's evaluation model `resnet`, top 1.
 
     Args:
         name: Of `RACES`.
         people: How many are attacked, from the first.
-        engine: Of ours; theirs is float32 on the same device.
+        device: Of both.
+        precisions: Of ours, each a race against the same run of theirs, which is float32.
     """
     race, shelf = RACES[name], Shelf()
     entry = shelf.find("none")
     data = artifacts.dataset(entry.run)
-    target = artifacts.load_classifier(entry.run, data).to(engine.device)
-    judge = artifacts.load_classifier(shelf.find("resnet").run, data).to(engine.device)
-    y = torch.arange(people, device=engine.device)
+    target = artifacts.load_classifier(entry.run, data).to(device)
+    judge = artifacts.load_classifier(shelf.find("resnet").run, data).to(device)
+    y = torch.arange(people, device=device)
 
     @torch.no_grad()
     def accuracy(images: Tensor) -> float:
         return float((judge(images.float().clamp(0, 1))[:, : len(data.classes)].argmax(1) == y).float().mean())
 
-    prior = _prior(race.prior, data).to(engine.device)
+    prior = _prior(race.prior, data).to(device)
     theirs = _theirs(race, target, prior, y, accuracy)
-    placed: Any = engine.place(prior).requires_grad_(False)
-    oracle = Oracle(engine.place(fold(target)), Access.WHITE_BOX, len(data.classes))
-    ours = tuple(_ours(_cut(race.attack, mark), mark, oracle, placed, y, engine, accuracy) for mark in race.marks)
-    least = ENOUGH * theirs[-1][2]
-    return Equal(name, theirs, ours, (reached(theirs, least), reached(ours, least)))
+    least, races = ENOUGH * theirs[-1][2], []
+    for engine in (Engine(device, precision) for precision in precisions):
+        placed: Any = engine.place(prior).requires_grad_(False)
+        oracle = Oracle(engine.place(fold(target)), Access.WHITE_BOX, len(data.classes))
+        ours = tuple(_ours(_cut(race.attack, mark), mark, oracle, placed, y, engine, accuracy) for mark in race.marks)
+        races.append(Equal(name, engine.precision, theirs, ours, (reached(theirs, least), reached(ours, least))))
+    return races
 
 
 def _cut(attack: Any, steps: int) -> Attack:

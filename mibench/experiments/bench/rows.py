@@ -1,7 +1,7 @@
 """A table of this machine: what one step of an attack and one image of a training take, beside plain loops."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ from mibench.runtime.engine import Engine
 from mibench.runtime.progress import Silent
 from mibench.training import Training, fit
 
-__all__ = ["ATTACKS", "Row", "attack_rows", "step_of", "training_rows"]
+__all__ = ["ATTACKS", "Row", "attack_rows", "peaks", "step_of", "training_rows"]
 
 PEOPLE, BATCH = 1000, 60
 """The published setting of 64 px: 60 of 1000 identities at once (KEDMI, PLG-MI)."""
@@ -85,18 +85,22 @@ def step_of(attack: Attack, target: Classifier, prior: Any, people: int, engine:
     return work
 
 
+def peaks(device: torch.device, precisions: Sequence[str]) -> dict[str, float]:
+    """Precision -> floating-point operations a second at most, see `peak`."""
+    return {precision: peak(device, _dtype(precision)) for precision in precisions}
+
+
 def attack_rows(
-    device: torch.device, precisions: Sequence[str], turns: int = 3, only: Sequence[str] = ()
+    device: torch.device, most: Mapping[str, float], turns: int = 3, only: Sequence[str] = ()
 ) -> Iterator[Row]:
     """One step of each attack on VGG16-BN at 64 px: 60 people of 1000, the attack's own generator and critic.
 
     Args:
         device: Where.
-        precisions: Of ours; the authors' loop is float32.
+        most: `peaks` in the precisions of ours; the authors' loop is float32.
         turns: How often each is timed.
         only: Names of `ATTACKS`; all if empty.
     """
-    peaks = {precision: peak(device, _dtype(precision)) for precision in precisions}
     for name in only or ATTACKS:
         recipe, attack, make = ATTACKS[name]
         torch.manual_seed(0)
@@ -116,24 +120,23 @@ def attack_rows(
         operations = floating_point(authors)  # only what the attack needs: no gradients of weights
         for network in (target, prior):
             network.requires_grad_(True)
-        works = [step_of(attack, target, copy.deepcopy(prior), BATCH, Engine(device, one)) for one in precisions]
-        ours = dict(zip(precisions, works, strict=True))
-        yield from _rows(f"{name} step", authors, ours, operations, BATCH, peaks, turns, device)
+        works = [step_of(attack, target, copy.deepcopy(prior), BATCH, Engine(device, one)) for one in most]
+        ours = dict(zip(most, works, strict=True))
+        yield from _rows(f"{name} step", authors, ours, operations, BATCH, most, turns, device)
 
 
-def training_rows(device: torch.device, precisions: Sequence[str], turns: int = 3) -> Iterator[Row]:
+def training_rows(device: torch.device, most: Mapping[str, float], turns: int = 3) -> Iterator[Row]:
     """An epoch of 960 images of 64 px: the default target without a defense and with random erasing, beside a loop
     that augments image by image, with the same optimiser."""
-    peaks = {precision: peak(device, _dtype(precision)) for precision in precisions}
     drawn = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (IMAGES, 3, 64, 64), dtype=torch.uint8, generator=drawn)
     split = Split(images, torch.arange(IMAGES) % KNOWN)
     recipe = Training(epochs=1, batch=96, lr=0.1, optimizer="muon", schedule="linear")
     for name, defenses in (("none", ()), ("re", (RandomErasing(),))):
-        works = {one: _epoch(split, recipe, defenses, Engine(device, one)) for one in precisions}
+        works = {one: _epoch(split, recipe, defenses, Engine(device, one)) for one in most}
         authors = _plain_epoch(split, recipe, device, name == "re")
         operations = floating_point(authors)
-        yield from _rows(f"{name} epoch", authors, works, operations, IMAGES, peaks, turns, device)
+        yield from _rows(f"{name} epoch", authors, works, operations, IMAGES, most, turns, device)
 
 
 def _epoch(split: Split, recipe: Training, defenses: tuple[Defense, ...], engine: Engine) -> Callable[[], object]:
@@ -173,21 +176,21 @@ def _rows(
     works: dict[str, Callable[[], object]],
     operations: int,
     images: int,
-    peaks: dict[str, float],
+    most: Mapping[str, float],
     turns: int,
     device: torch.device,
 ) -> Iterator[Row]:
     taken = [memory(work, device) for work in works.values()]
     plain_times, *times = by_turns([authors, *works.values()], device, turns)
-    for precision, own, most in zip(works, times, taken, strict=True):
+    for precision, own, held in zip(works, times, taken, strict=True):
         seconds = middle(own)[0]
         yield Row(
             f"{what}, {precision}",
             seconds,
             images / seconds,
             operations / seconds,
-            operations / seconds / peaks[precision],
-            most,
+            operations / seconds / most[precision],
+            held,
             middle([theirs / ours for theirs, ours in zip(plain_times, own, strict=True)]),
         )
 
