@@ -23,7 +23,7 @@ from torch import Tensor
 from mibench.core.oracle import Oracle
 from mibench.runtime.checkpoints import read_checkpoint, write_checkpoint
 
-__all__ = ["SECONDS", "Files", "Generators", "Held", "Part", "Stateful", "Store", "begun", "beside", "outstanding", "steps"]
+__all__ = ["SECONDS", "Files", "Generators", "Held", "Part", "Stateful", "Store", "begun", "beside", "outstanding", "since", "steps"]
 
 SECONDS = 60.0
 """Between two checkpoints of a loop, at least. 0 keeps every step, which is for tests."""
@@ -94,8 +94,11 @@ class Store(Protocol):
     def write(self, state: dict[str, Any]) -> None:
         """In place of what was there."""
 
-    def passed(self, place: int) -> None:
-        """The loop at this place has been taken from what was read, with what it asked."""
+    def passed(self) -> None:
+        """The loop that comes next has been taken from what was read, with what it asked."""
+
+    def ended(self) -> None:
+        """A loop has ended; what comes next is the next one's."""
 
 
 class Files:
@@ -120,7 +123,10 @@ class Files:
         """See `Store`."""
         write_checkpoint(self.path, state)
 
-    def passed(self, place: int) -> None:
+    def passed(self) -> None:
+        """Nobody need be told."""
+
+    def ended(self) -> None:
         """Nobody need be told."""
 
 
@@ -177,6 +183,7 @@ class Part:
             # What moved the latents is over with its loop; they themselves may be what later loops begin with.
             ended = [{} if _moves(state) else to(state.state_dict(), CPU, copied=True) for state in states]
             self.over.append({"sign": sign, "step": count, "states": ended, "counts": since(self.before, self.oracle)})
+            store.ended()
 
     def _resume(self, sign: dict[str, Any], states: Sequence[Stateful]) -> int:
         """Take over what is known of the loop that begins now; returns its first step."""
@@ -193,7 +200,7 @@ class Part:
                 state.load_state_dict(held if _moves(state) else to(held, self.oracle.device))
         self.oracle.add(outstanding(loop["counts"], self.before, self.oracle))
         assert self.store is not None
-        self.store.passed(place)
+        self.store.passed()
         if place == len(loops) - 1:
             self.known = None
         return int(loop["step"])
