@@ -22,8 +22,8 @@ from mibench.attacks.parts.pspace import searched
 from mibench.attacks.parts.score_map import certain, fit, network, vector
 from mibench.attacks.parts.search import adam, descend, keys, piecewise, render
 from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions, Split
-from mibench.models.base import Classifier
 from mibench.core.steps import Held
+from mibench.models.base import Classifier
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
 
@@ -201,9 +201,7 @@ class C2f(Attack):
         inverse = network(oracle.num_classes, self.width, int(classes.max()) + 1).to(oracle.device)
 
         def taught() -> dict[str, Tensor]:
-            return fit(
-                inverse, embedding, vector(p, self.top), public, self.map_epochs, self.map_batch, seed, work
-            )
+            return fit(inverse, embedding, vector(p, self.top), public, self.map_epochs, self.map_batch, seed, work)
 
         fitted = work.once("c2f-map", oracle, taught)
         inverse.load_state_dict(fitted)

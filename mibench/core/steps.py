@@ -23,7 +23,20 @@ from torch import Tensor
 from mibench.core.oracle import Oracle
 from mibench.runtime.checkpoints import read_checkpoint, write_checkpoint
 
-__all__ = ["SECONDS", "Files", "Generators", "Held", "Part", "Stateful", "Store", "begun", "beside", "outstanding", "since", "steps"]
+__all__ = [
+    "SECONDS",
+    "Files",
+    "Generators",
+    "Held",
+    "Part",
+    "Stateful",
+    "Store",
+    "begun",
+    "beside",
+    "outstanding",
+    "since",
+    "steps",
+]
 
 SECONDS = 60.0
 """Between two checkpoints of a loop, at least. 0 keeps every step, which is for tests."""

@@ -94,7 +94,8 @@ class Outside:
         content = io.BytesIO()
         torch.save(state, content)
         if content.tell() < BODY - 4096:
-            call(self.wire, "keep steps", self.place, {"content": torch.frombuffer(content.getbuffer(), dtype=torch.uint8)})
+            plain = torch.frombuffer(content.getbuffer(), dtype=torch.uint8)
+            call(self.wire, "keep steps", self.place, {"content": plain})
 
     def passed(self) -> None:
         """The loop that comes next has been taken from what was read."""

@@ -17,7 +17,7 @@ from mibench.runtime.checkpoints import read_checkpoint, write_checkpoint
 from mibench.runtime.engine import Engine, at_once
 from mibench.runtime.errors import UserError
 from mibench.runtime.progress import Reporter
-from mibench.runtime.rng import Noise, generator, seed_of
+from mibench.runtime.rng import Noise, generator, kept_globals, seed_of
 from mibench.training.recipe import Training
 
 __all__ = ["Fitted", "as_trained", "empty_memories", "fit", "loss_of", "predict", "streams"]
@@ -141,6 +141,7 @@ def _batches(count: int, per_epoch: int, poisson: bool, seed: int, epoch: int) -
     return torch.randperm(count, generator=drawn).tensor_split(per_epoch)
 
 
+@kept_globals()
 def fit(
     model: nn.Module,
     split: Split,
@@ -156,7 +157,7 @@ def fit(
     public: Split | None = None,
     earlier: Sequence[dict[str, Any]] = (),
 ) -> Fitted:
-    """Train `model` in place.
+    """Train `model` in place, and leave torch's global generators, which dropout and defenses draw from, as they were.
 
     All randomness is a function of (seed, epoch, image), so a run resumed from `checkpoint` ends with the same bits.
 

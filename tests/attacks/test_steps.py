@@ -54,9 +54,7 @@ def taken(monkeypatch: pytest.MonkeyPatch, kill: int | None) -> list[int]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_killed_within_a_part_it_goes_on_from_there(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_within_a_part_it_goes_on_from_there(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trial, labels = AttackTrial(name), torch.arange(3)
 
     def run(folder: Path, kill: int | None) -> tuple[Any, dict[str, torch.Tensor], list[int]]:
@@ -138,7 +136,7 @@ def test_every_step_is_one_from_which_a_part_goes_on(kill: int, tmp_path: Path) 
 
 
 def test_a_loop_that_is_cut_otherwise_begins_anew(tmp_path: Path) -> None:
-    """On another machine a batch has another size, and what was done of so many batches is not what is left of those."""
+    """On another machine a batch has another size: so many batches done there are not so many done here."""
     with pytest.raises(KeyboardInterrupt):
         Walk(tmp_path, 7)()
     again = Walk(tmp_path, batch=3)

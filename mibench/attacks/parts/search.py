@@ -15,7 +15,17 @@ from mibench.core.steps import Held, Stateful
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
 
-__all__ = ["adam", "best_of_pool", "descend", "gathered", "keys", "piecewise", "pool_scores", "render", "robust_confidence"]
+__all__ = [
+    "adam",
+    "best_of_pool",
+    "descend",
+    "gathered",
+    "keys",
+    "piecewise",
+    "pool_scores",
+    "render",
+    "robust_confidence",
+]
 
 
 @runtime_checkable
@@ -66,8 +76,8 @@ def descend(
     batch of B instead; `scale` = 1 / B gives SGD's step size, `adam` Adam's. With `clamp`, latents are clamped to
     [-clamp, clamp] after each step, without resetting the momentum.
 
-    With `work`, a killed search goes on from its last checkpoint (see `AttackContext.steps`): the latents, the optimiser
-    and `states`, which are whatever else `loss` leaves from one step for the next.
+    With `work`, a killed search goes on from its last checkpoint (see `AttackContext.steps`) of the latents, the
+    optimiser and `states`, which are whatever else `loss` leaves from one step for the next.
 
     Raises:
         UserError: If a loss or gradient stops being finite; names the step and the learning rate.
@@ -97,8 +107,8 @@ def descend(
     if int(held.broken) < steps:
         rate = optimizer.param_groups[0]["lr"]
         raise UserError(
-            f"the attack's loss or gradient stopped being finite at step {int(held.broken)} of {steps} (lr {rate}); lower "
-            "it with --set lr=..."
+            f"the attack's loss or gradient stopped being finite at step {int(held.broken)} of {steps} (lr {rate}); "
+            "lower it with --set lr=..."
         )
     return int(held.taken)
 
