@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mibench.attacks.parts.queries import query_many
-from mibench.attacks.parts.search import keys, piecewise, render
+from mibench.attacks.parts.search import gathered, keys, piecewise, render
 from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions
+from mibench.core.steps import Held
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
 
@@ -136,7 +137,7 @@ class BREP(Attack):
         pool = prior.sample(Noise(seed, sample).of("brep-pool")).clamp(-self.clip, self.clip)
 
         def ask() -> Tensor:
-            return torch.cat([oracle.labels(prior.decode(chunk), None) for chunk in pool.split(work.batch)])
+            return gathered(pool.split(work.batch), lambda chunk: oracle.labels(prior.decode(chunk), None), work)
 
         place, reached = starts(work.once("brep-pool", oracle, ask), labels, self.images)
         y, key = keys(labels, self.images)
@@ -166,8 +167,9 @@ class BREP(Attack):
     ) -> Float[Tensor, "n e"]:
         """Where each latent ends, and behind it 1 if its sphere ever grew."""
         radius = torch.full_like(z[:, :1], self.radius)
-        best, grown = z, torch.zeros_like(radius, dtype=torch.bool)
-        for number in range(iterations):
+        held = Held(z=z, radius=radius, best=z, grown=torch.zeros_like(radius, dtype=torch.bool))
+        for number in work.steps(iterations, held):
+            z, radius = held.z, held.radius
             drawn = noise.of("iteration", number).normal(self.points, z.shape[1])
             u = F.normalize(drawn, dim=2).transpose(0, 1)
             inside = query_many(oracle.labels, prior, z + radius * u, y, work) == y
@@ -180,7 +182,8 @@ class BREP(Attack):
             outside = (~inside).to(u.dtype)[:, :, None]
             proposal = (z - step * (outside * u).mean(dim=0)).clamp(-self.clip, self.clip)
             accepted = (query_many(oracle.labels, prior, proposal[None], y, work)[0] == y)[:, None]
-            z = torch.where(accepted, proposal, z)
-            best, grown = torch.where(accepted & grows, proposal, best), grown | (accepted & grows)
-            radius = torch.where(grows, radius * self.expansion, radius)
-        return torch.cat([torch.where(grown, best, z), grown.to(z.dtype)], dim=1)
+            held.z = torch.where(accepted, proposal, z)
+            held.best = torch.where(accepted & grows, proposal, held.best)
+            held.grown = held.grown | (accepted & grows)
+            held.radius = torch.where(grows, radius * self.expansion, radius)
+        return torch.cat([torch.where(held.grown, held.best, held.z), held.grown.to(z.dtype)], dim=1)

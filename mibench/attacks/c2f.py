@@ -22,6 +22,7 @@ from mibench.attacks.parts.pspace import searched
 from mibench.attacks.parts.score_map import certain, fit, network, vector
 from mibench.attacks.parts.search import adam, descend, keys, piecewise, render
 from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions, Split
+from mibench.core.steps import Held
 from mibench.models.base import Classifier
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
@@ -200,9 +201,7 @@ class C2f(Attack):
         inverse = network(oracle.num_classes, self.width, int(classes.max()) + 1).to(oracle.device)
 
         def taught() -> dict[str, Tensor]:
-            return fit(
-                inverse, embedding, vector(p, self.top), public, self.map_epochs, self.map_batch, seed, work.batch
-            )
+            return fit(inverse, embedding, vector(p, self.top), public, self.map_epochs, self.map_batch, seed, work)
 
         fitted = work.once("c2f-map", oracle, taught)
         inverse.load_state_dict(fitted)
@@ -212,7 +211,7 @@ class C2f(Attack):
 
         def descent(rows: slice) -> Tensor:
             noise = Noise(seed, key[rows]).of("c2f")
-            return self._coarse(prior, embedding, inverse, oracle.num_classes, y[rows], noise)
+            return self._coarse(prior, embedding, inverse, oracle.num_classes, y[rows], noise, work)
 
         coarse = piecewise("c2f-coarse", len(y), oracle, work, descent).reshape(len(labels), self.starts, -1)
         left = oracle.affordable(self.cost(prior).queries, 1)
@@ -238,6 +237,7 @@ class C2f(Attack):
         classes: int,
         y: Int64[Tensor, " n"],
         noise: Noise,
+        work: AttackContext,
     ) -> Float[Tensor, "n d"]:
         """Adam on |E(G(w)) - M(certainly y)|^2 / C, what is certain drawn anew each step; the target is not asked."""
         point = Point((prior.sample(noise.of("start", 0)) + prior.sample(noise.of("start", 1))) / 2)
@@ -247,7 +247,7 @@ class C2f(Attack):
                 goal = inverse(vector(certain(y, classes, drawn.of("certain")), self.top)).float()
             return (embedding(prior.decode(z, y)).float() - goal).square().mean(dim=1)
 
-        descend(point, loss, adam(point.parameters(), self.lr, self.starts), self.steps, noise)
+        descend(point, loss, adam(point.parameters(), self.lr, self.starts), self.steps, noise, work=work)
         return point.z.detach()
 
     @torch.no_grad()
@@ -281,7 +281,9 @@ class C2f(Attack):
             left -= born
         generations = min(self.generations, left // self.population) if x.shape[1] == self.population else 0
         ask = Fitness(oracle, prior, y, self.population, work, score)
-        for generation in range(generations):
+        held = Held(x=x, fitness=fitness)
+        for generation in work.steps(generations, held):
+            x, fitness = held.x, held.fitness
             drawn = noise.of("generation", generation)
             best = x.gather(1, fitness.argmax(dim=1)[:, None, None].expand(-1, 1, width))
             pairs = (drawn.of("pairs").uniform(self.population, 4, 2) * self.population).long()
@@ -290,7 +292,7 @@ class C2f(Attack):
             child = trial(x, best, pairs.clamp(max=self.population - 1), beta, crossed)
             found = ask(child)
             better = found > fitness
-            x = torch.where(better[..., None], child, x)
-            fitness = torch.where(better, found, fitness)
-        z, value = best_distinct(x, fitness, self.images)
+            held.x = torch.where(better[..., None], child, x)
+            held.fitness = torch.where(better, found, fitness)
+        z, value = best_distinct(held.x, held.fitness, self.images)
         return torch.cat([z, (value <= start)[..., None].to(z.dtype)], dim=2)

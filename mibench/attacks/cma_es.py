@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from mibench.attacks.parts.evolution import Fitness, best_distinct
 from mibench.attacks.parts.pspace import searched
 from mibench.attacks.parts.search import piecewise, render
 from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions
+from mibench.core.steps import Held
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise, seed_of
 
@@ -98,18 +99,24 @@ class CmaEs(Attack):
             ask = Fitness(oracle, prior, y, self.population, work)
             best = mean.expand(len(y), self.images, -1)
             value = torch.full((len(y), self.images), float("-inf"), device=y.device)
-            first = value
-            for generation in range(generations):
+            # pycma's searches cannot be kept as tensors; told the same losses they are what they were.
+            held, told = Held(best=best, value=value, first=value, losses=[]), 0
+            for generation in work.steps(generations, held):
+                while told < generation:
+                    tell(searches, [search.ask() for search in searches], held.losses[told])
+                    told += 1
                 asked = [search.ask() for search in searches]
                 u = torch.from_numpy(np.stack([np.stack(one) for one in asked])).to(mean)
                 z = mean + std * u
                 fitness = ask(z)
-                for search, own, losses in zip(searches, asked, (-fitness).double().cpu().numpy(), strict=True):
-                    search.tell(own, list(losses))
-                best, value = best_distinct(torch.cat([best, z], 1), torch.cat([value, fitness], 1), self.images)
-                first = value if generation == 0 else first
-            failed = value <= first
-            return torch.cat([best, failed[..., None].to(best.dtype)], dim=2).flatten(0, 1)
+                held.losses = [*held.losses, -fitness]
+                tell(searches, asked, held.losses[told])
+                told += 1
+                found = torch.cat([held.best, z], 1), torch.cat([held.value, fitness], 1)
+                held.best, held.value = best_distinct(*found, self.images)
+                held.first = held.value if generation == 0 else held.first
+            failed = held.value <= held.first
+            return torch.cat([held.best, failed[..., None].to(mean.dtype)], dim=2).flatten(0, 1)
 
         few = replace(work, batch=max(1, work.batch // self.population))
         found = piecewise("cma_es", len(labels), oracle, few, part)
@@ -132,3 +139,9 @@ class CmaEs(Attack):
             "verbose": -9,
         }
         return cma.CMAEvolutionStrategy(np.zeros(width), self.sigma, options)
+
+
+def tell(searches: list[Any], asked: list[list[np.ndarray]], losses: Float[Tensor, "k n"]) -> None:
+    """Each identity's optimiser is told how good what it asked for was."""
+    for search, own, values in zip(searches, asked, losses.double().cpu().numpy(), strict=True):
+        search.tell(own, list(values))

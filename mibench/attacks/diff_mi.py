@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from mibench.attacks.parts.search import keys, piecewise
 from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions, augment
 from mibench.core.losses import cross_entropy, feature_distance, on_logits, top_k_margin
+from mibench.core.steps import Held
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
 
@@ -162,10 +163,10 @@ class DiffMI(Attack):
 
         def part(rows: slice) -> Tensor:
             noise = Noise(seed, key[rows]).of("diff_mi")
-            x, lost = self._search(oracle, model, y[rows], steps, centroids, noise)
+            x, lost = self._search(oracle, model, y[rows], steps, centroids, noise, work)
             image = self._clean(model, x, y[rows], noise)
             if pgd_steps:
-                image = self._last_word(oracle, image, y[rows], pgd_steps, noise.of("pgd"))
+                image = self._last_word(oracle, image, y[rows], pgd_steps, noise.of("pgd"), work)
             return torch.cat([x.flatten(1), image.flatten(1), lost[:, None]], dim=1)
 
         found = piecewise("diff_mi", len(y), oracle, work, part)
@@ -182,30 +183,37 @@ class DiffMI(Attack):
         return torch.cat(features)[model.shown].mean(dim=1)
 
     def _search(
-        self, oracle: Oracle, model: Diffusion, y: Labels, steps: int, centroids: Float[Tensor, "k d"], noise: Noise
+        self,
+        oracle: Oracle,
+        model: Diffusion,
+        y: Labels,
+        steps: int,
+        centroids: Float[Tensor, "k d"],
+        noise: Noise,
+        work: AttackContext,
     ) -> tuple[Images, Float[Tensor, " n"]]:
         """Pixels, and 1 for each image whose loss under the target has not fallen."""
         x = noise.of("start").normal(*model.image_shape).requires_grad_()
         optimizer = torch.optim.Adamax([x], lr=self.lr)
-        usual: Tensor | None = None
-        first = last = torch.zeros(len(y), device=y.device)
-        for step in range(steps):
+        nothing = torch.zeros(len(y), device=y.device)
+        held = Held(x=x, usual=None, first=nothing, last=nothing)
+        for step in work.steps(steps, held, optimizer):
             drawn = noise.of("step", step)
             with torch.enable_grad():
                 gradient = torch.autograd.grad(self._unreal(model, x, y, level_at(step, steps), drawn).sum(), x)[0]
             size = norms(gradient)
-            usual = size if usual is None else self.memory * usual + (1 - self.memory) * size
+            held.usual = size if held.usual is None else self.memory * held.usual + (1 - self.memory) * size
             x.grad = gradient
             optimizer.step()
             with torch.enable_grad():
                 last = self._unlike(oracle, x, y, centroids, drawn)
                 gradient = torch.autograd.grad(last.sum(), x)[0]
-            first = last if step == 0 else first
-            x.grad = gradient * (self.clip * usual / norms(gradient).clamp(min=1e-30)).clamp(max=1.0)
+            held.first, held.last = last.detach() if step == 0 else held.first, last.detach()
+            x.grad = gradient * (self.clip * held.usual / norms(gradient).clamp(min=1e-30)).clamp(max=1.0)
             optimizer.step()
         if not x.isfinite().all():
             raise UserError(f"diff_mi: pixels stopped being finite (lr {self.lr}); lower it with --set lr=...")
-        return x.detach(), (last >= first).float()
+        return x.detach(), (held.last >= held.first).float()
 
     def _unreal(self, model: Diffusion, x: Images, y: Labels, level: float, noise: Noise) -> Float[Tensor, " n"]:
         """|guided eps(x_t, y) - eps|^2 / d at t = floor(level + U{-50 ... 50}) - 1, counted from 0."""
@@ -240,23 +248,25 @@ class DiffMI(Attack):
             *_, x = model.denoise(x, self.renoise, y, self.sampler_steps, self.guidance, 1.0, noise, False)
         return ((x + 1) / 2).clamp(0.0, 1.0)
 
-    def _last_word(self, oracle: Oracle, image: Images, y: Labels, steps: int, noise: Noise) -> Images:
+    def _last_word(
+        self, oracle: Oracle, image: Images, y: Labels, steps: int, noise: Noise, work: AttackContext
+    ) -> Images:
         """argmin CE(T(image + d), y) over |d|_2 <= radius by `steps` projected gradient steps; the best iterate."""
         d = noise.of("start").normal(*image.shape[1:])
         d = d * (self.radius * noise.of("radius").uniform(1) / norms(d)[:, 0, 0])[:, :, None, None]
-        best, least = image, torch.full((len(y),), float("inf"), device=y.device)
-        for step in range(steps + 1):
-            seen = (image + d).clamp(0.0, 1.0).detach().requires_grad_(step < steps)
+        held = Held(d=d, best=image, least=torch.full((len(y),), float("inf"), device=y.device))
+        for step in work.steps(steps + 1, held):
+            seen = (image + held.d).clamp(0.0, 1.0).detach().requires_grad_(step < steps)
             with torch.set_grad_enabled(step < steps):
                 value = oracle.loss(seen, y, on_logits(cross_entropy), noise.of("step", step))
-            better = value < least
-            best = torch.where(better[:, None, None, None], seen.detach(), best)
-            least = torch.where(better, value.detach(), least)
+            better = value < held.least
+            held.best = torch.where(better[:, None, None, None], seen.detach(), held.best)
+            held.least = torch.where(better, value.detach(), held.least)
             if step < steps:
                 gradient = torch.autograd.grad(value.sum(), seen)[0]
                 d = seen.detach() - image - self.stride * gradient / norms(gradient).clamp(min=1e-30)
-                d = d * (self.radius / norms(d).clamp(min=1e-30)).clamp(max=1.0)
-        return best
+                held.d = d * (self.radius / norms(d).clamp(min=1e-30)).clamp(max=1.0)
+        return torch.as_tensor(held.best)
 
 
 def level_at(step: int, steps: int) -> float:

@@ -95,6 +95,7 @@ class GMI(Attack):
                 self.momentum,
                 self.reference_batch,
                 self.clip,
+                work,
             )
 
         z = piecewise("gmi", len(y), oracle, work, part)

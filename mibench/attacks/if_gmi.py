@@ -154,7 +154,7 @@ class IFGMI(Attack):
             left -= stages[-1]
 
         def part(rows: slice) -> Tensor:
-            return self._invert(oracle, prior, start[rows], y[rows], stages, Noise(seed, key[rows]).of("if_gmi"))
+            return self._invert(oracle, prior, start[rows], y[rows], stages, Noise(seed, key[rows]).of("if_gmi"), work)
 
         found = piecewise("if_gmi", len(y), oracle, work, part)
         z, pixels = found[:, : prior.latent_dim], found[:, prior.latent_dim :]
@@ -162,17 +162,24 @@ class IFGMI(Attack):
         return Reconstructions(pixels.reshape(-1, *prior.image_shape), y, z, failed)
 
     def _invert(
-        self, oracle: Oracle, prior: Prior, z: Tensor, y: Int64[Tensor, " n"], stages: list[int], noise: Noise
+        self,
+        oracle: Oracle,
+        prior: Prior,
+        z: Tensor,
+        y: Int64[Tensor, " n"],
+        stages: list[int],
+        noise: Noise,
+        work: AttackContext,
     ) -> Tensor:
         """Latents and images, side by side."""
         assert isinstance(prior, Staged)
         found = Inside(z, None, self.radius[0])
-        self._optimise(oracle, found, lambda: prior.decode(found.z, y), y, stages[0], noise.of("stage", 0))
+        self._optimise(oracle, found, lambda: prior.decode(found.z, y), y, stages[0], noise.of("stage", 0), work)
         z, state, stage = found.z.detach(), None, 0
         for stage, steps in enumerate(stages[1:], start=1):
             with torch.no_grad():
                 state = prior.features_at(z, 1) if state is None else prior.advance(z, state, stage - 1)
-            z, state = self._stage(oracle, prior, z, state, y, stage, steps, noise.of("stage", stage))
+            z, state = self._stage(oracle, prior, z, state, y, stage, steps, noise.of("stage", stage), work)
         with torch.no_grad():
             images = prior.decode(z, y) if state is None else prior.decode_from(z, state, stage)
         return torch.cat([z, images.flatten(1)], dim=1)
@@ -187,6 +194,7 @@ class IFGMI(Attack):
         stage: int,
         steps: int,
         noise: Noise,
+        work: AttackContext,
     ) -> tuple[Tensor, Tensor]:
         """The latent and what flows into block `stage`, optimised together."""
         assert isinstance(prior, Staged)
@@ -201,7 +209,7 @@ class IFGMI(Attack):
         def whole() -> Tensor:
             return torch.cat([found.parameters()[1], painted], dim=1)
 
-        self._optimise(oracle, found, lambda: prior.decode_from(found.z, whole(), stage), y, steps, noise)
+        self._optimise(oracle, found, lambda: prior.decode_from(found.z, whole(), stage), y, steps, noise, work)
         return found.z.detach(), whole().detach()
 
     def _optimise(
@@ -212,6 +220,7 @@ class IFGMI(Attack):
         y: Int64[Tensor, " n"],
         steps: int,
         noise: Noise,
+        work: AttackContext,
     ) -> None:
         groups = zip(found.parameters(), (self.lr, self.feature_lr), strict=False)
         own = [{"params": [one], "lr": lr} for one, lr in groups]
@@ -224,4 +233,4 @@ class IFGMI(Attack):
             # Where the later blocks do not look at z its gradient is 0, not missing.
             return oracle.loss(x, y, objective, drawn) + 0.0 * z.sum(dim=1)
 
-        descend(found, loss, optimizer, steps, noise)
+        descend(found, loss, optimizer, steps, noise, work=work)

@@ -92,7 +92,7 @@ class KEDMI(Attack):
 
         def part(rows: slice) -> Tensor:
             noise = Noise(seed, labels[rows]).of("kedmi")
-            return fit_gaussians(prior, labels[rows], noise, loss, steps, self.lr, self.log_var, clip)
+            return fit_gaussians(prior, labels[rows], noise, loss, steps, self.lr, self.log_var, clip, work=work)
 
         fitted = piecewise("kedmi", len(labels), oracle, work, part)
         z, y = draw_gaussians(fitted, labels, self.images, seed, clip)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from mibench.attacks.parts.search import chunks, piecewise, render
+from mibench.attacks.parts.search import chunks, gathered, piecewise, render
 from mibench.core import (
     Attack,
     AttackContext,
@@ -18,6 +18,7 @@ from mibench.core import (
     Reconstructions,
     augment,
 )
+from mibench.core.steps import Held
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
 
@@ -98,7 +99,7 @@ class LabelSearch(Attack):
 
         def ask() -> Tensor:
             parts = chunks(draws, work.batch)
-            return torch.cat([oracle.labels(prior.decode(pool[rows], whom[rows]), None) for rows in parts])
+            return gathered(parts, lambda rows: oracle.labels(prior.decode(pool[rows], whom[rows]), None), work)
 
         said = work.once("label_search-pool", oracle, ask)
         # One identity at a time: all ranks at once would be as many numbers as identities times labels.
@@ -110,11 +111,11 @@ class LabelSearch(Attack):
 
         def kept(rows: slice) -> Tensor:
             x, noise = prior.decode(z[rows], y[rows]), Noise(seed, key[rows]).of("label_search")
-            kept = torch.zeros(len(x), 1, device=x.device)
-            for look in range(looks):
+            held = Held(kept=torch.zeros(len(x), 1, device=x.device))
+            for look in work.steps(looks, held):
                 view = augment.view(x, noise.of("look", look), self.mirror, jitter=0.5)
-                kept[:, 0] += oracle.labels(view, y[rows]) == y[rows]
-            return kept
+                held.kept[:, 0] += oracle.labels(view, y[rows]) == y[rows]
+            return torch.as_tensor(held.kept)
 
         votes = votes + piecewise("label_search", len(y), oracle, work, kept).reshape(place.shape)
         best = votes.argsort(dim=1, descending=True, stable=True)[:, : self.images]

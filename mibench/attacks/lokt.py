@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mibench.attacks.parts.latents import Point
-from mibench.attacks.parts.search import chunks, descend, keys, piecewise, render
+from mibench.attacks.parts.search import chunks, descend, gathered, keys, piecewise, render
 from mibench.attacks.parts.surrogates import Distillation, train_surrogates
 from mibench.core import (
     Attack,
@@ -129,7 +129,7 @@ class LOKT(Attack):
         surrogates = self._surrogates(oracle, prior, count, seed, work) if steps else []
 
         def part(rows: slice) -> Tensor:
-            return self._invert(surrogates, prior, y[rows], steps, Noise(seed, key[rows]).of("lokt"))
+            return self._invert(surrogates, prior, y[rows], steps, Noise(seed, key[rows]).of("lokt"), work)
 
         z = piecewise("lokt", len(y), oracle, work, part)
         return Reconstructions(render(prior, z, y, work), y, z, torch.full_like(y, steps == 0, dtype=torch.bool))
@@ -145,7 +145,9 @@ class LOKT(Attack):
         # As they would be stored, so that the target labels exactly what the surrogates see.
         images = torch.cat([to_uint8(prior.decode(z[rows], y[rows])) for rows in parts])
         said = work.once(
-            "lokt-labels", oracle, lambda: torch.cat([oracle.labels(to_float(images[rows]), None) for rows in parts])
+            "lokt-labels",
+            oracle,
+            lambda: gathered(parts, lambda rows: oracle.labels(to_float(images[rows]), None), work),
         )
         lesson = Distillation(self.lr, 0.9, self.weight_decay, self.batch, self.epochs, "cosine")
         hard = F.one_hot(said, oracle.num_classes).float()
@@ -163,7 +165,13 @@ class LOKT(Attack):
         )
 
     def _invert(
-        self, surrogates: Sequence[nn.Module], prior: Prior, y: Int64[Tensor, " n"], steps: int, noise: Noise
+        self,
+        surrogates: Sequence[nn.Module],
+        prior: Prior,
+        y: Int64[Tensor, " n"],
+        steps: int,
+        noise: Noise,
+        work: AttackContext,
     ) -> Tensor:
         point = Point(prior.sample(noise.of("start")))
         optimizer = torch.optim.Adam(point.parameters(), lr=self.rate, eps=60e-8)  # a sum here, a mean over 60 there
@@ -174,5 +182,5 @@ class LOKT(Attack):
             margins = [max_margin(surrogate(seen).float(), y) for seen in views for surrogate in surrogates]
             return torch.stack(margins).sum(dim=0) / len(surrogates)
 
-        descend(point, loss, optimizer, steps, noise)
+        descend(point, loss, optimizer, steps, noise, work=work)
         return point.z.detach()

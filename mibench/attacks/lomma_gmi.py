@@ -102,6 +102,7 @@ class LommaGMI(Lomma):
                 self.momentum,
                 self.reference_batch,
                 self.clip,
+                work,
             )
 
         z = piecewise("lomma_gmi", len(y), oracle, work, part)

@@ -82,7 +82,7 @@ class LommaKEDMI(Lomma):
 
         def part(rows: slice) -> Tensor:
             noise = Noise(seed, labels[rows]).of("kedmi")
-            return fit_gaussians(prior, labels[rows], noise, loss, steps, self.lr, self.log_var, self.clip)
+            return fit_gaussians(prior, labels[rows], noise, loss, steps, self.lr, self.log_var, self.clip, work=work)
 
         fitted = piecewise("lomma_kedmi", len(labels), oracle, work, part)
         z, y = draw_gaussians(fitted, labels, self.images, seed, self.clip)

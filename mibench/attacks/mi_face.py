@@ -18,6 +18,7 @@ from mibench.attacks.parts.latents import Point
 from mibench.attacks.parts.search import descend, keys, piecewise, render
 from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions
 from mibench.core.losses import on_logits
+from mibench.core.steps import Held
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
 
@@ -92,27 +93,33 @@ class MIFace(Attack):
             start = (total / (255.0 * len(public))).flatten().to(labels.device)
 
         def part(rows: slice) -> Tensor:
-            return self._invert(oracle, prior, start, y[rows], looks, Noise(seed, key[rows]).of("mi_face"))
+            return self._invert(oracle, prior, start, y[rows], looks, Noise(seed, key[rows]).of("mi_face"), work)
 
         found = piecewise("mi_face", len(y), oracle, work, part)
         z, failed = found[:, :-1], found[:, -1] > 0
         return Reconstructions(render(prior, z, y, work), y, z, failed)
 
     def _invert(
-        self, oracle: Oracle, prior: Prior, start: Tensor, y: Int64[Tensor, " n"], looks: int, noise: Noise
+        self,
+        oracle: Oracle,
+        prior: Prior,
+        start: Tensor,
+        y: Int64[Tensor, " n"],
+        looks: int,
+        noise: Noise,
+        work: AttackContext,
     ) -> Tensor:
         """The best images, and in a last column whether each is only its start."""
         point = Point((start + self.jitter * noise.of("start").normal(prior.latent_dim)).clamp(0.0, 1.0))
-        best = point.z.detach().clone()
-        least, first = torch.full((2, len(y)), float("inf"), device=best.device)
+        least, first = torch.full((2, len(y)), float("inf"), device=y.device)
+        held = Held(best=point.z.detach().clone(), least=least, first=first)
         objective = on_logits(doubt)
 
         def keep(values: Tensor) -> None:
-            nonlocal best, least, first
-            first = torch.where(first.isinf(), values, first)
-            better = values <= least  # where p_y is tiny the cost is 1 at every step, and the last step knows most
-            best = torch.where(better[:, None], point.z.detach(), best)
-            least = torch.where(better, values, least)
+            held.first = torch.where(held.first.isinf(), values, held.first)
+            better = values <= held.least  # where p_y is tiny the cost is 1 at every step, and the last knows most
+            held.best = torch.where(better[:, None], point.z.detach(), held.best)
+            held.least = torch.where(better, values, held.least)
 
         def loss(z: Tensor, drawn: Noise) -> Tensor:
             values = oracle.loss(prior.decode(z, y), y, objective, drawn)
@@ -125,8 +132,8 @@ class MIFace(Attack):
 
         optimizer = torch.optim.SGD(point.parameters(), lr=self.lr)
         optimizer.register_step_post_hook(clamp)
-        descend(point, loss, optimizer, max(0, looks - 1), noise)
+        descend(point, loss, optimizer, max(0, looks - 1), noise, work=work, states=[held])
         if looks:
             with torch.no_grad():
                 keep(oracle.loss(prior.decode(point.z, y), y, objective, noise.of("last")))
-        return torch.cat([best, (~(least < first)).float()[:, None]], dim=1)
+        return torch.cat([held.best, (~(held.least < held.first)).float()[:, None]], dim=1)

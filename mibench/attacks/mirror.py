@@ -18,6 +18,7 @@ from mibench.attacks.parts.pspace import PSpace, RampedAdam, ramp, searched
 from mibench.attacks.parts.search import best_of_pool, chunks, descend, keys, piecewise, pool_scores, render
 from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions, augment
 from mibench.core.losses import cross_entropy, on_logits
+from mibench.core.steps import Held
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
 
@@ -127,7 +128,7 @@ class Mirror(Attack):
 
         def part(rows: slice) -> Tensor:
             noise = Noise(seed, key[rows]).of("mirror")
-            return self._optimise(oracle, prior, box, start[rows], y[rows], steps, noise)
+            return self._optimise(oracle, prior, box, start[rows], y[rows], steps, noise, work)
 
         found = piecewise("mirror", len(y), oracle, work, part)
         z, loss, improved = found[:, :-2], found[:, -2], found[:, -1] > 0
@@ -140,30 +141,38 @@ class Mirror(Attack):
         return Reconstructions(render(prior, z, y, work), y, z, ~improved[kept])
 
     def _optimise(
-        self, oracle: Oracle, prior: Prior, box: PSpace, start: Tensor, y: Int64[Tensor, " n"], steps: int, noise: Noise
+        self,
+        oracle: Oracle,
+        prior: Prior,
+        box: PSpace,
+        start: Tensor,
+        y: Int64[Tensor, " n"],
+        steps: int,
+        noise: Noise,
+        work: AttackContext,
     ) -> Float[Tensor, "n d2"]:
         """Each candidate's best latent, its loss there, and whether that is below the loss of the start."""
         point = Point(start)
-        best, lowest = start.clone(), torch.full((len(y),), float("inf"), device=y.device)
-        first: list[Tensor] = []
+        lowest = torch.full((len(y),), float("inf"), device=y.device)
+        held = Held(best=start.clone(), lowest=lowest, first=None)
 
         def loss(z: Tensor, drawn: Noise) -> Tensor:
             x = prior.decode(z, y)
             x = augment.flip(x, drawn.of("flip")) if self.mirror else x
             values = self.identity * oracle.loss(x, y, on_logits(cross_entropy), drawn)
             with torch.no_grad():
-                better = values < lowest
-                best.copy_(torch.where(better[:, None], z, best))
-                lowest.copy_(torch.where(better, values, lowest))
-                if not first:
-                    first.append(values.detach())
+                better = values < held.lowest
+                held.best = torch.where(better[:, None], z, held.best)
+                held.lowest = torch.where(better, values, held.lowest)
+                if held.first is None:
+                    held.first = values.detach()
             return values
 
         ramps = [ramp((step + 1) / steps) for step in range(steps)]
         # eps is that of the authors' mean over 8 candidates: here losses are summed.
-        descend(point, loss, RampedAdam(point.z, self.lr, ramps, box, eps=8e-8), steps, noise)
-        improved = lowest < first[0] if first else torch.zeros_like(y, dtype=torch.bool)
-        return torch.cat([best, lowest[:, None], improved[:, None].to(best.dtype)], dim=1)
+        descend(point, loss, RampedAdam(point.z, self.lr, ramps, box, eps=8e-8), steps, noise, work=work, states=[held])
+        improved = torch.zeros_like(y, dtype=torch.bool) if held.first is None else held.lowest < held.first
+        return torch.cat([held.best, held.lowest[:, None], improved[:, None].to(start.dtype)], dim=1)
 
     @torch.no_grad()
     def _picked(

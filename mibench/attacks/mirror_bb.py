@@ -17,6 +17,7 @@ from mibench.attacks.parts.evolution import Fitness, best_distinct, log_odds
 from mibench.attacks.parts.pspace import PSpace, searched
 from mibench.attacks.parts.search import best_of_pool, piecewise, pool_scores, render
 from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions
+from mibench.core.steps import Held
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
 
@@ -149,7 +150,9 @@ class MirrorBlackBox(Attack):
         """The last population's latents and their scores, from the first's."""
         count, width = self.population - self.elite, w.shape[2]
         ask = Fitness(oracle, prior, y, count, work)
-        for generation in range(generations):
+        held = Held(w=w, fitness=fitness)
+        for generation in work.steps(generations, held):
+            w, fitness = held.w, held.fitness
             drawn = noise.of("generation", generation)
             log_p = F.logsigmoid(fitness)  # p_y = sigmoid(log-odds)
             chosen = parents(log_p, drawn.of("parents").uniform(2 * count))
@@ -166,6 +169,6 @@ class MirrorBlackBox(Attack):
             children = box.leave(box.clip(p + mutates * self.scale * (2 * added - 1) * box.std))
             elite = fitness.topk(self.elite, dim=1).indices
             kept = w.gather(1, elite[..., None].expand(-1, -1, width))
-            fitness = torch.cat([fitness.gather(1, elite), ask(children)], dim=1)
-            w = torch.cat([kept, children], dim=1)
-        return w, fitness
+            held.fitness = torch.cat([fitness.gather(1, elite), ask(children)], dim=1)
+            held.w = torch.cat([kept, children], dim=1)
+        return held.w, held.fitness

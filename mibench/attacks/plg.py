@@ -79,12 +79,14 @@ class PLG(Attack):
         steps = oracle.affordable(self.steps, self.images * self.views)
 
         def part(rows: slice) -> Tensor:
-            return self._invert(oracle, prior, y[rows], steps, Noise(seed, key[rows]).of("plg"))
+            return self._invert(oracle, prior, y[rows], steps, Noise(seed, key[rows]).of("plg"), work)
 
         z = piecewise("plg", len(y), oracle, work, part)
         return Reconstructions(render(prior, z, y, work), y, z, torch.full_like(y, steps == 0, dtype=torch.bool))
 
-    def _invert(self, oracle: Oracle, prior: Prior, y: Int64[Tensor, " n"], steps: int, noise: Noise) -> Tensor:
+    def _invert(
+        self, oracle: Oracle, prior: Prior, y: Int64[Tensor, " n"], steps: int, noise: Noise, work: AttackContext
+    ) -> Tensor:
         point = Point(prior.sample(noise.of("start")))
         optimizer = torch.optim.Adam(point.parameters(), lr=self.lr, eps=60e-8)  # a sum here, a mean over 60 there
         term = on_logits(IDENTITY[self.objective])
@@ -95,5 +97,5 @@ class PLG(Attack):
             seen = [oracle.loss(augment.view(x, noise, self.mirror), y, term, noise) for noise in streams]
             return torch.stack(seen).sum(dim=0)
 
-        descend(point, loss, optimizer, steps, noise)
+        descend(point, loss, optimizer, steps, noise, work=work)
         return point.z.detach()

@@ -131,7 +131,7 @@ class PPA(Attack):
         views = oracle.affordable(steps + self.selection_views, self.candidates) - steps
 
         def part(rows: slice) -> Tensor:
-            return self._optimise(oracle, prior, start[rows], y[rows], steps, Noise(seed, key[rows]).of("ppa"))
+            return self._optimise(oracle, prior, start[rows], y[rows], steps, Noise(seed, key[rows]).of("ppa"), work)
 
         z = piecewise("ppa", len(y), oracle, work, part)
         kept = self._select(oracle, prior, z, y, views, Noise(seed, key).of("ppa-selection"), work)
@@ -139,7 +139,14 @@ class PPA(Attack):
         return Reconstructions(render(prior, z, y, work), y, z, torch.full_like(y, steps == 0, dtype=torch.bool))
 
     def _optimise(
-        self, oracle: Oracle, prior: Prior, start: Tensor, y: Int64[Tensor, " n"], steps: int, noise: Noise
+        self,
+        oracle: Oracle,
+        prior: Prior,
+        start: Tensor,
+        y: Int64[Tensor, " n"],
+        steps: int,
+        noise: Noise,
+        work: AttackContext,
     ) -> Tensor:
         point = Point(start)
         optimizer = adam(point.parameters(), self.lr, self.reference_batch, self.betas)
@@ -149,7 +156,7 @@ class PPA(Attack):
             x = augment.random_resized_crop(prior.decode(z, y), drawn.of("view"), self.view_scale)
             return oracle.loss(x, y, objective, drawn) + self.latent_penalty * z.square().mean(dim=1)
 
-        descend(point, loss, optimizer, steps, noise)
+        descend(point, loss, optimizer, steps, noise, work=work)
         return point.z.detach()
 
     def _select(
@@ -165,8 +172,12 @@ class PPA(Attack):
         """Places of each identity's best candidates, identities in their order, best first."""
         if self.candidates == self.images:
             return torch.arange(len(z), device=z.device)
-        confidence = robust_confidence(
-            oracle, lambda rows: prior.decode(z[rows], y[rows]), y, noise, views, self.mirror, work
-        )
-        best = confidence.reshape(-1, self.candidates).topk(self.images, dim=1).indices
+
+        def confidence() -> Tensor:
+            return robust_confidence(
+                oracle, lambda rows: prior.decode(z[rows], y[rows]), y, noise, views, self.mirror, work
+            )
+
+        found = work.once("ppa-selection", oracle, confidence)
+        best = found.reshape(-1, self.candidates).topk(self.images, dim=1).indices
         return (best + torch.arange(len(best), device=z.device)[:, None] * self.candidates).flatten()

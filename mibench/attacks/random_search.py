@@ -9,6 +9,7 @@ from torch import Tensor
 from mibench.attacks.parts.queries import query_many
 from mibench.attacks.parts.search import keys, piecewise, render
 from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions
+from mibench.core.steps import Held
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
 
@@ -80,7 +81,9 @@ class RandomSearch(Attack):
         """The best latents of each identity, and behind each its score."""
         found = torch.cat([best, torch.full_like(best[:, :, :1], -1.0)], dim=2)
         at_once = max(1, work.batch // len(y))
-        for start in range(0, queries, at_once):
+        held, starts = Held(found=found), range(0, queries, at_once)
+        for step in work.steps(len(starts), held):
+            start, found = starts[step], held.found
             sample = torch.arange(start, min(start + at_once, queries), device=y.device)
             # The key of a sample depends on the identity and its number alone, not on how many there will be.
             key = ((y[None, :] << 32) + sample[:, None]).flatten()
@@ -89,5 +92,5 @@ class RandomSearch(Attack):
             own = p.gather(2, y[None, :, None].expand(len(sample), -1, 1))
             found = torch.cat([found, torch.cat([z, own], dim=2).transpose(0, 1)], dim=1)
             place = found[:, :, -1].topk(self.images, dim=1).indices[:, :, None]
-            found = found.gather(1, place.expand(-1, -1, found.shape[2]))
-        return found
+            held.found = found.gather(1, place.expand(-1, -1, found.shape[2]))
+        return held.found

@@ -19,6 +19,7 @@ from mibench.attacks.parts.sac import Agents, Replay, Transitions
 from mibench.attacks.parts.search import keys, piecewise, render
 from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions
 from mibench.core.losses import margin_reward
+from mibench.core.steps import Held
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
 
@@ -163,9 +164,8 @@ class RLB(Attack):
         )
         memory = Replay(rounds * n * self.steps)
         best = torch.cat([unscored, torch.zeros_like(unscored[:, :, :1])], dim=2)
-        score = torch.full_like(best[:, :, 0], -1.0)
-        learned = False
-        for number in range(rounds):
+        held = Held(best=best, score=torch.full_like(best[:, :, 0], -1.0), learned=False)
+        for number in work.steps(rounds, held, memory, agents):
             drawn = noise.of("round", number)
             state = drawn.of("state").normal(n * (2 if self.extra else 1), d)
             for step in range(self.steps):
@@ -184,13 +184,13 @@ class RLB(Attack):
                 memory.add(Transitions(state[:, :n], action[:, :n], gained, next_state, done))
                 state = after
             own = p[:, : state.shape[1]].gather(2, y[:, None, None].expand(-1, state.shape[1], 1))[:, :, 0]
-            found = torch.cat([state, torch.full_like(own[:, :, None], float(learned))], dim=2)
-            score, place = torch.cat([own, score], dim=1).sort(dim=1, descending=True, stable=True)
-            score, place = score[:, : self.images], place[:, : self.images, None].expand(-1, -1, d + 1)
-            best = torch.cat([found, best], dim=1).gather(1, place)
+            found = torch.cat([state, torch.full_like(own[:, :, None], float(held.learned))], dim=2)
+            score, place = torch.cat([own, held.score], dim=1).sort(dim=1, descending=True, stable=True)
+            held.score, place = score[:, : self.images], place[:, : self.images, None].expand(-1, -1, d + 1)
+            held.best = torch.cat([found, held.best], dim=1).gather(1, place)
             if memory.filled > self.batch:
-                learned = True
+                held.learned = True
                 for update in range(self.updates):
                     stream = drawn.of("update", update)
                     agents.update(memory.draw(self.batch, stream.of("replay")), stream)
-        return best
+        return torch.as_tensor(held.best)

@@ -6,8 +6,9 @@ References:
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, cast, runtime_checkable
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from mibench.attacks.parts.search import keys, piecewise
 from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions
 from mibench.core.losses import max_margin, on_logits
+from mibench.core.steps import Held, Stateful
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
 
@@ -63,8 +65,14 @@ class Flow(Protocol):
     def velocity(self, x: Images, t: float) -> Images:
         """(predict(x, t) - x) / (1 - t)."""
 
-    def integrate(self, x: Images, steps: int, velocity: Callable[[Images, float], Images] | None = None) -> Images:
-        """x_1 from x_0 by Heun's method, Euler's at the last step."""
+    def integrate(
+        self,
+        x: Images,
+        steps: int,
+        velocity: Callable[[Images, float], Images] | None = None,
+        loop: Callable[[Stateful], Iterator[int]] | None = None,
+    ) -> Images:
+        """x_1 from x_0 by Heun's method, Euler's at the last step; `loop` numbers the steps."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +142,7 @@ class Sfmi(Attack):
 
         def part(rows: slice) -> Tensor:
             noise = Noise(seed, key[rows]).of("sfmi")
-            x, failed = self._steered(oracle, model, prior.sample(noise), y[rows], steps, noise)
+            x, failed = self._steered(oracle, model, prior.sample(noise), y[rows], steps, noise, work)
             return torch.cat([x.flatten(1), failed[:, None]], dim=1)
 
         found = piecewise("sfmi", len(y), oracle, work, part)
@@ -143,10 +151,17 @@ class Sfmi(Attack):
 
     @torch.no_grad()
     def _steered(
-        self, oracle: Oracle, model: Flow, z: Float[Tensor, "n d"], y: Int64[Tensor, " n"], steps: int, noise: Noise
+        self,
+        oracle: Oracle,
+        model: Flow,
+        z: Float[Tensor, "n d"],
+        y: Int64[Tensor, " n"],
+        steps: int,
+        noise: Noise,
+        work: AttackContext,
     ) -> tuple[Images, Float[Tensor, " n"]]:
         """The ends of the flow, and 1 for each whose margin did not improve from the first look to the last."""
-        losses: list[Tensor] = []
+        held = Held(looks=0, first=None, last=None)
 
         def field(x: Images, t: float) -> Images:
             gamma = self.gamma(t)
@@ -155,19 +170,19 @@ class Sfmi(Attack):
             with torch.enable_grad():
                 point = x.detach().requires_grad_()
                 clean = model.predict(point, t)
-                drawn = noise.of("look", len(losses))
-                losses.append(oracle.loss(seen(clean), y, on_logits(max_margin), drawn))
-                gradient = torch.autograd.grad(losses[-1].sum(), point)[0]
-            losses[-1] = losses[-1].detach()
+                values = oracle.loss(seen(clean), y, on_logits(max_margin), noise.of("look", held.looks))
+                gradient = torch.autograd.grad(values.sum(), point)[0]
+            held.looks, held.last = held.looks + 1, values.detach()
+            held.first = held.last if held.first is None else held.first
             v = (clean.detach() - x) / (1 - t)
             return v - gamma * rescaled(gradient, v)
 
-        x = model.integrate(z.reshape(-1, *model.image_shape), steps, field)
+        x = model.integrate(z.reshape(-1, *model.image_shape), steps, field, partial(work.steps, steps, held))
         if not x.isfinite().all():
             raise UserError(
                 f"sfmi: pixels stopped being finite (strength {self.strength}); lower it with --set strength="
             )
-        return x, (losses[-1] >= losses[0]).float() if losses else torch.ones(len(y), device=x.device)
+        return x, (held.last >= held.first).float() if held.looks else torch.ones(len(y), device=x.device)
 
 
 def rescaled(gradient: Images, v: Images, eps: float = 1e-8) -> Images:

@@ -19,7 +19,7 @@ from mibench.attacks.parts.evolution import Fitness, log_odds, one_plus_one
 from mibench.attacks.parts.experts import Experts, LongTail
 from mibench.attacks.parts.latents import Point
 from mibench.attacks.parts.pspace import PSpace, RampedAdam, ramp, searched
-from mibench.attacks.parts.search import best_of_pool, chunks, descend, keys, piecewise, render
+from mibench.attacks.parts.search import best_of_pool, chunks, descend, gathered, keys, piecewise, render
 from mibench.core import (
     Attack,
     AttackContext,
@@ -187,7 +187,7 @@ class Smile(Attack):
 
             def transfer(rows: slice) -> Tensor:
                 noise = Noise(seed, key[rows]).of("smile")
-                return self._descend(body, experts, prior, box.scaled(self.box), sample[rows], y[rows], noise)
+                return self._descend(body, experts, prior, box.scaled(self.box), sample[rows], y[rows], noise, work)
 
             latents = piecewise("smile-transfer", len(y), oracle, work, transfer)
         queries = oracle.affordable(self.queries // self.images, self.images)
@@ -204,7 +204,7 @@ class Smile(Attack):
             if self.start == "surrogate":
                 at_least = torch.full_like(at_least, float("-inf"))
             noise = Noise(seed, labels[rows]).of("smile")
-            z, after = one_plus_one(ask, last.clip_w, start, best, at_least, queries, self.sigma, noise)
+            z, after = one_plus_one(ask, last.clip_w, start, best, at_least, queries, self.sigma, noise, work)
             return torch.cat([z, (after <= value[rows])[..., None].to(z.dtype)], dim=2).flatten(0, 1)
 
         few = replace(work, batch=max(1, work.batch // self.images))
@@ -236,7 +236,7 @@ class Smile(Attack):
 
         def taught() -> dict[str, Tensor]:
             features = torch.cat([body.features(to_float(part)).float() for part in shown.split(self.batch)])
-            return lesson.teach(experts, features, log_p, seed_of(seed, "smile"))
+            return lesson.teach(experts, features, log_p, seed_of(seed, "smile"), work)
 
         experts.load_state_dict(work.once("smile-experts", oracle, taught))
         return body, experts.to(oracle.device).eval().requires_grad_(False)
@@ -250,6 +250,7 @@ class Smile(Attack):
         start: Float[Tensor, "n d"],
         y: Int64[Tensor, " n"],
         noise: Noise,
+        work: AttackContext,
     ) -> Float[Tensor, "n d"]:
         """Adam on the surrogate's cross-entropy from the pool's samples, clipped to the box after each step."""
         point = Point(start)
@@ -259,11 +260,11 @@ class Smile(Attack):
             logits = experts(body.features(prior.decode(w, y))).mean(dim=0)
             return F.cross_entropy(logits, y, reduction="none")
 
-        descend(point, loss, RampedAdam(point.z, self.rate, ramps, box), self.steps, noise)
+        descend(point, loss, RampedAdam(point.z, self.rate, ramps, box), self.steps, noise, work=work)
         return point.z.detach()
 
 
 def _answers(oracle: Oracle, shown: Tensor, work: AttackContext) -> Float[Tensor, "n k"]:
     """The target's log scores; what it rounds to 0 is the smallest number."""
-    p = torch.cat([oracle.probs(to_float(shown[rows]), None) for rows in chunks(len(shown), work.batch)])
+    p = gathered(chunks(len(shown), work.batch), lambda rows: oracle.probs(to_float(shown[rows]), None), work)
     return p.clamp(min=torch.finfo(p.dtype).tiny).log()

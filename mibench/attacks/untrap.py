@@ -21,6 +21,7 @@ from torch import Tensor
 from mibench.attacks.parts.search import keys, piecewise
 from mibench.core import AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions, Split, Term, Wrapper
 from mibench.core.losses import cross_entropy, on_logits
+from mibench.core.steps import Held
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
 
@@ -158,7 +159,7 @@ class Untrap(Wrapper):
         steps = left * self.steps // cost.queries
 
         def part(rows: slice) -> Tensor:
-            return self._estimate(oracle, public, labels[rows], steps, seed).flatten(1)
+            return self._estimate(oracle, public, labels[rows], steps, seed, work).flatten(1)
 
         wide = replace(work, batch=max(1, work.batch // self.images))
         triggers = piecewise("untrap", len(labels), oracle, wide, part).reshape(-1, *public.images.shape[1:])
@@ -167,22 +168,23 @@ class Untrap(Wrapper):
         return self.wrapped(Untrapped(oracle, triggers, places, self.alpha), prior, labels, seed, work)
 
     def _estimate(
-        self, oracle: Oracle, public: Split, labels: Int64[Tensor, " k"], steps: int, seed: int
+        self, oracle: Oracle, public: Split, labels: Int64[Tensor, " k"], steps: int, seed: int, work: AttackContext
     ) -> Float[Tensor, "k c h w"]:
         """One universal trigger for each identity."""
         y, key = keys(labels, self.images)
         noise = Noise(seed, key).of("untrap")
         triggers = torch.full((len(labels), *public.images.shape[1:]), 0.5, device=labels.device)
         term = on_logits(cross_entropy)
-        for step in range(steps):
+        held = Held(triggers=triggers)
+        for step in work.steps(steps, held):
             drawn = noise.of("step", step)
             # u < 1 in float32, but u * n may round up to n.
             chosen = (drawn.of("image").uniform(1)[:, 0] * len(public)).long().clamp(max=len(public) - 1)
             x = public.at(chosen)
-            triggers.requires_grad_()
+            triggers = held.triggers.requires_grad_()
             with torch.enable_grad():
                 worn = triggers[:, None].expand(-1, self.images, -1, -1, -1).flatten(0, 1)
                 values = oracle.loss((1.0 - self.alpha) * x + self.alpha * worn, y, term, drawn)
                 (gradient,) = torch.autograd.grad(values.sum(), triggers)
-            triggers = (triggers.detach() - self.step * gradient.sign()).clamp(0.0, 1.0)
-        return triggers.detach()
+            held.triggers = (triggers.detach() - self.step * gradient.sign()).clamp(0.0, 1.0)
+        return held.triggers.detach()

@@ -106,7 +106,7 @@ class VMI(Attack):
         centre, spread = self._scale(prior, seed, labels.device)
 
         def part(rows: slice) -> Tensor:
-            return self._fit(oracle, prior, labels[rows], centre, spread, steps, seed)
+            return self._fit(oracle, prior, labels[rows], centre, spread, steps, seed, work)
 
         # A row of the search is an identity, which shows `samples` images at once.
         narrow = replace(work, batch=max(1, work.batch // self.samples))
@@ -131,6 +131,7 @@ class VMI(Attack):
         spread: Float[Tensor, " d"],
         steps: int,
         seed: int,
+        work: AttackContext,
     ) -> Float[Tensor, "n e"]:
         """Each identity's final draws, in one row."""
         q: Flow | FullGaussian
@@ -145,7 +146,7 @@ class VMI(Attack):
             x = prior.decode(centre + spread * z, y)
             return oracle.loss(x, y, on_logits(cross_entropy), drawn) + self.kl_weight * q.kl(z, drawn)
 
-        descend(q, loss, optimizer, steps, Noise(seed, key).of("vmi"), scale=1 / self.samples)
+        descend(q, loss, optimizer, steps, Noise(seed, key).of("vmi"), scale=1 / self.samples, work=work)
         with torch.no_grad():
             z = centre + spread * q.draw(Noise(seed, keys(labels, self.images)[1]).of("vmi-final"))
         return z.reshape(len(labels), -1)

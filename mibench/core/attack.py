@@ -3,7 +3,7 @@
 import re
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
@@ -16,6 +16,7 @@ from mibench.core.data import Split
 from mibench.core.oracle import Oracle
 from mibench.core.prior import Prior
 from mibench.core.reconstructions import Reconstructions
+from mibench.core.steps import Files, Part, Stateful, begun, beside, steps
 from mibench.runtime.checkpoints import read_checkpoint, write_checkpoint
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
@@ -38,6 +39,7 @@ def keep(path: Path, value: Tensor | dict[str, Tensor], oracle: Oracle, before: 
     """Write what a part of an attack found, and what it asked since the counts `before`."""
     counts = {key: after - before[key] for key, after in oracle.counts().items()}
     write_checkpoint(path, {"value": value, "counts": counts})
+    beside(path).unlink(missing_ok=True)
 
 
 def recall(path: Path, oracle: Oracle) -> tuple[Tensor | dict[str, Tensor], dict[str, Tensor]]:
@@ -73,6 +75,8 @@ class AttackContext:
     """What the target's defenses do to training images: public knowledge, for attackers who use it (`eot`)."""
     names: set[str] = field(default_factory=set, compare=False, repr=False)
     """What has been kept by `once`; shared with the copies that `replace` makes."""
+    seconds: float | None = None
+    """Between two checkpoints of `steps`, at least; None is `core.steps.SECONDS`."""
 
     def images(self, attack: str) -> Split:
         """The attacker's images.
@@ -98,11 +102,28 @@ class AttackContext:
         if path is not None and path.exists():
             return cast(Kept, recall(path, oracle)[0])
         before = oracle.counts()
-        value = compute()
+        with begun(Part(oracle, None if path is None else Files(path), self.seconds)):
+            value = compute()
         oracle.check()
         if path is not None:
             keep(path, value, oracle, before)
         return value
+
+    def steps(self, count: int, *states: Stateful) -> Iterator[int]:
+        """The numbers of a loop within `once`: 0 to `count` - 1, or from where a killed process had come to.
+
+        Where they do not begin at 0 the states have become what they were there. Every variable that one step leaves
+        for the next, and whatever is read of them after the loop, belongs in a state:
+
+            held = Held(z=start, value=value)
+            for step in work.steps(self.steps, held):
+                held.z, held.value = better(held.z, held.value, noise.of("step", step))
+
+        Args:
+            count: Of the loop.
+            states: A `core.steps.Held`, optimisers, networks.
+        """
+        return steps(count, states, self.batch)
 
     def below(self, name: str) -> "AttackContext":
         """A workspace of its own for a part of the attack that uses the names of another part (a further round).

@@ -19,11 +19,12 @@ from mibench.core import Access, Attack, AttackContext, BudgetExhausted, Oracle,
 from mibench.core.attack import Kept
 from mibench.core.ledger import Ledger
 from mibench.core.meter import Meter
+from mibench.core.steps import Part, begun
 from mibench.plugins import capabilities, registry
 from mibench.runtime.engine import Engine
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import seeded_globals
-from mibench.runtime.wire import Message, Wire
+from mibench.runtime.wire import BODY, Message, Wire
 
 __all__ = ["Cell", "Distant", "main"]
 
@@ -69,6 +70,43 @@ class Distant(Oracle):
 
 
 @dataclass(frozen=True)
+class Outside:
+    """The steps of an unfinished part, kept by the process outside as bytes that it does not read.
+
+    Args:
+        wire: To that process.
+        place: The part's name and scope.
+    """
+
+    wire: Wire
+    place: dict[str, Any]
+
+    def read(self) -> dict[str, Any] | None:
+        """What was written last; None where nothing was."""
+        known = call(self.wire, "recall steps", self.place)
+        if known.what != "steps":
+            return None
+        content = io.BytesIO(known.tensors["content"].numpy().tobytes())
+        return cast(dict[str, Any], torch.load(content, map_location="cpu", weights_only=True))
+
+    def write(self, state: dict[str, Any]) -> None:
+        """In place of what was there; a state that is too long for the wire is not kept."""
+        content = io.BytesIO()
+        torch.save(state, content)
+        if content.tell() < BODY - 4096:
+            plain = torch.frombuffer(content.getbuffer(), dtype=torch.uint8)
+            call(self.wire, "keep steps", self.place, {"content": plain})
+
+    def passed(self) -> None:
+        """The loop that comes next has been taken from what was read."""
+        call(self.wire, "passed", self.place)
+
+    def ended(self) -> None:
+        """A loop has ended."""
+        call(self.wire, "ended", self.place)
+
+
+@dataclass(frozen=True)
 class Cell(AttackContext):
     """The workspace inside: what it keeps lies outside, in the run's folder, and is the same as without isolation."""
 
@@ -86,7 +124,8 @@ class Cell(AttackContext):
             counts = [key for key in named if key.startswith("count.")]
             oracle.add({key.removeprefix("count."): named.pop(key).cpu() for key in counts})
             return cast(Kept, unpacked(named))
-        value = compute()
+        with begun(Part(oracle, Outside(self.wire, place), self.seconds)):
+            value = compute()
         call(self.wire, "keep", place, packed(value))
         return value
 

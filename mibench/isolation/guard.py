@@ -25,8 +25,7 @@ import torch
 from torch import Tensor
 
 from mibench.core import Access, BudgetExhausted, Cost, Defense, Oracle, Prior, Reconstructions, Split
-from mibench.core.attack import NAME, keep, recall
-from mibench.isolation.cell import packed, unpacked
+from mibench.isolation.parts import Parts
 from mibench.runtime.engine import Engine
 from mibench.runtime.errors import UserError
 from mibench.runtime.seal import unreadable_by_others
@@ -265,30 +264,14 @@ def serve(wire: Wire, oracle: Oracle, folder: Path) -> tuple[Reconstructions | N
     Raises:
         UserError: If the attack stopped, or said what is no question.
     """
-    before: dict[Path, dict[str, Tensor]] = {}
+    parts = Parts(folder, oracle)
     while True:
         said = wire.receive()
         try:
             if said.what == "ask":
                 wire.send("answer", tensors={"answer": _answer(oracle, said)})
-            elif said.what == "recall":
-                path = _place(folder, said)
-                if path.exists():
-                    value, counts = recall(path, oracle)
-                    counts = {f"count.{name}": count for name, count in counts.items()}
-                    wire.send("value", tensors=packed(value) | counts)
-                else:
-                    before[path] = oracle.counts()
-                    wire.send("nothing")
-            elif said.what == "keep":
-                path = _place(folder, said)
-                if path not in before or path.exists():
-                    raise Broken("a part to keep that was not begun")
-                path.parent.mkdir(parents=True, exist_ok=True)
-                oracle.check()
-                value = unpacked({name: tensor.to(oracle.device) for name, tensor in said.tensors.items()})
-                keep(path, value, oracle, before.pop(path))
-                wire.send("kept")
+            elif (answer := parts.answer(said)) is not None:
+                wire.send(answer[0], tensors=answer[1])
             elif said.what == "done":
                 return _reconstructions(said), _words(said.fields.get("generators"))
             elif said.what == "stopped":
@@ -317,16 +300,6 @@ def _answer(oracle: Oracle, said: Message) -> Tensor:
         return question(said.tensors["x"].to(oracle.device), said.tensors.get("y"))
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise UserError(f"the target cannot answer that: {str(error).splitlines()[0][:300]}") from None
-
-
-def _place(folder: Path, said: Message) -> Path:
-    """Where a part of the attack is kept: below the run's folder, under names of letters and digits."""
-    scope, name = said.fields.get("scope"), said.fields.get("name")
-    names = [*scope, name] if isinstance(scope, list) else []
-    if not names or len(names) > 8 or not all(isinstance(one, str) and re.fullmatch(NAME, one) for one in names):
-        raise Broken("a part to keep without a proper name")
-    *above, last = (f"checkpoint-{one}" for one in names)
-    return folder.joinpath(*above) / f"{last}.pt"
 
 
 def _reconstructions(said: Message) -> Reconstructions | None:

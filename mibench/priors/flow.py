@@ -14,7 +14,7 @@ References:
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mibench.core import Oracle, Prior, PriorTrainer, Split, TrainingContext
+from mibench.core.steps import Held, Stateful
 from mibench.priors.gan import Loop, average, average_of
 from mibench.priors.unet import Eigenspace, UNet
 from mibench.runtime.errors import UserError
@@ -104,7 +105,13 @@ class FlowPrior(Prior):
         clean = checkpoint(self.predict, x, t, use_reentrant=False) if torch.is_grad_enabled() else self.predict(x, t)
         return (clean - x) / (1 - t)
 
-    def integrate(self, x: Images, steps: int, velocity: Callable[[Images, float], Images] | None = None) -> Images:
+    def integrate(
+        self,
+        x: Images,
+        steps: int,
+        velocity: Callable[[Images, float], Images] | None = None,
+        loop: Callable[[Stateful], Iterator[int]] | None = None,
+    ) -> Images:
         """x_1 from x_0 = x by Heun's method, with equal steps: the velocity at both ends of each, averaged.
 
         The last step is Euler's: at t = 1 the velocity divides by 0. It lands on M(x, 1 - 1 / steps).
@@ -113,15 +120,16 @@ class FlowPrior(Prior):
             x: Noise.
             steps: How many; 2 steps - 1 evaluations.
             velocity: The field; the prior's own unless it is given.
+            loop: Numbers the steps from the first that is left, given what they change (`AttackContext.steps`).
         """
         field = velocity or self.velocity
-        for step in range(steps):
-            first = field(x, step / steps)
-            ahead = x + first / steps
-            if step + 1 == steps:
-                return ahead
-            x = x + (first + field(ahead, (step + 1) / steps)) / (2 * steps)
-        return x
+        held = Held(x=x)
+        for step in range(steps) if loop is None else loop(held):
+            first = field(held.x, step / steps)
+            ahead = held.x + first / steps
+            last = step + 1 == steps
+            held.x = ahead if last else held.x + (first + field(ahead, (step + 1) / steps)) / (2 * steps)
+        return torch.as_tensor(held.x)
 
     def decode(self, z: Float[Tensor, "n d"], y: Int64[Tensor, " n"] | None = None) -> Images:
         """The image at the end of the flow from z."""

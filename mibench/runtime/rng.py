@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-__all__ = ["Noise", "content_keys", "generator", "seed_of", "seeded_globals"]
+__all__ = ["Noise", "content_keys", "generator", "kept_globals", "seed_of", "seeded_globals"]
 
 
 def seed_of(*parts: object) -> int:
@@ -39,6 +39,14 @@ def seed_of(*parts: object) -> int:
 def generator(*parts: object, device: torch.device | str = "cpu") -> torch.Generator:
     """A torch generator seeded by `seed_of(*parts)`, for code that is batch-coupled anyway (training)."""
     return torch.Generator(device=device).manual_seed(seed_of(*parts))
+
+
+@contextmanager
+def kept_globals() -> Iterator[None]:
+    """Around code that seeds torch's global generators and draws from them: afterwards they are as they were before."""
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        yield
 
 
 @contextmanager

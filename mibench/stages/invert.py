@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from mibench.core import (
     Access,
@@ -30,13 +31,14 @@ from mibench.models.fold import fold
 from mibench.plugins import capabilities, registry
 from mibench.plugins.registry import Choice
 from mibench.runs import Run, clock, provenance
+from mibench.runtime.checkpoints import read_checkpoint, write_checkpoint
 from mibench.runtime.engine import Engine, at_once, describe
 from mibench.runtime.errors import UserError
 from mibench.runtime.files import write_json
+from mibench.runtime.memory import bytes_each, free_memory, halved, holds, total_memory
 from mibench.runtime.pictures import tile
-from mibench.runtime.pixels import machine_memory
 from mibench.runtime.progress import Reporter
-from mibench.runtime.rng import seeded_globals
+from mibench.runtime.rng import Noise, seeded_globals
 from mibench.stages import artifacts
 
 __all__ = ["ACCESS", "batch_of", "plan", "work"]
@@ -48,6 +50,9 @@ ACCESS = {
     "white_box": Access.WHITE_BOX,
 }
 """What a CARD's `access` grants; an attack with 'none' gets the least, and never asks."""
+
+HALVED = "checkpoint@batch.pt"
+"""How many images an interrupted run searched at once after it had run out of memory; no part of an attack has an @."""
 
 BATCH = {"cpu": 128, "cuda": 2048, "mps": 512}
 """Images of 64 px searched at once: what stays in a CPU's cache; what fills a GPU."""
@@ -109,19 +114,31 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     labels = torch.arange(count, device=engine.device)
     isolated = bool(run.inputs.get("isolate", False))
     attacking = _isolated if isolated else _here
+    access, budget = ACCESS[run.spec["access"]], run.spec["budget"]
+    planned = batch_of(engine, data.image_shape, prior, network if access == Access.WHITE_BOX else None, reporter.say)
     with (
         run.writing(describe(engine), reporter.say) as folder,
-        attacking(run, engine, prior, data, count) as (cost, attack, isolation),
+        attacking(run, engine, prior, data, count, planned) as (cost, attack, isolation),
     ):
         if isolation:
             reporter.say(f"isolation: {isolation}")
         total = cost.queries * count + cost.shared_queries
-        with reporter.task(f"{run.name} on {target.name}", total, "images") as task:
-            access, budget = ACCESS[run.spec["access"]], run.spec["budget"]
-            trace = _trace(cost, budget, len(data.classes), count, engine)
-            oracle = Oracle(network, access, len(data.classes), budget, task.advance, range(count), trace)
-            with oracle.watched(), engine.autocast():
-                outcome, generators = attack(oracle, folder)
+
+        def tried(batch: int) -> tuple[Outcome, Oracle, Trace | None, int]:
+            """The attack with an oracle of its own: what is kept is counted again, what was lost is not."""
+            with reporter.task(f"{run.name} on {target.name}", total, "images") as task:
+                trace = _trace(cost, budget, len(data.classes), count, engine)
+                oracle = Oracle(network, access, len(data.classes), budget, task.advance, range(count), trace)
+                with oracle.watched(), engine.autocast():
+                    return attack(oracle, folder, batch), oracle, trace, batch
+
+        def smaller(batch: int, said: str) -> None:
+            reporter.say(f"{run.label}: {engine.device} ran out of memory ({said}); {batch} images at once from now on")
+            write_checkpoint(folder / HALVED, {"batch": batch})
+
+        known = folder / HALVED
+        first = int(read_checkpoint(known, torch.device("cpu"))["batch"]) if known.exists() else planned
+        (outcome, generators), oracle, trace, batch = halved(tried, min(first, planned), smaller)
         if generators:
             reporter.say(
                 f"{run.name} drew from the global generators of {', '.join(generators)}; they are seeded from the run, "
@@ -155,27 +172,27 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
             artifacts.write_log(folder / "log.jsonl", [moment.line() for moment in moments])
         write_json(folder / "metrics.json", measured(made, missing, oracle, labels) | {"global_generators": generators})
         tile(stored[: 8 * 8], folder / "grid.png", columns=8)
-        run.finish(provenance(started, describe(engine) | {"isolation": isolation or "none"}))
+        run.finish(provenance(started, describe(engine) | {"batch": batch, "isolation": isolation or "none"}))
 
 
 Outcome = tuple[Checked | None, list[str]]
 """What an attack returned, checked (None where the budget did not suffice), and the global generators that it used."""
 
-Attacking = tuple[Cost, Callable[[Oracle, Path], Outcome], str]
-"""What an attack will cost, what runs it, and how it is isolated (empty: not at all)."""
+Attacking = tuple[Cost, Callable[[Oracle, Path, int], Outcome], str]
+"""What an attack will cost, what runs it with so many images at once, and how it is isolated (empty: not at all)."""
 
 
 @contextmanager
-def _here(run: Run, engine: Engine, prior: Prior, data: Dataset, count: int) -> Iterator[Attacking]:
+def _here(run: Run, engine: Engine, prior: Prior, data: Dataset, count: int, planned: int) -> Iterator[Attacking]:
     """The attack in this process."""
     chosen = run.spec["attack"]
     attack: Attack = registry.configure("attacks", chosen["name"], settings=chosen["settings"]).plugin
     capabilities.require(attack, prior)
 
-    def attacked(oracle: Oracle, folder: Path) -> Outcome:
+    def attacked(oracle: Oracle, folder: Path, batch: int) -> Outcome:
         labels = torch.arange(count, device=engine.device)
         shown = shown_by(artifacts.defenses(run.target))
-        workspace = AttackContext(batch_of(engine, data.image_shape, prior), folder, data.public.on(engine), shown)
+        workspace = AttackContext(batch, folder, data.public.on(engine), shown)
         outcome: Checked | None = None
         with (
             seeded_globals(run.spec["seed"], "attack") as generators,
@@ -190,8 +207,11 @@ def _here(run: Run, engine: Engine, prior: Prior, data: Dataset, count: int) -> 
 
 
 @contextmanager
-def _isolated(run: Run, engine: Engine, prior: Prior, data: Dataset, count: int) -> Iterator[Attacking]:
-    """The attack in a sealed process of its own, which is given everything that it may know and asks for the rest."""
+def _isolated(run: Run, engine: Engine, prior: Prior, data: Dataset, count: int, planned: int) -> Iterator[Attacking]:
+    """The attack in a sealed process of its own, which is given everything that it may know and asks for the rest.
+
+    Its batch stays as it was planned: if memory is short in there the run ends with that error.
+    """
     access = ACCESS[run.spec["access"]]
     guard.possible(access)
     pictures = [Path(one) for one in run.target.inputs["dataset"]["settings"].values() if isinstance(one, str) and one]
@@ -199,7 +219,7 @@ def _isolated(run: Run, engine: Engine, prior: Prior, data: Dataset, count: int)
         fields = {
             "access": access.name,
             "attacked": count,
-            "batch": batch_of(engine, data.image_shape, prior),
+            "batch": planned,
             "budget": run.spec["budget"],
             "classes": len(data.classes),
             "seed": run.spec["seed"],
@@ -207,7 +227,7 @@ def _isolated(run: Run, engine: Engine, prior: Prior, data: Dataset, count: int)
         defenses = artifacts.defenses(run.target)
         cost = cell.give(run.spec["attack"], prior, data.public, defenses, engine, fields)
 
-        def attacked(oracle: Oracle, folder: Path) -> Outcome:
+        def attacked(oracle: Oracle, folder: Path, batch: int) -> Outcome:
             made, generators = guard.serve(cell.wire, oracle, folder)
             if made is None:
                 return None, generators
@@ -222,17 +242,50 @@ def _trace(cost: Cost, budget: int | None, classes: int, people: int, engine: En
     return Trace(classes, people, own, engine.device) if own > 0 else None
 
 
-def batch_of(engine: Engine, image_shape: tuple[int, int, int], prior: Prior) -> int:
-    """Images searched at once; fewer where the prior is large: half of the machine's memory is for what it keeps.
+def batch_of(
+    engine: Engine,
+    image_shape: tuple[int, int, int],
+    prior: Prior,
+    network: nn.Module | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> int:
+    """Images searched at once: half of the memory is for what they keep.
 
-    All of the memory counts and not what is free now, so that the same machine gives the same pieces.
+    On a CPU what large priors say of themselves decides, on a GPU what an image takes there. All of the memory counts
+    and not what is free now, so that the same machine gives the same pieces; unless so many do not fit into what is
+    free, which is told.
+
+    Args:
+        engine: Where.
+        image_shape: Of one image.
+        prior: On the device.
+        network: The target on the device, if it is differentiated.
+        say: Told where others use so much of the device that fewer fit.
     """
-    most = at_once(BATCH[engine.device.type], image_shape, engine.device)
-    if not prior.footprint:
-        return most
-    cuda = engine.device.type == "cuda"
-    memory = torch.cuda.get_device_properties(engine.device).total_memory if cuda else machine_memory()
-    return max(1, min(most, memory // 2 // prior.footprint))
+    device = engine.device
+    most = at_once(BATCH[device.type], image_shape, device)
+    if device.type != "cuda":
+        return most if not prior.footprint else max(1, min(most, total_memory(device) // 2 // prior.footprint))
+    each = max(prior.footprint, bytes_each(device, partial(_pass, engine, prior, network)))
+    usual = holds(total_memory(device), each, most)
+    now = holds(free_memory(device), each, usual)
+    if now < usual:
+        say(
+            f"{device} has {free_memory(device) / 1e9:.1f} of its {total_memory(device) / 1e9:.1f} GB free: {now} "
+            f"images at once instead of {usual}, so that results differ by rounding from those of the whole device"
+        )
+    return now
+
+
+def _pass(engine: Engine, prior: Prior, network: nn.Module | None, count: int) -> None:
+    """What a step of a search does with so many images: drawn and, by the target, differentiated."""
+    key = torch.arange(count, device=engine.device)
+    with torch.set_grad_enabled(network is not None), engine.autocast():
+        z = prior.sample(Noise(0, key).of("memory")).requires_grad_(network is not None)
+        x = prior.decode(z, torch.zeros_like(key)) if prior.differentiable else prior.decode(z.detach())
+        if network is not None:
+            moved = z if x.requires_grad else x.requires_grad_()
+            torch.autograd.grad(network(x).float().sum(), moved, allow_unused=True)
 
 
 def measured(

@@ -149,9 +149,11 @@ class AttackTrial(Trial):
         """The attacker's images."""
         return self.world.public()
 
-    def work(self, batch: int = 256, folder: Path | None = None, public: Split | None = None) -> AttackContext:
+    def work(
+        self, batch: int = 256, folder: Path | None = None, public: Split | None = None, seconds: float | None = None
+    ) -> AttackContext:
         """A workspace with public images and the target's defense."""
-        return AttackContext(batch, folder, self.public if public is None else public, ERASED)
+        return AttackContext(batch, folder, self.public if public is None else public, ERASED, seconds=seconds)
 
     def raw(
         self,
@@ -426,7 +428,10 @@ def _interrupted(trial: AttackTrial, allowed: int | None, *moments: float) -> No
             told: list[int] = []
             if total:
                 try:
-                    trial.run(labels, oracle=oracle(Interruption(int(share * total))), work=trial.work(3, folder))
+                    killed = oracle(Interruption(int(share * total)))
+                    # At one of the moments every step of a loop has been kept.
+                    seconds = 0.0 if share == moments[len(moments) // 2] else None
+                    trial.run(labels, oracle=killed, work=trial.work(3, folder, seconds=seconds))
                 except KeyboardInterrupt:
                     pass
                 else:
@@ -437,8 +442,8 @@ def _interrupted(trial: AttackTrial, allowed: int | None, *moments: float) -> No
             if not same(resumed, whole):
                 raise Broken(
                     f"{moment}, it ends {far(resumed, whole):.3g} away",
-                    "keep every part by work.once(name, oracle, compute), and let a part depend on nothing but its "
-                    "arguments and kept parts",
+                    "keep every part by work.once(name, oracle, compute), let a part depend on nothing but its "
+                    "arguments and kept parts, and give work.steps all that one step leaves for the next",
                 )
             for key, count in once.counts().items():
                 if not torch.equal(again.counts()[key], count):

@@ -335,9 +335,5 @@ def stacks(trial: DefenseTrial) -> None:
 def global_state(trial: DefenseTrial) -> None:
     """It leaves the process as it was: generators, modes, folder, environment"""
 
-    def served() -> None:
-        with torch.random.fork_rng():  # the loop seeds torch's generator at each epoch, for dropout
-            train(trial.architecture, trial.plugin()).served()
-
-    if others := changed(served):
+    if others := changed(lambda: train(trial.architecture, trial.plugin()).served()):
         raise Broken(f"it changed {', '.join(others)}", "draw from the noise of the hook, and undo what you must set")

@@ -14,10 +14,11 @@ from torch.nn import functional as F
 
 from mibench.core import Batch, Defense, Schedule, Split, Step, to_uint8
 from mibench.runtime.checkpoints import read_checkpoint, write_checkpoint
-from mibench.runtime.engine import Engine, at_once
+from mibench.runtime.engine import Engine, at_once, out_of_memory
 from mibench.runtime.errors import UserError
+from mibench.runtime.memory import halved
 from mibench.runtime.progress import Reporter
-from mibench.runtime.rng import Noise, generator, seed_of
+from mibench.runtime.rng import Noise, generator, kept_globals, seed_of
 from mibench.training.recipe import Training
 
 __all__ = ["Fitted", "as_trained", "empty_memories", "fit", "loss_of", "predict", "streams"]
@@ -141,6 +142,7 @@ def _batches(count: int, per_epoch: int, poisson: bool, seed: int, epoch: int) -
     return torch.randperm(count, generator=drawn).tensor_split(per_epoch)
 
 
+@kept_globals()
 def fit(
     model: nn.Module,
     split: Split,
@@ -156,7 +158,7 @@ def fit(
     public: Split | None = None,
     earlier: Sequence[dict[str, Any]] = (),
 ) -> Fitted:
-    """Train `model` in place.
+    """Train `model` in place, and leave torch's global generators, which dropout and defenses draw from, as they were.
 
     All randomness is a function of (seed, epoch, image), so a run resumed from `checkpoint` ends with the same bits.
 
@@ -222,9 +224,17 @@ def fit(
                     x = defense.before(x, step.noise.of("before"))
                 x = recipe.augmented(x, Noise(seed_of(seed, "augment"), index).of(epoch), mirror)
                 optimizer.zero_grad(set_to_none=True)
-                loss = _step_loss(running, x, y, classes, defenses, now, taps, engine)
-                loss.backward()
-                optimizer.step()
+                lacking = None
+                try:
+                    loss = _step_loss(running, x, y, classes, defenses, now, taps, engine)
+                    loss.backward()
+                    optimizer.step()
+                except (MemoryError, RuntimeError) as error:
+                    lacking = out_of_memory(error)
+                    if lacking is None:
+                        raise
+                if lacking is not None:  # not above, where the error holds all tensors of the step
+                    raise _too_large(label, running, x, y, engine, lacking)
                 losses[number] = loss.detach()
                 task.advance()
             if not bool(losses.isfinite().all()):
@@ -249,6 +259,30 @@ def fit(
     over = at(recipe.epochs, everything)
     reports = [defense.finish(step, data) for defense, step in zip(defenses, over, strict=True)]
     return Fitted(log, memories, reports)
+
+
+def _too_large(
+    label: str, running: nn.Module, x: Tensor, y: Int64[Tensor, " b"], engine: Engine, said: str
+) -> UserError:
+    """A batch did not fit into memory: the error, with one that does. What is left of the network is thrown away."""
+
+    def through(count: int) -> int:
+        running.zero_grad(set_to_none=True)
+        with engine.autocast():
+            logits = running(x[:count])
+        F.cross_entropy(logits.float(), y[:count]).backward()
+        return count
+
+    try:
+        fits = f"{halved(through, max(1, len(x) // 2))} do"
+    except (MemoryError, RuntimeError):
+        fits = "not even one does"
+    height, width = x.shape[2:]
+    return UserError(
+        f"{label}: {len(x)} images of {height} x {width} at once do not fit into the memory of {engine.device} "
+        f"({said}), {fits}; --set training.batch=... asks for fewer (evaluator.batch, verifier.batch where those are "
+        "trained). A batch is never cut into parts, which would be another training: batch norms see a whole batch"
+    )
 
 
 @torch.no_grad()
@@ -282,13 +316,20 @@ def as_trained(
 def predict(
     model: nn.Module, images: Tensor, engine: Engine, batch: int = 256
 ) -> tuple[Float[Tensor, "n k"], Float[Tensor, "n d"]]:
-    """Served logits and penultimate features of uint8 images, float32, from one forward pass in eval mode."""
+    """Served logits and penultimate features of uint8 images, float32, from one forward pass in eval mode.
+
+    Where `batch` images at once are too many for the device's memory half as many are tried, and so on.
+    """
     model.eval()
-    logits, features = [], []
-    for chunk in images.split(at_once(batch, images.shape, engine.device)):
-        with engine.autocast():
-            x = engine.images(chunk)
-            found = model.features(x)  # type: ignore[operator]
-            logits.append(model.serve(found, x).float())  # type: ignore[operator]
-        features.append(found.float())
-    return torch.cat(logits), torch.cat(features)
+
+    def answers(size: int) -> tuple[Tensor, Tensor]:
+        logits, features = [], []
+        for chunk in images.split(size):
+            with engine.autocast():
+                x = engine.images(chunk)
+                found = model.features(x)  # type: ignore[operator]
+                logits.append(model.serve(found, x).float())  # type: ignore[operator]
+            features.append(found.float())
+        return torch.cat(logits), torch.cat(features)
+
+    return halved(answers, at_once(batch, images.shape, engine.device))

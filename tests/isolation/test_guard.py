@@ -5,7 +5,9 @@ import json
 import os
 import re
 import socket
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,10 @@ from interruptions import Interruption
 from torch import nn
 from worlds import ACCESS, World, quick, workspace
 
-from mibench.core import Access, Oracle, Reconstructions
+from mibench.core import Access, AttackContext, Oracle, Reconstructions, Trace
+from mibench.core.steps import Held
 from mibench.isolation import guard
+from mibench.isolation.cell import Cell, Distant
 from mibench.plugins import registry
 from mibench.runtime.engine import Engine
 from mibench.runtime.errors import UserError
@@ -206,6 +210,8 @@ NONSENSE: list[tuple[Any, str]] = [
     (("keep", {"scope": [], "name": "part"}, {"tensor": IMAGES}), "a part to keep that was not begun"),
     (("recall", {"scope": [".."], "name": "../../planted"}, {}), "a part to keep without a proper name"),
     (("recall", {"scope": ["a"] * 9, "name": "part"}, {}), "a part to keep without a proper name"),
+    (("keep steps", {"scope": [], "name": "part"}, {"content": IMAGES}), "a part to keep that was not begun"),
+    (("passed", {"scope": [], "name": "part"}, {}), "a part to keep that was not begun"),
     (("recall", {"name": 3}, {}), "a part to keep without a proper name"),
     (("grant", {}, {}), "'grant'"),
     (("done", {}, {"images": IMAGES}), "parts do not belong together"),
@@ -290,3 +296,60 @@ def test_tensors_arrive_as_they_are() -> None:
             assert torch.equal(said.tensors[name], one) and said.tensors[name].dtype == one.dtype
             if name != "spread":
                 assert said.tensors[name].stride() == one.stride(), name
+
+
+@pytest.mark.parametrize("kill", [2, 6, None])
+def test_killed_in_the_middle_of_a_part_it_goes_on_from_there(kill: int | None, tmp_path: Path) -> None:
+    """Inside and outside each count what was asked before, once; a loop that was over is not run again."""
+    world = World(3)
+    y = torch.tensor([0, 2])
+
+    def walk(oracle: Oracle, work: AttackContext, stop: Interruption, begun: list[int]) -> torch.Tensor:
+        def part() -> torch.Tensor:
+            held = Held(z=torch.ones(2, world.prior.latent_dim))
+            for _ in range(2):
+                held.z = held.z + oracle.probs(world.prior.decode(held.z), y).gather(1, y[:, None])
+                for step in work.steps(4, held):
+                    stop()
+                    begun.append(step)
+                    held.z = held.z * 0.9 + oracle.probs(world.prior.decode(held.z), y).gather(1, y[:, None])
+            return torch.as_tensor(held.z)
+
+        return work.once("walk", oracle, part)
+
+    def apart(stop: Interruption, begun: list[int]) -> tuple[torch.Tensor, Oracle, Oracle]:
+        """The attack inside, in this thread; the oracle outside, in another."""
+        outside = Oracle(world.target, Access.BLACK_BOX, 3, 100, trace=Trace(3, 3, 10, torch.device("cpu")))
+        (theirs, to), (back, ours) = os.pipe(), os.pipe()
+        wire = Wire(os.fdopen(back, "rb"), os.fdopen(to, "wb"), trusts=True)
+        outer = Wire(os.fdopen(theirs, "rb"), os.fdopen(ours, "wb"))
+
+        def serving() -> None:
+            with suppress(EOFError):
+                guard.serve(outer, outside, tmp_path)
+
+        thread = threading.Thread(target=serving)
+        thread.start()
+        inside = Distant(wire, Access.BLACK_BOX, 3, 100, torch.device("cpu"), range(3))
+        try:
+            return walk(inside, Cell(4, wire=wire, seconds=0.0), stop, begun), inside, outside
+        finally:
+            for end in (wire.writes, wire.reads):
+                end.close()
+            thread.join()
+            outer.writes.close()
+            outer.reads.close()
+
+    here = Oracle(world.target, Access.BLACK_BOX, 3, 100, trace=Trace(3, 3, 10, torch.device("cpu")))
+    expected = walk(here, AttackContext(4), Interruption(100), [])
+    before: list[int] = []
+    after: list[int] = []
+    if kill is not None:
+        with pytest.raises(KeyboardInterrupt):
+            apart(Interruption(kill), before)
+        assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-walk@steps.pt"]
+    found, inside, outside = apart(Interruption(100), after)
+    assert torch.equal(found, expected) and before + after == [*range(4), *range(4)]
+    assert all(torch.equal(one, outside.counts()[key]) for key, one in here.counts().items())
+    assert torch.equal(inside.queries, outside.queries)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-walk.pt"]

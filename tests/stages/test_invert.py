@@ -1,20 +1,25 @@
 """Whatever another package's attack does, its run is whole and true, or it has failed with a message."""
 
 import csv
+import itertools
 import json
 import math
 import sys
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import jaxtyping
 import pytest
+import torch
 from mistakes import rows
 from shell import JUDGES, SMALL, command, sets, world
 
+from mibench.core import Access, Oracle
 from mibench.plugins import registry
 from mibench.stages import artifacts
+from mibench.stages import invert as stages_invert
 
 ODD = """
 import os, sys
@@ -149,3 +154,34 @@ def test_a_search_logs_what_the_target_answered() -> None:
     reached = [line["reached"] for line in lines]
     assert reached == sorted(reached) and all(0 <= line["confidence"] <= 1 <= math.exp(line["loss"]) for line in lines)
     assert not (run / ".progress.json").exists() and "log.jsonl" in json.loads((run / "done").read_text())
+
+
+def test_out_of_memory_it_searches_fewer_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the bytes of a run that was planned with so many; killed after that, it begins again with so many."""
+    words = ("invert", "--method", "ppa", *SMALL, *sets(images=2, pool=40, candidates=3, steps=3, selection_views=2))
+    with monkeypatch.context() as patch:
+        patch.setitem(stages_invert.BATCH, "cpu", 4)
+        world().copy(tmp_path / "fewer")
+        wanted = command(*words, "--results", "fewer/results").last
+    admit, refused, asked = Oracle._admit, [], itertools.count()
+    kill: list[int] = [60]
+
+    def limited(self: Oracle, access: Access, what: str, x: Any, labels: Any) -> Any:
+        if len(x) > 5:
+            refused.append(len(x))
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        if kill and next(asked) == kill[0]:
+            raise KeyboardInterrupt
+        return admit(self, access, what, x, labels)
+
+    monkeypatch.setattr(Oracle, "_admit", limited)
+    assert command(*words).code not in (0, 2) and refused
+    assert len(list(Path("results/inversions").glob(".ppa-*/checkpoint@batch.pt"))) == 1
+    kill.clear()
+    refused.clear()
+    done = command(*words)
+    assert not refused
+    for name in ("images.safetensors", "metrics.json"):
+        assert (done.last / name).read_bytes() == (wanted / name).read_bytes()
+    assert not list(done.last.glob("checkpoint*"))
+    assert json.loads((done.last / "run.json").read_text())["provenance"]["batch"] == 4

@@ -37,6 +37,21 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_torchs_generator_decides_nothing_and_stays_as_it_was() -> None:
+    """Dropout draws from it within an epoch; a caller's own draws go on as if nothing had been trained."""
+    states = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        net = small_net(dropout=0.3)
+        for parameter in net.parameters():
+            torch.nn.init.constant_(parameter, 0.1)
+        before = torch.get_rng_state()
+        run(net)
+        assert torch.equal(torch.get_rng_state(), before)
+        states.append(state(net))
+    assert equal(*states)
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
 @pytest.mark.parametrize("schedule", ["onecycle", "steps", "constant"])
 def test_learns_a_separable_problem(optimizer: str, schedule: str) -> None:

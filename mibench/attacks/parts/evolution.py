@@ -8,6 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from mibench.core import AttackContext, Oracle, Prior
+from mibench.core.steps import Held
 from mibench.runtime.rng import Noise
 
 __all__ = ["Fitness", "best_distinct", "log_odds", "one_plus_one"]
@@ -84,6 +85,7 @@ def one_plus_one(
     queries: int,
     sigma: float,
     noise: Noise,
+    work: AttackContext | None = None,
 ) -> tuple[Float[Tensor, "k n d"], Float[Tensor, "k n"]]:
     """(1+1)-ES, each row a search of its own: the best latents asked and their values, `queries` for each row.
 
@@ -100,17 +102,18 @@ def one_plus_one(
         queries: For each row.
         sigma: The first step size, in the latent's own units.
         noise: A stream for each of the k identities.
+        work: Where a killed search goes on; None is nowhere.
 
     Source: OnePlusOne of nevergrad 0.5.0, https://github.com/facebookresearch/nevergrad, optimizerlib.py, which goes
     back to Schumer and Steiglitz (1968) and Rechenberg (1973).
     """
-    step = torch.full_like(value, sigma)
-    for query in range(queries):
+    held = Held(best=best, value=value, step=torch.full_like(value, sigma))
+    for query in range(queries) if work is None else work.steps(queries, held):
         drawn = noise.of("query", query).normal(*start.shape[1:])
-        asked = clip(start if query == 0 else best + step[..., None] * drawn)
+        asked = clip(start if query == 0 else held.best + held.step[..., None] * drawn)
         answer = ask(asked)
-        step = step * torch.where(answer > value, 2.0, torch.where(answer < value, 0.84, 1.0))
-        kept = answer >= value
-        best = torch.where(kept[..., None], asked, best)
-        value = torch.where(kept, answer, value)
-    return best, value
+        held.step = held.step * torch.where(answer > held.value, 2.0, torch.where(answer < held.value, 0.84, 1.0))
+        kept = answer >= held.value
+        held.best = torch.where(kept[..., None], asked, held.best)
+        held.value = torch.where(kept, answer, held.value)
+    return held.best, held.value

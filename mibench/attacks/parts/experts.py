@@ -20,6 +20,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mibench.core import AttackContext
+from mibench.core.steps import Generators, Held
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import generator, seed_of
 
@@ -117,7 +119,12 @@ class LongTail:
         return fit + self.diversity * likeness.sum()
 
     def teach(
-        self, experts: Experts, features: Float[Tensor, "n d"], log_p: Float[Tensor, "n k"], seed: int
+        self,
+        experts: Experts,
+        features: Float[Tensor, "n d"],
+        log_p: Float[Tensor, "n k"],
+        seed: int,
+        work: AttackContext | None = None,
     ) -> dict[str, Tensor]:
         """Train new experts in place on features of images that the target answered; their weights.
 
@@ -134,17 +141,18 @@ class LongTail:
             experts.to(device).eval().requires_grad_(True)
             experts.measure(features)
             optimizer = torch.optim.Adam(experts.parameters(), lr=self.lr)
-            fine = torch.ones((), dtype=torch.bool, device=device)
-            for epoch in range(self.epochs):
+            held = Held(fine=torch.ones((), dtype=torch.bool, device=device))
+            states = (held, experts, optimizer, Generators())
+            for epoch in range(self.epochs) if work is None else work.steps(self.epochs, *states):
                 order = torch.randperm(len(features), generator=generator(seed, "experts", epoch)).to(device)
                 for index in order.tensor_split(math.ceil(len(order) / self.batch)):
                     loss = self.loss(experts(features[index]), log_p[index], weight[index])
                     optimizer.zero_grad(set_to_none=True)
                     loss.backward()
                     optimizer.step()
-                    fine &= loss.detach().isfinite()
+                    held.fine = held.fine & loss.detach().isfinite()
         experts.requires_grad_(False)
-        if not bool(fine):
+        if not bool(held.fine):
             raise UserError(
                 f"the experts' loss stopped being finite (lr {self.lr}, diversity {self.diversity}); lower one of them"
             )

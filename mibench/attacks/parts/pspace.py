@@ -97,12 +97,12 @@ class RampedAdam(torch.optim.Adam):
         self, point: Float[Tensor, "n d"], lr: float, ramps: Sequence[float], box: PSpace, eps: float = 1e-8
     ) -> None:
         super().__init__([point], lr=lr, eps=eps)
-        self.point, self.full, self.ramps, self.box, self.taken = point, lr, ramps, box, 0
+        self.point, self.full, self.ramps, self.box = point, lr, ramps, box
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
         """One step at the rate of its place in the schedule."""
-        self.param_groups[0]["lr"] = self.full * self.ramps[self.taken]
-        self.taken += 1
+        taken = int(self.state[self.point]["step"]) if self.state else 0
+        self.param_groups[0]["lr"] = self.full * self.ramps[taken]
         super().step()
         self.point.copy_(self.box.clip_w(self.point))

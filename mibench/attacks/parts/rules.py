@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mibench.attacks.parts.latents import DiagonalGaussian, Point
 from mibench.attacks.parts.search import adam, descend, keys
-from mibench.core import Prior
+from mibench.core import AttackContext, Prior
 from mibench.runtime.rng import Noise
 
 __all__ = ["ImageLoss", "draw_gaussians", "fit_gaussians", "fit_points"]
@@ -34,6 +34,7 @@ def fit_points(
     momentum: float,
     reference_batch: int,
     clip: float,
+    work: AttackContext | None = None,
 ) -> Float[Tensor, "n d"]:
     """GMI's rule: Nesterov descent from N(0, I), z clamped to [-clip, clip] after each step; the start is not."""
     point = Point(prior.sample(noise.of("start")))
@@ -42,7 +43,7 @@ def fit_points(
     def of_latents(z: Tensor, drawn: Noise) -> Tensor:
         return loss(prior.decode(z, y), y, drawn)
 
-    descend(point, of_latents, optimizer, steps, noise, scale=1 / reference_batch, clamp=clip)
+    descend(point, of_latents, optimizer, steps, noise, scale=1 / reference_batch, clamp=clip, work=work)
     return point.z.detach()
 
 
@@ -56,6 +57,7 @@ def fit_gaussians(
     log_var: float,
     clip: float | None,
     reference_batch: int = 60,
+    work: AttackContext | None = None,
 ) -> Float[Tensor, "n e"]:
     """KEDMI's rule: Adam on (mu, log sigma^2) from (0, log_var), one eps a step; both side by side in a row.
 
@@ -68,7 +70,7 @@ def fit_gaussians(
     def of_latents(z: Tensor, drawn: Noise) -> Tensor:
         return loss(prior.decode(_clipped(z, clip), y), y, drawn)
 
-    descend(gaussian, of_latents, optimizer, steps, noise)
+    descend(gaussian, of_latents, optimizer, steps, noise, work=work)
     return torch.cat(gaussian.parameters(), dim=1).detach()
 
 

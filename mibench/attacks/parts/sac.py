@@ -9,9 +9,9 @@ References:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -56,6 +56,16 @@ class Replay:
         for kept, part in zip(self.kept, new, strict=True):
             kept[:, self.filled : self.filled + count] = part
         self.filled += count
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been filled so far."""
+        return {"filled": self.filled, "kept": [part[:, : self.filled] for part in self.kept or ()]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Remember that, and nothing else."""
+        self.filled, self.kept = 0, None
+        if state["filled"]:
+            self.add(Transitions(*state["kept"]))
 
     def draw(self, count: int, noise: Noise) -> Transitions:
         """`count` transitions of each agent, with replacement."""
@@ -168,6 +178,26 @@ class Agents:
         self.log_alpha = torch.zeros(len(noise.keys), device=noise.keys.device, requires_grad=True)
         self.of_critic = torch.optim.Adam(self.critic.parameters(), lr=lr, fused=True)
         self.of_policy = torch.optim.Adam([*self.actor.parameters(), self.log_alpha], lr=lr, fused=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, temperatures and optimisers."""
+        return {
+            "weights": [one.detach() for one in self._weights()],
+            "of_critic": self.of_critic.state_dict(),
+            "of_policy": self.of_policy.state_dict(),
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Be those agents."""
+        for one, kept in zip(self._weights(), state["weights"], strict=True):
+            one.copy_(kept)
+        self.of_critic.load_state_dict(state["of_critic"])
+        self.of_policy.load_state_dict(state["of_policy"])
+
+    def _weights(self) -> list[Tensor]:
+        slow = self.slow.parameters() if self.slow is not None else []
+        return [*self.actor.parameters(), *self.critic.parameters(), *slow, self.log_alpha]
 
     def _sample(
         self, state: Float[Tensor, "k b s"], eps: Float[Tensor, "k e f"]

@@ -10,7 +10,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mibench.core import Split
+from mibench.core import AttackContext, Split
+from mibench.core.steps import Generators
 from mibench.models.base import Classifier
 from mibench.runtime.rng import Noise, generator, seed_of
 
@@ -58,7 +59,7 @@ def fit(
     epochs: int,
     batch: int,
     seed: int,
-    chunk: int,
+    work: AttackContext,
 ) -> dict[str, Tensor]:
     """M's weights after min |M(v) - E(x)|^2 over the public images x, by Adam 1e-3, x .8 every tenth of the epochs.
 
@@ -72,10 +73,10 @@ def fit(
         epochs: Passes over them.
         batch: Images in each step.
         seed: Decides M's first weights, dropout and the order of the images.
-        chunk: Images that E is shown at once.
+        work: How many images E is shown at once, and where a killed training goes on.
     """
     with torch.no_grad():
-        features = torch.cat([embedding.features(part).float() for part in public.parts(chunk, v.device)])
+        features = torch.cat([embedding.features(part).float() for part in public.parts(work.batch, v.device)])
     with torch.random.fork_rng(devices=[v.device] if v.device.type == "cuda" else []), torch.enable_grad():
         torch.manual_seed(seed_of(seed, "c2f-map"))
         for layer in inverse:
@@ -83,7 +84,7 @@ def fit(
                 layer.reset_parameters()
         inverse.train().requires_grad_(True)
         optimizer = torch.optim.Adam(inverse.parameters(), lr=1e-3)
-        for epoch in range(epochs):
+        for epoch in work.steps(epochs, inverse, optimizer, Generators()):
             optimizer.param_groups[0]["lr"] = 1e-3 * 0.8 ** (10 * epoch // epochs)
             order = torch.randperm(len(v), generator=generator(seed, "c2f-map", epoch)).to(v.device)
             for index in order.split(batch):

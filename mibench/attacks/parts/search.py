@@ -1,20 +1,31 @@
 """Gradient search over latents, and scoring a pool of latents or images without gradients."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from mibench.core import AttackContext, BudgetExhausted, Oracle, Prior, augment
+from mibench.core.steps import Held, Stateful
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
 
-__all__ = ["adam", "best_of_pool", "descend", "keys", "piecewise", "pool_scores", "render", "robust_confidence"]
+__all__ = [
+    "adam",
+    "best_of_pool",
+    "descend",
+    "gathered",
+    "keys",
+    "piecewise",
+    "pool_scores",
+    "render",
+    "robust_confidence",
+]
 
 
 @runtime_checkable
@@ -56,6 +67,8 @@ def descend(
     noise: Noise,
     scale: float = 1.0,
     clamp: float | None = None,
+    work: AttackContext | None = None,
+    states: Sequence[Stateful] = (),
 ) -> int:
     """Minimise sum_i loss_i * scale by gradient steps; returns the steps taken (fewer where the budget ends).
 
@@ -63,14 +76,16 @@ def descend(
     batch of B instead; `scale` = 1 / B gives SGD's step size, `adam` Adam's. With `clamp`, latents are clamped to
     [-clamp, clamp] after each step, without resetting the momentum.
 
+    With `work`, a killed search goes on from its last checkpoint (see `AttackContext.steps`) of the latents, the
+    optimiser and `states`, which are whatever else `loss` leaves from one step for the next.
+
     Raises:
         UserError: If a loss or gradient stops being finite; names the step and the learning rate.
     """
     parameters = latents.parameters()
-    broken = torch.full((), steps, device=parameters[0].device)
-    taken = 0
+    held = Held(moved=parameters, broken=torch.full((), steps, device=parameters[0].device), taken=0)
     try:
-        for step in range(steps):
+        for step in range(steps) if work is None else work.steps(steps, held, optimizer, *states):
             drawn = noise.of("step", step)
             with torch.enable_grad():
                 values = loss(latents.draw(drawn), drawn)
@@ -80,22 +95,22 @@ def descend(
             # Noted on the device and read once at the end: asking at every step would wait for the device each time.
             # The gradients too: at the last step nothing but them would tell that the latents are now NaN.
             finite = torch.stack([part.isfinite().all() for part in (values, *gradients)]).all()
-            broken = torch.minimum(broken, torch.where(finite, steps, step))
+            held.broken = torch.minimum(held.broken, torch.where(finite, steps, step))
             optimizer.step()
             if clamp is not None:
                 with torch.no_grad():
                     for parameter in parameters:
                         parameter.clamp_(-clamp, clamp)
-            taken += 1
+            held.taken += 1
     except BudgetExhausted:
         pass
-    if int(broken) < steps:
+    if int(held.broken) < steps:
         rate = optimizer.param_groups[0]["lr"]
         raise UserError(
-            f"the attack's loss or gradient stopped being finite at step {int(broken)} of {steps} (lr {rate}); lower "
-            "it with --set lr=..."
+            f"the attack's loss or gradient stopped being finite at step {int(held.broken)} of {steps} (lr {rate}); "
+            "lower it with --set lr=..."
         )
-    return taken
+    return int(held.taken)
 
 
 @torch.no_grad()
@@ -103,12 +118,13 @@ def pool_scores(
     oracle: Oracle, prior: Prior, pool: Float[Tensor, "p d"], mirror: bool, work: AttackContext
 ) -> Float[Tensor, "p k"]:
     """The target's softmax on every image of a pool, averaged over the image and (if asked) its mirror image."""
-    rows = []
-    for chunk in pool.split(work.batch):
+
+    def scores(chunk: Float[Tensor, "m d"]) -> Float[Tensor, "m k"]:
         images = prior.decode(chunk)
         p = oracle.probs(images, None)
-        rows.append((p + oracle.probs(images.flip(3), None)) / 2 if mirror else p)
-    return torch.cat(rows)
+        return (p + oracle.probs(images.flip(3), None)) / 2 if mirror else p
+
+    return gathered(pool.split(work.batch), scores, work)
 
 
 def best_of_pool(scores: Float[Tensor, "p k"], labels: Int64[Tensor, " j"], count: int) -> Int64[Tensor, "j count"]:
@@ -139,9 +155,8 @@ def robust_confidence(
     Source: PPA's final selection, RandomResizedCrop of area .5-.9 and ratio .8-1.2. Differs: every image has crops of
     its own; the reference draws one crop for a whole batch, which makes the ranks of different batches incomparable.
     """
-    found = []
-    for start in range(0, len(labels), work.batch):
-        rows = slice(start, start + work.batch)
+
+    def confidence(rows: slice) -> Float[Tensor, " m"]:
         x, y = images(rows), labels[rows]
         stream = Noise(noise.seed, noise.keys[rows], noise.purpose)
         total = torch.zeros(len(y), device=x.device)
@@ -151,8 +166,23 @@ def robust_confidence(
                 total += oracle.probs(seen, y).gather(1, y[:, None])[:, 0]
             except BudgetExhausted:
                 break  # the views seen so far decide
-        found.append(total)
-    return torch.cat(found)
+        return total
+
+    parts = [slice(start, start + work.batch) for start in range(0, len(labels), work.batch)]
+    return gathered(parts, confidence, work)
+
+
+Piece = TypeVar("Piece")
+
+
+def gathered(
+    pieces: Sequence[Piece], answer: Callable[[Piece], Shaped[Tensor, "m *a"]], work: AttackContext
+) -> Shaped[Tensor, "n *a"]:
+    """What is answered to each piece, one behind the other; within `once` a killed process goes on where it was."""
+    held = Held(rows=[])
+    for step in work.steps(len(pieces), held):
+        held.rows = [*held.rows, answer(pieces[step])]
+    return torch.cat(held.rows)
 
 
 def piecewise(

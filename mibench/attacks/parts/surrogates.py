@@ -11,7 +11,7 @@ References:
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from mibench import models
 from mibench.core import AttackContext, Oracle, to_float
+from mibench.core.steps import Generators, Held
 from mibench.models.base import Classifier, Prepare
 from mibench.models.fold import fold
 from mibench.runtime.errors import UserError
@@ -125,6 +126,7 @@ def distil(
     lesson: Distillation,
     seed: int,
     augment: Augment | None = None,
+    work: AttackContext | None = None,
 ) -> None:
     """Train the student in place, on the answers' device; it comes back frozen and in eval mode.
 
@@ -138,6 +140,7 @@ def distil(
         lesson: The recipe.
         seed: Decides the order of the images, dropout and augmentation.
         augment: See above; None is the plain loss.
+        work: Where a killed training goes on; None is nowhere.
 
     Raises:
         UserError: If there are fewer than two images, or the loss stops being finite.
@@ -152,27 +155,32 @@ def distil(
     )
     # Nearly equal batches of at least two images: batch normalisation has nothing to say about one.
     per_epoch = max(1, min(math.ceil(len(images) / lesson.batch), len(images) // 2))
-    fine = torch.ones((), dtype=torch.bool, device=device)
+    held, total = Held(fine=torch.ones((), dtype=torch.bool, device=device)), lesson.epochs * per_epoch
+    batches: Sequence[Tensor] = ()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.enable_grad():
         torch.manual_seed(seed_of(seed, "dropout"))
-        for epoch in range(lesson.epochs):
+        states = (held, student, optimizer, Generators())
+        for step in range(total) if work is None else work.steps(total, *states):
+            epoch, place = divmod(step, per_epoch)
+            if place == 0 or not batches:
+                order = torch.randperm(len(images), generator=generator(seed, "order", epoch)).to(device)
+                batches = order.tensor_split(per_epoch)
             for group in optimizer.param_groups:
                 group["lr"] = lesson.rate(epoch)
-            order = torch.randperm(len(images), generator=generator(seed, "order", epoch)).to(device)
-            for index in order.tensor_split(per_epoch):
-                x = to_float(images[index.to(images.device)].to(device)).contiguous(memory_format=torch.channels_last)
-                wanted = answers[index]
-                loss = soft_cross_entropy(student(x), wanted).mean()
-                if augment is not None:
-                    seen = augment(x, Noise(seed_of(seed, "augment"), index).of(epoch))
-                    loss = (loss + soft_cross_entropy(student(seen), wanted).mean()) / 2
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                fine &= loss.detach().isfinite()
+            index = batches[place]
+            x = to_float(images[index.to(images.device)].to(device)).contiguous(memory_format=torch.channels_last)
+            wanted = answers[index]
+            loss = soft_cross_entropy(student(x), wanted).mean()
+            if augment is not None:
+                seen = augment(x, Noise(seed_of(seed, "augment"), index).of(epoch))
+                loss = (loss + soft_cross_entropy(student(seen), wanted).mean()) / 2
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            held.fine = held.fine & loss.detach().isfinite()
     student.zero_grad(set_to_none=True)
     student.eval().requires_grad_(False)
-    if not bool(fine):
+    if not bool(held.fine):
         raise UserError(f"a student's loss stopped being finite (lr {lesson.lr}); lower the students' learning rate")
 
 
@@ -208,7 +216,7 @@ def train_surrogates(
     students = build_surrogates(architectures, answers.shape[1], (channels, height, width), seed, pretrained)
 
     def taught(place: int) -> dict[str, Tensor]:
-        distil(students[place], images, answers, lesson, seed_of(seed, "student", place), augment)
+        distil(students[place], images, answers, lesson, seed_of(seed, "student", place), augment, work)
         return weights(students[place])
 
     return [

@@ -1,19 +1,16 @@
-"""Weights as tensors and nothing else: safetensors, or torch's files read with `weights_only=True`.
+"""Weights as tensors and nothing else: safetensors, or torch's files read by `runtime.tensors`.
 
 How much memory a file takes is read off its header first: 8 bytes and JSON in a safetensors file, the directory of the
 zip archive in torch's. A model that does not fit is refused before a tensor is read.
 """
 
 import json
-import pickle
-import warnings
 import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -22,6 +19,7 @@ from mibench.models.imported.sources import regular
 from mibench.runtime.errors import UserError
 from mibench.runtime.files import checked, open_file, unreadable
 from mibench.runtime.pixels import machine_memory
+from mibench.runtime.tensors import NotTensors, NotWhole, read_tensors
 
 __all__ = ["State", "bare", "read_state", "require_memory", "tensor_bytes"]
 
@@ -106,19 +104,15 @@ def read_state(path: Path) -> State:
     if path.suffix.lower() == ".safetensors":
         return State(_safetensors(path), _classes_in(_metadata(path)))
     try:
-        with open_file(path) as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).split("\n", 1)[0].rstrip(".")
+        content = read_tensors(path)
+    except NotTensors as reason:
         raise UserError(
             f"{path} cannot be read as tensors alone ({reason}), and mibench unpickles nothing else: save "
             "model.state_dict() with torch.save or safetensors, or give your code with --model package.module:function"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
+    except NotWhole as reason:
         if _is_script(path):
             raise UserError(f"{path} is TorchScript, a program: rename it to .ts and give it with --model") from None
-        reason = str(error).split("\n", 1)[0] or type(error).__name__
         raise UserError(f"{path} is no file of weights ({reason}); save model.state_dict() with torch.save") from None
     return State(_unwrapped(path, content), _classes_in(content if isinstance(content, Mapping) else {}))
 

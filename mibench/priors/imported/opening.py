@@ -1,13 +1,9 @@
 """The file of a generator, whichever format it has."""
 
 import argparse
-import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from mibench.models.imported.sources import regular
 from mibench.models.imported.weights import require_memory
@@ -16,6 +12,7 @@ from mibench.priors.imported.rosinality import read_rosinality
 from mibench.priors.imported.weights import Weights
 from mibench.runtime.errors import UserError
 from mibench.runtime.files import open_file
+from mibench.runtime.tensors import NotTensors, NotWhole, read_tensors
 
 __all__ = ["FORMATS", "read_generator"]
 
@@ -49,17 +46,14 @@ def read_generator(path: Path) -> Weights:
 
 def _torch_file(path: Path) -> Weights:
     try:
-        # The options of a training run, which rosinality's checkpoints carry; a class that only holds values.
-        with open_file(path) as file, torch.serialization.safe_globals([argparse.Namespace]):
-            content: Any = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).split("\n", 1)[0].rstrip(".")
+        # The options of a training run, which rosinality's checkpoints carry.
+        content = read_tensors(path, (argparse.Namespace,))
+    except NotTensors as reason:
         raise UserError(
             f"{path} cannot be read as tensors alone ({reason}), and nothing of it was run: get it from its authors "
             "again, or save its state dict"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
-        reason = str(error).split("\n", 1)[0] or type(error).__name__
+    except NotWhole as reason:
         raise UserError(f"{path} is not a whole file of torch ({reason}): fetch it again") from None
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint of rosinality/stylegan2-pytorch")
