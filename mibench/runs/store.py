@@ -69,13 +69,13 @@ class Store:
         if self.protocol not in PROTOCOLS:
             kinds = ", ".join(f"{one}://" for one in PROTOCOLS)
             raise UserError(f"--results {url}: results lie in a folder or in a store of {kinds}")
+        if not url.partition("://")[2].strip("/"):
+            raise UserError(f"--results {url} names no place; give a bucket or a folder in it: {self.protocol}://NAME")
         with self._telling("opened"):
             import fsspec
 
             self.fs: Any = fsspec.filesystem(self.protocol, use_listings_cache=False, skip_instance_cache=True)
             self.base = str(self.fs._strip_protocol(self.url)).rstrip("/")
-        if not self.base.strip("/"):
-            raise UserError(f"--results {url} names no place; give a bucket or a folder in it: {self.protocol}://NAME")
         self.folder = (folder or _folder(self.url, self.fs)).absolute()
         self.known: dict[str, str] = {}
         self.objects: dict[str, dict[str, Any]] = {}

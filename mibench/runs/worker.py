@@ -27,6 +27,9 @@ WAIT = 1.0
 STORE_WAIT = 5.0
 """The same where each look is a listing of a store."""
 
+LISTING = 10.0
+"""A worker lists a large store for one part of its time in so many."""
+
 
 def work(runs: list[Run], stage: Stage, device: str, reporter: Reporter) -> int:
     """Do every run that is ready and that nobody else does, until all are done or nothing more can be.
@@ -114,10 +117,15 @@ class _Elsewhere:
         self.worker = worker
         self.by_id = {f"{run.kind}/{run.id}": run for run in left.values()}
         self.before = set(worker.failures())
+        self.next = 0.0
 
     def look(self, left: dict[str, Run]) -> dict[str, str]:
-        """List the store again; label -> why of what failed, none of which is left then."""
+        """List the store again, unless that was just done; label -> why of what failed, none of which is left then."""
+        if time.monotonic() < self.next:
+            return {}
+        begun = time.monotonic()
         self.worker.store.refresh()
+        self.next = time.monotonic() + max(STORE_WAIT, LISTING * (time.monotonic() - begun))
         failed = {}
         for key, id in self.worker.failures().items():
             run = self.by_id.get(id)
