@@ -17,6 +17,7 @@ from mibench.models.imported.ways import NOTHING, Given
 from mibench.report import read
 from mibench.report.verdict import Verdict, verdict
 from mibench.runs import executor
+from mibench.runs.store import folder_of, refuse
 from mibench.runtime import engine
 from mibench.runtime.errors import UserError
 from mibench.runtime.progress import Reporter, Silent
@@ -101,7 +102,8 @@ def audit(
         seed,
         exact,
     )
-    root = Path(results)
+    root = folder_of(results)
+    refuse(root, "an audit", "what leaks about people stays on this machine; give a folder")
     with ExitStack() as stack:
         reporter: Reporter = Silent()
         if progress:

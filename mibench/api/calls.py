@@ -22,6 +22,7 @@ from mibench.models.base import Classifier
 from mibench.plugins import registry
 from mibench.report import Frames
 from mibench.runs import Run, executor
+from mibench.runs.store import folder_of
 from mibench.runtime import engine
 from mibench.runtime.errors import UserError, unknown
 from mibench.runtime.progress import Reporter, Silent
@@ -409,7 +410,7 @@ def _execute(
 ) -> list[Run]:
     """Plan an experiment and do what is not done, one run after the other: a notebook, or a script without the guard
     that multiprocessing wants, cannot start worker processes. Threads, and so all bits, are those of the commands."""
-    return _do(plan(experiment, Path(results), zoo), device, progress)
+    return _do(plan(experiment, folder_of(results), zoo), device, progress)
 
 
 def _do(planned: list[Run], device: str, progress: bool) -> list[Run]:

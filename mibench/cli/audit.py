@@ -76,10 +76,12 @@ def audit(
     from mibench.cli import conduct
     from mibench.experiments import audit as audits
     from mibench.experiments import auditing
+    from mibench.runs.store import refuse
     from mibench.runtime import engine
     from mibench.runtime.terminal import Terminal
     from mibench.stages import execute
 
+    refuse(results, "an audit", "what leaks about people stays on this machine; give a folder")
     device, precision = conduct.machine(device, precision)
     asked = auditing.read(
         model=model,

@@ -34,8 +34,10 @@ def diff(
     """What changed from A to B, and what the statistics support of it: two scores, or two results folders."""
     from mibench.report import diff as changes
     from mibench.report.diff_screen import render
+    from mibench.runs.store import folder_of
     from mibench.runtime.terminal import SafeConsole, say
 
+    a, b = (str(folder_of(one)) if "://" in one else one for one in (a, b))
     kinds = [_is_folder(one) for one in (a, b)]
     if kinds[0] != kinds[1]:
         folder, run = (a, b) if kinds[0] else (b, a)
@@ -85,7 +87,9 @@ def _folders(a: Path, b: Path, errors: list[str]) -> list[list["Result"]]:
 def _scores(folder: Path, errors: list[str]) -> list["Result"]:
     """The whole scores of a folder; it has some."""
     from mibench.report import read
+    from mibench.runs.store import bring_scores
 
+    errors += bring_scores(folder)
     before = len(errors)
     scores = read(folder, errors)
     if not scores:
@@ -118,9 +122,7 @@ def _score(results: Path, reference: str) -> "Result":
 
 
 def leaderboard(
-    results: Annotated[
-        Path | None, typer.Argument(help="Folder of your own runs; results, where there is one, if absent.")
-    ] = None,
+    results: options.OwnFolder = None,
     full: Annotated[bool, typer.Option("--full", help="Show every row of every reference.")] = False,
     as_json: options.Json = False,
 ) -> None:

@@ -13,6 +13,7 @@ from mibench.experiments.remarks import remarks
 from mibench.plugins import registry
 from mibench.runs import Run, damaged
 from mibench.runs.executor import pending
+from mibench.runs.store import attached
 from mibench.runtime import engine
 from mibench.runtime.absent import Absent
 from mibench.runtime.errors import UserError
@@ -66,7 +67,8 @@ def conduct(
         on: A cluster to do it on; here if absent.
     """
     results = results.absolute() if on else results  # every node must find it under this name
-    for kind in ("targets", "inversions"):
+    store = attached(results)
+    for kind in ("targets", "inversions") if store is None else ():  # those of a store are looked at when brought here
         say(*(f"note: left out: {line}" for line in damaged(results, kind)), to_stderr=True)
     planned = {run.id: run for experiment in experiments for run in plan(experiment, results, zoo)}
     runs = list(planned.values())
@@ -81,6 +83,8 @@ def conduct(
             execute(first, device, terminal)
             early(first)
         execute(runs[::-1], device, terminal, force, on)
+    if store is not None:
+        store.bring(runs)
     if as_json:
         shown = [{**run.description(), "path": str(run.path), "metrics": metrics_of(run)} for run in runs]
         print(json.dumps(shown, indent=1, sort_keys=True))
@@ -94,7 +98,8 @@ def help_with(experiments: Sequence[Experiment], results: Path, device: str, zoo
     planned = {run.id: run for experiment in experiments for run in plan(experiment, results, zoo)}
     with Terminal() as terminal:
         count = work(list(planned.values())[::-1], device, terminal)
-    say(f"{count} run(s) done here; all of the suite is in {results}")
+    store = attached(results)
+    say(f"{count} run(s) done here; all of the suite is in {store.url if store else results}")
 
 
 def describe(runs: list[Run], force: bool, as_json: bool, seconds: Mapping[str, float] = MappingProxyType({})) -> None:

@@ -1,7 +1,7 @@
 """The commands that do the main job: train, attack, sweep, run, demo, report."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -204,7 +204,7 @@ def run(
 
 
 def worker(
-    folder: Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder of all runs, which all workers share.")],
+    folder: options.Shared,
     suite: options.Suite,
     identities: options.Identities = None,
     dataset: options.OtherDataset = None,
@@ -269,8 +269,10 @@ def report(
 ) -> None:
     """The first screen in the terminal; an offline page; CSV, Markdown, LaTeX and JSON; figures and picture grids."""
     from mibench import report as reports
+    from mibench.runs.store import bring_scores
     from mibench.runtime.terminal import SafeConsole, say
 
+    say(*(f"note: left out: {line}" for line in bring_scores(results)), to_stderr=True)
     folder = reports.write(results, SafeConsole(quiet=as_json), private_images, full)
     if as_json:
         print((folder / "tables.json").read_text(encoding="utf-8"))

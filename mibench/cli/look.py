@@ -155,11 +155,13 @@ def judge(
     from mibench.human_study import answers as kept
     from mibench.human_study import exchange, forms, questions
     from mibench.human_study.verdicts import verdicts
+    from mibench.runs.store import refuse
     from mibench.runtime.terminal import say
     from mibench.stages import artifacts
 
     if sum([export is not None, answers is not None, summary]) > 1:
         raise UserError("--export, --import and --summary exclude each other; give one at a time")
+    refuse(results, "judge", f"answers stay on this machine, with the runs in {results}: give that folder")
     put = forms.form(form)
     inversion = runs.inversion_of(find(results, run), "judge")
     data = artifacts.dataset(inversion.target)

@@ -5,6 +5,17 @@ from typing import Annotated
 
 import typer
 
+
+
+def _folder(text: str | Path) -> Path:
+    """A folder as it is; of a store the folder that stands for it, once the store has been looked at."""
+    if "://" not in str(text):
+        return Path(text)
+    from mibench.runs.store import folder_of
+
+    return folder_of(text)
+
+
 # --- what a command is about
 
 Defense = Annotated[
@@ -76,7 +87,15 @@ ImagesName = Annotated[str | None, typer.Option("--name", help="What to call --i
 Suite = Annotated[str, typer.Argument(help="A TOML file, or a suite's name, or one sweep of it: midre:location.")]
 AnyRun = Annotated[str, typer.Argument(help="A run: its id, the beginning of it, or its directory.")]
 Reconstructed = Annotated[str, typer.Argument(help="An inversion or a score: its id, its beginning, or its directory.")]
-Folder = Annotated[Path, typer.Argument(help="Folder of all runs.")]
+Folder = Annotated[Path, typer.Argument(parser=_folder, metavar="RESULTS", help="Folder of all runs, or s3://BUCKET/....")]
+Shared = Annotated[
+    Path,
+    typer.Argument(parser=_folder, metavar="RESULTS", help="Folder or store of all runs, which all workers share."),
+]
+OwnFolder = Annotated[
+    Path | None,
+    typer.Argument(parser=_folder, metavar="[RESULTS]", help="Where your own runs are; results, if it is there."),
+]
 DataName = Annotated[str, typer.Argument(help="Data set.")]
 PreparedName = Annotated[str, typer.Argument(help="Data set, or an attacker's image set: ffhq, metfaces, afhq.")]
 Root = Annotated[
@@ -93,7 +112,9 @@ OtherDataset = Annotated[str | None, typer.Option("--dataset", help="Data set, i
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Everything random is derived from it.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")]
-Results = Annotated[Path, typer.Option("--results", help="Folder of all runs.")]
+Results = Annotated[
+    Path, typer.Option("--results", parser=_folder, metavar="PATH", help="Folder of all runs, or s3://BUCKET/....")
+]
 On = Annotated[
     str | None,
     typer.Option("--on", help="ray (this machine), ray://HOST:PORT; with ?cpus=1&gpus=.5&memory=8e9 for each run."),

@@ -369,7 +369,9 @@ def print_checks(results: Path | None, as_json: bool) -> None:
             console.print(Padding(Text.assemble(one, ("\n" + why, "dim")), (0, 0, 1, 2)))
         return
     from mibench.report import content, read
+    from mibench.runs.store import bring_scores
 
+    bring_scores(results)
     scores = read(results)
     findings = content.Content(scores).findings
     well = checks.passed(findings) if scores else []

@@ -72,9 +72,11 @@ def add(
 def make(names: Names = None, device: options.Device = "auto", results: options.Results = options.RESULTS) -> None:
     """Train what the zoo's list names and the zoo has not, and put it there."""
     from mibench.experiments import zoo
+    from mibench.runs.store import refuse
     from mibench.runtime import engine
     from mibench.runtime.terminal import Terminal
 
+    refuse(results, "zoo make", "what is shelved is made in a folder; give one")
     with Terminal() as terminal:
         for entry in zoo.make(results, engine.device_name(device), terminal, tuple(names or ())):
             print(f"{entry.reference}  {entry.run.path}", flush=True)

@@ -104,11 +104,12 @@ def frames(results: Path | str) -> Frames:
     """
     from mibench.report.content import Content
     from mibench.report.load import results as load
+    from mibench.runs.store import bring_scores, folder_of
 
-    root = Path(results)
+    root = folder_of(results)
+    errors = bring_scores(root)
     if not root.is_dir():
         raise UserError(f"{root} is no folder; give the results folder that runs were written to")
-    errors: list[str] = []
     return Frames(Content(load(root, errors)), errors)
 
 

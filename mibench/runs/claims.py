@@ -145,7 +145,7 @@ class Worker:
 
     def _require_versions(self) -> None:
         """Refuse to start beside a living worker of another version; a card that stands still is a dead one's."""
-        others = {token: card for token, card in cards(self.root).items() if _differs(self.card, card)}
+        others = {token: card for token, card in cards(self.root).items() if differs(self.card, card)}
         until = time.monotonic() + 2 * BEAT
         while others and time.monotonic() < until:
             time.sleep(BEAT / 10)
@@ -262,7 +262,7 @@ class Worker:
         return _Telling(self.card, reporter)
 
 
-def _differs(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+def differs(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
     return any(mine[name] != theirs.get(name) for name in ("mibench", "torch"))
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from mibench.runs.relay import Relay, Shown
 from mibench.runs.run import KINDS, Run
+from mibench.runs.store import attached
 from mibench.runtime.endings import going_on
 from mibench.runtime.engine import Engine, out_of_memory, resolve, set_threads, workers
 from mibench.runtime.errors import UserError
@@ -84,23 +85,42 @@ def attempt(run: Run, stage: Stage, engine: Engine, reporter: Reporter) -> None:
 
 
 def execute(runs: list[Run], stage: Stage, device: str, reporter: Reporter, force: bool = False) -> None:
-    """Do everything that `runs` need.
+    """Do everything that `runs` need; where the folder stands for a store, publish it.
 
     Raises:
         UserError: The first mistake of a stage; what was finished before it stays.
     """
     todo = pending(runs, force)
+    store = attached(runs[0].root) if runs else None
+    if store is not None:
+        store.begin()
+        store.settle(reporter)
     if force:
         for run in runs:
             run.discard()
     count = min(workers(device), len(todo))
     if count > 1:
         _side_by_side(todo, stage, device, count, reporter)
-        return
-    set_threads(device)
-    for run in todo:
-        perform(run, stage, resolve(device, run.spec["precision"]), reporter)
-        reporter.say(f"done {run.label}")
+    else:
+        set_threads(device)
+        for run in todo:
+            _before(run)
+            perform(run, stage, resolve(device, run.spec["precision"]), reporter)
+            _after(run, reporter)
+    if store is not None and store.unsent:
+        store.settle(reporter)
+
+
+def _before(run: Run) -> None:
+    """What the run builds on becomes files of this machine."""
+    if (store := attached(run.root)) is not None:
+        store.bring(run.ancestors())
+
+
+def _after(run: Run, reporter: Reporter) -> None:
+    reporter.say(f"done {run.label}")
+    if (store := attached(run.root)) is not None:
+        store.publish(run, reporter.say)
 
 
 # --- worker processes -----------------------------------------------------------------------------------------------
@@ -152,12 +172,13 @@ def _side_by_side(todo: list[Run], stage: Stage, device: str, count: int, report
                     break
                 # Only as many as there are workers: the next pick then sees everything that has become possible.
                 if not any(parent.label in awaited for parent in run.ancestors()):
+                    _before(run)
                     running[pool.submit(_job, left.pop(run.label), stage, device)] = run
             finished, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
             _replay(events, shown)
             for future in finished:
                 future.result()
-                reporter.say(f"done {running.pop(future).label}")
+                _after(running.pop(future), reporter)
         stopped = False
     except BrokenProcessPool:
         raise UserError(

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mibench.runs.run import KINDS, Run, id_of, of_this_protocol, other_protocol, read_json, unchanged
+from mibench.runs.run import ELSEWHERE, KINDS, Run, id_of, of_this_protocol, other_protocol, read_json, unchanged
 from mibench.runtime.errors import UserError, unknown
 
 __all__ = ["Library", "damaged", "find", "finished", "inversion_of"]
@@ -19,6 +19,9 @@ class Library:
         self.root = root
         kinds = reversed(KINDS)  # a run that is finished meanwhile has its parents before it
         self.paths = {path.parent.name: path.parent for kind in kinds for path in (root / kind).glob("[!.]*/done")}
+        self.store = ELSEWHERE.get(root)  # what is only there is brought here when it is read
+        if self.store is not None:
+            self.paths |= {label.partition("/")[2]: root / label for label in self.store.known}
         self.by_id: dict[str, list[Path]] = {}
         for name, path in self.paths.items():
             self.by_id.setdefault(id_of(name), []).append(path)
@@ -50,6 +53,8 @@ class Library:
         return self.runs[path]
 
     def _read(self, path: Path) -> Run:
+        for error in self.bring([path]):
+            raise error
         card, content = read_json(path / "run.json")
         if foreign := other_protocol(card):
             raise UserError(f"{path} was {foreign}")
@@ -74,6 +79,13 @@ class Library:
         unchanged(path / "run.json", content)
         return run
 
+    def bring(self, paths: list[Path]) -> list[UserError]:
+        """Put runs that lie in a store only into the folder; returns what is damaged there."""
+        if self.store is None:
+            return []
+        labels = (f"{path.parent.name}/{path.name}" for path in paths)
+        return self.store.bring_labels([label for label in labels if label in self.store.known])
+
     def _parent(self, path: Path, id: str) -> Run:
         """The run of an earlier kind that the run in a directory builds on."""
         before = KINDS[: KINDS.index(path.parent.name)]
@@ -96,8 +108,12 @@ def damaged(root: Path, kind: str) -> list[str]:
 def _read_all(root: Path, kind: str) -> tuple[list[Run], list[str]]:
     library = Library(root)
     whole, lines = [], []
-    for path in sorted(path for path in library.paths.values() if path.parent.name == kind):
+    paths = sorted(path for path in library.paths.values() if path.parent.name == kind)
+    library.bring(paths)  # side by side
+    for path in paths:
         try:
+            for error in library.bring([path]):
+                raise error
             if of_this_protocol(path):
                 whole.append(library.load(path))
         except UserError as error:

@@ -18,18 +18,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from mibench.runtime.bits import other_bits
 from mibench.runtime.errors import UserError
 from mibench.runtime.files import open_file, open_lock, read_bytes, unreadable, write_json
 
-__all__ = ["DIGITS", "KINDS", "PROTOCOL", "Run", "canonical", "clock", "provenance", "unchanged"]
+__all__ = ["DIGITS", "ELSEWHERE", "KINDS", "PROTOCOL", "Elsewhere", "Run", "canonical", "clock", "provenance", "unchanged"]
 
 PROTOCOL = 3
 """Raised when the same specification would give other numbers, so that old results are not taken for new ones."""
@@ -47,6 +47,26 @@ KINDS = ("backbones", "targets", "evaluators", "verifiers", "priors", "inversion
 def canonical(value: Any) -> str:
     """One text for equal values: sorted keys, no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+class Elsewhere(Protocol):
+    """Where finished runs of a results folder lie besides it: an object store (`runs.store`)."""
+
+    known: dict[str, str]
+    """Label -> digest of what is finished."""
+
+    def has(self, run: "Run") -> bool:
+        """Whether the run is finished there."""
+
+    def bring(self, runs: Iterable["Run"]) -> None:
+        """Put runs and all they build on into the folder."""
+
+    def bring_labels(self, labels: Iterable[str]) -> list[UserError]:
+        """The same by `kind/name-id`; returns what is damaged there."""
+
+
+ELSEWHERE: dict[Path, Elsewhere] = {}
+"""Results folder -> the store for which it stands, in this process."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +185,15 @@ class Run:
 
     @property
     def done(self) -> bool:
+        """Whether the run is finished: here, or in the store for which the results folder stands.
+
+        Raises:
+            UserError: See `here`.
+        """
+        return self.here or (self.root in ELSEWHERE and ELSEWHERE[self.root].has(self))
+
+    @property
+    def here(self) -> bool:
         """Whether every file is in place.
 
         Raises:
@@ -213,6 +242,8 @@ class Run:
         Raises:
             UserError: If it is missing, damaged, or not the one that the run was finished with.
         """
+        if self.root in ELSEWHERE and not (self.path / "done").is_file():
+            ELSEWHERE[self.root].bring([self])
         read, content = read_json(self.path / file)
         unchanged(self.path / file, content)
         return read
@@ -329,13 +360,13 @@ class Run:
 
     def appear(self) -> None:
         """Give the whole run that lies in `work` its name; where another process was faster, its run stays."""
-        if not self.done:
+        if not self.here:
             if self.path.exists():  # without `done` it is what a deletion has left
                 shutil.rmtree(self.path)
             try:
                 self.work.rename(self.path)
             except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not self.done:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not self.here:
                     raise
         if self.work.exists():
             shutil.rmtree(self.work)

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 from mibench.runs.claims import FOLDER, SILENT, cards
 from mibench.runs.executor import PROGRESS
 from mibench.runs.run import KINDS
+from mibench.runs.store import attached
+from mibench.runs.store_claims import cards as store_cards
 from mibench.runtime.errors import UserError
 from mibench.runtime.files import open_lock, read_bytes
 
@@ -47,9 +49,12 @@ def status(root: Path) -> list[Status]:
     Raises:
         UserError: If it is no folder.
     """
-    if not root.is_dir():
+    if not root.is_dir() and attached(root) is None:
         raise UserError(f"{root} is no folder; give the results folder that runs are written to")
-    shown = [_of_card(root, token, card) for token, card in cards(root).items() if card.get("run")]
+    known_cards = {token: card | {"age": _age(root / FOLDER / f"{token}.json")} for token, card in cards(root).items()}
+    if (store := attached(root)) is not None:
+        known_cards = store_cards(store) | known_cards  # of all hosts; this one's own are younger here
+    shown = [_of_card(card) for card in known_cards.values() if card.get("run")]
     known = {one.run for one in shown}
     shown += [one for one in _of_locks(root) if one.run not in known]
     return sorted(shown)
@@ -57,16 +62,19 @@ def status(root: Path) -> list[Status]:
 
 def counts(root: Path) -> dict[str, int]:
     """How many runs of each kind are finished."""
+    if (store := attached(root)) is not None:
+        published = [label.partition("/")[0] for label in store.known]
+        return {kind: number for kind in KINDS if (number := published.count(kind))}
     return {kind: number for kind in KINDS if (number := sum(1 for _ in (root / kind).glob("[!.]*/done")))}
 
 
-def _of_card(root: Path, token: str, card: dict[str, Any]) -> Status:
+def _of_card(card: dict[str, Any]) -> Status:
     bar, share, left = card.get("progress"), None, None
     if isinstance(bar, dict) and bar["done"]:
         share = min(1.0, bar["done"] / max(bar["total"], 1))
         left = bar["seconds"] * max(bar["total"] - bar["done"], 0) / bar["done"]
     where = f"process {card.get('process')} on {card.get('host')}"
-    return Status(card["run"], where, str(card.get("since")), _age(root / FOLDER / f"{token}.json"), share, left)
+    return Status(card["run"], where, str(card.get("since")), card["age"], share, left)
 
 
 def _of_locks(root: Path) -> list[Status]:

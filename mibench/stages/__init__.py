@@ -7,6 +7,7 @@ different days, or on different machines.
 from mibench import zoo
 from mibench.plugins import registry
 from mibench.runs import Run, canonical, cluster, executor, worker
+from mibench.runs.store import refuse
 from mibench.runtime.absent import Absent, taken_as_published
 from mibench.runtime.endings import going_on
 from mibench.runtime.engine import Engine
@@ -89,6 +90,10 @@ def execute(runs: list[Run], device: str, reporter: Reporter, force: bool = Fals
     Raises:
         UserError: The first mistake of a stage; what was finished before it stays.
     """
+    if runs and force:
+        refuse(runs[0].root, "--force", "what is published stays; delete that object, or give another place")
+    if runs and on:
+        refuse(runs[0].root, f"--on {on}", "nodes share a folder; start a mibench worker on each of them instead")
     prepare(executor.pending(runs, force), reporter)
     if on is None:
         executor.execute(runs, perform, device, reporter, force)
