@@ -25,7 +25,7 @@ FAULTS = ["worker"] * 4 + ["node"] * 3 + ["driver"] * 2 + ["interrupt"] * 2 + ["
 """What happens, as often as it stands here: SIGKILL of a process that works on a run; of a node with all that is on it;
 of the driver; Ctrl-C to the driver's whole process group; SIGSTOP of a process that works on a run, for good."""
 
-QUIET = (8.0, 30.0)
+QUIET = (2.0, 12.0)
 """Seconds between two faults: some time for the work to get anywhere."""
 
 
