@@ -202,6 +202,8 @@ class Worker:
                 yield own if alone else None
         finally:
             self._say(None)
+            with suppress(OSError):  # where nothing was written
+                (claim.parent / ".attempts" / self.token).rmdir()
             with suppress(OSError):
                 if _holder(claim) == self.token:
                     claim.unlink()
