@@ -27,7 +27,9 @@ def graph(root: Path, leaves: int = 3) -> list[Run]:
 def stage(run: Run, engine: Engine, reporter: Reporter) -> None:
     """Adds up in steps, each kept in a checkpoint; who did a step is no part of the result."""
     pause, fails = float(os.environ.get("PAUSE", "0")), os.environ.get("FAILS", "")
-    if run.name == fails:
+    if run.name == fails or (run.root / f"{run.name}.fails").exists():
+        with (run.root / "failures").open("a") as file:
+            file.write(f"{run.label}\n")
         raise UserError(f"{run.label} cannot be done")
     with run.writing() as folder, reporter.task(run.label, STEPS, "steps") as bar:
         kept = folder / "checkpoint.json"

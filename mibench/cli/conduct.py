@@ -11,7 +11,7 @@ from mibench.experiments.experiment import Experiment
 from mibench.experiments.plan import plan
 from mibench.experiments.remarks import remarks
 from mibench.plugins import registry
-from mibench.runs import Run, damaged
+from mibench.runs import Run, damaged, mirrors
 from mibench.runs.executor import pending
 from mibench.runs.store import attached
 from mibench.runtime import engine
@@ -56,6 +56,8 @@ def conduct(
     early: Callable[[list[Run]], None] | None = None,
     seconds: Mapping[str, float] | None = None,
     on: str | None = None,
+    profile: bool = False,
+    log: Sequence[str] | None = None,
 ) -> None:
     """Plan all of it before any of it is done; do it, or describe what would be done; print.
 
@@ -65,7 +67,10 @@ def conduct(
     Args:
         early: Told of the first attack and its floors, which are then done before everything else.
         on: A cluster to do it on; here if absent.
+        profile: Record what each run's time goes to.
+        log: Where each run's numbers are copied to, as typed.
     """
+    copied = mirrors.read(log or ())
     results = results.absolute() if on else results  # every node must find it under this name
     store = attached(results)
     for kind in ("targets", "inversions") if store is None else ():  # those of a store are looked at when brought here
@@ -80,9 +85,9 @@ def conduct(
     with Terminal() as terminal:
         if early is not None and not force:
             first = opening(runs)
-            execute(first, device, terminal)
+            execute(first, device, terminal, profile=profile, log=copied)
             early(first)
-        execute(runs[::-1], device, terminal, force, on)
+        execute(runs[::-1], device, terminal, force, on, profile, copied)
     if store is not None:
         store.bring(runs)
     if as_json:
@@ -93,11 +98,19 @@ def conduct(
     say(*(run.path for run in runs))
 
 
-def help_with(experiments: Sequence[Experiment], results: Path, device: str, zoo: Shelf | None) -> None:
+def help_with(
+    experiments: Sequence[Experiment],
+    results: Path,
+    device: str,
+    zoo: Shelf | None,
+    profile: bool = False,
+    log: Sequence[str] | None = None,
+) -> None:
     """Do what is ready of a plan and what no other worker of the results folder does; say how much that was."""
+    copied = mirrors.read(log or ())
     planned = {run.id: run for experiment in experiments for run in plan(experiment, results, zoo)}
     with Terminal() as terminal:
-        count = work(list(planned.values())[::-1], device, terminal)
+        count = work(list(planned.values())[::-1], device, terminal, profile, copied)
     store = attached(results)
     say(f"{count} run(s) done here; all of the suite is in {store.url if store else results}")
 

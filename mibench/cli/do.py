@@ -25,6 +25,8 @@ def train(
     precision: options.Precision = "auto",
     results: options.Results = options.RESULTS,
     sets: options.Sets = None,
+    profile: options.Profile = False,
+    log: options.Log = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     as_json: options.Json = False,
@@ -46,7 +48,15 @@ def train(
         precision=precision,
     )
     conduct.conduct(
-        [experiment], results, device, dry_run=dry_run, force=force, as_json=as_json, show=printing.print_training
+        [experiment],
+        results,
+        device,
+        profile=profile,
+        log=log,
+        dry_run=dry_run,
+        force=force,
+        as_json=as_json,
+        show=printing.print_training,
     )
 
 
@@ -67,6 +77,8 @@ def attack(
     results: options.Results = options.RESULTS,
     sets: options.Sets = None,
     no_zoo: options.NoZoo = False,
+    profile: options.Profile = False,
+    log: options.Log = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     full: options.Full = False,
@@ -97,6 +109,8 @@ def attack(
         results,
         device,
         zoo=conduct.zoo(no_zoo),
+        profile=profile,
+        log=log,
         dry_run=dry_run,
         force=force,
         as_json=as_json,
@@ -124,6 +138,8 @@ def sweep(
     results: options.Results = options.RESULTS,
     sets: options.Sets = None,
     no_zoo: options.NoZoo = False,
+    profile: options.Profile = False,
+    log: options.Log = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     full: options.Full = False,
@@ -158,6 +174,8 @@ def sweep(
         results,
         device,
         zoo=conduct.zoo(no_zoo),
+        profile=profile,
+        log=log,
         dry_run=dry_run,
         force=force,
         as_json=as_json,
@@ -176,6 +194,8 @@ def run(
     results: options.Results = options.RESULTS,
     sets: options.Sets = None,
     no_zoo: options.NoZoo = False,
+    profile: options.Profile = False,
+    log: options.Log = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     full: options.Full = False,
@@ -194,6 +214,8 @@ def run(
             results,
             device,
             zoo=conduct.zoo(no_zoo),
+            profile=profile,
+            log=log,
             dry_run=dry_run,
             force=force,
             as_json=as_json,
@@ -213,6 +235,8 @@ def worker(
     precision: options.Precision = "auto",
     sets: options.Sets = None,
     no_zoo: options.NoZoo = False,
+    profile: options.Profile = False,
+    log: options.Log = None,
 ) -> None:
     """Help with a suite: do its runs that are ready and that no other worker of the folder does; start any number."""
     from mibench.cli import conduct
@@ -222,7 +246,7 @@ def worker(
     asked: dict[str, Any] = {"dataset": dataset, "seed": seed, "identities": identities, "sets": sets}
     with conduct.telling_of_check(suite):
         experiments = suites.read(suite, **asked, precision=precision)
-        conduct.help_with(experiments, folder.absolute(), device, zoo=conduct.zoo(no_zoo))
+        conduct.help_with(experiments, folder.absolute(), device, zoo=conduct.zoo(no_zoo), profile=profile, log=log)
 
 
 def demo(
@@ -234,6 +258,8 @@ def demo(
     results: options.Results = options.RESULTS,
     sets: options.Sets = None,
     no_zoo: options.NoZoo = False,
+    profile: options.Profile = False,
+    log: options.Log = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     full: options.Full = False,
@@ -253,6 +279,8 @@ def demo(
         results,
         device,
         zoo=conduct.zoo(no_zoo),
+        profile=profile,
+        log=log,
         dry_run=dry_run,
         force=force,
         as_json=as_json,

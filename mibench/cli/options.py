@@ -123,6 +123,18 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="FIELD=VALUE", help="Change a setting; prefix data., training., prior. as needed."),
 ]
+Profile = Annotated[
+    bool, typer.Option("--profile", help="Record what each run's time goes to: RESULTS/profiles, a trace and a table.")
+]
+Log = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--log",
+        metavar="WHERE",
+        envvar="MIBENCH_LOG",
+        help="Copy each finished run's numbers to tensorboard:DIR or wandb:PROJECT; as often as you like.",
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Plan it, show the runs, and stop.")]
 NoZoo = Annotated[
     bool, typer.Option("--no-zoo", "--train", help="Train here what the zoo has ready; see: mibench zoo list.")

@@ -20,6 +20,8 @@ def train_target(
     precision: options.Precision = "auto",
     results: options.Results = options.RESULTS,
     sets: options.Sets = None,
+    profile: options.Profile = False,
+    log: options.Log = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     as_json: options.Json = False,
@@ -52,7 +54,15 @@ def train_target(
         )
         say(*lines, to_stderr=True)
         conduct.conduct(
-            [experiment], results, device, dry_run=dry_run, force=force, as_json=as_json, show=printing.print_training
+            [experiment],
+            results,
+            device,
+            profile=profile,
+            log=log,
+            dry_run=dry_run,
+            force=force,
+            as_json=as_json,
+            show=printing.print_training,
         )
         return
     experiments.require_weights({"--classes": classes, "--evaluator": evaluator})
@@ -68,7 +78,15 @@ def train_target(
         precision=precision,
     )
     conduct.conduct(
-        [experiment], results, device, dry_run=dry_run, force=force, as_json=as_json, show=printing.print_training
+        [experiment],
+        results,
+        device,
+        profile=profile,
+        log=log,
+        dry_run=dry_run,
+        force=force,
+        as_json=as_json,
+        show=printing.print_training,
     )
 
 
@@ -82,6 +100,8 @@ def train_prior(
     precision: options.Precision = "auto",
     results: options.Results = options.RESULTS,
     sets: options.Sets = None,
+    profile: options.Profile = False,
+    log: options.Log = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     as_json: options.Json = False,
@@ -94,7 +114,9 @@ def train_prior(
     experiment = experiments.prior(
         prior=prior, preset=preset, target=target, dataset=dataset, seed=seed, sets=sets, precision=precision
     )
-    conduct.conduct([experiment], results, device, dry_run=dry_run, force=force, as_json=as_json)
+    conduct.conduct(
+        [experiment], results, device, profile=profile, log=log, dry_run=dry_run, force=force, as_json=as_json
+    )
 
 
 def invert(
@@ -112,6 +134,8 @@ def invert(
     results: options.Results = options.RESULTS,
     sets: options.Sets = None,
     no_zoo: options.NoZoo = False,
+    profile: options.Profile = False,
+    log: options.Log = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     as_json: options.Json = False,
@@ -136,7 +160,15 @@ def invert(
         precision=precision,
     )
     conduct.conduct(
-        [experiment], results, device, zoo=conduct.zoo(no_zoo), dry_run=dry_run, force=force, as_json=as_json
+        [experiment],
+        results,
+        device,
+        zoo=conduct.zoo(no_zoo),
+        profile=profile,
+        log=log,
+        dry_run=dry_run,
+        force=force,
+        as_json=as_json,
     )
 
 
@@ -151,6 +183,8 @@ def score(
     results: options.Results = options.RESULTS,
     sets: options.Sets = None,
     no_zoo: options.NoZoo = False,
+    profile: options.Profile = False,
+    log: options.Log = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     full: options.Full = False,
@@ -176,5 +210,14 @@ def score(
         precision=precision,
     )
     conduct.conduct(
-        [experiment], results, device, zoo=conduct.zoo(no_zoo), dry_run=dry_run, force=force, as_json=as_json, show=show
+        [experiment],
+        results,
+        device,
+        zoo=conduct.zoo(no_zoo),
+        profile=profile,
+        log=log,
+        dry_run=dry_run,
+        force=force,
+        as_json=as_json,
+        show=show,
     )

@@ -161,6 +161,14 @@ class Worker:
         with suppress(OSError):
             (self.root / FOLDER / f"{token}.json").unlink(missing_ok=True)
 
+    def free(self, run: Run) -> None:
+        """Remove the claim of a worker of this one's group that was ended."""
+        claim = run.path.parent / f".{run.id}.claim"
+        with suppress(OSError):
+            holder = _holder(claim)
+            if holder is not None and holder.startswith(f"{self.group}."):
+                claim.unlink(missing_ok=True)
+
     # --- claims
 
     def silent(self, token: str, known: Mapping[str, Mapping[str, Any]]) -> bool:
@@ -194,6 +202,8 @@ class Worker:
                 yield own if alone else None
         finally:
             self._say(None)
+            with suppress(OSError):  # where nothing was written
+                (claim.parent / ".attempts" / self.token).rmdir()
             with suppress(OSError):
                 if _holder(claim) == self.token:
                     claim.unlink()
@@ -222,6 +232,8 @@ class Worker:
                 os.link(taken, claim)
         taken.unlink()
         self.bury(holder)
+        with suppress(OSError):  # where it got no further than to make it
+            (claim.parent / ".attempts" / holder).rmdir()
         return newer == holder and self._make(claim)
 
     def _make(self, claim: Path) -> bool:

@@ -185,9 +185,18 @@ class _Driver:
             for reference in self.running:
                 with suppress(Exception):
                     self.ray.cancel(reference, force=True)
+            self._release()
             raise
         finally:
             self.shown.close()
+
+    def _release(self) -> None:
+        """Whoever comes next need not wait for workers that were ended to fall silent."""
+        for token, card in cards(self.driver.root).items():
+            if card.get("group") == self.driver.group and token != self.driver.token:
+                self.driver.bury(token)
+        for run in self.running.values():
+            self.driver.free(run)
 
     def _submit(self, run: Run) -> None:
         self.running[self.task.options(name=run.label).remote(run, *self.given)] = run

@@ -4,9 +4,12 @@ A plan is cheap and touches no data; the work reads its parents' files, so stage
 different days, or on different machines.
 """
 
+from collections.abc import Sequence
+
 from mibench import zoo
 from mibench.plugins import registry
-from mibench.runs import Run, canonical, cluster, executor, worker
+from mibench.runs import Run, canonical, cluster, executor, mirrors, worker
+from mibench.runs.observed import Observed
 from mibench.runs.store import refuse
 from mibench.runtime.absent import Absent, taken_as_published
 from mibench.runtime.endings import going_on
@@ -81,11 +84,21 @@ def rehearse(runs: list[Run], reporter: Reporter | None = None) -> None:
                 train_prior.rehearse(run)
 
 
-def execute(runs: list[Run], device: str, reporter: Reporter, force: bool = False, on: str | None = None) -> None:
+def execute(
+    runs: list[Run],
+    device: str,
+    reporter: Reporter,
+    force: bool = False,
+    on: str | None = None,
+    profile: bool = False,
+    log: Sequence[mirrors.Mirror] = (),
+) -> None:
     """Do everything that `runs` need; see `executor.execute`.
 
     Args:
         on: A cluster to do it on (`runs.cluster`); in this process and its workers if absent.
+        profile: Record what each run's time goes to (`runs.profiling`).
+        log: Where each run's numbers are copied to (`runs.mirrors`).
 
     Raises:
         UserError: The first mistake of a stage; what was finished before it stays.
@@ -94,22 +107,32 @@ def execute(runs: list[Run], device: str, reporter: Reporter, force: bool = Fals
         refuse(runs[0].root, "--force", "what is published stays; delete that object, or give another place")
     if runs and on:
         refuse(runs[0].root, f"--on {on}", "nodes share a folder; start a mibench worker on each of them instead")
-    prepare(executor.pending(runs, force), reporter)
+    todo = executor.pending(runs, force)
+    if profile and not todo:
+        reporter.say("note: all is done, so there is nothing to profile; --force does it again")
+    prepare(todo, reporter)
+    stage = Observed.of(perform, profile, tuple(log))
     if on is None:
-        executor.execute(runs, perform, device, reporter, force)
+        executor.execute(runs, stage, device, reporter, force)
     else:
-        cluster.execute(runs, perform, device, reporter, force, cluster.read(on))
+        cluster.execute(runs, stage, device, reporter, force, cluster.read(on))
 
 
-def work(runs: list[Run], device: str, reporter: Reporter) -> int:
+def work(
+    runs: list[Run], device: str, reporter: Reporter, profile: bool = False, log: Sequence[mirrors.Mirror] = ()
+) -> int:
     """Do those of `runs`, and of what they need, that no other worker of the results folder does; returns how many
     were done here.
+
+    Args:
+        profile: As for `execute`.
+        log: Likewise.
 
     Raises:
         UserError: See `worker.work`.
     """
     prepare(executor.pending(runs), reporter)
-    return worker.work(runs, perform, device, reporter)
+    return worker.work(runs, Observed.of(perform, profile, tuple(log)), device, reporter)
 
 
 def prepare(todo: list[Run], reporter: Reporter) -> None:

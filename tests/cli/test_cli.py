@@ -228,7 +228,8 @@ def test_a_dry_run_refuses_what_the_run_would(tmp_path: Path) -> None:
 
 
 SHARED = [
-    *("dataset", "seed", "device", "precision", "results", "sets", "no_zoo", "dry_run", "force", "full", "as_json")
+    *("dataset", "seed", "device", "precision", "results", "sets", "no_zoo"),
+    *("profile", "log", "dry_run", "force", "full", "as_json"),
 ]
 
 
@@ -241,7 +242,9 @@ def test_shared_options_stand_last_and_in_one_order(path: tuple[str, ...]) -> No
     assert [name for name in names if name in SHARED] == [name for name in SHARED if name in names]
     if "dry_run" in names and path != ("data", "prepare"):  # which makes no run
         # What is imported keeps its own precision.
-        optional = {"dataset", "seed", "no_zoo", "full"} | ({"precision"} if path == ("prior", "import") else set())
+        optional = {"dataset", "seed", "no_zoo", "profile", "log", "full"} | (
+            {"precision"} if path == ("prior", "import") else set()
+        )
         last = [name for name in SHARED if name not in optional or name in names]
         assert names[-len(last) :] == last
 

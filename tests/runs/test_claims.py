@@ -121,9 +121,25 @@ def test_a_failure_is_told_once_and_what_does_not_build_on_it_is_done(
     monkeypatch.setenv("FAILS", "s")
     with pytest.raises(UserError, match=r"scores/s-\w+ cannot be done \(and 2 more"):
         worker.work(graph(tmp_path), stage, "cpu", Silent())
-    assert len(bytes_of(tmp_path)) == 4
+    assert len(bytes_of(tmp_path)) == 4 and left_over(tmp_path) == []
     monkeypatch.setenv("FAILS", "")  # who starts a worker again tries again
     assert worker.work(graph(tmp_path), stage, "cpu", Silent()) == 3
+
+
+def test_whoever_ends_its_group_frees_its_claims_and_nobody_elses(tmp_path: Path) -> None:
+    run, other = (one.inversion for one in graph(tmp_path, 2))
+    dead = Worker(tmp_path, "group")
+    with Worker(tmp_path, "group") as driver, Worker(tmp_path) as stranger, Worker(tmp_path) as late:
+        held = [dead.claimed(run), stranger.claimed(other)]  # as if killed: never left
+        assert None not in [one.__enter__() for one in held]
+        with late.claimed(run) as own:
+            assert own is None  # for a minute
+        for one in (run, other):
+            driver.free(one)
+        with late.claimed(run) as own:
+            assert own is not None
+        with late.claimed(other) as own:
+            assert own is None
 
 
 def test_another_version_is_refused_by_name_while_it_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
