@@ -132,6 +132,13 @@ def write(root: Path, console: "Console", private_images: bool = True, full: boo
     Raises:
         UserError: If there is no finished score, or the folder cannot be written.
     """
+    from mibench.runs import reading_once
+
+    with reading_once():
+        return _write(root, console, private_images, full)
+
+
+def _write(root: Path, console: "Console", private_images: bool, full: bool) -> Path:
     from mibench.report import content, figures, files, grids, matched_figure, page, screen, terminal
     from mibench.runtime.terminal import SafeConsole
 

@@ -1,7 +1,7 @@
 """Runs: what was asked -> id -> directory; atomic, resumable, with provenance."""
 
 from mibench.runs.library import Library, damaged, find, finished, inversion_of
-from mibench.runs.run import KINDS, PROTOCOL, Run, canonical, clock, other_protocol, provenance, unchanged
+from mibench.runs.run import KINDS, PROTOCOL, Run, canonical, clock, other_protocol, provenance, reading_once, unchanged
 
 __all__ = [
     "KINDS",
@@ -16,5 +16,6 @@ __all__ = [
     "inversion_of",
     "other_protocol",
     "provenance",
+    "reading_once",
     "unchanged",
 ]

@@ -223,7 +223,7 @@ def gallery(results: Sequence[Result], table: pd.DataFrame, private_images: bool
             images = tensors["images"]
             if not private_images:
                 images = _redacted(one, images, copied)
-            kept = one.per_image["order"].to_numpy() < each
+            kept = one.columns["order"] < each
             made["runs"].append(_run(line, one, place, sheets.add(images[torch.from_numpy(kept)]), kept, judged))
             if line["role"] == "attack":
                 strips.append((line, one, images))
@@ -277,17 +277,17 @@ def _judge(column: str) -> str:
 
 def _run(line: Any, result: Result, group: int, tile: int, kept: Any, judged: list[str]) -> dict[str, Any]:
     """One score for the script: verdicts as bits, the first judge's the lowest."""
-    table = result.per_image[kept]
-    bits = np.zeros(len(table), dtype=np.int64)
+    table = result.columns
+    bits = np.zeros(int(kept.sum()), dtype=np.int64)
     for place, column in enumerate(judged):
         if column in table:
-            bits |= (table[column].to_numpy() == 1).astype(np.int64) << place
+            bits |= (table[column][kept] == 1).astype(np.int64) << place
     return {
         "attack": line["attack_label"],
         "bits": bits.tolist(),
         "group": group,
         "has": [int(column in table) for column in judged],
-        "labels": table["label"].tolist(),
+        "labels": table["label"][kept].tolist(),
         "role": line["role"],
         "score": result.run.id,
         "target": line["target_label"],
@@ -309,12 +309,13 @@ def _redacted(result: Result, images: UInt8[Tensor, "n c h w"], copied: set[byte
     evaluation model can tell (a copy that was saved again)."""
     same = torch.tensor([_digest(image) in copied for image in images], dtype=torch.bool)
     near = torch.ones(len(images), dtype=torch.bool)
-    table, told = result.per_image, False
+    table, told = result.columns, False
     for name, known in result.score.facts.items():
         columns = [column for column in (f"knn_train@{name}", f"knn_heldout@{name}") if column in table]
         if columns and known.knn_real_to_real:
             told = True
-            near &= torch.from_numpy(table[columns].min(axis=1).to_numpy() < SAME * known.knn_real_to_real)
+            nearest = np.fmin.reduce([table[column] for column in columns])
+            near &= torch.from_numpy(nearest < SAME * known.knn_real_to_real)
     hidden = same | near if told else same
     return torch.where(hidden[:, None, None, None], torch.full_like(images, grids.WITHHELD), images)
 
