@@ -43,8 +43,8 @@ class EOT(Wrapper):
     """min_z E_t loss(T(t(G(z)))), t the training transform of the target's defenses; selection by E_t p_y(t(x)).
 
     A target that was trained on erased images is asked about erased images, so the attack's loss is the one that the
-    training minimised. Where no defense transforms images the views are equal and only a random target (a stochastic
-    head) answers them differently: then this is the average over several passes.
+    training minimised. Where no defense transforms images the views are equal, and only a head that is random in
+    training (`mid`) answers them differently: then this is the average over several draws of its noise.
 
     Args:
         copies: Draws of the transform for each image and step, all in one pass; each is a query of its own, so that
@@ -54,6 +54,8 @@ class EOT(Wrapper):
         combine: mean, the expectation; or larger: the target is asked about each image as it is *and* about its copies,
             and the smaller loss (the larger score) counts, so that images may be sure either way, see `Either`. It
             costs `copies` + 1 times as much.
+        head: In losses a head that was random in training (`mid`) draws its noise anew for each copy. False asks the
+            head as it is served; nothing else has such a head.
 
     Source: the second paper's objective, E over t ~ T inside the loss; the first paper's use of it against randomness,
     with 30 draws a step in its authors' code, https://github.com/anishathalye/obfuscated-gradients.
@@ -62,6 +64,7 @@ class EOT(Wrapper):
     copies: int = 30
     select: bool = True
     combine: Literal["mean", "larger"] = "mean"
+    head: bool = True
 
     def __post_init__(self) -> None:
         if self.copies < 1:
@@ -80,5 +83,5 @@ class EOT(Wrapper):
     ) -> Reconstructions:
         """Run the attack against the target seen through the transform."""
         layer = Either if self.combine == "larger" else Viewed
-        viewed = layer(oracle, seed_of(seed, "eot"), work.transform, self.copies, self.select)
+        viewed = layer(oracle, seed_of(seed, "eot"), work.transform, self.copies, self.select, self.head)
         return self.wrapped(viewed, prior, labels, seed, replace(work, batch=max(1, work.batch // self._shown)))

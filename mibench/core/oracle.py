@@ -7,6 +7,7 @@ It guards against mistakes, not against malice: an attack in the same process ca
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
@@ -20,11 +21,19 @@ from mibench.core.trace import Trace
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
 
-__all__ = ["BudgetExhausted", "Oracle", "Term"]
+__all__ = ["BudgetExhausted", "Drawn", "Oracle", "Term"]
 
 
 Term = Callable[[Float[Tensor, "m k"], Float[Tensor, "m d"], Int64[Tensor, " m"]], Float[Tensor, " m"]]
 """(logits, penultimate features, identities) -> what an attack minimises, one value per image."""
+
+
+@runtime_checkable
+class Drawn(Protocol):
+    """A head that is random in training and not when it is served (`mid`)."""
+
+    def draw(self, features: Float[Tensor, "m d"], noise: Noise) -> Float[Tensor, "m k"]:
+        """Logits as in training, the randomness drawn from the noise, one stream for each row."""
 
 
 class Oracle:
@@ -196,11 +205,19 @@ class Oracle:
         self, x: Float[Tensor, "m c h w"], labels: Int64[Tensor, " n"] | None
     ) -> tuple[Float[Tensor, "m k"], Float[Tensor, "m d"]]:
         """White box: logits and penultimate features from one forward pass, differentiable in x."""
+        return self.drawn(x, labels, None)
+
+    def drawn(
+        self, x: Float[Tensor, "m c h w"], labels: Int64[Tensor, " n"] | None, noise: Noise | None
+    ) -> tuple[Float[Tensor, "m k"], Float[Tensor, "m d"]]:
+        """As `answers`; with noise, of m streams, a head that is random in training (`Drawn`) is as random here."""
         own = self._admit(Access.WHITE_BOX, "gradients", x, labels)
         differentiable = torch.is_grad_enabled() and x.requires_grad
         with torch.set_grad_enabled(differentiable), without_tangents(), self._meter.question(len(x)):
             features = self._target.features(self._counted(x, own) if differentiable else x.detach())  # type: ignore[operator]
-            logits = self._target.head(features)  # type: ignore[operator]
+            head = self._target.head
+            drawn = noise is not None and isinstance(head, Drawn)
+            logits = head.draw(features, noise) if drawn else head(features)  # type: ignore[operator, arg-type]
             self._note(labels, logits)
             return self._own(logits.float()), self._own(features.float())
 

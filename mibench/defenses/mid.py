@@ -35,7 +35,7 @@ CARD = {
     "link": "https://arxiv.org/abs/2009.05241",
     "strength": "beta",
     "grid": [0.003, 0.01, 0.03, 0.1],
-    "adaptive": {},
+    "adaptive": {"+eot": "draws the code's noise in the loss, as the training did"},
     "zero": "its head is a bottleneck even when what passes through costs nothing",
 }
 
@@ -73,6 +73,10 @@ class Bottleneck(nn.Module):
                 mu = mu + spread(r)[0] * eps
             out: Tensor = self.decode(mu)
             return out
+
+    def draw(self, features: Float[Tensor, "n d"], noise: Noise) -> Float[Tensor, "n classes"]:
+        """Logits of one draw of the code, as in training, eps from the noise: for attackers who hold the weights."""
+        return self(features, noise.of("code").normal(self.k))
 
 
 def spread(r: Float[Tensor, "n k"]) -> tuple[Float[Tensor, "n k"], Float[Tensor, "n k"]]:

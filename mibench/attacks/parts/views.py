@@ -48,6 +48,18 @@ class Layer(Oracle):
         """What the target sees in place of n images: whole copies of the batch, one after the other."""
         return self.inner.look(x, noise, gradient) if isinstance(self.inner, Layer) else x
 
+    @property
+    def draws(self) -> bool:
+        """Whether a head that is random in training (see `core.oracle.Drawn`) is as random in losses."""
+        return isinstance(self.inner, Layer) and self.inner.draws
+
+    def _chance(self, noise: Noise, looks: int) -> Noise | None:
+        """What the head draws from: other streams for each look at each image; None as it is served."""
+        if not self.draws:
+            return None
+        keys = torch.cat([noise.of("head", look).bits(1)[:, 0] for look in range(looks)])
+        return Noise(noise.seed, keys, noise.purpose)
+
     def _fixed(self, x: Float[Tensor, "n c h w"]) -> Noise:
         """Equal streams for all images, so that every image ever asked is seen in the same views."""
         return Noise(self.seed, torch.zeros(len(x), dtype=torch.int64, device=x.device)).of("fixed views")
@@ -69,7 +81,7 @@ class Layer(Oracle):
     ) -> Float[Tensor, " n"]:
         """mean over the views v of term(T(v(x))), from one pass of the target."""
         seen = self.look(x, noise, _differentiated(x))
-        logits, features = self.base.answers(seen, labels)
+        logits, features = self.base.drawn(seen, labels, self._chance(noise, len(seen) // len(x)))
         views = zip(logits.split(len(x)), features.split(len(x)), strict=True)
         return torch.stack([term(logit, feature, labels) for logit, feature in views]).mean(dim=0)
 
@@ -108,11 +120,19 @@ class Viewed(Layer):
         copies: Views of each image; each counts as an image of its own.
         select: Look through the views without a gradient too. Otherwise only what is differentiated is averaged, and
             all else costs and gives what it did. A budget is then planned as if all images were differentiated.
+        head: In losses a head that is random in training draws anew for each view; scores, labels and answers are of
+            the head as it is served.
     """
 
     view: View
     copies: int
     select: bool = True
+    head: bool = False
+
+    @property
+    def draws(self) -> bool:
+        """Its own, or that of a layer below."""
+        return self.head or super().draws
 
     def look(self, x: Float[Tensor, "n c h w"], noise: Noise, gradient: bool) -> Float[Tensor, "m c h w"]:
         """`copies` views of the batch, each seen through the layers below."""
@@ -164,7 +184,8 @@ class Either(Viewed):
     ) -> Float[Tensor, " n"]:
         """min(term(T(x)), mean over the views v of term(T(v(x)))), from one pass of the target."""
         gradient = _differentiated(x)
-        logits, features = self.base.answers(self.look(x, noise, gradient), labels)
+        seen = self.look(x, noise, gradient)
+        logits, features = self.base.drawn(seen, labels, self._chance(noise, len(seen) // len(x)))
         terms = [term(*pair, labels) for pair in zip(logits.split(len(x)), features.split(len(x)), strict=True)]
         return self._sides(torch.cat(terms), len(x), gradient).amin(dim=0)
 
