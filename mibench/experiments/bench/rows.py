@@ -29,7 +29,7 @@ from mibench.runtime.engine import Engine
 from mibench.runtime.progress import Silent
 from mibench.training import Training, fit
 
-__all__ = ["ATTACKS", "Row", "attack_rows", "peaks", "step_of", "training_rows"]
+__all__ = ["ATTACKS", "Row", "attack_rows", "epoch_of", "peaks", "step_of", "training_rows"]
 
 PEOPLE, BATCH = 1000, 60
 """The published setting of 64 px: 60 of 1000 identities at once (KEDMI, PLG-MI)."""
@@ -71,16 +71,24 @@ ATTACKS: dict[str, tuple[PriorTrainer, Attack, Make]] = {
 """Attack -> the published prior at its width, the attack cut down to a step, the plain loop."""
 
 
-def step_of(attack: Attack, target: Classifier, prior: Any, people: int, engine: Engine) -> Callable[[], object]:
+def step_of(
+    attack: Attack,
+    target: Classifier,
+    prior: Any,
+    people: int,
+    engine: Engine,
+    classes: int = PEOPLE,
+    public: Split | None = None,
+) -> Callable[[], object]:
     """What `mibench attack` does: of one restart for each of so many people, the last image included."""
     placed: Any = engine.place(prior).requires_grad_(False)
     network: Any = engine.place(fold(target))
-    oracle = Oracle(network, Access.WHITE_BOX, PEOPLE)
+    oracle = Oracle(network, Access.WHITE_BOX, classes)
     labels = torch.arange(people, device=engine.device)
 
     def work() -> object:
         with engine.autocast():
-            return attack(oracle, placed, labels, 0, AttackContext(people))
+            return attack(oracle, placed, labels, 0, AttackContext(people, public=public))
 
     return work
 
@@ -133,16 +141,23 @@ def training_rows(device: torch.device, most: Mapping[str, float], turns: int = 
     split = Split(images, torch.arange(IMAGES) % KNOWN)
     recipe = Training(epochs=1, batch=96, lr=0.1, optimizer="muon", schedule="linear")
     for name, defenses in (("none", ()), ("re", (RandomErasing(),))):
-        works = {one: _epoch(split, recipe, defenses, Engine(device, one)) for one in most}
+        works = {one: epoch_of("cnn", KNOWN, split, recipe, defenses, Engine(device, one)) for one in most}
         authors = _plain_epoch(split, recipe, device, name == "re")
         operations = floating_point(authors)
         yield from _rows(f"{name} epoch", authors, works, operations, IMAGES, most, turns, device)
 
 
-def _epoch(split: Split, recipe: Training, defenses: tuple[Defense, ...], engine: Engine) -> Callable[[], object]:
-    torch.manual_seed(0)
-    network = models.build("cnn", KNOWN, (3, 64, 64))
-    return lambda: fit(network, split, KNOWN, recipe, engine, 0, Silent(), "", defenses)
+def epoch_of(
+    architecture: str, classes: int, split: Split, recipe: Training, defenses: Sequence[Defense], engine: Engine
+) -> Callable[[], object]:
+    """What `mibench train` does with so many images: its epochs, from a network without weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        channels, height, width = split.images.shape[1:]
+        network: Any = models.build(architecture, classes, (channels, height, width))
+        for defense in defenses:
+            network = defense.surgery(network)
+    return lambda: fit(network, split, classes, recipe, engine, 0, Silent(), "", defenses, public=split)
 
 
 def _plain_epoch(split: Split, recipe: Training, device: torch.device, erase: bool) -> Callable[[], object]:
