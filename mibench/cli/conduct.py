@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,11 +14,13 @@ from mibench.plugins import registry
 from mibench.runs import Run, damaged
 from mibench.runs.executor import pending
 from mibench.runtime import engine
+from mibench.runtime.absent import Absent
+from mibench.runtime.errors import UserError
 from mibench.runtime.terminal import Terminal, say
 from mibench.stages import execute, rehearse, work
 from mibench.zoo import Shelf
 
-__all__ = ["conduct", "help_with", "machine", "metrics_of", "zoo"]
+__all__ = ["conduct", "help_with", "machine", "metrics_of", "telling_of_check", "zoo"]
 
 
 def machine(device: str, precision: str) -> tuple[str, str]:
@@ -28,6 +31,15 @@ def machine(device: str, precision: str) -> tuple[str, str]:
 def zoo(without: bool) -> Shelf | None:
     """The zoo, unless everything is to be trained here."""
     return None if without else Shelf()
+
+
+@contextmanager
+def telling_of_check(suite: str) -> Iterator[None]:
+    """Whoever lacks one thing that a suite needs is told how to see all that is missing."""
+    try:
+        yield
+    except Absent as error:
+        raise UserError(f"{error}; `mibench run {suite} --check` lists everything that is missing") from None
 
 
 def conduct(

@@ -1,7 +1,7 @@
 """The commands that do the main job: train, attack, sweep, run, demo, report."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -184,21 +184,23 @@ def run(
     """Run a suite: a file of targets and attacks, resumable; with --on ray on a cluster."""
     from mibench.cli import conduct
     from mibench.experiments import suites
+    from mibench.runtime.absent import as_published
 
     device, precision = conduct.machine(device, precision)
-    experiments = suites.read(suite, dataset=dataset, seed=seed, identities=identities, sets=sets, precision=precision)
-    conduct.conduct(
-        experiments,
-        results,
-        device,
-        zoo=conduct.zoo(no_zoo),
-        dry_run=dry_run,
-        force=force,
-        as_json=as_json,
-        show=lambda runs: _shown(runs, full),
-        seconds=suites.seconds(suite),
-        on=on,
-    )
+    asked: dict[str, Any] = {"dataset": dataset, "seed": seed, "identities": identities, "sets": sets}
+    with as_published() if dry_run else conduct.telling_of_check(suite):
+        conduct.conduct(
+            suites.read(suite, **asked, precision=precision),
+            results,
+            device,
+            zoo=conduct.zoo(no_zoo),
+            dry_run=dry_run,
+            force=force,
+            as_json=as_json,
+            show=lambda runs: _shown(runs, full),
+            seconds=suites.seconds(suite),
+            on=on,
+        )
 
 
 def worker(
@@ -217,8 +219,10 @@ def worker(
     from mibench.experiments import suites
 
     device, precision = conduct.machine(device, precision)
-    experiments = suites.read(suite, dataset=dataset, seed=seed, identities=identities, sets=sets, precision=precision)
-    conduct.help_with(experiments, folder.absolute(), device, zoo=conduct.zoo(no_zoo))
+    asked: dict[str, Any] = {"dataset": dataset, "seed": seed, "identities": identities, "sets": sets}
+    with conduct.telling_of_check(suite):
+        experiments = suites.read(suite, **asked, precision=precision)
+        conduct.help_with(experiments, folder.absolute(), device, zoo=conduct.zoo(no_zoo))
 
 
 def demo(

@@ -32,8 +32,10 @@ def list_plugins(
         raise unknown("kind of plug-in", kind, [*kinds, "suites"])
     if kind == "suites":
         from mibench.experiments import suites
+        from mibench.runtime.absent import as_published
 
-        shipped = {name: suites.read(name) for name in suites.suites()}
+        with as_published():
+            shipped = {name: suites.read(name) for name in suites.suites()}
         if as_json:
             print(json.dumps({name: [one.describe() for one in parts] for name, parts in shipped.items()}))
         else:

@@ -31,7 +31,8 @@ from mibench.data.published import celeba_files
 from mibench.data.published.crops import Crop
 from mibench.data.published.needs import Facts, Need, facts_of
 from mibench.data.published.packs import Part
-from mibench.data.published.source import Listing, Published
+from mibench.data.published.source import Counts, Listing, Published
+from mibench.data.published.splits import sizes
 from mibench.data.published.stores import open_store
 from mibench.data.published.worker import Picture
 from mibench.runtime.errors import UserError
@@ -96,6 +97,13 @@ class CelebA(Published):
         published = "centre108" if self.split == "kedmi" else "hd"
         kind = published if self.cropped == "published" else self.cropped
         return f"celeba-{kind.removeprefix('centre')}"
+
+    def counts(self) -> Counts:
+        """Of the split."""
+        known = celeba_files.PUBLISHED
+        if self.split == "kedmi":
+            return Counts(known["classes"], known["kedmi_train"], known["kedmi_heldout"], known["kedmi_public"])
+        return Counts(known["classes"], *sizes(known["ppa_private"]), known["kedmi_public"])
 
     def needs(self) -> list[Need]:
         """The list of identities, the pictures, and what the split and the alignment take."""

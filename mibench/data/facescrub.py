@@ -30,8 +30,8 @@ from typing import Any, ClassVar, Literal
 
 from mibench.data.published.needs import Need, facts_of
 from mibench.data.published.packs import Part
-from mibench.data.published.source import Listing, Published
-from mibench.data.published.splits import ninety_ten
+from mibench.data.published.source import Counts, Listing, Published
+from mibench.data.published.splits import ninety_ten, sizes
 from mibench.data.published.stores import open_store
 from mibench.data.published.worker import Picture
 from mibench.runtime.errors import UserError
@@ -53,6 +53,8 @@ CARD = {
 
 PUBLISHED: Mapping[str, int] = {"actors": 265, "actresses": 265}
 """How many people of each group."""
+
+ADDRESSES = 106_863
 
 _SOURCE = (
     "http://vintage.winklerbros.net/facescrub.html (https://github.com/faceteam/facescrub fetches it)",
@@ -84,6 +86,10 @@ class FaceScrub(Published):
     def crop(self) -> str:
         """By resolution."""
         return "facescrub-54" if self.low else "facescrub-224"
+
+    def counts(self) -> Counts:
+        """As if every address still answered."""
+        return Counts(sum(PUBLISHED.values()), *sizes(ADDRESSES), 0)
 
     def needs(self) -> list[Need]:
         """The two trees of pictures, and the lists where boxes are wanted."""

@@ -24,8 +24,8 @@ from typing import Any, ClassVar, Literal
 from mibench.data.fields import whole
 from mibench.data.published.needs import Need, facts_of
 from mibench.data.published.packs import Part
-from mibench.data.published.source import Listing, Published
-from mibench.data.published.splits import lines_of, ninety_ten
+from mibench.data.published.source import Counts, Listing, Published
+from mibench.data.published.splits import lines_of, ninety_ten, sizes
 from mibench.data.published.stores import open_store
 from mibench.data.published.worker import Picture
 from mibench.runtime.errors import UserError
@@ -46,6 +46,8 @@ CARD = {
 
 PUBLISHED: Mapping[str, int] = {"people": 83}
 """How many people there are."""
+
+PICTURES = 13_838
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,11 @@ class PubFig83(Published):
     def crop(self) -> str:
         """By the size on disk."""
         return "pubfig-67" if self.source_size == "100" else "pubfig-176"
+
+    def counts(self) -> Counts:
+        """As if everybody had equally many pictures."""
+        own = round(self.people * PICTURES / PUBLISHED["people"])
+        return Counts(self.people, *sizes(own), PICTURES - own)
 
     def needs(self) -> list[Need]:
         """The pictures."""

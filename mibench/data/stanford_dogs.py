@@ -24,8 +24,8 @@ from typing import Any, ClassVar, Literal
 
 from mibench.data.published.needs import Facts, Need, facts_of
 from mibench.data.published.packs import Part
-from mibench.data.published.source import Listing, Published
-from mibench.data.published.splits import ninety_ten
+from mibench.data.published.source import Counts, Listing, Published
+from mibench.data.published.splits import ninety_ten, sizes
 from mibench.data.published.worker import Picture
 from mibench.runtime.errors import UserError
 from mibench.runtime.files import read_bytes
@@ -69,6 +69,10 @@ class StanfordDogs(Published):
     def crop(self) -> str:
         """The same for whole pictures and boxes."""
         return "dogs-224"
+
+    def counts(self) -> Counts:
+        """The authors' lists."""
+        return Counts(PUBLISHED["classes"], *sizes(PUBLISHED["pictures"]), 0)
 
     def needs(self) -> list[Need]:
         """Pictures, the two lists, and the boxes if they are wanted."""

@@ -22,8 +22,8 @@ from typing import Any, ClassVar, Literal
 from mibench.data.fields import whole
 from mibench.data.published.needs import Need, facts_of
 from mibench.data.published.packs import Part
-from mibench.data.published.source import Listing, Published
-from mibench.data.published.splits import ninety_ten
+from mibench.data.published.source import Counts, Listing, Published
+from mibench.data.published.splits import ninety_ten, sizes
 from mibench.data.published.stores import open_store
 from mibench.data.published.worker import Picture
 from mibench.runtime.errors import UserError
@@ -87,6 +87,11 @@ class VGGFace2(Published):
     def crop(self) -> str:
         """MTCNN's, or none."""
         return "vggface2-mtcnn"
+
+    def counts(self) -> Counts:
+        """As if everybody had as many pictures as are taken of them at most."""
+        own = self.people * self.pictures
+        return Counts(self.people, *sizes(own), self.public_people * self.pictures)
 
     def needs(self) -> list[Need]:
         """The training pictures."""

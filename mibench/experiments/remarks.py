@@ -7,26 +7,45 @@ from mibench.evaluation import faces
 from mibench.experiments.experiment import Experiment, Targets
 from mibench.plugins import capabilities, registry
 from mibench.runs import Run
+from mibench.runtime.absent import STATED
 from mibench.stages import train_verifier
 
 __all__ = ["remarks"]
 
 
 def remarks(experiments: Iterable[Experiment], runs: Sequence[Run]) -> list[str]:
-    """One line each: what the zoo has ready; priors of another domain, and those that stand in for one; recipes that a
-    setting leaves alone; why no verifier judges.
+    """One line each: what is not here; what the zoo has ready; priors of another domain, and those that stand in for
+    one; recipes that a setting leaves alone; why no verifier judges.
 
     Args:
         experiments: What was asked.
         runs: What was planned for it.
     """
     lines = [
+        *_stated(runs),
         *_from_zoo(runs),
         *_priors(runs),
         *(line for one in experiments for line in _recipes(one, runs)),
         *_verifiers(runs),
     ]
     return list(dict.fromkeys(lines))
+
+
+def _stated(runs: Sequence[Run]) -> Iterator[str]:
+    whole = [one for run in runs for one in _lineage(run)]
+    data = {
+        str(one.spec["dataset"]["name"])
+        for one in whole
+        if one.spec.get("dataset", {}).get("settings", {}).get("content") == STATED
+    }
+    priors = {
+        one.name for one in whole if one.kind == "priors" and one.spec["prior"]["settings"].get("weights") == STATED
+    }
+    if data or priors:
+        yield (
+            f"not on this machine, so counted as published: {', '.join(sorted(data | priors))}; the runs will have "
+            "other ids than these"
+        )
 
 
 def _from_zoo(runs: Sequence[Run]) -> Iterator[str]:

@@ -3,7 +3,8 @@
 The fields are the options of `mibench sweep`; each `[[sweep]]` is an experiment of its own, and what stands above them
 they share. A sweep may have a name: `mibench run midre:location` runs that one alone. `[seconds]` says what each run
 takes (`targets = 60`, `"inversions/ppa" = 30`), so that `--dry-run` can add it up. `[[published]]` repeats what papers
-printed of the same (`mibench.experiments.published`), so that the report can set it beside what was measured.
+printed of the same (`mibench.experiments.published`), so that the report can set it beside what was measured. `[needs]`
+names files of weights that the experiments cannot tell of themselves, each with its `source`, `licence` and `size`.
 """
 
 import os
@@ -19,7 +20,7 @@ from mibench.runtime.errors import UserError, unknown
 from mibench.runtime.files import read_text
 from mibench.zoo import PREFIX, Shelf
 
-__all__ = ["SUITES", "parsed", "read", "seconds", "suites"]
+__all__ = ["SUITES", "needs", "parsed", "read", "seconds", "suites"]
 
 SUITES = Path(__file__).parent / "suites"
 """The suites that ship with mibench."""
@@ -42,6 +43,7 @@ def _tables(value: Any) -> bool:
 
 
 _TEXT = (_is(str), "must be a text")
+_NEED = ("source", "licence", "size")
 _TEXTS = (_list_of(str), "must be a list of str")
 FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "name": _TEXT,
@@ -95,11 +97,12 @@ def read(
         precision: fp32 or bf16.
 
     Raises:
+        Absent: It names a file that is not here; within `runtime.absent.as_published` it is planned all the same.
         UserError: If there is no such file, it is not TOML, or a field is unknown or of a wrong type.
     """
     path, wanted, shared = parsed(source)
     parts = shared.pop("sweep", [{}])
-    for other in ("seconds", "published"):
+    for other in ("seconds", "published", "needs"):
         shared.pop(other, None)
     if not isinstance(parts, list) or not parts or not all(isinstance(part, dict) for part in parts):
         raise UserError(f"{path}: each sweep is a table of its own: [[sweep]]")
@@ -148,6 +151,23 @@ def seconds(source: str) -> dict[str, float]:
     if not isinstance(told, dict) or not all(type(one) in (int, float) and one > 0 for one in told.values()):
         raise UserError(f"{path}: [seconds] holds positive numbers, as in targets = 60")
     return {name: float(one) for name, one in told.items()}
+
+
+def needs(source: str) -> dict[str, dict[str, str]]:
+    """Files of weights that a suite states: name -> `source`, `licence`, `size`.
+
+    Raises:
+        UserError: As `read`; or they are no such tables.
+    """
+    path, _, shared = parsed(source)
+    told = shared.get("needs", {})
+    if not _tables(told) or not all(
+        set(one) == set(_NEED) and all(map(_TEXT[0], one.values())) for one in told.values()
+    ):
+        raise UserError(
+            f'{path}: [needs] names files, each with texts: "x.pth" = {{source = .., licence = .., size = ..}}'
+        )
+    return told
 
 
 def parsed(source: str) -> tuple[Path, str, dict[str, Any]]:

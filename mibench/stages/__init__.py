@@ -7,6 +7,7 @@ different days, or on different machines.
 from mibench import zoo
 from mibench.plugins import registry
 from mibench.runs import Run, canonical, cluster, executor, worker
+from mibench.runtime.absent import Absent, taken_as_published
 from mibench.runtime.endings import going_on
 from mibench.runtime.engine import Engine
 from mibench.runtime.progress import Reporter
@@ -69,7 +70,11 @@ def rehearse(runs: list[Run], reporter: Reporter | None = None) -> None:
         wanted = [run.inputs["dataset"] for run in runs if "dataset" in run.inputs]
         for inputs in {canonical(inputs): inputs for inputs in wanted}.values():
             if registry.load("data", inputs["name"]).refusable:  # type: ignore[attr-defined]
-                artifacts.open_dataset(inputs, reporter)
+                try:
+                    artifacts.open_dataset(inputs, reporter)
+                except Absent:
+                    if not taken_as_published():
+                        raise
         for run in runs:
             if run.kind == "priors" and not import_prior.is_imported(run):
                 train_prior.rehearse(run)

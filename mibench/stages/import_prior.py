@@ -16,9 +16,11 @@ from mibench.models.imported.sources import digest_of, regular
 from mibench.plugins import registry
 from mibench.plugins.registry import Choice
 from mibench.priors.imported.opening import FORMATS, read_generator
+from mibench.priors.imported.published import PUBLISHED
 from mibench.priors.imported.weights import Weights
 from mibench.priors.stylegan2_ada import AdaPrior, StyleGan2Ada
 from mibench.runs import Run, clock, find, provenance
+from mibench.runtime.absent import STATED, WEIGHTS, Absent, located, taken_as_published
 from mibench.runtime.engine import Engine, describe
 from mibench.runtime.errors import UserError
 from mibench.runtime.files import write_json
@@ -66,12 +68,13 @@ def choose(path: Path, settings: Mapping[str, Any], name: str = "", licence: str
     """The prior in an authors' file, or of a run that was imported before, with settings laid over its own.
 
     Args:
-        path: The file, or the directory of the run.
+        path: The file, also below MIBENCH_DATA/weights; or the directory of the run.
         settings: `crop`, `psi`, ...: how it is used.
         name: What to call it; the file's name if empty.
         licence: What the user knows of it.
 
     Raises:
+        Absent: There is no such file.
         UserError: It is no generator that can be imported, or no such run.
     """
     if path.is_dir():
@@ -81,10 +84,25 @@ def choose(path: Path, settings: Mapping[str, Any], name: str = "", licence: str
         known = dict(run.spec["prior"]["settings"])
         _origins[known["weights"]] = Origin(run.path / "prior.safetensors", str(run.inputs.get("licence", "")))
         return registry.configure("priors", PLUGIN, settings={**known, **settings})
-    file = regular(path, "the generator")
+    place = located(path)
+    if place is None:
+        return _absent(path, settings, name)
+    file = regular(place, "the generator")
     weights, digest = read_generator(file), digest_of(file)
     _origins[digest] = Origin(file.resolve(), licence)
     return registry.configure("priors", PLUGIN, settings={**told(weights, name or path.stem, digest), **settings})
+
+
+def _absent(path: Path, settings: Mapping[str, Any], name: str) -> Choice:
+    """A generator that is not here, as its publication says if that is enough."""
+    known = PUBLISHED.get(path.name)
+    if not taken_as_published():
+        where = f"from {known.source} [{known.licence}], " if known else ""
+        raise Absent(
+            f"there is no generator {path}: fetch it, {where}and give its path, or put it into MIBENCH_DATA/{WEIGHTS}/"
+        )
+    stated = {"name": name or path.stem, "weights": STATED} | ({"resolution": known.resolution} if known else {})
+    return registry.configure("priors", PLUGIN, settings={**stated, **settings})
 
 
 def told(weights: Weights, name: str, digest: str) -> dict[str, Any]:

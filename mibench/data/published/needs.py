@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mibench.runtime.absent import Absent
 from mibench.runtime.errors import UserError
 from mibench.runtime.files import open_file, read_text
 
@@ -75,11 +76,11 @@ def top_of(root: str, name: str) -> Path:
         name: The data set that asks.
 
     Raises:
-        UserError: There is no such folder.
+        UserError: There is no such folder (`Absent`), or no such user.
     """
     given = root or os.environ.get("MIBENCH_DATA", "")
     if not given:
-        raise UserError(
+        raise Absent(
             f"'{name}' needs the folder that holds your data sets: give --set data.root=DIR or set MIBENCH_DATA=DIR; "
             f"`mibench data prepare {name} --root DIR` says what to fetch from where"
         )
@@ -88,7 +89,7 @@ def top_of(root: str, name: str) -> Path:
     except RuntimeError:
         raise UserError(f"root = '{given}': there is no such user; give the folder itself") from None
     if not os.path.isdir(top):  # unlike Path.is_dir it takes any text
-        raise UserError(f"root = {given!r} is no folder; make it, or give the one that holds {name}/")
+        raise Absent(f"root = {given!r} is no folder; make it, or give the one that holds {name}/")
     return top
 
 

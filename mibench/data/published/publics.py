@@ -12,6 +12,7 @@ from mibench.data.published.needs import MARKER, Need, facts_of, require, top_of
 from mibench.data.published.packs import Pack, Part
 from mibench.data.published.stores import open_store
 from mibench.data.published.worker import Picture
+from mibench.runtime.absent import Absent
 from mibench.runtime.errors import UserError
 from mibench.runtime.progress import Reporter
 
@@ -50,11 +51,11 @@ class PublicSet:
         """What was prepared at this size.
 
         Raises:
-            UserError: Nothing was.
+            Absent: Nothing was.
         """
         pack = packs.find(top / "prepared", self.name, self.crop(size).spec())
         if pack is None:
-            raise UserError(
+            raise Absent(
                 f"'{self.name}' is not prepared at {size} px below {top}; run: mibench data prepare {self.name} "
                 f"--root {top} --set data.image_size={size}"
             )

@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 
@@ -14,10 +14,10 @@ from mibench.data.published import packs, publics
 from mibench.data.published.crops import CROPS, Crop
 from mibench.data.published.needs import MARKER, Need, require, top_of
 from mibench.data.published.packs import Pack, Part
-from mibench.runtime.errors import UserError
+from mibench.runtime.absent import STATED, Absent, taken_as_published
 from mibench.runtime.progress import Reporter, Silent
 
-__all__ = ["Listing", "Published"]
+__all__ = ["Counts", "Listing", "Published"]
 
 STRANGERS = 2000
 """Public images that stand for 'someone else' where a data set has no people left to be distractors."""
@@ -36,6 +36,16 @@ class Listing:
     classes: Sequence[str]
     parts: Mapping[str, Part]
     splits: str
+
+
+class Counts(NamedTuple):
+    """How many of everything a data set has by its publication, to plan where it is not prepared."""
+
+    classes: int
+    train: int
+    heldout: int
+    public: int
+    """Its own public images; those of an image set are counted there."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,10 @@ class Published(Source):
     @abstractmethod
     def crop(self) -> str:
         """The name of its crop in `crops.CROPS`."""
+
+    @abstractmethod
+    def counts(self) -> Counts:
+        """As published; of what everybody's copy has another number of, as many as there can be."""
 
     @property
     def public_set(self) -> str:
@@ -150,7 +164,7 @@ class Published(Source):
         """What was prepared.
 
         Raises:
-            UserError: Nothing was, of these fields.
+            Absent: Nothing was, of these fields.
         """
         top = top_of(self.root, self.folder)
         pack = packs.find(top / "prepared", self.folder, self.choices())
@@ -160,11 +174,24 @@ class Published(Source):
                 for item in fields(self)
                 if item.name != "root" and getattr(self, item.name) != item.default
             )
-            raise UserError(
+            raise Absent(
                 f"'{self.folder}' is not prepared in this way below {top}; run: mibench data prepare {self.folder} "
                 f"--root {top}{f' {given}' if given else ''}"
             )
         return pack
+
+    def here(self) -> bool:
+        """Whether it is prepared, its public image set included; a copy that is damaged counts."""
+        try:
+            self.own()
+            if self.public_set:
+                publics.PUBLICS[self.public_set].pack(top_of(self.root, self.folder), self.size)
+        except Absent:
+            return False
+        return True
+
+    def _stated(self) -> bool:
+        return taken_as_published() and not self.here()
 
     def _public(self) -> Split:
         if not self.public_set:
@@ -209,7 +236,7 @@ class Published(Source):
     @property
     def heldout_count(self) -> int | None:
         """Fewest held-out pictures of anybody, as prepared."""
-        return int(self.own().about["notes"]["fewest_heldout"])
+        return None if self._stated() else int(self.own().about["notes"]["fewest_heldout"])
 
     def load_bystanders(self, reporter: Reporter | None = None) -> Split:
         """Map them.
@@ -222,14 +249,20 @@ class Published(Source):
 
     def shape(self) -> Shape:
         """As prepared."""
+        if self._stated():
+            told = self.counts()
+            public = publics.PUBLICS[self.public_set].count if self.public_set else told.public
+            return Shape(told.classes, (3, self.size, self.size), public)
         pack = self.own()
         _, channels, height, width = pack.about["parts"]["train"]
         return Shape(len(pack.about["notes"]["classes"]), (channels, height, width), len(self._public()))
 
     def identity(self) -> dict[str, Any]:
         """The fields, with hashes of the pixels in the place of the folder."""
-        pack = self.own()
         given = {name: value for name, value in asdict(self).items() if name not in ("root", "bystanders")}
+        if self._stated():
+            return given | {"content": STATED, "image_size": self.size}
+        pack = self.own()
         told = [name for name in ("train", "heldout", "public", "distractors") if pack.has(name)]
         content = {"content": pack.digest(*told), "image_size": self.size}
         if self.public_set:

@@ -19,7 +19,7 @@ import numpy as np
 from mibench.runtime.errors import UserError
 from mibench.runtime.files import read_text
 
-__all__ = ["lines_of", "most_frequent", "ninety_ten", "read_list"]
+__all__ = ["lines_of", "most_frequent", "ninety_ten", "read_list", "sizes"]
 
 
 def ninety_ten(count: int, seed: int = 42) -> tuple[list[int], list[int]]:
@@ -29,8 +29,14 @@ def ninety_ten(count: int, seed: int = 42) -> tuple[list[int], list[int]]:
     """
     order = np.arange(count)
     np.random.RandomState(seed).shuffle(order)
-    cut = int(0.9 * count)
+    cut, _ = sizes(count)
     return order[:cut].tolist(), order[cut:].tolist()
+
+
+def sizes(count: int) -> tuple[int, int]:
+    """How many rows of `count` are for training, and how many are held out."""
+    cut = int(0.9 * count)
+    return cut, count - cut
 
 
 def most_frequent(labels: Sequence[int], count: int) -> list[int]:
