@@ -1,7 +1,7 @@
 """What every classifier is: logits = head(trunk(prepare(x))), with features = trunk(prepare(x))."""
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
 from jaxtyping import Float
@@ -10,7 +10,34 @@ from torch.nn import functional as F
 
 from mibench.runtime.errors import UserError
 
-__all__ = ["Classifier", "Prepare", "initialise", "no_weights"]
+__all__ = ["Classifier", "Prepare", "initialise", "no_larger_than", "no_weights", "side_of"]
+
+_most: int | None = None
+
+
+@contextmanager
+def no_larger_than(side: int) -> Iterator[None]:
+    """While it lasts, networks are built that look at smaller images than theirs where they can: for rehearsals.
+
+    Args:
+        side: In pixels.
+    """
+    global _most
+    before, _most = _most, side
+    try:
+        yield
+    finally:
+        _most = before
+
+
+def side_of(usual: int, least: int = 32) -> int:
+    """The side at which a network looks at images: its usual one, but within `no_larger_than`.
+
+    Args:
+        usual: In pixels.
+        least: The smallest that it takes.
+    """
+    return usual if _most is None else min(usual, max(least, _most))
 
 
 class Prepare(nn.Module):

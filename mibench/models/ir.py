@@ -18,7 +18,7 @@ from collections import OrderedDict
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mibench.models.base import Classifier, Prepare, initialise, no_weights
+from mibench.models.base import Classifier, Prepare, initialise, no_weights, side_of
 
 __all__ = ["ARCHITECTURES", "CARD", "Unit", "build"]
 
@@ -74,7 +74,7 @@ def build(name: str, num_classes: int, image_shape: tuple[int, int, int], pretra
     if pretrained:
         raise no_weights(name)
     if name in _PUBLISHED:
-        units, size = _PUBLISHED[name]
+        units, size = _PUBLISHED[name][0], side_of(_PUBLISHED[name][1])
         prepare = Prepare(image_shape, [0.0] * 3, [1.0] * 3, size)
         stem = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
         trunk = _trunk(stem, (64, 128, 256, 512), units, (size // 16, size // 16), dropout=0.5, features=512)

@@ -14,7 +14,7 @@ import warnings
 
 from torch import nn
 
-from mibench.models.base import Classifier, Prepare
+from mibench.models.base import Classifier, Prepare, side_of
 from mibench.runtime.errors import UserError
 
 __all__ = ["ARCHITECTURES", "CARD", "build"]
@@ -62,7 +62,7 @@ def build(name: str, num_classes: int, image_shape: tuple[int, int, int], pretra
             setattr(module, "inplace", False)  # noqa: B010 (whatever kind of module it is)
     config = dict(net.pretrained_cfg)  # type: ignore[arg-type]
     own = int(config["input_size"][-1])
-    side = own if config.get("fixed_input_size") else SIDE
+    side = own if config.get("fixed_input_size") else side_of(SIDE, 64)
     mean, std = (config["mean"], config["std"]) if pretrained else ([0.5] * 3, [0.5] * 3)
     width = int(getattr(net, "head_hidden_size", None) or net.num_features)  # type: ignore[arg-type]
     return Classifier(Prepare(image_shape, mean, std, side), net, nn.Linear(width, num_classes), width)

@@ -23,7 +23,7 @@ from urllib.parse import urlparse
 import torch
 from torch import Tensor, nn
 
-from mibench.models.base import Classifier, Prepare
+from mibench.models.base import Classifier, Prepare, side_of
 from mibench.runtime.errors import UserError
 from mibench.runtime.files import open_file
 
@@ -88,9 +88,19 @@ def build(name: str, num_classes: int, image_shape: tuple[int, int, int], pretra
         image_shape,
         _IMAGENET_MEAN if imagenet else [0.5] * 3,
         _IMAGENET_STD if imagenet else [0.5] * 3,
-        size=299 if name == "inception_v3" else getattr(net, "image_size", 224),
+        size=_side(name, net),
     )
     return Classifier(prepare, net, head, last.in_features, second)
+
+
+def _side(name: str, net: nn.Module) -> int:
+    """Of the images that it looks at. The second head of `inception_v3`, windows and positions need all of theirs."""
+    if name == "inception_v3":
+        return 299
+    if name.startswith("maxvit"):
+        return 224
+    own = getattr(net, "image_size", None)
+    return side_of(224) if own is None else int(own)
 
 
 def imagenet_state(name: str, weights: Any) -> dict[str, Tensor]:

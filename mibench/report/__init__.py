@@ -76,14 +76,20 @@ class Frames(Shown):
         )
 
 
-def read(root: Path, errors: list[str] | None = None) -> list["Result"]:
-    """Every whole score of a results folder; each one left out is named on stderr, and added to `errors`."""
+def read(root: Path, errors: list[str] | None = None, rehearsal: bool = False) -> list["Result"]:
+    """Every whole score of a results folder; each one left out is named on stderr, and added to `errors`.
+
+    Args:
+        root: The results folder.
+        errors: Gets a line for each one left out.
+        rehearsal: Take the runs of a rehearsal.
+    """
     from mibench.report.load import results as load
     from mibench.report.machines import unlike
     from mibench.runtime.terminal import SafeConsole
 
     errors = errors if errors is not None else []
-    whole = load(root, errors)
+    whole = load(root, errors, rehearsal)
     machines = unlike(whole)
     chatter = SafeConsole(stderr=True, soft_wrap=True)
     for line in errors:
@@ -113,7 +119,9 @@ def frames(results: Path | str) -> Frames:
     return Frames(Content(load(root, errors)), errors)
 
 
-def write(root: Path, console: "Console", private_images: bool = True, full: bool = False) -> Path:
+def write(
+    root: Path, console: "Console", private_images: bool = True, full: bool = False, rehearsal: bool = False
+) -> Path:
     """Print the first screen; write every protocol's tables, the picture grids and the page to `results/report/`.
 
     Runs that are damaged or of another version are left out; each is named on stderr, in tables.md and in
@@ -125,6 +133,7 @@ def write(root: Path, console: "Console", private_images: bool = True, full: boo
         private_images: Show real photographs beside the reconstructions, and names; otherwise people are numbered, and
             the report can be handed on.
         full: Print the tables in place of the first screen.
+        rehearsal: The runs are those of a rehearsal, which no other report shows.
 
     Returns:
         The report's folder.
@@ -143,7 +152,7 @@ def _write(root: Path, console: "Console", private_images: bool, full: bool) -> 
     from mibench.runtime.terminal import SafeConsole
 
     errors: list[str] = []
-    results = read(root, errors)
+    results = read(root, errors, rehearsal)
     chatter = SafeConsole(stderr=True, soft_wrap=True)
     if not results:
         lost = " that can be shown (those above are left out)" if errors else ""

@@ -13,10 +13,15 @@ from mibench.runtime.files import read_text
 __all__ = ["result", "results"]
 
 
-def results(root: Path, errors: list[str] | None = None) -> list[Result]:
+def results(root: Path, errors: list[str] | None = None, rehearsal: bool = False) -> list[Result]:
     """All whole score runs below a results folder; each one left out adds a line with its path to `errors`.
 
-    Those of another protocol are not damaged: all of one share a line.
+    Those of another protocol are not damaged, nor are those of a rehearsal: all of one kind share a line.
+
+    Args:
+        root: The results folder.
+        errors: Gets a line for each score left out.
+        rehearsal: Take the scores of a rehearsal.
     """
     errors = errors if errors is not None else []
     whole = []
@@ -26,7 +31,7 @@ def results(root: Path, errors: list[str] | None = None) -> list[Result]:
         if not path.is_dir():
             continue
         try:
-            whole.append(_read(library, path))
+            whole.append(_read(library, path, rehearsal))
         except _Foreign as error:
             foreign.setdefault(str(error), []).append(path)
         except UserError as error:
@@ -65,10 +70,10 @@ def result(path: Path) -> Result:
 
 
 class _Foreign(UserError):
-    """A score that another protocol made."""
+    """A score that another protocol made, or a rehearsal."""
 
 
-def _read(library: Library, path: Path) -> Result:
+def _read(library: Library, path: Path, rehearsal: bool = False) -> Result:
     """One score run, refused unless whole and untouched."""
     for name in ("done", "run.json", "scores.json", "per_image.csv"):
         if not (path / name).is_file():
@@ -83,6 +88,8 @@ def _read(library: Library, path: Path) -> Result:
             raise
         gone = str(error).partition(";")[0]
         raise UserError(f"a run it builds on is missing ({gone}); run the same command again") from None
+    if run.rehearsed and not rehearsal:
+        raise _Foreign("made by a rehearsal (--rehearse), on stand-in data: its numbers say nothing")
     for name in run.read("done"):
         unchanged(path / name)
     result = Result(run, Score.from_json(run.read("scores.json")))

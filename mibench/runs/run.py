@@ -135,6 +135,11 @@ class Run:
             parents.extend(run if isinstance(run, list) else [run])
         return parents
 
+    @cached_property
+    def rehearsed(self) -> bool:
+        """Whether it or anything that it builds on belongs to a rehearsal, and so is no result."""
+        return bool(self.spec.get("rehearsal")) or any(parent.rehearsed for parent in self.ancestors())
+
     # What a run builds on, by its role. Only `prior` may be absent: another program's images have none.
 
     @property

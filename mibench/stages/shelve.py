@@ -58,6 +58,8 @@ def add(run: Run, name: str, command: str, engine: Engine, shelf: Path | None = 
     """
     if run.kind not in KINDS or not run.done:
         raise UserError(f"the zoo takes finished networks ({', '.join(KINDS)}); {run.label} is none")
+    if run.rehearsed:
+        raise UserError(f"{run.label} was made by a rehearsal, on stand-in data; the zoo takes networks of real runs")
     if not name or set(name) & set("@:/ "):
         raise UserError(f"a name in the zoo has no space and none of @ : /, got '{name}'")
     known = Shelf(shelf)

@@ -1,0 +1,148 @@
+"""A rehearsal, done: each step is tried, and what fails is named at the end."""
+
+import io
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mibench import report, stages
+from mibench.experiments.experiment import Experiment
+from mibench.experiments.plan import plan
+from mibench.experiments.rehearsal.choosing import choose
+from mibench.experiments.rehearsal.place import place
+from mibench.experiments.rehearsal.standing import data_for, smaller_data
+from mibench.plugins.registry import Choice
+from mibench.runs import Run, canonical
+from mibench.runtime.engine import resolve, set_threads
+from mibench.runtime.errors import UserError
+from mibench.runtime.progress import Reporter
+from mibench.runtime.terminal import SafeConsole
+
+__all__ = ["CANNOT_TELL", "Rehearsal", "Step", "rehearse"]
+
+CANNOT_TELL = (
+    "memory, time and disk at true size",
+    "whether your own files are whole and the right ones: it does not look at them",
+    "whether networks converge, and any number",
+)
+"""What no rehearsal says anything about."""
+
+Read = Callable[[], Sequence[Experiment]]
+"""Reads suites; called once stand-ins for the files that they name are in place."""
+
+
+@dataclass
+class Step:
+    """One step.
+
+    Args:
+        kind: `data`, a kind of runs, or `report`.
+        name: What it is.
+        seconds: It took.
+        failure: Why it failed, or on what that failed it builds, in a line; empty if it did not.
+    """
+
+    kind: str
+    name: str
+    seconds: float = 0.0
+    failure: str = ""
+
+
+@dataclass
+class Rehearsal:
+    """What was rehearsed.
+
+    Args:
+        runs: How many runs the suites have.
+        steps: In the order in which they were tried.
+        replaced: What stood in for what, a line each.
+    """
+
+    runs: int = 0
+    steps: list[Step] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
+
+    @property
+    def failed(self) -> list[Step]:
+        """The steps that failed, or build on one that did."""
+        return [step for step in self.steps if step.failure]
+
+    @property
+    def seconds(self) -> float:
+        """All steps took."""
+        return sum(step.seconds for step in self.steps)
+
+    @contextmanager
+    def step(self, kind: str, name: str, reporter: Reporter) -> Iterator[Step]:
+        """Try something: whatever goes wrong within is kept, and the rehearsal goes on."""
+        step = Step(kind, name)
+        self.steps.append(step)
+        started = time.monotonic()
+        try:
+            yield step
+        except Exception as error:  # a plug-in may raise anything
+            said = " ".join(str(error).split())
+            step.failure = said if isinstance(error, UserError) else f"{type(error).__name__}: {said}"
+        step.seconds = time.monotonic() - started
+        reporter.say(f"{'FAILED' if step.failure else 'done'} {kind} {name}")
+
+
+def rehearse(read: Read, device: str, reporter: Reporter, keep: Path | None = None) -> Rehearsal:
+    """Rehearse suites; what fails is in the answer, and nothing is left behind.
+
+    Args:
+        read: The suites' experiments.
+        device: Where.
+        reporter: Is told of each step.
+        keep: A folder to leave it in, to look at.
+
+    Raises:
+        UserError: A suite cannot be read, or the folder cannot be kept.
+    """
+    done = Rehearsal()
+    set_threads(device)
+    with place(keep) as root:
+        planned = _planned(done, read(), root, reporter)
+        failed: set[str] = set()
+        for run in choose(planned):
+            with done.step(run.kind, told(run), reporter) as step:
+                if broken := [parent.label for parent in run.ancestors() if parent.label in failed]:
+                    raise UserError(f"not tried: it builds on {broken[0]}, which failed")
+                stages.rehearse([run], reporter)
+                with run.locked(reporter.say):
+                    stages.perform(run, resolve(device, run.spec["precision"]), reporter)
+            if step.failure:
+                failed.add(run.label)
+        if any(step.kind == "scores" and not step.failure for step in done.steps):
+            with done.step("report", "tables, figures, pictures and the page", reporter):
+                report.write(root / "results", SafeConsole(file=io.StringIO()), rehearsal=True)
+    return done
+
+
+def _planned(done: Rehearsal, experiments: Sequence[Experiment], root: Path, reporter: Reporter) -> list[Run]:
+    """Every score of the suites on stand-in data."""
+    prepared: dict[str, Choice] = {}
+    runs: dict[str, Run] = {}
+    for number, experiment in enumerate(experiments, start=1):
+        data = experiment.dataset
+        assert data is not None
+        key = canonical([data.name, {name: str(value) for name, value in vars(data.plugin).items()}])
+        if key not in prepared:
+            with done.step("data", data.name, reporter):
+                prepared[key] = smaller_data(data, root / "data", reporter)
+        if key in prepared:
+            with done.step("plan", f"{experiment.title} ({number})", reporter):
+                for run in plan(data_for(experiment, prepared[key]), root / "results"):
+                    runs[run.label] = run
+    return list(runs.values())
+
+
+def told(run: Run) -> str:
+    """A run in a few words."""
+    if run.kind == "inversions":
+        return f"{run.name} on {run.target.name}"
+    if run.kind == "scores":
+        return f"{run.name} on {run.inversion.target.name}"
+    return run.name
