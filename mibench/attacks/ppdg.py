@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from mibench.attacks.parts.search import keys, robust_confidence
 from mibench.attacks.parts.views import Allowance
 from mibench.core import Attack, AttackContext, Capabilities, Cost, Oracle, Prior, Reconstructions, Wrapper
+from mibench.core.steps import Held
 from mibench.priors.tuned import Tuned, Weights
 from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
@@ -296,7 +297,7 @@ class PPDG(Wrapper):
         def copy(place: int, label: int) -> Weights:
             wanted = features(kept[place])
             noise = Noise(seed, labels[place][None]).of("ppdg-pivots", number)
-            return self._copy(prior, self._pivots(prior, wanted, label, noise), wanted, label)
+            return self._copy(prior, self._pivots(prior, wanted, label, noise, work), wanted, label, work)
 
         copies = {
             label: work.once(f"ppdg-copy-{label}", oracle, partial(copy, place, label))
@@ -304,7 +305,9 @@ class PPDG(Wrapper):
         }
         return Tuned(prior.prior, copies)
 
-    def _pivots(self, prior: Tuned, wanted: Float[Tensor, "s d"], label: int, noise: Noise) -> Float[Tensor, "s l"]:
+    def _pivots(
+        self, prior: Tuned, wanted: Float[Tensor, "s d"], label: int, noise: Noise, work: AttackContext
+    ) -> Float[Tensor, "s l"]:
         """Latents near the mean whose images resemble the set: the rule of StyleGAN2's projector."""
         count, device = len(wanted), wanted.device
         draws = prior.sample(Noise(noise.seed, torch.arange(600, device=device)).of("ppdg-mean"))
@@ -313,7 +316,7 @@ class PPDG(Wrapper):
         y = torch.full((count,), label, device=device)
         w = mean.expand(count, -1).clone().requires_grad_()
         optimizer = torch.optim.Adam([w], lr=self.pivot_lr)
-        for step in range(self.pivot_steps):
+        for step in work.steps(self.pivot_steps, Held(w=w), optimizer):
             t = step / self.pivot_steps
             optimizer.param_groups[0]["lr"] = self.pivot_lr * pivot_rate(t)
             jitter = self.pivot_noise * spread * max(0.0, 1.0 - t / 0.75) ** 2
@@ -324,13 +327,15 @@ class PPDG(Wrapper):
             optimizer.step()
         return w.detach()
 
-    def _copy(self, prior: Tuned, pivots: Float[Tensor, "s l"], wanted: Float[Tensor, "s d"], label: int) -> Weights:
+    def _copy(
+        self, prior: Tuned, pivots: Float[Tensor, "s l"], wanted: Float[Tensor, "s d"], label: int, work: AttackContext
+    ) -> Weights:
         """One identity's weights of the generator after tuning: those that its images depend on."""
         y = torch.full((len(pivots),), label, device=pivots.device)
         start = dict(prior.prior.named_parameters()) | prior.copies.get(label, {})
         weights = {name: value.detach().clone().requires_grad_() for name, value in start.items()}
         optimizer = torch.optim.Adam(weights.values(), lr=self.lr)
-        for _ in range(self.steps):
+        for _ in work.steps(self.steps, Held(weights=list(weights.values())), optimizer):
             with torch.enable_grad():
                 drawn = features(prior.with_weights(weights, pivots, y))
                 distance = DISTANCES[self.loss](drawn[None], wanted[None]).sum()

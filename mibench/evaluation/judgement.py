@@ -6,7 +6,7 @@ Everything follows from one forward pass: logits and penultimate features.
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from mibench.evaluation.records import Distances
@@ -79,6 +79,16 @@ def distances(real: Float[Tensor, "m d"] | Reference, generated: Float[Tensor, "
     )
 
 
+def _to_heldout(features: Float[Tensor, "n d"], labels: Int64[Tensor, " n"], heldout: Answers) -> Float64[Tensor, " n"]:
+    """Squared L2 distance to the person's nearest held-out image; NaN for people who have none, if some have one."""
+    known = torch.isin(labels, heldout.labels)
+    if known.all() or not known.any():
+        return knn_distance(features, labels, heldout.features, heldout.labels)
+    found = torch.full((len(labels),), torch.nan, dtype=torch.float64, device=features.device)
+    found[known] = knn_distance(features[known], labels[known], heldout.features, heldout.labels)
+    return found
+
+
 def verdicts(answers: Answers, private: PrivateAnswers, classes: int) -> dict[str, Tensor]:
     """What one evaluation model says of each image, by metric; on the CPU.
 
@@ -95,6 +105,6 @@ def verdicts(answers: Answers, private: PrivateAnswers, classes: int) -> dict[st
         "closed_top1": top_k(closed, labels, 1),
         "closed_top5": top_k(closed, labels, min(5, classes)),
         "knn_train": knn_distance(features, labels, private.train.features, private.train.labels),
-        "knn_heldout": knn_distance(features, labels, private.heldout.features, private.heldout.labels),
+        "knn_heldout": _to_heldout(features, labels, private.heldout),
     }
     return {name: values.cpu() for name, values in columns.items()}

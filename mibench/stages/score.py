@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from mibench import models
@@ -208,12 +209,23 @@ def ground_truth(inversion: Run, tensors: Mapping[str, Tensor]) -> dict[str, Ten
     return {"latent_rank1": latent_rank1(z, labels, anchors), "latent_cosine": latent_cosine(z, labels, anchors)}
 
 
+def without_heldout(data: Dataset, labels: Int64[Tensor, " n"]) -> list[str]:
+    """The people among `labels` of whom every image was trained on, as a split at random leaves some."""
+    judged = labels.unique()
+    return [data.classes[label] for label in judged[~torch.isin(judged, data.heldout.labels)].tolist()]
+
+
 def work(run: Run, engine: Engine, reporter: Reporter) -> None:
     """Score every image with every evaluation model; write scores.json and per_image.csv."""
     started = clock()
     inversion, target = run.inversion, run.inversion.target
     data = artifacts.dataset(target)
     tensors, _ = artifacts.read_tensors(inversion.path / "images.safetensors", "reconstructions")
+    if people := without_heldout(data, tensors["labels"]):
+        reporter.say(
+            f"{run.label}: {len(people)} of the attacked people have no held-out image ({', '.join(people[:8])}"
+            f"{', ...' if len(people) > 8 else ''}): distances to held-out images are means over the others"
+        )
     with run.writing(describe(engine), reporter.say) as folder:
         verifiers, missing = verifiers_of(run, data, engine)
         score = evaluate(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from attacking import COMPOSED
 from torch import Tensor
 
 from mibench.core import Access, AttackContext, Oracle, Trace, steps
@@ -18,7 +19,7 @@ from mibench.testing.worlds import World
 SHORT = {"prior_sample", "prior_search", "public_search"}
 """Floors that ask once: they have no loop within a part."""
 
-WRAPPERS = [f"gmi+{name}" for name in ("eot", "align", "untrap")]
+WRAPPERS = ["gmi+align", "gmi+untrap", "ppa+eot", "ppa+ppdg"]
 NAMES = sorted({*registry.names("attacks")} - SHORT - {"eot", "align", "untrap", "ppdg"}) + WRAPPERS
 
 
@@ -55,7 +56,7 @@ def taken(monkeypatch: pytest.MonkeyPatch, kill: int | None) -> list[int]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_killed_within_a_part_it_goes_on_from_there(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trial, labels = AttackTrial(name), torch.arange(3)
+    trial, labels = AttackTrial(name, attack=COMPOSED.get(name)), torch.arange(3)
 
     def run(folder: Path, kill: int | None) -> tuple[Any, dict[str, torch.Tensor], list[int]]:
         folder.mkdir(exist_ok=True)

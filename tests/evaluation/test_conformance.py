@@ -9,6 +9,7 @@ import inspect
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from mibench.core import (
     to_uint8,
 )
 from mibench.defenses.mid import Bottleneck, NoisyServed
+from mibench.evaluation.absent import means
 from mibench.evaluation.judgement import Answers, PrivateAnswers, distances, reference, verdicts
 from mibench.evaluation.model import accuracy as accuracy_of
 from mibench.evaluation.model import real_to_real
@@ -196,6 +198,25 @@ def test_trap_07_training_images_and_held_out_ones_are_two_references() -> None:
     torch.testing.assert_close(columns["knn_heldout"], knn.knn_distance(f, y, g + 1, z))
     memorised = verdicts(Answers(logits[:5], g[:5], z[:5]), private, 5)
     assert float(memorised["knn_train"].max()) == 0 < float(memorised["knn_heldout"].min())
+
+
+def test_people_without_held_out_images_are_left_out_of_distances_to_them() -> None:
+    """PPA's split of CelebA takes nine in ten pictures at random: of some people it takes all."""
+    f, y, g, z = people(d=6)
+    logits, real = fixed(9, 30, 5), fixed(10, 40, 5)
+    whole = verdicts(Answers(logits, f, y), PrivateAnswers(Answers(real, g, z), Answers(real, g, z)), 5)
+    rest = z != 3
+    private = PrivateAnswers(Answers(real, g, z), Answers(real[rest], g[rest], z[rest]))
+    columns = verdicts(Answers(logits, f, y), private, 5)
+    assert columns["knn_heldout"][y == 3].isnan().all()
+    for name, values in columns.items():
+        known = torch.ones_like(y, dtype=torch.bool) if name != "knn_heldout" else y != 3
+        assert torch.equal(values[known], whole[name][known])
+    assert means({"knn": columns["knn_heldout"]}, y)["knn"].clusters == 4
+    split = Split(torch.zeros(len(z[rest]), 3, 4, 4, dtype=torch.uint8), z[rest])
+    assert score.without_heldout(SimpleNamespace(classes=list("abcde"), heldout=split), y) == ["d"]  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="have no reference image"):
+        verdicts(Answers(logits[y == 3], f[y == 3], y[y == 3]), private, 5)
 
 
 def test_trap_08_a_prior_cannot_learn_from_private_images() -> None:

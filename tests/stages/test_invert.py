@@ -164,7 +164,7 @@ def test_out_of_memory_it_searches_fewer_at_once(tmp_path: Path, monkeypatch: py
         world().copy(tmp_path / "fewer")
         wanted = command(*words, "--results", "fewer/results").last
     admit, refused, asked = Oracle._admit, [], itertools.count()
-    kill: list[int] = [60]
+    kill: list[int] = [25]
 
     def limited(self: Oracle, access: Access, what: str, x: Any, labels: Any) -> Any:
         if len(x) > 5:

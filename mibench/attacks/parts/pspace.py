@@ -11,6 +11,7 @@ References:
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -97,12 +98,17 @@ class RampedAdam(torch.optim.Adam):
         self, point: Float[Tensor, "n d"], lr: float, ramps: Sequence[float], box: PSpace, eps: float = 1e-8
     ) -> None:
         super().__init__([point], lr=lr, eps=eps)
-        self.point, self.full, self.ramps, self.box = point, lr, ramps, box
+        self.point, self.full, self.ramps, self.box, self.taken = point, lr, ramps, box, 0
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Adam's, and how many steps have been taken."""
+        super().load_state_dict(state_dict)
+        self.taken = int(self.state[self.point]["step"]) if self.state else 0
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
         """One step at the rate of its place in the schedule."""
-        taken = int(self.state[self.point]["step"]) if self.state else 0
-        self.param_groups[0]["lr"] = self.full * self.ramps[taken]
+        self.param_groups[0]["lr"] = self.full * self.ramps[self.taken]
+        self.taken += 1
         super().step()
         self.point.copy_(self.box.clip_w(self.point))
