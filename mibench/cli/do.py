@@ -1,5 +1,6 @@
 """The commands that do the main job: train, attack, sweep, run, demo, report."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,7 @@ def attack(
     identities: options.Identities = None,
     budget: options.Budget = None,
     isolate: options.Isolate = False,
+    shards: options.Shards = 1,
     evaluators: options.Evaluators = None,
     dataset: options.Dataset = "digiface",
     seed: options.Seed = 0,
@@ -86,6 +88,7 @@ def attack(
         identities=identities,
         budget=budget,
         isolate=isolate,
+        shards=shards,
         evaluators=evaluators,
         dataset=dataset,
         seed=seed,
@@ -168,6 +171,7 @@ def sweep(
 def run(
     suite: options.Suite,
     identities: options.Identities = None,
+    shards: options.Shards = 1,
     on: options.On = None,
     dataset: options.OtherDataset = None,
     seed: options.Seed = 0,
@@ -187,6 +191,7 @@ def run(
 
     device, precision = conduct.machine(device, precision)
     experiments = suites.read(suite, dataset=dataset, seed=seed, identities=identities, sets=sets, precision=precision)
+    experiments = [replace(one, shards=shards) for one in experiments]
     conduct.conduct(
         experiments,
         results,
@@ -205,6 +210,7 @@ def worker(
     folder: options.Shared,
     suite: options.Suite,
     identities: options.Identities = None,
+    shards: options.Shards = 1,
     dataset: options.OtherDataset = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -218,6 +224,7 @@ def worker(
 
     device, precision = conduct.machine(device, precision)
     experiments = suites.read(suite, dataset=dataset, seed=seed, identities=identities, sets=sets, precision=precision)
+    experiments = [replace(one, shards=shards) for one in experiments]
     conduct.help_with(experiments, folder.absolute(), device, zoo=conduct.zoo(no_zoo))
 
 

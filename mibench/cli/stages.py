@@ -105,6 +105,7 @@ def invert(
     identities: options.Identities = None,
     budget: options.Budget = None,
     isolate: options.Isolate = False,
+    shard: options.Shard = None,
     dataset: options.Dataset = "digiface",
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -121,6 +122,7 @@ def invert(
     from mibench.experiments import options as experiments
 
     device, precision = conduct.machine(device, precision)
+    own, shards = conduct.read_shard(shard)
     experiment = experiments.attack(
         "inversions",
         method=method,
@@ -130,13 +132,21 @@ def invert(
         identities=identities,
         budget=budget,
         isolate=isolate,
+        shards=shards,
         dataset=dataset,
         seed=seed,
         sets=sets,
         precision=precision,
     )
     conduct.conduct(
-        [experiment], results, device, zoo=conduct.zoo(no_zoo), dry_run=dry_run, force=force, as_json=as_json
+        [experiment],
+        results,
+        device,
+        zoo=conduct.zoo(no_zoo),
+        dry_run=dry_run,
+        force=force,
+        as_json=as_json,
+        shard=own,
     )
 
 
