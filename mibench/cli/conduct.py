@@ -18,7 +18,7 @@ from mibench.runtime import engine
 from mibench.runtime.absent import Absent
 from mibench.runtime.errors import UserError
 from mibench.runtime.terminal import Terminal, say
-from mibench.stages import execute, rehearse, work
+from mibench.stages import execute, merge, rehearse, work
 from mibench.zoo import Shelf
 
 __all__ = ["conduct", "help_with", "machine", "metrics_of", "telling_of_check", "zoo"]
@@ -58,6 +58,7 @@ def conduct(
     on: str | None = None,
     profile: bool = False,
     log: Sequence[str] | None = None,
+    shard: int | None = None,
 ) -> None:
     """Plan all of it before any of it is done; do it, or describe what would be done; print.
 
@@ -69,6 +70,7 @@ def conduct(
         on: A cluster to do it on; here if absent.
         profile: Record what each run's time goes to.
         log: Where each run's numbers are copied to, as typed.
+        shard: Only this part of each inversion; whoever ends last puts them together.
     """
     copied = mirrors.read(log or ())
     results = results.absolute() if on else results  # every node must find it under this name
@@ -77,6 +79,11 @@ def conduct(
         say(*(f"note: left out: {line}" for line in damaged(results, kind)), to_stderr=True)
     planned = {run.id: run for experiment in experiments for run in plan(experiment, results, zoo)}
     runs = list(planned.values())
+    whole = runs
+    if shard is not None:
+        if force:
+            raise UserError("--force and --shard exclude each other; delete the shard's directory and run it again")
+        runs = [run if run.done else run.parts[shard - 1] for run in whole]
     for line in remarks(experiments, runs):
         say(f"note: {line}", to_stderr=True)
     if dry_run:
@@ -88,6 +95,8 @@ def conduct(
             execute(first, device, terminal, profile=profile, log=copied)
             early(first)
         execute(runs[::-1], device, terminal, force, on, profile, copied)
+    if shard is not None:
+        runs = _joined(whole, runs, device)
     if store is not None:
         store.bring(runs)
     if as_json:
@@ -96,6 +105,37 @@ def conduct(
         return
     show(runs)
     say(*(run.path for run in runs))
+
+
+def read_shard(text: str | None) -> tuple[int | None, int]:
+    """`2/8` as (2, 8); (None, 1) where nothing is split.
+
+    Raises:
+        UserError: If it is nothing of the kind.
+    """
+    if text is None:
+        return None, 1
+    own, slash, of = text.partition("/")
+    if not (slash and own.isdecimal() and of.isdecimal() and 1 <= int(own) <= int(of) and int(of) > 1):
+        raise UserError(f"--shard takes I/N, as 1/8 for the first of eight parts, got '{text}'")
+    return int(own), int(of)
+
+
+def _joined(whole: list[Run], shards: list[Run], device: str) -> list[Run]:
+    """Each inversion where all of its parts are finished, by anybody; else its shard, and a word on who is missing."""
+    if (store := attached(whole[0].root)) is not None:
+        store.refresh()
+    shown = []
+    with Terminal() as terminal:
+        for run, shard in zip(whole, shards, strict=True):
+            if not run.done and (left := merge.missing(run)):
+                numbers = ", ".join("{}/{}".format(*part.spec["shard"]) for part in left)
+                terminal.say(f"note: {run.label} lacks the shard(s) {numbers}; who does the last puts it together")
+                shown.append(shard)
+                continue
+            execute([run], device, terminal)
+            shown.append(run)
+    return shown
 
 
 def help_with(

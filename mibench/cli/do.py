@@ -1,5 +1,6 @@
 """The commands that do the main job: train, attack, sweep, run, demo, report."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,7 @@ def attack(
     identities: options.Identities = None,
     budget: options.Budget = None,
     isolate: options.Isolate = False,
+    shards: options.Shards = 1,
     evaluators: options.Evaluators = None,
     dataset: options.Dataset = "digiface",
     seed: options.Seed = 0,
@@ -98,6 +100,7 @@ def attack(
         identities=identities,
         budget=budget,
         isolate=isolate,
+        shards=shards,
         evaluators=evaluators,
         dataset=dataset,
         seed=seed,
@@ -186,6 +189,7 @@ def sweep(
 def run(
     suite: options.Suite,
     identities: options.Identities = None,
+    shards: options.Shards = 1,
     on: options.On = None,
     dataset: options.OtherDataset = None,
     seed: options.Seed = 0,
@@ -209,8 +213,9 @@ def run(
     device, precision = conduct.machine(device, precision)
     asked: dict[str, Any] = {"dataset": dataset, "seed": seed, "identities": identities, "sets": sets}
     with as_published() if dry_run else conduct.telling_of_check(suite):
+        experiments = suites.read(suite, **asked, precision=precision)
         conduct.conduct(
-            suites.read(suite, **asked, precision=precision),
+            [replace(one, shards=shards) for one in experiments],
             results,
             device,
             zoo=conduct.zoo(no_zoo),
@@ -229,6 +234,7 @@ def worker(
     folder: options.Shared,
     suite: options.Suite,
     identities: options.Identities = None,
+    shards: options.Shards = 1,
     dataset: options.OtherDataset = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -245,7 +251,7 @@ def worker(
     device, precision = conduct.machine(device, precision)
     asked: dict[str, Any] = {"dataset": dataset, "seed": seed, "identities": identities, "sets": sets}
     with conduct.telling_of_check(suite):
-        experiments = suites.read(suite, **asked, precision=precision)
+        experiments = [replace(one, shards=shards) for one in suites.read(suite, **asked, precision=precision)]
         conduct.help_with(experiments, folder.absolute(), device, zoo=conduct.zoo(no_zoo), profile=profile, log=log)
 
 

@@ -74,6 +74,13 @@ Isolate = Annotated[
         "--isolate", help="Black box and label only: the attack in a sealed process, the target behind a pipe."
     ),
 ]
+Shards = Annotated[
+    int, typer.Option("--shards", min=1, help="Split each attack by identity into so many runs, for several workers.")
+]
+Shard = Annotated[
+    str | None,
+    typer.Option("--shard", metavar="I/N", help="Attack only the I-th of N parts; who does the last puts it together."),
+]
 Evaluators = Annotated[
     str | None,
     typer.Option("--evaluators", help="Evaluation models, comma-separated; two of other families, or evaluators/NAME."),

@@ -127,6 +127,7 @@ def invert(
     identities: options.Identities = None,
     budget: options.Budget = None,
     isolate: options.Isolate = False,
+    shard: options.Shard = None,
     dataset: options.Dataset = "digiface",
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -145,6 +146,7 @@ def invert(
     from mibench.experiments import options as experiments
 
     device, precision = conduct.machine(device, precision)
+    own, shards = conduct.read_shard(shard)
     experiment = experiments.attack(
         "inversions",
         method=method,
@@ -154,6 +156,7 @@ def invert(
         identities=identities,
         budget=budget,
         isolate=isolate,
+        shards=shards,
         dataset=dataset,
         seed=seed,
         sets=sets,
@@ -169,6 +172,7 @@ def invert(
         dry_run=dry_run,
         force=force,
         as_json=as_json,
+        shard=own,
     )
 
 

@@ -175,6 +175,7 @@ class Experiment:
         identities: Only the first so many are attacked.
         budget: Most target queries per identity.
         isolate: Run the attacks (not their floors) in sealed processes.
+        shards: Split each attack (not its floors) by identity into so many runs; no part of what is asked.
         evaluators: Who judges.
         seed: Of attacks and priors.
         precision: fp32 or bf16; decides numbers, so that it is part of every run.
@@ -195,6 +196,7 @@ class Experiment:
     identities: int | None = None
     budget: int | None = None
     isolate: bool = False
+    shards: int = 1
     evaluators: Evaluators = Evaluators()
     seed: int = 0
     precision: str = "fp32"

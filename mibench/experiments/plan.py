@@ -248,7 +248,7 @@ class Planner:
 
     def _attacks(self, target: Run, attacker: Attacker) -> Iterator[Run]:
         budget = self.experiment.budget
-        main = self._inversion(target, attacker, budget, self.experiment.isolate)
+        main = self._inversion(target, attacker, budget, self.experiment.isolate, self.experiment.shards)
         if registry.card("attacks", attacker.attack.name).get("role", "attack") != "floor":
             for floor in self._floors(target, attacker, main):
                 yield self._inversion(target, floor, None)
@@ -258,13 +258,17 @@ class Planner:
                 yield self._inversion(target, Attacker(other, attacker.prior), most)
         yield main
 
-    def _inversion(self, target: Run, attacker: Attacker, budget: int | None, isolate: bool = False) -> Run:
+    def _inversion(
+        self, target: Run, attacker: Attacker, budget: int | None, isolate: bool = False, shards: int = 1
+    ) -> Run:
         experiment = self.experiment
         if (count := experiment.identities) is not None and count > (known := self._identities(target)):
             raise UserError(f"--identities {count}: the target {target.label} knows {known} identities")
         prior, precision = self._prior_for(target, attacker.prior), experiment.precision
+        if shards > (most := count or self._identities(target)):
+            raise UserError(f"--shards {shards}: only {most} identities of {target.label} are attacked; give at most that")
         return invert.plan(
-            target.root, target, prior, attacker.attack, experiment.seed, precision, count, budget, isolate
+            target.root, target, prior, attacker.attack, experiment.seed, precision, count, budget, isolate, shards
         )
 
     def _prior_for(self, target: Run, prior: Choice) -> Run:

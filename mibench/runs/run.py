@@ -53,7 +53,7 @@ MACHINES = ".machines.json"
 DIGITS = 12
 """Hex digits of a run's id: among a million runs, two share one with a probability of 0.2%."""
 
-KINDS = ("backbones", "targets", "evaluators", "verifiers", "priors", "inversions", "scores")
+KINDS = ("backbones", "targets", "evaluators", "verifiers", "priors", "shards", "inversions", "scores")
 """A run builds only on runs of kinds before its own, so that no run builds on itself."""
 
 
@@ -94,6 +94,7 @@ class Run:
         parents: Role -> the run it builds on, or several.
         inputs: Where things lay when the run was asked for (a folder of images): needed to do the work, recorded, but
             not part of the id.
+        parts: Runs of which this one can be put together; no part of what was asked, so not of the id either.
         attempt: Of several processes that share the folder, which works on it in a directory of its own
             (`runs.claims`); nobody else but a run's worker gives one.
     """
@@ -104,6 +105,7 @@ class Run:
     spec: Mapping[str, Any]
     parents: Mapping[str, "Run | list[Run]"] = field(default_factory=dict)
     inputs: Mapping[str, Any] = field(default_factory=dict)
+    parts: tuple["Run", ...] = field(default=(), compare=False)
     attempt: str = field(default="", compare=False)
 
     @cached_property
@@ -129,11 +131,11 @@ class Run:
         }
 
     def ancestors(self) -> list["Run"]:
-        """Direct parents, in the order of their roles."""
+        """Direct parents, in the order of their roles; then the parts."""
         parents: list[Run] = []
         for _, run in sorted(self.parents.items()):
             parents.extend(run if isinstance(run, list) else [run])
-        return parents
+        return [*parents, *self.parts]
 
     @cached_property
     def rehearsed(self) -> bool:

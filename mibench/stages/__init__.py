@@ -22,6 +22,7 @@ from mibench.stages import (
     import_target,
     imported,
     invert,
+    merge,
     score,
     train_backbone,
     train_prior,
@@ -37,6 +38,7 @@ _STAGES = {
     "evaluators": train_target.work,
     "verifiers": train_verifier.work,
     "priors": train_prior.work,
+    "shards": invert.work,
     "inversions": invert.work,
     "scores": score.work,
 }
@@ -49,7 +51,9 @@ def perform(run: Run, engine: Engine, reporter: Reporter) -> None:
         return
     # Imported images are an inversion that another program made, an imported target or prior a network it trained.
     work = _STAGES[run.kind]
-    if import_images.imported(run):
+    if run.parts:
+        work = merge.work
+    elif import_images.imported(run):
         work = import_images.work
     elif imported.is_imported(run):
         work = import_target.work

@@ -1,10 +1,10 @@
 """Run an attack against a target through the oracle and keep the reconstructions as uint8 images."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Int64
@@ -20,7 +20,6 @@ from mibench.core import (
     Dataset,
     Oracle,
     Prior,
-    Reconstructions,
     Trace,
     checked,
     shown_by,
@@ -41,7 +40,7 @@ from mibench.runtime.progress import Reporter
 from mibench.runtime.rng import Noise, seeded_globals
 from mibench.stages import artifacts
 
-__all__ = ["ACCESS", "batch_of", "plan", "work"]
+__all__ = ["ACCESS", "Shared", "batch_of", "people", "plan", "trace_of", "work", "write"]
 
 ACCESS = {
     "none": Access.LABEL_ONLY,
@@ -68,35 +67,53 @@ def plan(
     identities: int | None = None,
     budget: int | None = None,
     isolate: bool = False,
+    shards: int = 1,
 ) -> Run:
     """The run that inverts a target's first `identities` classes (all by default).
 
-    `isolate` is no part of what decides the result: it is recorded, and gives the same bytes.
+    `isolate` and `shards` are no part of what decides the result: they are recorded. Of several shards each is a run of
+    its own, of a part of the identities (`people`), and the inversion is put together from them (`stages.merge`).
 
     Raises:
-        UserError: The attack asks for more than a target of somebody else's gives.
+        UserError: The attack asks for more than a target of somebody else's gives, or is both isolated and split.
     """
+    if isolate and shards > 1:
+        raise UserError("--isolate and shards exclude each other: a sealed process attacks everybody; leave one out")
     access = registry.card("attacks", attack.name)["access"]
     grants = target.spec.get("grants")
     if grants is not None and ACCESS[access] > ACCESS[grants]:
         raise UserError(
             f"{attack.name} needs {ACCESS[access].words} access; {target.label} gives {ACCESS[grants].words} only"
         )
-    return Run(
-        root,
-        "inversions",
-        attack.name,
-        {
-            "access": access,
-            "attack": attack.spec(),
-            "budget": budget,
-            "identities": identities,
-            "precision": precision,
-            "seed": seed,
-        },
-        {"prior": prior, "target": target},
-        inputs={"isolate": True} if isolate else {},
-    )
+    spec = {
+        "access": access,
+        "attack": attack.spec(),
+        "budget": budget,
+        "identities": identities,
+        "precision": precision,
+        "seed": seed,
+    }
+    parents: dict[str, Run | list[Run]] = {"prior": prior, "target": target}
+    inputs: dict[str, Any] = ({"isolate": True} if isolate else {}) | ({"shards": shards} if shards > 1 else {})
+    each = range(1, shards + 1) if shards > 1 else ()
+    parts = [Run(root, "shards", attack.name, spec | {"shard": [number, shards]}, parents) for number in each]
+    return Run(root, "inversions", attack.name, spec, parents, inputs, tuple(parts))
+
+
+def people(count: int, shard: int, shards: int) -> range:
+    """The identities of one shard, of 1 to `shards`; together all of 0 to `count`, each in one.
+
+    A shard begins at a multiple of the largest power of two that is at most half its share: rows that an attack searches
+    at once then begin, for most numbers of rows per identity, where a batch of the whole would.
+
+    Raises:
+        UserError: If there are more shards than identities, or no shard has this number.
+    """
+    if not 1 <= shard <= shards <= count:
+        raise UserError(f"shard {shard}/{shards} of {count} identities: give 1 <= i <= n <= {count} as i/n")
+    step = 1 << max(0, (count // (2 * shards)).bit_length() - 1)
+    edges = [min(count, step * ((2 * place * count + shards * step) // (2 * shards * step))) for place in range(shards)]
+    return range(edges[shard - 1], [*edges[1:], count][shard - 1])
 
 
 def work(run: Run, engine: Engine, reporter: Reporter) -> None:
@@ -111,14 +128,16 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         raise UserError(f"--identities {count}: the target knows {len(data.classes)} identities")
     prior: Prior = engine.place(artifacts.load_prior(source, data))  # type: ignore[assignment]
     network = engine.place(fold(artifacts.load_classifier(target, data)))
-    labels = torch.arange(count, device=engine.device)
+    attacked = people(count, *run.spec["shard"]) if run.kind == "shards" else range(count)
+    labels = torch.arange(attacked.start, attacked.stop, device=engine.device)
+    count = len(attacked)
     isolated = bool(run.inputs.get("isolate", False))
     attacking = _isolated if isolated else _here
     access, budget = ACCESS[run.spec["access"]], run.spec["budget"]
     planned = batch_of(engine, data.image_shape, prior, network if access == Access.WHITE_BOX else None, reporter.say)
     with (
         run.writing(describe(engine), reporter.say) as folder,
-        attacking(run, engine, prior, data, count, planned) as (cost, attack, isolation),
+        attacking(run, engine, prior, data, labels, planned) as (cost, attack, isolation),
     ):
         if isolation:
             reporter.say(f"isolation: {isolation}")
@@ -127,8 +146,8 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         def tried(batch: int) -> tuple[Outcome, Oracle, Trace | None, int]:
             """The attack with an oracle of its own: what is kept is counted again, what was lost is not."""
             with reporter.task(f"{run.name} on {target.name}", total, "images") as task:
-                trace = _trace(cost, budget, len(data.classes), count, engine)
-                oracle = Oracle(network, access, len(data.classes), budget, task.advance, range(count), trace)
+                trace = trace_of(cost, budget, len(data.classes), count, engine)
+                oracle = Oracle(network, access, len(data.classes), budget, task.advance, attacked, trace)
                 with oracle.watched(), engine.autocast():
                     return attack(oracle, folder, batch), oracle, trace, batch
 
@@ -151,28 +170,51 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
             )
         made, missing = outcome
         if len(missing):
-            people = ", ".join(data.classes[label] for label in missing.tolist())
-            reporter.say(f"{run.label}: {len(missing)} of {count} identities failed, no image came back: {people}")
+            names = ", ".join(data.classes[label] for label in missing.tolist())
+            reporter.say(f"{run.label}: {len(missing)} of {count} identities failed, no image came back: {names}")
         for file in run.clear():
             reporter.say(f"{run.label}: ignored {file}, which the attack left in the run's folder")
-        stored = to_uint8(made.images).cpu()
         tensors = {
             "failed": made.failed,
             "gradient_images": oracle.gradient_images,
-            "images": stored,
+            "images": to_uint8(made.images).cpu(),
             "labels": made.labels,
             "latents": made.latents,
+            "missing": missing,
             "queries": oracle.queries,
         }
-        if len(missing):
-            tensors["missing"] = missing
-        header = {"role": "reconstructions", "attack": run.name, "dataset": data.name, "classes_count": count}
-        artifacts.write_tensors(folder / "images.safetensors", tensors, header)
-        if trace is not None and (moments := trace.moments()):
-            artifacts.write_log(folder / "log.jsonl", [moment.line() for moment in moments])
-        write_json(folder / "metrics.json", measured(made, missing, oracle, labels) | {"global_generators": generators})
-        tile(stored[: 8 * 8], folder / "grid.png", columns=8)
+        shared = Shared(oracle.shared_queries, oracle.shared_gradients, generators)
+        write(run, folder, data, tensors, labels, trace, shared)
         run.finish(provenance(started, describe(engine) | {"batch": batch, "isolation": isolation or "none"}))
+
+
+class Shared(NamedTuple):
+    """What is no single identity's."""
+
+    queries: int
+    gradients: int
+    generators: list[str]
+
+
+def write(
+    run: Run,
+    folder: Path,
+    data: Dataset,
+    tensors: dict[str, Tensor],
+    labels: Int64[Tensor, " c"],
+    trace: Trace | None,
+    shared: Shared,
+) -> None:
+    """The files of an inversion or of a shard of one; a shard also keeps the sums of its trace."""
+    header = {"role": "reconstructions", "attack": run.name, "dataset": data.name, "classes_count": len(labels)}
+    kept = {name: tensor for name, tensor in tensors.items() if name != "missing" or len(tensor)}
+    if run.kind == "shards" and trace is not None:
+        kept |= trace.counts()
+    artifacts.write_tensors(folder / "images.safetensors", kept, header)
+    if trace is not None and (moments := trace.moments()):
+        artifacts.write_log(folder / "log.jsonl", [moment.line() for moment in moments])
+    write_json(folder / "metrics.json", measured(tensors, labels, shared))
+    tile(tensors["images"][: 8 * 8], folder / "grid.png", columns=8)
 
 
 Outcome = tuple[Checked | None, list[str]]
@@ -183,14 +225,15 @@ Attacking = tuple[Cost, Callable[[Oracle, Path, int], Outcome], str]
 
 
 @contextmanager
-def _here(run: Run, engine: Engine, prior: Prior, data: Dataset, count: int, planned: int) -> Iterator[Attacking]:
+def _here(
+    run: Run, engine: Engine, prior: Prior, data: Dataset, labels: Int64[Tensor, " c"], planned: int
+) -> Iterator[Attacking]:
     """The attack in this process."""
     chosen = run.spec["attack"]
     attack: Attack = registry.configure("attacks", chosen["name"], settings=chosen["settings"]).plugin
     capabilities.require(attack, prior)
 
     def attacked(oracle: Oracle, folder: Path, batch: int) -> Outcome:
-        labels = torch.arange(count, device=engine.device)
         shown = shown_by(artifacts.defenses(run.target))
         workspace = AttackContext(batch, folder, data.public.on(engine), shown)
         outcome: Checked | None = None
@@ -207,7 +250,9 @@ def _here(run: Run, engine: Engine, prior: Prior, data: Dataset, count: int, pla
 
 
 @contextmanager
-def _isolated(run: Run, engine: Engine, prior: Prior, data: Dataset, count: int, planned: int) -> Iterator[Attacking]:
+def _isolated(
+    run: Run, engine: Engine, prior: Prior, data: Dataset, labels: Int64[Tensor, " c"], planned: int
+) -> Iterator[Attacking]:
     """The attack in a sealed process of its own, which is given everything that it may know and asks for the rest.
 
     Its batch stays as it was planned: if memory is short in there the run ends with that error.
@@ -218,7 +263,7 @@ def _isolated(run: Run, engine: Engine, prior: Prior, data: Dataset, count: int,
     with guard.guarded([run.root, *(one for one in pictures if one.exists())]) as cell:
         fields = {
             "access": access.name,
-            "attacked": count,
+            "attacked": len(labels),
             "batch": planned,
             "budget": run.spec["budget"],
             "classes": len(data.classes),
@@ -231,12 +276,12 @@ def _isolated(run: Run, engine: Engine, prior: Prior, data: Dataset, count: int,
             made, generators = guard.serve(cell.wire, oracle, folder)
             if made is None:
                 return None, generators
-            return checked(made, run.name, torch.arange(count, device=engine.device), data.image_shape), generators
+            return checked(made, run.name, labels, data.image_shape), generators
 
         yield cost, attacked, cell.isolation
 
 
-def _trace(cost: Cost, budget: int | None, classes: int, people: int, engine: Engine) -> Trace | None:
+def trace_of(cost: Cost, budget: int | None, classes: int, people: int, engine: Engine) -> Trace | None:
     """Where the target's answers are noted; None where nothing is asked for one person."""
     own = cost.queries if budget is None else min(cost.queries, budget - cost.shared_queries)
     return Trace(classes, people, own, engine.device) if own > 0 else None
@@ -289,17 +334,18 @@ def _pass(engine: Engine, prior: Prior, network: nn.Module | None, count: int) -
 
 
 def measured(
-    made: Reconstructions, missing: Int64[Tensor, " m"], oracle: Oracle, labels: Int64[Tensor, " c"]
+    tensors: Mapping[str, Tensor], labels: Int64[Tensor, " c"], shared: Shared
 ) -> dict[str, Any]:
     """What an inversion cost, per attacked identity and shared by all; and of whom no image came back, if of any."""
     attacked = labels.cpu()
-    left_out = {"missing": missing.tolist()} if len(missing) else {}
-    return left_out | {
-        "gradient_images_per_identity": float(oracle.gradient_images[attacked].double().mean()),
+    missing = tensors["missing"].tolist()
+    return ({"missing": missing} if missing else {}) | {
+        "global_generators": shared.generators,
+        "gradient_images_per_identity": float(tensors["gradient_images"][attacked].double().mean()),
         "identities": len(attacked),
-        "images": len(made.images),
-        "queries_per_identity": float(oracle.queries[attacked].double().mean()),
-        "shared_gradients": oracle.shared_gradients,
-        "shared_queries": oracle.shared_queries,
-        "unoptimised_images": int(made.failed.sum()),
+        "images": len(tensors["images"]),
+        "queries_per_identity": float(tensors["queries"][attacked].double().mean()),
+        "shared_gradients": shared.gradients,
+        "shared_queries": shared.queries,
+        "unoptimised_images": int(tensors["failed"].sum()),
     }
