@@ -3,7 +3,7 @@
 A *worker* has a card, `.workers/<token>.json`, that it writes again every few seconds with a higher count. It claims a
 run by making `<kind>/.<id>.claim`, which holds its token: whoever makes the file first has the run. A claim is taken
 from a worker whose count has stood still for a minute, by the watch of whoever looks: clocks of hosts are never
-compared.
+compared. A process of the same machine that is gone is known to be dead at once.
 
 A claim saves double work; what keeps results whole does not rest on it. Every worker works in a directory of its own,
 and who takes a run over moves the other's directory, checkpoints included, into its own by one rename: should the other
@@ -99,6 +99,7 @@ class Worker:
             "beat": 0,
             "group": group,
             "host": socket.gethostname(),
+            "place": _place(),
             "process": os.getpid(),
             "run": None,
             "progress": None,
@@ -180,6 +181,11 @@ class Worker:
             return False
         return time.monotonic() - since > SILENT
 
+    def gone(self, card: Mapping[str, Any]) -> bool:
+        """Whether a worker was a process of this machine that has ended."""
+        place, process = self.card["place"], card.get("process")
+        return bool(place) and card.get("place") == place and isinstance(process, int) and not _exists(process)
+
     @contextmanager
     def claimed(self, run: Run) -> Iterator[Run | None]:
         """The run to work on, in a directory of this worker's own; None if somebody else has it."""
@@ -219,7 +225,8 @@ class Worker:
         if holder is None:
             return self._make(claim)
         known = cards(self.root)
-        if not (self.group and holder.startswith(f"{self.group}.")) and not self.silent(holder, known):
+        ours = self.group and holder.startswith(f"{self.group}.")
+        if not ours and not self.gone(known.get(holder, {})) and not self.silent(holder, known):
             return False
         taken = claim.with_name(f"{claim.name}.{self.token}")
         try:
@@ -272,6 +279,25 @@ class Worker:
     def telling(self, reporter: Reporter) -> Reporter:
         """A reporter whose progress is on the card, too."""
         return _Telling(self.card, reporter)
+
+
+def _place() -> str:
+    """Where the number of a process means the same one: a running machine, and a container of it; empty if unknown."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _exists(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
 
 
 def differs(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:

@@ -217,6 +217,8 @@ class _Driver:
             if run.label in silent - alive:
                 self.reporter.say(f"note: {run.label}: its worker gives no sign of life; given to another")
                 self.running.pop(reference)
+                with suppress(Exception):  # should Ray repeat it after all, two would do the same run
+                    self.ray.cancel(reference, force=True)
                 for token, card in known.items():
                     if card.get("run") == run.label:
                         self.driver.bury(token)

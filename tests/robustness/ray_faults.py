@@ -64,6 +64,14 @@ class Campaign:
         self.faults: Counter[str] = Counter()
         self.ends: Counter[str] = Counter()
 
+    def add(self) -> None:
+        """A node; on a machine that is busy with other things, Ray may give up on one."""
+        for _ in range(5):
+            with suppress(Exception):
+                self.nodes.append(self.cluster.add_node(num_cpus=1))
+                return
+        raise SystemExit("no node starts here")
+
     def start(self, root: Path) -> "subprocess.Popen[str]":
         words = command(root, "--on", f"ray:{self.cluster.address}?cpus=1")
         with (self.folder / "driver.log").open("a") as log:
@@ -88,7 +96,7 @@ class Campaign:
                 os.kill(victim, signal.SIGSTOP)
         elif what == "node":
             self.cluster.remove_node(self.nodes.pop(self.draw.randrange(len(self.nodes))), allow_graceful=False)
-            self.nodes.append(self.cluster.add_node(num_cpus=1))
+            self.add()
         else:
             os.killpg(driver.pid, signal.SIGKILL if what == "driver" else signal.SIGINT)
             begun = time.monotonic()

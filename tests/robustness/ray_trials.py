@@ -73,21 +73,21 @@ def nodes(cpus: int = 2, environment: dict[str, str] | None = None, client: bool
 
     def start(*words: str, **more: str) -> None:
         own = {**os.environ, **SPARE, **more}
-        log = open(os.devnull, "w")  # noqa: SIM115
+        log = open("ray_start.log", "a")  # noqa: SIM115
         processes.append(subprocess.Popen([*RAY, "start", "--block", *words], env=own, stdout=log, stderr=log))
 
-    own = [f"--ray-client-server-port={CLIENT}"] if client else []
-    start("--head", f"--node-ip-address={HOST}", f"--port={PORT}", "--include-dashboard=false", *own,
-          f"--num-cpus={0 if environment else cpus}")  # fmt: skip
-    until = time.monotonic() + 120
-    while subprocess.run([*RAY, "status", f"--address={ADDRESS}"], capture_output=True).returncode:
-        if time.monotonic() > until:
-            raise SystemExit("the head does not answer")
-        time.sleep(1)
-    if environment:
-        start(f"--address={ADDRESS}", f"--num-cpus={cpus}", **environment)
-        time.sleep(15)
     try:
+        own = [f"--ray-client-server-port={CLIENT}"] if client else []
+        start("--head", f"--node-ip-address={HOST}", f"--port={PORT}", "--include-dashboard=false", *own,
+              f"--num-cpus={0 if environment else cpus}")  # fmt: skip
+        until = time.monotonic() + 300
+        while subprocess.run([*RAY, "status", f"--address={ADDRESS}"], capture_output=True).returncode:
+            if time.monotonic() > until:
+                raise SystemExit("the head does not answer")
+            time.sleep(1)
+        if environment:
+            start(f"--address={ADDRESS}", f"--num-cpus={cpus}", **environment)
+            time.sleep(15)
         yield processes
     finally:
         for process in processes:

@@ -126,6 +126,23 @@ def test_a_failure_is_told_once_and_what_does_not_build_on_it_is_done(
     assert worker.work(graph(tmp_path), stage, "cpu", Silent()) == 3
 
 
+def test_a_process_of_this_machine_that_is_gone_is_dead_at_once(tmp_path: Path) -> None:
+    run = graph(tmp_path)[0].inversion
+    dead = Worker(tmp_path)
+    here = dead.card["place"]
+    (tmp_path / ".workers").mkdir()
+    held = dead.claimed(run)
+    assert held.__enter__() is not None
+    for elsewhere in (True, False):
+        gone = subprocess.Popen(["true"])
+        gone.wait()
+        dead.card |= {"process": gone.pid, "place": "another machine" if elsewhere else here}
+        dead.beat()
+        with Worker(tmp_path) as late, late.claimed(run) as own:
+            assert (own is None) == elsewhere
+    held.__exit__(None, None, None)
+
+
 def test_whoever_ends_its_group_frees_its_claims_and_nobody_elses(tmp_path: Path) -> None:
     run, other = (one.inversion for one in graph(tmp_path, 2))
     dead = Worker(tmp_path, "group")
@@ -140,6 +157,8 @@ def test_whoever_ends_its_group_frees_its_claims_and_nobody_elses(tmp_path: Path
             assert own is not None
         with late.claimed(other) as own:
             assert own is None
+        for one in held:
+            one.__exit__(None, None, None)
 
 
 def test_another_version_is_refused_by_name_while_it_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
