@@ -116,7 +116,9 @@ def _step_loss(
 ) -> Tensor:
     for defense, step in zip(defenses, steps, strict=True):
         x = defense.transform(x, step.noise.of("transform"))
-    batch = Batch(x, F.one_hot(y, classes).float(), torch.ones(len(y), device=x.device), len(y))
+    # one_hot reads its labels back to check them.
+    rows = torch.zeros(len(y), classes, device=x.device).scatter_(1, y[:, None], 1.0)
+    batch = Batch(x, rows, torch.ones(len(y), device=x.device), len(y))
     for defense, step in zip(defenses, steps, strict=True):
         batch = defense.batch(batch, replace(step, noise=step.noise.of("batch")))
     with engine.autocast(), taps.during():
