@@ -176,6 +176,8 @@ def run(
     results: options.Results = options.RESULTS,
     sets: options.Sets = None,
     no_zoo: options.NoZoo = False,
+    check: options.Check = False,
+    measure: options.Measure = False,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     full: options.Full = False,
@@ -188,6 +190,11 @@ def run(
 
     device, precision = conduct.machine(device, precision)
     asked: dict[str, Any] = {"dataset": dataset, "seed": seed, "identities": identities, "sets": sets}
+    if check or measure:
+        conduct.check(
+            suite, results, device, precision, asked, zoo=conduct.zoo(no_zoo), on=on, measure=measure, as_json=as_json
+        )
+        return
     with as_published() if dry_run else conduct.telling_of_check(suite):
         conduct.conduct(
             suites.read(suite, **asked, precision=precision),
