@@ -7,6 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import typer
+
 from mibench.experiments.experiment import Experiment
 from mibench.experiments.plan import plan
 from mibench.experiments.remarks import remarks
@@ -21,7 +23,7 @@ from mibench.runtime.terminal import Terminal, say
 from mibench.stages import execute, merge, rehearse, work
 from mibench.zoo import Shelf
 
-__all__ = ["conduct", "help_with", "machine", "metrics_of", "telling_of_check", "zoo"]
+__all__ = ["check", "conduct", "help_with", "machine", "metrics_of", "telling_of_check", "zoo"]
 
 
 def machine(device: str, precision: str) -> tuple[str, str]:
@@ -136,6 +138,38 @@ def _joined(whole: list[Run], shards: list[Run], device: str) -> list[Run]:
             execute([run], device, terminal)
             shown.append(run)
     return shown
+
+
+def check(
+    suite: str,
+    results: Path,
+    device: str,
+    precision: str,
+    asked: dict[str, Any],
+    *,
+    zoo: Shelf | None,
+    on: str | None,
+    measure: bool,
+    as_json: bool,
+) -> None:
+    """What a suite needs and lacks, on stdout; nothing is written.
+
+    Raises:
+        typer.Exit: With 2 where something is missing.
+    """
+    from mibench.cli import printing_check
+    from mibench.experiments import check as checking
+
+    with Terminal() as terminal:
+        terminal.say(f"looking for what {suite} needs, and timing its steps")
+        place = engine.resolve(device, precision)
+        found = checking.check(suite, place, results, asked=asked, zoo=zoo, on=on, measure=measure)
+    if as_json:
+        print(json.dumps(found.to_json(), indent=1))
+    else:
+        printing_check.print_check(found)
+    if not found.ready:
+        raise typer.Exit(2)
 
 
 def help_with(

@@ -200,6 +200,8 @@ def run(
     no_zoo: options.NoZoo = False,
     profile: options.Profile = False,
     log: options.Log = None,
+    check: options.Check = False,
+    measure: options.Measure = False,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     full: options.Full = False,
@@ -212,6 +214,11 @@ def run(
 
     device, precision = conduct.machine(device, precision)
     asked: dict[str, Any] = {"dataset": dataset, "seed": seed, "identities": identities, "sets": sets}
+    if check or measure:
+        conduct.check(
+            suite, results, device, precision, asked, zoo=conduct.zoo(no_zoo), on=on, measure=measure, as_json=as_json
+        )
+        return
     with as_published() if dry_run else conduct.telling_of_check(suite):
         experiments = suites.read(suite, **asked, precision=precision)
         conduct.conduct(

@@ -142,6 +142,10 @@ Log = Annotated[
         help="Copy each finished run's numbers to tensorboard:DIR or wandb:PROJECT; as often as you like.",
     ),
 ]
+Check = Annotated[
+    bool, typer.Option("--check", help="List all that it needs and lacks, and how long it takes here; and stop.")
+]
+Measure = Annotated[bool, typer.Option("--measure", help="With --check: time every step, however long that takes.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Plan it, show the runs, and stop.")]
 NoZoo = Annotated[
     bool, typer.Option("--no-zoo", "--train", help="Train here what the zoo has ready; see: mibench zoo list.")

@@ -1,4 +1,4 @@
-"""How many images a data set has, to cost what is done with them: as prepared, else as its fields or publication say."""
+"""How many images a data set has, to cost what is done with them: as prepared, else as its publication says."""
 
 from dataclasses import asdict, dataclass
 
@@ -90,8 +90,17 @@ def _published(plugin: Published) -> Sizes:
     if not plugin.here():
         told = plugin.counts()
         own = shape.public if plugin.public_set else 0
-        strangers = (1, min(own, STRANGERS)) if own else (0, 0)
-        return Sizes(shape.image_shape, told.classes, told.train, told.heldout, shape.public, strangers, (0, 0))
+        each = max(1, told.train // told.classes)  # of people of whom nothing is said
+        strangers, bystanders = int(getattr(plugin, "distractors", 0)), plugin.bystander_count
+        return Sizes(
+            shape.image_shape,
+            told.classes,
+            told.train,
+            told.heldout,
+            shape.public,
+            (strangers, strangers * each) if strangers else (1, min(own or shape.public, STRANGERS)),
+            (bystanders, bystanders * each),
+        )
     pack = plugin.own()
     alone = (1, min(shape.public, STRANGERS))
     return Sizes(

@@ -5,6 +5,7 @@ they share. A sweep may have a name: `mibench run midre:location` runs that one 
 takes (`targets = 60`, `"inversions/ppa" = 30`), so that `--dry-run` can add it up. `[[published]]` repeats what papers
 printed of the same (`mibench.experiments.published`), so that the report can set it beside what was measured. `[needs]`
 names files of weights that the experiments cannot tell of themselves, each with its `source`, `licence` and `size`.
+`[takes]` says what all of it comes to (`mibench.experiments.listing`).
 """
 
 import os
@@ -20,7 +21,7 @@ from mibench.runtime.errors import UserError, unknown
 from mibench.runtime.files import read_text
 from mibench.zoo import PREFIX, Shelf
 
-__all__ = ["SUITES", "needs", "parsed", "read", "seconds", "suites"]
+__all__ = ["SUITES", "needs", "parsed", "read", "seconds", "suites", "sweeps"]
 
 SUITES = Path(__file__).parent / "suites"
 """The suites that ship with mibench."""
@@ -100,9 +101,27 @@ def read(
         Absent: It names a file that is not here; within `runtime.absent.as_published` it is planned all the same.
         UserError: If there is no such file, it is not TOML, or a field is unknown or of a wrong type.
     """
+    tables = sweeps(source, dataset=dataset, identities=identities, sets=sets)
+    experiments = []
+    for stated in tables:
+        fields: dict[str, Any] = {"seed": 0, "seeds": [0]} | stated
+        fields["seeds"] = [seed + one for one in fields["seeds"]]
+        fields["seed"] += seed
+        experiments.append(grid(**fields, precision=precision))
+    return experiments
+
+
+def sweeps(
+    source: str, *, dataset: str | None = None, identities: int | None = None, sets: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
+    """The fields of each sweep as they are asked for, before anything that they name is looked at; as `read`.
+
+    Raises:
+        UserError: As `read`, for what can be told of the file alone.
+    """
     path, wanted, shared = parsed(source)
     parts = shared.pop("sweep", [{}])
-    for other in ("seconds", "published", "needs"):
+    for other in ("seconds", "published", "needs", "takes"):
         shared.pop(other, None)
     if not isinstance(parts, list) or not parts or not all(isinstance(part, dict) for part in parts):
         raise UserError(f"{path}: each sweep is a table of its own: [[sweep]]")
@@ -114,21 +133,19 @@ def read(
     replaced = {"dataset": dataset, "identities": identities}
     changed = {name: value for name, value in replaced.items() if value is not None}
     typed = split_sets(sets, "training", ["data", "prior", "evaluator", "verifier"])
-    experiments = []
+    tables = []
     for part in parts:
         stated = _checked(path, {**shared, **part})
         if dataset not in (None, stated.get("dataset")):
             stated.pop("identities", None)  # they were counted for the file's own data set
             stated |= _learnt_anew(stated.get("prior"))
-        fields: dict[str, Any] = {"seed": 0, "seeds": [0], "settings": {}} | stated | changed
+        fields: dict[str, Any] = {"settings": {}} | stated | changed
         fields.pop("name", None)
-        fields["seeds"] = [seed + one for one in fields["seeds"]]
-        fields["seed"] += seed
         fields["settings"] = fields["settings"] | {
             owner: {**fields["settings"].get(owner, {}), **own} for owner, own in typed.items() if own
         }
-        experiments.append(grid(**fields, precision=precision))
-    return experiments
+        tables.append(fields)
+    return tables
 
 
 def _learnt_anew(prior: str | None) -> dict[str, Any]:

@@ -86,6 +86,16 @@ def decode(job: Job) -> Result:
     return result
 
 
+def opens(store: Store, name: str) -> bool:
+    """Whether a picture can be decoded, as it is."""
+    try:
+        with Image.open(io.BytesIO(store.read(name)), formats=_FORMATS) as opened:
+            opened.load()
+    except Exception:  # damaged files make Pillow's decoders raise nearly anything
+        return False
+    return True
+
+
 def _pixels(content: bytes, picture: Picture, crop: Crop, result: Result) -> np.ndarray:
     with Image.open(io.BytesIO(content), formats=_FORMATS) as opened:
         if opened.width * opened.height > MOST:
