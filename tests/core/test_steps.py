@@ -26,6 +26,9 @@ NAMES = sorted({*registry.names("attacks")} - SHORT - {"eot", "align", "untrap",
 SIZES = {"random_search": 6, "label_search": 40}
 """A batch that leaves such a search more than one step."""
 
+SHORTER = {"c2f": {"embedding_epochs": 1, "map_epochs": 3}}
+"""Where a toy search is long for other laws' sake."""
+
 
 class Killed(KeyboardInterrupt):
     """When a checkpoint has been written."""
@@ -56,7 +59,7 @@ def taken(monkeypatch: pytest.MonkeyPatch, kill: int | None) -> list[int]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_killed_within_a_part_it_goes_on_from_there(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trial, labels = AttackTrial(name, attack=COMPOSED.get(name)), torch.arange(3)
+    trial, labels = AttackTrial(name, SHORTER.get(name), attack=COMPOSED.get(name)), torch.arange(3)
 
     def run(folder: Path, kill: int | None) -> tuple[Any, dict[str, torch.Tensor], list[int]]:
         folder.mkdir(exist_ok=True)
