@@ -139,14 +139,7 @@ def invert(
         precision=precision,
     )
     conduct.conduct(
-        [experiment],
-        results,
-        device,
-        zoo=conduct.zoo(no_zoo),
-        dry_run=dry_run,
-        force=force,
-        as_json=as_json,
-        shard=own,
+        [experiment], results, device, zoo=conduct.zoo(no_zoo), dry_run=dry_run, force=force, as_json=as_json, shard=own
     )
 
 

@@ -29,7 +29,18 @@ from mibench.runtime.bits import other_bits
 from mibench.runtime.errors import UserError
 from mibench.runtime.files import open_file, open_lock, read_bytes, unreadable, write_json
 
-__all__ = ["DIGITS", "ELSEWHERE", "KINDS", "PROTOCOL", "Elsewhere", "Run", "canonical", "clock", "provenance", "unchanged"]
+__all__ = [
+    "DIGITS",
+    "ELSEWHERE",
+    "KINDS",
+    "PROTOCOL",
+    "Elsewhere",
+    "Run",
+    "canonical",
+    "clock",
+    "provenance",
+    "unchanged",
+]
 
 PROTOCOL = 3
 """Raised when the same specification would give other numbers, so that old results are not taken for new ones."""

@@ -46,7 +46,7 @@ def host(folder: Path) -> Store:
     return here
 
 
-def padded(run, engine, reporter) -> None:  # noqa: ANN001
+def padded(run, engine, reporter) -> None:
     """As `stage`, with a large file beside."""
     run.work.mkdir(parents=True, exist_ok=True)
     if not (run.work / "weights.bin").exists():
