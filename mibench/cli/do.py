@@ -1,10 +1,7 @@
 """The commands that do the main job: train, attack, sweep, run, demo, report."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import typer
 
 from mibench.cli import options
 

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 
-
 def _folder(text: str | Path) -> Path:
     """A folder as it is; of a store the folder that stands for it, once the store has been looked at."""
     if "://" not in str(text):
@@ -94,7 +93,9 @@ ImagesName = Annotated[str | None, typer.Option("--name", help="What to call --i
 Suite = Annotated[str, typer.Argument(help="A TOML file, or a suite's name, or one sweep of it: midre:location.")]
 AnyRun = Annotated[str, typer.Argument(help="A run: its id, the beginning of it, or its directory.")]
 Reconstructed = Annotated[str, typer.Argument(help="An inversion or a score: its id, its beginning, or its directory.")]
-Folder = Annotated[Path, typer.Argument(parser=_folder, metavar="RESULTS", help="Folder of all runs, or s3://BUCKET/....")]
+Folder = Annotated[
+    Path, typer.Argument(parser=_folder, metavar="RESULTS", help="Folder of all runs, or s3://BUCKET/....")
+]
 Shared = Annotated[
     Path,
     typer.Argument(parser=_folder, metavar="RESULTS", help="Folder or store of all runs, which all workers share."),

@@ -290,6 +290,7 @@ def settings_of(run: "Run") -> str:
     spec = run.spec
     named = [*spec.get("defenses", ()), *(spec[kind] for kind in ("attack", "prior") if kind in spec)]
     words = [f"{key}={spec[key]}" for key in ("seed", "identities", "budget") if spec.get(key) is not None]
+    words += ["shard={}/{}".format(*spec["shard"])] if "shard" in spec else []
     words += [f"{key}={value}" for one in named for key, value in one["settings"].items()]
     return " ".join(words)
 

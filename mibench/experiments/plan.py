@@ -266,7 +266,9 @@ class Planner:
             raise UserError(f"--identities {count}: the target {target.label} knows {known} identities")
         prior, precision = self._prior_for(target, attacker.prior), experiment.precision
         if shards > (most := count or self._identities(target)):
-            raise UserError(f"--shards {shards}: only {most} identities of {target.label} are attacked; give at most that")
+            raise UserError(
+                f"--shards {shards}: only {most} identities of {target.label} are attacked; give at most that"
+            )
         return invert.plan(
             target.root, target, prior, attacker.attack, experiment.seed, precision, count, budget, isolate, shards
         )

@@ -24,6 +24,7 @@ ROLE = {
     "inversions": "inversion",
     "priors": "prior",
     "scores": "score",
+    "shards": "shard of an inversion",
     "targets": "target",
     "verifiers": "verifier",
 }
@@ -99,6 +100,8 @@ def specified(run: Run) -> str:
             parts.append(f"{spec[key]['name']} {_settings(kind, spec[key]) or '(defaults)'}")
     if run.kind in ("targets", "evaluators"):
         parts += [f"{key} {value}" for key, value in changed_from_recipe(run).items()]
+    if "shard" in spec:
+        parts.append("shard {}/{}".format(*spec["shard"]))
     shown = ("access", "identities", "budget", "seed", "precision")
     parts += [f"{key} {spec[key]}" for key in shown if spec.get(key) is not None]
     return ", ".join(parts)
@@ -138,7 +141,7 @@ def _result(run: Run) -> str:
             f"{metrics['images']} images of {metrics['identities']} identities, {' to '.join(map(str, each))} each, "
             "made by another program; queries unknown"
         )
-    if run.kind == "inversions":
+    if run.kind in ("inversions", "shards"):
         return (
             f"{metrics['images']} images of {metrics['identities']} identities; per identity "
             f"{metrics['queries_per_identity']:,.0f} queries, {metrics['gradient_images_per_identity']:,.0f} with "

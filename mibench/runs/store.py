@@ -8,29 +8,25 @@ Whatever could not be published stays in the folder and goes with the next comma
 """
 
 import hashlib
-import io
 import json
 import os
 import re
 import shutil
 import tarfile
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+from mibench.runs.objects import Objects, StoreError
 from mibench.runs.run import DIGITS, ELSEWHERE, KINDS, Run, id_of, read_json
 from mibench.runtime.errors import UserError
-from mibench.runtime.files import open_file, read_bytes, write_atomic
+from mibench.runtime.files import open_file, read_bytes
 from mibench.runtime.pixels import cache_folder
 from mibench.runtime.progress import Reporter
 
-__all__ = ["PROTOCOLS", "Store", "StoreError", "attached", "bring_scores", "folder_of", "refuse"]
-
-PROTOCOLS = ("s3", "gs", "memory", "file")
-"""Kinds of stores that can be asked to write only what is not there yet."""
+__all__ = ["Store", "StoreError", "attached", "bring_scores", "folder_of", "refuse"]
 
 LAYOUT = 1
 """Of the objects; raised when an older mibench could not read them."""
@@ -38,21 +34,14 @@ LAYOUT = 1
 AT_ONCE = 16
 """Objects that are brought here side by side."""
 
-AGAIN = (0.2, 1.0, 3.0)
-"""Seconds before an object is asked for again that was listed and is not there: some stores list before they show."""
-
 _OBJECT = re.compile(r"runs/([a-z]+)/([^/]+)-([0-9a-f]{64})\.tar")
-
-
-class StoreError(UserError):
-    """The store did not do what it was asked; what is finished here stays here."""
 
 
 class Damaged(StoreError):
     """An object is not what its name says; the others may be."""
 
 
-class Store:
+class Store(Objects):
     """A store, and the folder of this machine that stands for it.
 
     Args:
@@ -64,21 +53,9 @@ class Store:
     """
 
     def __init__(self, url: str, folder: Path | None = None) -> None:
-        self.url = url.rstrip("/")
-        self.protocol = url.partition("://")[0]
-        if self.protocol not in PROTOCOLS:
-            kinds = ", ".join(f"{one}://" for one in PROTOCOLS)
-            raise UserError(f"--results {url}: results lie in a folder or in a store of {kinds}")
-        if not url.partition("://")[2].strip("/"):
-            raise UserError(f"--results {url} names no place; give a bucket or a folder in it: {self.protocol}://NAME")
-        with self._telling("opened"):
-            import fsspec
-
-            self.fs: Any = fsspec.filesystem(self.protocol, use_listings_cache=False, skip_instance_cache=True)
-            self.base = str(self.fs._strip_protocol(self.url)).rstrip("/")
+        super().__init__(url)
         self.folder = (folder or _folder(self.url, self.fs)).absolute()
         self.known: dict[str, str] = {}
-        self.objects: dict[str, dict[str, Any]] = {}
         self.unsent: dict[str, str] = {}
         self._whole: set[str] = set()
 
@@ -90,14 +67,7 @@ class Store:
         Raises:
             StoreError: If it cannot be listed.
         """
-        with self._telling("listed"):
-            try:
-                found = self.fs.find(self.base, detail=True)
-            except FileNotFoundError:
-                if self.protocol in ("s3", "gs"):  # no bucket; what is merely empty is listed as empty
-                    raise
-                found = {}
-        self.objects = {str(key)[len(self.base) :].lstrip("/"): info for key, info in found.items()}
+        self.survey()
         known = {}
         for key in self.objects:
             parts = _OBJECT.fullmatch(key)
@@ -112,9 +82,8 @@ class Store:
     def look(self, run: Run) -> None:
         """Ask for one run by name: a listing may be older than its end."""
         key = self._key(run.label, run.digest)
-        with self._telling(f"asked for {key}"):
-            if self.fs.exists(f"{self.base}/{key}"):
-                self.known[run.label] = run.digest
+        if self.exists(key):
+            self.known[run.label] = run.digest
 
     def begin(self) -> None:
         """Before work is begun that is to be published: can the store be written, and only where nothing is?
@@ -215,7 +184,7 @@ class Store:
         shutil.rmtree(scratch, ignore_errors=True)
         try:
             scratch.mkdir(parents=True)
-            self._get(self._key(label, digest), scratch / ".tar")
+            self.get(self._key(label, digest), scratch / ".tar")
             self._unpack(scratch, label, digest)
             yield scratch
         except OSError as error:
@@ -225,17 +194,6 @@ class Store:
             ) from None
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-
-    def _get(self, key: str, place: Path) -> None:
-        for pause in (*AGAIN, None):
-            with self._telling(f"asked for {key}"):
-                try:
-                    self.fs.get_file(f"{self.base}/{key}", str(place))
-                    return
-                except FileNotFoundError:
-                    if pause is None:
-                        raise
-            time.sleep(pause)
 
     def _unpack(self, scratch: Path, label: str, digest: str) -> None:
         """Refuse what is not byte by byte the run that its name promises."""
@@ -321,7 +279,9 @@ class Store:
             StoreError: If it cannot be published now either.
         """
         left = self.unpublished()
-        for place, (label, digest) in enumerate(sorted(left.items(), key=lambda one: KINDS.index(one[0].split("/")[0]))):
+        for place, (label, digest) in enumerate(
+            sorted(left.items(), key=lambda one: KINDS.index(one[0].split("/")[0]))
+        ):
             try:
                 self._publish(label, digest)
             except StoreError as error:
@@ -332,102 +292,19 @@ class Store:
             reporter.say(f"published {label}")
         self.unsent.clear()
 
-    # --- objects
-
-    def create(self, key: str, content: bytes | Path) -> bool:
-        """Write an object if there is none; whether this was the first.
-
-        Raises:
-            StoreError: If it cannot be written.
-        """
-        place = f"{self.base}/{key}"
-        with self._telling(f"asked to write {key}"):
-            try:
-                if self.protocol == "file":
-                    _link(Path(place), content)
-                elif isinstance(content, bytes) or self.protocol == "memory":
-                    self.fs.pipe_file(place, content if isinstance(content, bytes) else read_bytes(content), mode="create")
-                else:
-                    self.fs.put_file(str(content), place, mode="create")
-            except FileExistsError:
-                return False
-        return True
-
-    def write(self, key: str, content: bytes) -> None:
-        """Write a small object, whatever was there."""
-        with self._telling(f"asked to write {key}"):
-            if self.protocol == "file":
-                Path(f"{self.base}/{key}").parent.mkdir(parents=True, exist_ok=True)
-                write_atomic(Path(f"{self.base}/{key}"), lambda scratch: scratch.write_bytes(content))
-            else:
-                self.fs.pipe_file(f"{self.base}/{key}", content)
-
-    def read(self, key: str) -> bytes | None:
-        """A small object; None where there is none."""
-        with self._telling(f"asked for {key}"):
-            try:
-                return cast(bytes, self.fs.cat_file(f"{self.base}/{key}"))
-            except FileNotFoundError:
-                return None
-
-    def delete(self, key: str) -> None:
-        """Delete an object of a worker's, if it is there and may be deleted."""
-        with suppress(StoreError, FileNotFoundError), self._telling(f"asked to delete {key}"):
-            self.fs.rm_file(f"{self.base}/{key}")
-        self.objects.pop(key, None)
-
-    def below(self, prefix: str) -> dict[str, dict[str, Any]]:
-        """The objects whose key begins so, as of the last look, by the rest of their keys."""
-        return {key.removeprefix(prefix): info for key, info in self.objects.items() if key.startswith(prefix)}
-
     def _key(self, label: str, digest: str) -> str:
         kind, _, name = label.partition("/")
         return f"runs/{kind}/{name.rpartition('-')[0]}-{digest}.tar"
 
-    @contextmanager
-    def _telling(self, what: str) -> Iterator[None]:
-        """Every way a store can fail, in one line: fsspec's backends raise what their libraries raise."""
-        try:
-            yield
-        except (FileExistsError, StoreError):
-            raise
-        except ImportError as error:
-            raise StoreError(
-                f"{self.url} needs a package that is missing ({error}); install it with: pip install 'mibench[store]'"
-            ) from None
-        except FileNotFoundError as error:
-            raise StoreError(f"{self.url} was {what} and has no such place ({_said(error)}); make the bucket first") from None
-        except PermissionError as error:
-            raise StoreError(f"{self.url} was {what} and refused ({_said(error)}); mend your access to it") from None
-        except Exception as error:
-            raise StoreError(f"{self.url} was {what} and failed ({_said(error)}); mend that and run it again") from None
-
-
-def _said(error: Exception) -> str:
-    lines = (str(error) or type(error).__name__).splitlines()
-    return lines[0] if isinstance(error, OSError) else f"{type(error).__name__}: {lines[0]}"
-
 
 def _folder(url: str, fs: Any) -> Path:
     """One for each store: the same URL of another server is another store."""
-    server = getattr(fs, "endpoint_url", None) or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    server = (
+        getattr(fs, "endpoint_url", None) or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    )
     digest = hashlib.sha256(f"{url} {server or ''}".encode()).hexdigest()[:12]
     tail = re.sub(r"[^A-Za-z0-9._-]+", "-", url.partition("://")[2])[-40:].strip("-.")
     return cache_folder() / "stores" / f"{tail}-{digest}"
-
-
-def _link(place: Path, content: bytes | Path) -> None:
-    """In a folder: write beside it, flush, and give it its name only where nothing has it."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    scratch = place.with_name(f".{place.name}.{os.getpid()}")
-    try:
-        with scratch.open("wb") as file, io.BytesIO(content) if isinstance(content, bytes) else open_file(content) as source:
-            shutil.copyfileobj(source, file, 1 << 20)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(scratch, place)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def _pack(place: Path, parcel: Path) -> None:

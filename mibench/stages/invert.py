@@ -103,8 +103,8 @@ def plan(
 def people(count: int, shard: int, shards: int) -> range:
     """The identities of one shard, of 1 to `shards`; together all of 0 to `count`, each in one.
 
-    A shard begins at a multiple of the largest power of two that is at most half its share: rows that an attack searches
-    at once then begin, for most numbers of rows per identity, where a batch of the whole would.
+    A shard begins at a multiple of the largest power of two that is at most half its share: what an attack searches at
+    once then begins, for most numbers of rows per identity, where a batch of the whole would.
 
     Raises:
         UserError: If there are more shards than identities, or no shard has this number.
@@ -333,9 +333,7 @@ def _pass(engine: Engine, prior: Prior, network: nn.Module | None, count: int) -
             torch.autograd.grad(network(x).float().sum(), moved, allow_unused=True)
 
 
-def measured(
-    tensors: Mapping[str, Tensor], labels: Int64[Tensor, " c"], shared: Shared
-) -> dict[str, Any]:
+def measured(tensors: Mapping[str, Tensor], labels: Int64[Tensor, " c"], shared: Shared) -> dict[str, Any]:
     """What an inversion cost, per attacked identity and shared by all; and of whom no image came back, if of any."""
     attacked = labels.cpu()
     missing = tensors["missing"].tolist()

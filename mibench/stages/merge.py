@@ -58,14 +58,16 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         pieces.append({"missing": torch.zeros(0, dtype=torch.int64), **tensors})
         own = people(count, *part.spec["shard"])
         if tensors["labels"].unique().tolist() != list(own):
-            raise UserError(f"{part.path} holds other people than {own.start} to {own.stop - 1}; delete it, run it again")
+            raise UserError(
+                f"{part.path} holds other people than {own.start} to {own.stop - 1}; delete it, run it again"
+            )
         if trace is not None:
             trace.add(tensors)
         said = Shared(measured["shared_queries"], measured["shared_gradients"], measured["global_generators"])
         if said.generators:
             raise UserError(
-                f"{run.name} drew from the global generators of {', '.join(said.generators)}, so that what one identity "
-                f"gets depends on the others: its shards are not parts of one inversion; run it without shards"
+                f"{run.name} drew from the global generators of {', '.join(said.generators)}, so that what one "
+                "identity gets depends on the others: its shards are not parts of one inversion; run it without shards"
             )
         if shared is not None and said != shared:
             raise UserError(

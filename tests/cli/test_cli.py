@@ -41,6 +41,7 @@ def test_train_then_attack_then_report(tmp_path: Path) -> None:
         "inversions": attacks,
         "scores": attacks,
         "backbones": [],
+        "shards": [],
         "verifiers": [],  # four people are too few to verify
     }
     assert "re" in made.train.out and "kedmi" in made.attack.out and "prior_search" in made.attack.out
@@ -264,7 +265,7 @@ def test_show_walks_from_a_number_to_the_data(tmp_path: Path) -> None:
         told = command("show", reference, "--results", str(made.results), "--json")
         chain = json.loads(told.out)
         assert chain[0]["kind"] == "scores"
-        assert {one["kind"] for one in chain} == set(KINDS) - {"backbones", "verifiers"}
+        assert {one["kind"] for one in chain} == set(KINDS) - {"backbones", "shards", "verifiers"}
         assert {one["spec"]["dataset"]["name"] for one in chain if one["kind"] == "targets"} == {"digiface"}
     told = command("show", score.name, "--results", str(made.results))
     assert told.last == score

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from sharing import STEPS, bytes_of, graph, left_over, stage
 
-from mibench.runs import Library, Run, claims, executor, finished, store, worker
+from mibench.runs import Library, Run, claims, executor, finished, objects, store, worker
 from mibench.runs.run import ELSEWHERE
 from mibench.runs.status import counts, status
 from mibench.runs.store import Store, StoreError, folder_of
@@ -70,7 +70,7 @@ def memory() -> str:
 def no_store_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("MIBENCH_WORKERS", "1")
     monkeypatch.setattr(worker, "STORE_WAIT", 0.05)
-    monkeypatch.setattr(store, "AGAIN", (0.0, 0.0))
+    monkeypatch.setattr(objects, "AGAIN", (0.0, 0.0))
     monkeypatch.setattr(os, "fsync", lambda number: None)  # no power is cut here, and other tests wait for the disk
     yield
     ELSEWHERE.clear()
@@ -104,7 +104,9 @@ def test_another_host_finds_done_what_one_has_done_and_gets_its_bytes(url: str, 
     other = host(url, tmp_path / "other")
     assert executor.pending(graph(other.folder)) == [] and whole(other.folder) == {}
     do(other, never)
-    assert graph(other.folder)[0].read("run.json")["kind"] == "scores"  # asked for, it is brought with what it builds on
+    assert (
+        graph(other.folder)[0].read("run.json")["kind"] == "scores"
+    )  # asked for, it is brought with what it builds on
     assert len(bytes_of(other.folder)) == 3
     assert len(finished(other.folder, "scores")) == 3 and len(Library(other.folder).runs) == 0
     assert whole(other.folder) == whole(one.folder) and counts(other.folder)["scores"] == 3
@@ -220,7 +222,8 @@ def test_a_store_that_lists_late_gives_the_same(memory: str, tmp_path: Path) -> 
     real = late.fs
 
     class Late:
-        asked: set[str] = set()
+        def __init__(self) -> None:
+            self.asked: set[str] = set()
 
         def __getattr__(self, name: str) -> Any:
             return getattr(real, name)
