@@ -90,7 +90,7 @@ def nodes(cpus: int = 2, environment: dict[str, str] | None = None, client: bool
         time.sleep(10)
         if environment:
             start(f"--address={ADDRESS}", f"--num-cpus={cpus}", **environment)
-            time.sleep(15)
+            time.sleep(90)  # to begin and to join, on a busy machine
         yield processes
     finally:
         for process in processes:
