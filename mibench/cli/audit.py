@@ -67,6 +67,8 @@ def audit(
     precision: options.Precision = "auto",
     results: options.Results = options.RESULTS,
     sets: options.Sets = None,
+    profile: options.Profile = False,
+    log: options.Log = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     as_json: options.Json = False,
@@ -76,6 +78,7 @@ def audit(
     from mibench.cli import conduct
     from mibench.experiments import audit as audits
     from mibench.experiments import auditing
+    from mibench.runs import mirrors
     from mibench.runs.store import refuse
     from mibench.runtime import engine
     from mibench.runtime.terminal import Terminal
@@ -83,6 +86,7 @@ def audit(
 
     refuse(results, "an audit", "what leaks about people stays on this machine; give a folder")
     device, precision = conduct.machine(device, precision)
+    copied = mirrors.read(log or ())
     asked = auditing.read(
         model=model,
         weights=weights,
@@ -118,7 +122,7 @@ def audit(
         return
     planned.speeds.keep(prepared, results)
     with Terminal() as terminal:
-        execute(list(planned.runs)[::-1], device, terminal, force)
+        execute(list(planned.runs)[::-1], device, terminal, force, profile=profile, log=copied)
     said = verdict_of(prepared, planned, results, names)
     if as_json:
         print(json.dumps(said.to_json(), indent=1, sort_keys=True))

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -103,19 +104,28 @@ def execute(runs: list[Run], stage: Stage, device: str, reporter: Reporter, forc
 @contextmanager
 def _connected(cluster: Cluster) -> Iterator[Any]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if cluster.address != "local" and _token():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # as `ray start` does; an address alone never does
     import ray
+    from ray.exceptions import RayError
 
     try:
         # Never "auto": it would join whatever cluster somebody has started on this machine.
         local: dict[str, Any] = {"include_dashboard": False} if cluster.address == "local" else {}
         ray.init(cluster.address, namespace="mibench", logging_level=logging.ERROR, log_to_driver=False, **local)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError, RayError) as error:
         said = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"no cluster answers at {cluster.address} ({said}); start one with: ray start --head") from None
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _token() -> bool:
+    """Whether there is a token with which clusters are asked; Ray makes one at its first start on a machine."""
+    told = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    return told or (Path.home() / ".ray" / "auth_token").is_file()
 
 
 class _Driver:

@@ -8,6 +8,7 @@ References:
     | https://pytorch.org/docs/stable/profiler.html
 """
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -74,6 +75,7 @@ class _Window:
         self._begin()
 
     def _begin(self) -> None:
+        os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # or it prints of its own steps, and of GPUs that are not there
         from torch.profiler import ProfilerActivity, profile
 
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self.device.startswith("cuda") else [])]

@@ -7,6 +7,7 @@ PYTHONPATH=.:tests python tests/robustness/ray_trials.py FOLDER [TRIAL ...]
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -81,13 +82,15 @@ def nodes(cpus: int = 2, environment: dict[str, str] | None = None, client: bool
         start("--head", f"--node-ip-address={HOST}", f"--port={PORT}", "--include-dashboard=false", *own,
               f"--num-cpus={0 if environment else cpus}")  # fmt: skip
         until = time.monotonic() + 300
-        while subprocess.run([*RAY, "status", f"--address={ADDRESS}"], capture_output=True).returncode:
-            if time.monotonic() > until:
-                raise SystemExit("the head does not answer")
-            time.sleep(1)
+        for port in [PORT, *([CLIENT] if client else [])]:
+            while socket.socket().connect_ex((HOST, port)):
+                if time.monotonic() > until:
+                    raise SystemExit("the head does not answer")
+                time.sleep(1)
+        time.sleep(10)
         if environment:
             start(f"--address={ADDRESS}", f"--num-cpus={cpus}", **environment)
-            time.sleep(15)
+            time.sleep(90)  # to begin and to join, on a busy machine
         yield processes
     finally:
         for process in processes:

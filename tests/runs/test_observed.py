@@ -74,7 +74,7 @@ ENGINE = resolve("cpu", "fp32")
 
 
 def digests(root: Path) -> dict[str, Any]:
-    (made,) = root.glob("targets/[!.]*/done")
+    (made,) = root.glob("*/[!.]*/done")
     return {name: digest for name, digest in json.loads(made.read_text()).items() if name != "run.json"}
 
 
@@ -86,10 +86,10 @@ def events(folder: Path) -> list[dict[str, Any]]:
 def test_a_profile_of_a_training_is_readable_and_leaves_its_bytes(tmp_path: Path) -> None:
     data = registry.configure("data", "digiface", settings=PEOPLE)
     for name, profile in (("plain", False), ("watched", True)):
-        run = train_target.plan(tmp_path / name, data, "cnn", [], 0, "fp32", {"epochs": 3, "batch": 4})
+        run = train_target.plan_evaluator(tmp_path / name, data, "cnn", "fp32", {"epochs": 3, "batch": 4})
         executor.perform(run, Observed.of(perform, profile, ()), ENGINE, Silent())
     assert digests(tmp_path / "plain") == digests(tmp_path / "watched")
-    (folder,) = (tmp_path / "watched" / "profiles" / "targets").iterdir()
+    (folder,) = (tmp_path / "watched" / "profiles" / "evaluators").iterdir()
     assert {"aten::convolution", "aten::linear"} <= {event.get("name") for event in events(folder)}
     assert "aten::convolution_backward" in (folder / "operators.txt").read_text()
     assert not (tmp_path / "plain" / "profiles").exists()
