@@ -23,6 +23,12 @@ def list_plugins(
     as_json: options.Json = False,
 ) -> None:
     """What there is: attacks, defenses, priors, data sets, models, metrics, suites."""
+    if kind == "suites" and not as_json:
+        from mibench.cli import printing
+        from mibench.experiments import listing  # the suites themselves would need torch
+
+        printing.print_suites(listing.listed())
+        return
     from mibench import metrics
     from mibench.cli import printing
     from mibench.plugins import registry
@@ -36,10 +42,7 @@ def list_plugins(
 
         with as_published():
             shipped = {name: suites.read(name) for name in suites.suites()}
-        if as_json:
-            print(json.dumps({name: [one.describe() for one in parts] for name, parts in shipped.items()}))
-        else:
-            printing.print_suites(shipped)
+        print(json.dumps({name: [one.describe() for one in parts] for name, parts in shipped.items()}))
         return
     cards = {one: metrics.listing() if one == "metrics" else registry.cards(one) for one in ([kind] if kind else kinds)}
     if as_json:

@@ -1,7 +1,7 @@
 """What commands print besides the report: training results, plug-ins, data sets."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from mibench.runtime.terminal import SafeConsole, say
 
 if TYPE_CHECKING:
     from mibench.core import Dataset
-    from mibench.experiments.experiment import Experiment
+    from mibench.experiments.listing import Listed
     from mibench.runs import Run
     from mibench.runs.status import Status
     from mibench.stages.shelve import Verified
@@ -121,21 +121,24 @@ def print_defenses(cards: dict[str, dict[str, Any]]) -> None:
         console.print()
 
 
-def print_suites(suites: dict[str, list["Experiment"]]) -> None:
-    """The shipped suites: name, title, data sets, defenses and attacks."""
-    from mibench.experiments.experiment import Targets
-
-    table = Table(box=None, pad_edge=False, title="suites: mibench run NAME", title_justify="left", title_style="bold")
-    table.add_column("name", style="cyan", no_wrap=True)
-    for column in ("title", "data set", "defenses", "methods"):
-        table.add_column(column)
-    for name, experiments in suites.items():
-        trained = [one.subject.each for one in experiments if isinstance(one.subject, Targets)]
-        defenses = dict.fromkeys("+".join(d.name for d in target.defenses) for each in trained for target in each)
-        methods = dict.fromkeys(attacker.attack.name for one in experiments for attacker in one.attackers)
-        data = dict.fromkeys(one.dataset.name for one in experiments if one.dataset)
-        table.add_row(name, experiments[0].title, ", ".join(data), ", ".join(defenses), ", ".join(methods))
-    SafeConsole().print(table)
+def print_suites(suites: Sequence["Listed"]) -> None:
+    """The shipped suites: name and title, then data, weights and what it comes to; below, whose hours these are."""
+    console = SafeConsole()
+    console.print(Text.assemble(("suites", "bold"), ("   mibench run NAME", "dim")))
+    width = max(len(one.name) for one in suites)
+    for one in suites:
+        kind = "data" if one.runs is None else "embedded data"
+        fetched = f"fetch {', '.join(one.fetched)}" if one.fetched else f"{kind} ({', '.join(one.data)})"
+        weights = f"weights {', '.join(one.weights)}" if one.weights else "no weights"
+        console.print(Text.assemble((f"{one.name:<{width}}  ", "cyan"), one.title), no_wrap=True, overflow="ellipsis")
+        told = "; ".join(filter(None, (fetched, weights, one.cost)))
+        console.print(Padding(Text(told, "dim"), (0, 0, 0, width + 2)))
+    machines = "; or of ".join(dict.fromkeys(one.machine for one in suites if one.hours))
+    console.print(
+        f"Core hours are of {machines}, where nothing is done yet; hours of a GPU are not measured. What is here and "
+        "what is missing, and how long it takes on this machine: mibench run NAME --check",
+        style="dim",
+    )
 
 
 def print_plan(runs: list["Run"], todo: set[str], seconds: Mapping[str, float]) -> None:

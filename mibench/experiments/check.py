@@ -23,7 +23,7 @@ from mibench.runtime.engine import Engine, set_threads, workers
 from mibench.runtime.errors import UserError
 from mibench.zoo import Shelf
 
-__all__ = ["Check", "check"]
+__all__ = ["Check", "check", "lineage", "things_of"]
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,6 @@ def check(
     over = {name: value for name, value in asked.items() if name != "seed"}
     with as_published():
         tables = suites.sweeps(suite, **over)
-        things: list[Thing] = []
         runs: list[Run] = []
         experiments: list[Experiment] = []
         refused: UserError | None = None
@@ -138,21 +137,15 @@ def check(
             runs = list({run.id: run for one in experiments for run in plan(one, results, zoo)}.values())
         except UserError as error:
             refused = error
-        datasets = _datasets(tables)
-        for data in datasets:
-            things += [data] if isinstance(data, Thing) else needs.of_data(data)
-        whole = list({run.label: run for run in _with_ancestors(runs)}.values())
         todo = pending(runs)
-        things += needs.of_weights(tables, suite, todo, results)
-        things += needs.of_packages(tables, on)
-        things += needs.of_judges(runs)
+        things = things_of(tables, suite, results, todo, on)
         if refused is not None:
             things.append(needs.of_plan(refused))
         told = None
         if refused is None:
             watch = Stopwatch(engine, float("inf")) if measure else Stopwatch(engine)
             told = estimate(todo, watch)
-            sets = [data for data in datasets if isinstance(data, Choice)]
+            sets = [data for data in _datasets(tables) if isinstance(data, Choice)]
             things += of_machine(sets, todo, told, watch, results, engine)
     title = experiments[0].title if experiments else str(tables[0].get("title", ""))
     return Check(
@@ -160,11 +153,31 @@ def check(
         title,
         tuple(needs.distinct(things)),
         tuple(todo),
-        len(whole) - len(todo),
+        len(lineage(runs)) - len(todo),
         told,
         _machine(engine),
         workers(engine.device.type),
     )
+
+
+def things_of(
+    tables: Sequence[dict[str, Any]], suite: str, results: Path, todo: Sequence[Run] = (), on: str | None = None
+) -> list[Thing]:
+    """All that is needed but for the machine.
+
+    Args:
+        tables: The suite's sweeps.
+        suite: Its name or file.
+        results: The folder of all runs.
+        todo: Runs that are still to do, as far as they could be planned; they tell which weights networks start from.
+        on: A cluster, if it is to run there.
+    """
+    things: list[Thing] = []
+    for data in _datasets(tables):
+        things += [data] if isinstance(data, Thing) else needs.of_data(data)
+    things += needs.of_weights(tables, suite, todo, results)
+    things += needs.of_packages(tables, on)
+    return [*things, *needs.of_judges(todo)]
 
 
 def _datasets(tables: Sequence[dict[str, Any]]) -> list[Choice | Thing]:
@@ -180,7 +193,8 @@ def _datasets(tables: Sequence[dict[str, Any]]) -> list[Choice | Thing]:
     return list(known.values())
 
 
-def _with_ancestors(runs: Sequence[Run]) -> list[Run]:
+def lineage(runs: Sequence[Run]) -> list[Run]:
+    """Runs with all that they build on, each once."""
     found: dict[str, Run] = {}
 
     def visit(run: Run) -> None:

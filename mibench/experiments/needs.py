@@ -4,7 +4,6 @@ Nothing is written, nothing is fetched, and one thing that is missing hides no o
 `mibench.experiments.room`, how long it takes in `mibench.experiments.seconds`.
 """
 
-import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from urllib.parse import urlparse
 from mibench import models
 from mibench.core import Attack
 from mibench.data.published import packs, publics, worker
-from mibench.data.published.needs import Need, facts_of, require, top_of
+from mibench.data.published.needs import MARKER, Need, facts_of, require, top_of
 from mibench.data.published.packs import Part
 from mibench.data.published.source import Published
 from mibench.data.published.stores import open_store
@@ -26,6 +25,7 @@ from mibench.evaluation import faces
 from mibench.experiments import suites
 from mibench.experiments.reading import FINISHED, named
 from mibench.metrics import Unavailable, facenet_distance, inception, lpips_distance, weights
+from mibench.models.imported.sources import digest_of
 from mibench.plugins import registry
 from mibench.plugins.registry import Choice
 from mibench.priors.imported.opening import read_generator
@@ -33,13 +33,14 @@ from mibench.priors.imported.published import PUBLISHED
 from mibench.runs import Run, find
 from mibench.runtime.absent import WEIGHTS, Absent, located
 from mibench.runtime.errors import UserError
-from mibench.runtime.files import open_file
 from mibench.stages.import_prior import is_reference
 
 __all__ = ["State", "Thing", "of_data", "of_judges", "of_packages", "of_plan", "of_weights"]
 
 State = Literal["have", "missing", "unclear", "absent"]
 """Here; not here, or not the right thing; that cannot be told; not here and not required (a column stays empty)."""
+
+STANDIN = "STAND-INS: what is measured with them is no result"
 
 PROBED = 48
 """Pictures of each store that are decoded to see whether they can be; all of them are when they are prepared."""
@@ -143,7 +144,7 @@ def _prepared(name: str, pack: packs.Pack, size: int, standin: bool) -> Thing:
     count = sum(shape[0] for shape in pack.about["parts"].values())
     told = f"{count:,} pictures of {size} px"
     if standin:
-        told += "; STAND-INS: what is measured with them is no result"
+        told += f"; {STANDIN}"
     return Thing("data", f"{name}, prepared", "have", told)
 
 
@@ -198,6 +199,8 @@ def _protocol(plugin: Published, top: Path) -> Iterator[Thing]:
         return
     count = sum(len(part.pictures) for part in parts.values())
     told = f"{len(listing.classes):,} people, {count:,} pictures"
+    if (top / plugin.folder / MARKER).exists():
+        told += f"; {STANDIN}"
     yield Thing("data", f"{plugin.folder}, as its protocol", "have", told)
 
 
@@ -297,7 +300,7 @@ def _imagenet(architecture: str) -> Thing:
     if not place.is_file():
         told = "not in torch's cache; where there is internet torch fetches it when it is needed"
         return Thing("weights", what, "missing", told, remedy)
-    begin = re.search(r"-([0-9a-f]{8})\.", file)
+    begin = re.search(r"-([0-9a-f]{8,})\.", file)
     return _checked("weights", what, place, begin[1] if begin else "", f"rm {place}; {remedy}")
 
 
@@ -335,13 +338,11 @@ def of_judges(runs: Sequence[Run]) -> list[Thing]:
     if any(one.inputs.get("photographs") and "verifiers" not in one.parents for one in scores):
         here, missing = faces.present()
         if here:
-            things.append(Thing("judges", "face recognisers", "have", ", ".join(here)))
-        things += [
-            Thing("judges", f"face recogniser {name}", "missing" if missing else "absent", one.why, one.how)
-            for name in faces.RECOGNISERS
-            for one in [faces.RECOGNISERS[name].find()]
-            if isinstance(one, Unavailable)
-        ]
+            things.append(Thing("judges", "a face recogniser", "have", ", ".join(here)))
+        else:
+            told = f"none of {', '.join(faces.RECOGNISERS)} is here: without one no verifier judges likeness"
+            how = "; or ".join(one.how for one in reversed(missing))
+            things.append(Thing("judges", "a face recogniser", "missing", told, how))
     return [*things, *(_measure(name, file) for name, file in MEASURES.items() if scores)]
 
 
@@ -362,10 +363,9 @@ def _measure(name: str, file: weights.WeightFile) -> Thing:
 
 def _checked(group: str, what: str, place: Path, sha256: str, again: str) -> Thing:
     """A file of weights, against the first digits of its published hash."""
-    with open_file(place) as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    digest = digest_of(place)
     if not digest.startswith(sha256):
-        told = f"{place} is not the published file (sha256 {digest[:8]}, not {sha256}): a partial download?"
+        told = f"{place} is not the published file (sha256 {digest[:8]}, not {sha256[:8]}): a partial download?"
         return Thing(group, what, "missing", told, again)
     return Thing(group, what, "have", str(place))
 

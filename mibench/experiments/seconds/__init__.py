@@ -14,7 +14,7 @@ What such a model does not know: a target that has not converged is trained agai
 may ask for less than they declare, and others may work on the machine at the same time.
 """
 
-from mibench.experiments.seconds.estimate import Estimate, Stopwatch, Taken, data_of, estimate
+from mibench.experiments.seconds.costing import Estimate, Stopwatch, Taken, data_of, estimate
 from mibench.experiments.seconds.timer import ALLOWANCE, Known, Rate
 
 __all__ = ["ALLOWANCE", "Estimate", "Known", "Rate", "Stopwatch", "Taken", "data_of", "estimate"]
