@@ -66,9 +66,9 @@ class CelebA(Published):
         distractors: People who are neither private nor public.
         bystanders: Further ones, for a verifier.
 
-    Differs: the held-out part of ppa is a random tenth of all pictures, not of each person's, as in the authors' code;
-    pictures lie in the data set at one size, from which evaluation models resize, where the authors cut them for each
-    model anew.
+    Differs: the held-out part of ppa is a random tenth of all pictures, not of each person's, as in the authors' code,
+    and of people with fewer than two in it further ones (about 230 of 30,038; `splits.everybody`); pictures lie in the
+    data set at one size, from which evaluation models resize, where the authors cut them for each model anew.
     """
 
     folder: ClassVar[str] = "celeba"

@@ -31,7 +31,7 @@ from typing import Any, ClassVar, Literal
 from mibench.data.published.needs import Need, facts_of
 from mibench.data.published.packs import Part
 from mibench.data.published.source import Counts, Listing, Published
-from mibench.data.published.splits import ninety_ten, sizes
+from mibench.data.published.splits import everybody, sizes
 from mibench.data.published.stores import open_store
 from mibench.data.published.worker import Picture
 from mibench.runtime.errors import UserError
@@ -72,8 +72,9 @@ class FaceScrub(Published):
         low: The crop of the 64-pixel papers, the centre 54 x 54 of 64 x 64; if not, that of the 224-pixel ones.
         public: The attacker's images.
 
-    Differs: whole pictures are cut by our own code, not by the scraper. A picture that is not square is cut to its
-    centre after its shorter side was resized, for training too, where the authors cut a random square.
+    Differs: of people of whom the shuffle holds fewer than two pictures out, two are (`splits.everybody`); whole
+    pictures are cut by our own code, not by the scraper. A picture that is not square is cut to its centre after its
+    shorter side was resized, for training too, where the authors cut a random square.
     """
 
     folder: ClassVar[str] = "facescrub"
@@ -127,7 +128,7 @@ class FaceScrub(Published):
                     box = _box(boxes, name, home / f"facescrub_{group}.txt") if self.cropped == "box" else None
                     pictures.append((Picture(f"{group}/{kind}/{name}", box), len(classes)))
                 classes.append(person)
-        train, heldout = ninety_ten(len(pictures))
+        train, heldout = everybody([label for _, label in pictures])
         cut = self.cut()
         if self.cropped == "mtcnn":
             cut = replace(cut, align="mtcnn")

@@ -25,7 +25,7 @@ from mibench.data.fields import whole
 from mibench.data.published.needs import Need, facts_of
 from mibench.data.published.packs import Part
 from mibench.data.published.source import Counts, Listing, Published
-from mibench.data.published.splits import lines_of, ninety_ten, sizes
+from mibench.data.published.splits import everybody, lines_of, sizes
 from mibench.data.published.stores import open_store
 from mibench.data.published.worker import Picture
 from mibench.runtime.errors import UserError
@@ -119,7 +119,7 @@ class PubFig83(Published):
         private = listed or sorted(own)[: min(self.people, len(own) - 1 if self.public == "own" else len(own))]
         pictures = [(Picture(name), label) for label, person in enumerate(private) for name in own[person]]
         others = [(Picture(name), n) for n, p in enumerate(sorted(set(own) - set(private))) for name in own[p]]
-        train, heldout = ninety_ten(len(pictures))
+        train, heldout = everybody([label for _, label in pictures])
         rows = {"train": [pictures[row] for row in train], "heldout": [pictures[row] for row in heldout]}
         if not self.public_set:
             rows["public"] = others

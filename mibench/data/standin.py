@@ -29,12 +29,14 @@ def picture(person: object, number: int, width: int, height: int) -> Image.Image
     return small.resize((width, height), Image.Resampling.BILINEAR)
 
 
-def write(name: str, root: Path) -> Path:
+def write(name: str, root: Path, crowd: bool = False) -> Path:
     """Write one data set's tree below `root`.
 
     Args:
         name: celeba, facescrub, stanford_dogs, pubfig83, vggface2, ffhq, metfaces or afhq.
         root: Folder of all data sets.
+        crowd: Of data that have people for a verifier, as many people as one takes, with few pictures each; of others
+            few pictures of few people. For rehearsals, whose networks look at every picture.
 
     Returns:
         The data set's folder.
@@ -46,7 +48,7 @@ def write(name: str, root: Path) -> Path:
         raise unknown("stand-in", name, WRITERS)
     home = root / name
     home.mkdir(parents=True, exist_ok=True)
-    counts = WRITERS[name](home)
+    counts = WRITERS[name](home, crowd)
     (home / MARKER).write_text(json.dumps({"by": "mibench", "counts": counts}, indent=1) + "\n", encoding="utf-8")
     return home
 
@@ -56,11 +58,16 @@ def _save(image: Image.Image, file: Path) -> None:
     image.save(file)
 
 
-def _celeba(home: Path) -> Mapping[str, int]:
-    """8 people with 20 pictures, of whom each split has 6 private ones and both 4; 14 with 6, of whom 6 are public."""
-    frequent, rare = [11 * n for n in range(1, 9)], [1000 + 7 * n for n in range(14)]
+def _celeba(home: Path, crowd: bool) -> Mapping[str, int]:
+    """8 people with 20 pictures, of whom each split has 6 private ones and both 4; 14 with 6, of whom 6 are public.
+
+    A crowd: 22 with 6, of whom each split has 20; 46 with 3, of whom 6 are public.
+    """
+    many, private_pictures, others, pictures = (22, 6, 46, 3) if crowd else (8, 20, 14, 6)
+    frequent, rare = [11 * n for n in range(1, many + 1)], [1000 + 7 * n for n in range(others)]
     # Interleaved as in the authors' file, where people are in no order.
-    people = [person for turn in range(20) for person in (*frequent, *(rare if turn < 6 else ()))]
+    turns = range(private_pictures)
+    people = [person for turn in turns for person in (*frequent, *(rare if turn < pictures else ()))]
     names = [f"{number:06d}" for number in range(1, len(people) + 1)]
     lines = [f"{name}.jpg {person}\n" for name, person in zip(names, people, strict=True)]
     (home / "identity_CelebA.txt").write_text("".join(lines))
@@ -84,7 +91,7 @@ def _celeba(home: Path) -> Mapping[str, int]:
     for name, person in zip(names, people, strict=True):
         seen[person] = seen.get(person, 0) + 1
         if person in private:
-            kind = "celeba_trainset" if seen[person] <= 18 else "celeba_testset"
+            kind = "celeba_trainset" if seen[person] <= private_pictures - 2 else "celeba_testset"
             rows[kind].append(f"{name}.jpg {private.index(person)}\n")
         elif person in public:
             rows["celeba_ganset"].append(f"{name}.jpg\n")
@@ -93,24 +100,28 @@ def _celeba(home: Path) -> Mapping[str, int]:
     return {
         "images": len(names),
         "identities": len(frequent) + len(rare),
-        "classes": 6,
+        "classes": len(private),
         "kedmi_train": len(rows["celeba_trainset"]),
         "kedmi_heldout": len(rows["celeba_testset"]),
         "kedmi_public": len(rows["celeba_ganset"]),
-        "ppa_private": 120,
-        "enough": 6,
-        "others": 3,
+        "ppa_private": len(private) * private_pictures,
+        "enough": pictures,
+        "others": 20 if crowd else 3,
     }
 
 
-def _facescrub(home: Path) -> Mapping[str, int]:
-    """3 actors and 3 actresses with 20 pictures each: cut-out faces, whole pictures with a box, the authors' lists."""
+def _facescrub(home: Path, crowd: bool) -> Mapping[str, int]:
+    """3 actors and 3 actresses with 20 pictures each: cut-out faces, whole pictures with a box, the authors' lists.
+
+    A crowd: 2 and 2 with 8.
+    """
+    count, pictures = (2, 8) if crowd else (3, 20)
     people = {"actors": ("Al Pacino", "Ben Ames", "Cary Grant"), "actresses": ("Ada Wong", "Bette Dee", "Cher Ray")}
     image = 0
     for group, names in people.items():
         lines = ["name\timage_id\tface_id\turl\tbbox\tsha256\n"]
-        for name in names:
-            for number in range(20):
+        for name in names[:count]:
+            for number in range(pictures):
                 image += 1
                 face = picture(name, number, 90, 90)
                 whole = Image.new("RGB", (160, 140), "grey")
@@ -121,15 +132,16 @@ def _facescrub(home: Path) -> Mapping[str, int]:
                 url = f"http://example.org/{image}.jpg"
                 lines.append(f"{name}\t{image}\t{image + 1000}\t{url}\t40,30,130,120\t{image:064x}\n")
         (home / f"facescrub_{group}.txt").write_text("".join(lines))
-    return {"actors": 3, "actresses": 3}
+    return {"actors": count, "actresses": count}
 
 
-def _stanford_dogs(home: Path) -> Mapping[str, int]:
-    """5 breeds with 16 pictures, each with one box; the two lists as MATLAB cells."""
+def _stanford_dogs(home: Path, crowd: bool) -> Mapping[str, int]:
+    """5 breeds with 16 pictures, each with one box; the two lists as MATLAB cells. A crowd: 3 breeds."""
     import scipy.io  # slow to import
 
     breeds = ["n02085620-Chihuahua", "n02085782-Japanese_spaniel", "n02085936-Maltese_dog", "n02086079-Pekinese"]
     breeds.append("n02086240-Shih-Tzu")
+    breeds = breeds[:3] if crowd else breeds
     lists: dict[str, list[tuple[str, int]]] = {"train": [], "test": []}
     for label, breed in enumerate(breeds, 1):
         for number in range(16):
@@ -150,7 +162,7 @@ def _stanford_dogs(home: Path) -> Mapping[str, int]:
             cells["file_list"][row, 0] = f"{name}.jpg"
         labels = np.array([[label] for _, label in rows], np.uint8)
         scipy.io.savemat(home / f"{kind}_list.mat", {**cells, "labels": labels})
-    return {"pictures": 80, "classes": 5}
+    return {"pictures": 16 * len(breeds), "classes": len(breeds)}
 
 
 def _people(top: Path, names: list[str], count: int, side: int) -> None:
@@ -159,21 +171,22 @@ def _people(top: Path, names: list[str], count: int, side: int) -> None:
             _save(picture(name, number, side, side), top / name / f"{number:04d}_01.jpg")
 
 
-def _pubfig83(home: Path) -> Mapping[str, int]:
-    """8 people with 16 pictures each."""
-    _people(home, [f"Person_{letter}" for letter in "ABCDEFGH"], 16, 100)
+def _pubfig83(home: Path, crowd: bool) -> Mapping[str, int]:
+    """8 people with 16 pictures each; a crowd has 6."""
+    _people(home, [f"Person_{letter}" for letter in "ABCDEFGH"], 6 if crowd else 16, 100)
     (home / "private.txt").write_text("".join(f"Person_{letter}\n" for letter in "BDEFH"))
     return {"people": 8}
 
 
-def _vggface2(home: Path) -> Mapping[str, int]:
-    """5 people with 20 photographs and 9 with 6; no photograph shows a face."""
-    _people(home / "train", [f"n{number:06d}" for number in range(2, 7)], 20, 120)
-    _people(home / "train", [f"n{number:06d}" for number in range(7, 16)], 6, 120)
-    return {"people": 14, "private": 5, "others": 3}
+def _vggface2(home: Path, crowd: bool) -> Mapping[str, int]:
+    """5 people with 20 photographs and 9 with 6; a crowd: 20 with 6 and 60 with 3. No photograph shows a face."""
+    private, pictures, others, fewer = (20, 6, 60, 3) if crowd else (5, 20, 9, 6)
+    _people(home / "train", [f"n{number:06d}" for number in range(2, 2 + private)], pictures, 120)
+    _people(home / "train", [f"n{number:06d}" for number in range(2 + private, 2 + private + others)], fewer, 120)
+    return {"people": private + others, "private": private, "others": others // 3}
 
 
-def _ffhq(home: Path) -> Mapping[str, int]:
+def _ffhq(home: Path, crowd: bool) -> Mapping[str, int]:
     """8 pictures, as thumbnails and in full."""
     for number in range(8):
         for folder, side in (("thumbnails128x128", 128), ("images1024x1024", 1024)):
@@ -183,7 +196,7 @@ def _ffhq(home: Path) -> Mapping[str, int]:
     return {"pictures": 8}
 
 
-def _metfaces(home: Path) -> Mapping[str, int]:
+def _metfaces(home: Path, crowd: bool) -> Mapping[str, int]:
     """4 pictures."""
     (home / "images").mkdir(exist_ok=True)
     for number in range(4):
@@ -191,14 +204,14 @@ def _metfaces(home: Path) -> Mapping[str, int]:
     return {"pictures": 4}
 
 
-def _afhq(home: Path) -> Mapping[str, int]:
+def _afhq(home: Path, crowd: bool) -> Mapping[str, int]:
     """24 pictures."""
     for number in range(24):
         _save(picture("afhq", number, 512, 512), home / "train" / "dog" / f"flickr_dog_{number:06d}.jpg")
     return {"pictures": 24}
 
 
-WRITERS: Mapping[str, Callable[[Path], Mapping[str, int]]] = {
+WRITERS: Mapping[str, Callable[[Path, bool], Mapping[str, int]]] = {
     "celeba": _celeba,
     "facescrub": _facescrub,
     "stanford_dogs": _stanford_dogs,

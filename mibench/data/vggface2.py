@@ -23,7 +23,7 @@ from mibench.data.fields import whole
 from mibench.data.published.needs import Need, facts_of
 from mibench.data.published.packs import Part
 from mibench.data.published.source import Counts, Listing, Published
-from mibench.data.published.splits import ninety_ten, sizes
+from mibench.data.published.splits import everybody, sizes
 from mibench.data.published.stores import open_store
 from mibench.data.published.worker import Picture
 from mibench.runtime.errors import UserError
@@ -129,7 +129,7 @@ class VGGFace2(Published):
             return [(Picture(name), n) for n, person in enumerate(people) for name in own[person][: self.pictures]]
 
         all_private = rows(private)
-        split = ninety_ten(len(all_private))
+        split = everybody([label for _, label in all_private])
         chosen = {
             part: [all_private[row] for row in own] for part, own in zip(("train", "heldout"), split, strict=True)
         }

@@ -76,6 +76,8 @@ def build(name: str, num_classes: int, image_shape: tuple[int, int, int], pretra
     second = "AuxLogits" if name == "inception_v3" else None
     if second is not None:
         net.AuxLogits.fc = type(net.AuxLogits.fc)(net.AuxLogits.fc.in_features, num_classes)
+        if _side(name, net) < 299:  # its kernel of 5 has no place in what is left
+            net.AuxLogits.conv1.conv.padding = (2, 2)
     for module in net.modules():
         if hasattr(module, "inplace"):
             module.inplace = False
@@ -94,9 +96,9 @@ def build(name: str, num_classes: int, image_shape: tuple[int, int, int], pretra
 
 
 def _side(name: str, net: nn.Module) -> int:
-    """Of the images that it looks at. The second head of `inception_v3`, windows and positions need all of theirs."""
+    """Of the images that it looks at; windows and positions need all of theirs."""
     if name == "inception_v3":
-        return 299
+        return side_of(299, 107)
     if name.startswith("maxvit"):
         return 224
     own = getattr(net, "image_size", None)

@@ -156,6 +156,30 @@ def test_ninety_ten_is_numpy_s_legacy_shuffle() -> None:
     assert splits.ninety_ten(10)[1] == [6]
 
 
+def test_everybody_has_pictures_that_are_held_out() -> None:
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(1000), 30)).tolist()
+    train, heldout = splits.everybody(labels)
+    usual, rest = splits.ninety_ten(len(labels))
+    alone = Counter(labels[row] for row in rest)
+    assert sum(alone[label] == 0 for label in range(1000)) > 30, "whom the authors' shuffle alone would leave without"
+    assert heldout[: len(rest)] == rest and sorted(train + heldout) == list(range(30_000))
+    assert train == [row for row in usual if row not in set(heldout)] and len(heldout) - len(rest) < 0.01 * 30_000
+    count = Counter(labels[row] for row in heldout)
+    assert min(count[label] for label in range(1000)) == splits.HELD_OUT
+    assert all(count[label] == max(alone[label], 2) for label in range(1000)), "of nobody more than that"
+    assert set(splits.everybody([0, 1, 1])[0]) >= {0}, "who has one picture is trained on"
+
+
+def _sequel(kept: list[int], rows: list[int]) -> list[int]:
+    """Places of rows that give `kept` in order."""
+    places, place = [], 0
+    for label in kept:
+        place = rows.index(label, place)
+        places.append(place)
+        place += 1
+    return places
+
+
 def test_the_most_frequent_keep_the_order_of_first_appearance() -> None:
     assert splits.most_frequent([5, 9, 9, 5, 7, 2, 7, 2, 1], 3) == [5, 9, 7]
 
@@ -194,8 +218,10 @@ def test_celeba_ppa_is_the_rule_and_other_people_than_kedmi(root: Path) -> None:
     private = [key for key, person in who.items() if person in frequent]
     order = np.arange(len(private))
     np.random.RandomState(42).shuffle(order)
-    rows = order[: int(0.9 * len(private))]
-    assert data.train.labels.tolist() == [frequent.index(who[private[row]]) for row in rows]
+    rows = [frequent.index(who[private[row]]) for row in order[: int(0.9 * len(private))]]
+    kept = data.train.labels.tolist()
+    assert kept == [rows[place] for place in _sequel(kept, rows)] and len(rows) - len(kept) < 12, "but for a few"
+    assert data.heldout.labels.bincount(minlength=6).min() >= 2
     kedmi = prepared("celeba", root)
     assert 0 < len(set(kedmi.classes) & set(data.classes)) < 6, "some people are in both, not all"
 
@@ -223,7 +249,8 @@ def test_facescrub_orders_actors_before_actresses_and_cuts_the_lists_boxes(root:
     standin.write("metfaces", root)
     faces = prepared("facescrub", root, image_size=24, public="metfaces")
     assert faces.classes == ("Al_Pacino", "Ben_Ames", "Cary_Grant", "Ada_Wong", "Bette_Dee", "Cher_Ray")
-    assert len(faces.train) == 108 and len(faces.heldout) == 12 and len(faces.public) == 4
+    assert len(faces.train) + len(faces.heldout) == 120 and len(faces.public) == 4
+    assert 104 <= len(faces.train) <= 108 and faces.heldout.labels.bincount(minlength=6).min() >= 2
     boxes = prepared("facescrub", root, image_size=24, public="metfaces", cropped="box")
     assert torch.equal(boxes.train.labels, faces.train.labels)
     # The boxes frame the very faces; only JPEG stands between the two.
@@ -438,7 +465,7 @@ def test_a_corrupt_picture_that_is_mended_costs_only_its_own_job(
         source("pubfig83", tmp_path).prepare()
     file.write_bytes(whole)
     assert times.st_size == file.stat().st_size
-    assert len(prepared("pubfig83", tmp_path).train) == 72
+    assert len(prepared("pubfig83", tmp_path).train) == 70
 
 
 def test_too_little_disk_is_told_first(

@@ -8,7 +8,7 @@ import numpy as np
 
 from mibench.data.published import align
 from mibench.data.published.needs import Facts, Need
-from mibench.data.published.splits import lines_of, most_frequent, ninety_ten, read_list
+from mibench.data.published.splits import everybody, lines_of, most_frequent, read_list
 from mibench.runtime.errors import UserError
 
 __all__ = [
@@ -129,7 +129,7 @@ def ppa(people: Mapping[str, str], facts: Facts) -> dict[str, list[tuple[str, in
             f"identity_CelebA.txt gives {len(private):,} pictures of {len(chosen):,} people, the protocol has "
             f"{facts['ppa_private']:,} of {facts['classes']:,}: fetch it again from {_PAGE}"
         )
-    train, heldout = ninety_ten(len(private))
+    train, heldout = everybody([label for _, label in private])
     return {"train": [private[row] for row in train], "heldout": [private[row] for row in heldout]}
 
 

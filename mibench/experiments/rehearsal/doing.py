@@ -2,7 +2,7 @@
 
 import io
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ from mibench.experiments.experiment import Experiment
 from mibench.experiments.plan import plan
 from mibench.experiments.rehearsal.choosing import choose
 from mibench.experiments.rehearsal.place import place
-from mibench.experiments.rehearsal.standing import data_for, smaller_data
+from mibench.experiments.rehearsal.standing import imagenet, smaller_data, standing_in
 from mibench.plugins.registry import Choice
 from mibench.runs import Run, canonical
 from mibench.runtime.engine import resolve, set_threads
@@ -28,10 +28,6 @@ CANNOT_TELL = (
     "whether networks converge, and any number",
 )
 """What no rehearsal says anything about."""
-
-Read = Callable[[], Sequence[Experiment]]
-"""Reads suites; called once stand-ins for the files that they name are in place."""
-
 
 @dataclass
 class Step:
@@ -57,12 +53,12 @@ class Rehearsal:
     Args:
         runs: How many runs the suites have.
         steps: In the order in which they were tried.
-        replaced: What stood in for what, a line each.
+        random: Architectures whose ImageNet weights are not here, and were random.
     """
 
     runs: int = 0
     steps: list[Step] = field(default_factory=list)
-    replaced: list[str] = field(default_factory=list)
+    random: list[str] = field(default_factory=list)
 
     @property
     def failed(self) -> list[Step]:
@@ -89,24 +85,28 @@ class Rehearsal:
         reporter.say(f"{'FAILED' if step.failure else 'done'} {kind} {name}")
 
 
-def rehearse(read: Read, device: str, reporter: Reporter, keep: Path | None = None) -> Rehearsal:
+def rehearse(
+    experiments: Sequence[Experiment], device: str, reporter: Reporter, keep: Path | None = None
+) -> Rehearsal:
     """Rehearse suites; what fails is in the answer, and nothing is left behind.
 
     Args:
-        read: The suites' experiments.
+        experiments: Of the suites, read within `runtime.absent.as_published`.
         device: Where.
         reporter: Is told of each step.
         keep: A folder to leave it in, to look at.
 
     Raises:
-        UserError: A suite cannot be read, or the folder cannot be kept.
+        UserError: The folder cannot be kept.
     """
     done = Rehearsal()
     set_threads(device)
     with place(keep) as root:
-        planned = _planned(done, read(), root, reporter)
+        runs = choose(_planned(done, experiments, root, reporter))
         failed: set[str] = set()
-        for run in choose(planned):
+        with done.step("weights", "of ImageNet", reporter):
+            done.random = imagenet(runs, root / "torch/hub/checkpoints")
+        for run in runs:
             with done.step(run.kind, told(run), reporter) as step:
                 if broken := [parent.label for parent in run.ancestors() if parent.label in failed]:
                     raise UserError(f"not tried: it builds on {broken[0]}, which failed")
@@ -134,8 +134,8 @@ def _planned(done: Rehearsal, experiments: Sequence[Experiment], root: Path, rep
                 prepared[key] = smaller_data(data, root / "data", reporter)
         if key in prepared:
             with done.step("plan", f"{experiment.title} ({number})", reporter):
-                for run in plan(data_for(experiment, prepared[key]), root / "results"):
-                    runs[run.label] = run
+                small = standing_in(experiment, prepared[key], root / "data/weights")
+                runs |= {run.label: run for run in plan(small, root / "results")}
     return list(runs.values())
 
 

@@ -5,16 +5,22 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mibench.core import Source
 from mibench.data import standin
 from mibench.data.published.source import Published
-from mibench.experiments.experiment import Experiment
+from mibench.experiments.experiment import Attacker, Experiment
 from mibench.experiments.rehearsal.smaller import IDENTITIES
 from mibench.plugins import registry
 from mibench.plugins.registry import Choice
+from mibench.priors.imported.standin import Sizes, nvidia
+from mibench.priors.stylegan2_ada import StyleGan2Ada
+from mibench.runs import Run
 from mibench.runtime.progress import Reporter
+from mibench.stages import import_prior
 
-__all__ = ["EMBEDDED", "SIDE", "data_for", "smaller_data"]
+__all__ = ["EMBEDDED", "SIDE", "imagenet", "smaller_data", "standing_in"]
 
 SIDE = 64
 """Side in pixels of the pictures of data sets that are larger."""
@@ -27,6 +33,12 @@ EMBEDDED: Mapping[str, Mapping[str, int]] = {
 }
 """Settings of embedded data sets that are drawn, and the most that a rehearsal gives them: a verifier needs 20 people
 to learn from and 20 to judge."""
+
+USE = ("crop", "antialias", "noise", "half", "label", "psi", "cutoff", "enlarge")
+"""How an imported generator is used, whichever file it comes from."""
+
+THIN = Sizes(base=1024)
+"""One channel at 1024 pixels, eight at 128 and below."""
 
 
 def smaller_data(data: Choice, root: Path, reporter: Reporter) -> Choice:
@@ -42,7 +54,7 @@ def smaller_data(data: Choice, root: Path, reporter: Reporter) -> Choice:
     if isinstance(source, Published):
         for folder in dict.fromkeys([source.folder, source.public_set]):
             if folder and not (root / folder).exists():
-                standin.write(folder, root)
+                standin.write(folder, root, crowd=True)
         settings |= {"root": str(root), "image_size": min(source.size, SIDE)}
     for name, most in EMBEDDED.get(data.name, {}).items():
         settings[name] = min(settings[name], most)
@@ -51,7 +63,55 @@ def smaller_data(data: Choice, root: Path, reporter: Reporter) -> Choice:
     return chosen
 
 
-def data_for(experiment: Experiment, data: Choice) -> Experiment:
-    """The experiment on such data, against few people."""
-    most = experiment.identities or IDENTITIES
-    return replace(experiment, dataset=data, identities=min(most, IDENTITIES))
+def standing_in(experiment: Experiment, data: Choice, weights: Path) -> Experiment:
+    """The experiment on such data, against few people, with thin generators in the place of published ones.
+
+    Args:
+        experiment: As the suite has it.
+        data: Of `smaller_data`.
+        weights: The folder that files of generators are written to.
+    """
+    most = min(experiment.identities or IDENTITIES, IDENTITIES)
+    attackers = tuple(_searching(attacker, weights) for attacker in experiment.attackers)
+    return replace(experiment, dataset=data, identities=most, attackers=attackers)
+
+
+def _searching(attacker: Attacker, weights: Path) -> Attacker:
+    """The attacker with a thin generator of the published resolution, if it searches an imported one."""
+    plugin = attacker.prior.plugin
+    if not isinstance(plugin, StyleGan2Ada):
+        return attacker
+    file = weights / f"{plugin.name}.pkl"
+    if not file.exists():
+        nvidia(file, plugin.resolution, plugin.classes, sizes=THIN)
+    return replace(attacker, prior=import_prior.choose(file, {name: getattr(plugin, name) for name in USE}))
+
+
+def imagenet(runs: Iterable[Run], checkpoints: Path) -> list[str]:
+    """Write random weights for what starts from ImageNet's and has none here, under their published names.
+
+    Args:
+        runs: As they are rehearsed.
+        checkpoints: Torch's cache.
+
+    Returns:
+        The architectures that got some.
+    """
+    from torchvision import models
+
+    wanted = {run.spec["model"] for run in runs if run.spec.get("pretrained") is True}
+    for run in runs:
+        settings: Mapping[str, Any] = run.spec.get("attack", {}).get("settings", {})
+        if settings.get("pretrained"):
+            wanted |= {name for value in settings.values() if isinstance(value, list | tuple) for name in value}
+    made = []
+    for name in sorted(wanted & set(models.list_models(module=models)) | wanted & {"vgg16_bn64"}):
+        theirs = name.removesuffix("64") if name == "vgg16_bn64" else name
+        file = checkpoints / str(models.get_model_weights(theirs).DEFAULT.url).rpartition("/")[2]
+        if not file.exists():
+            options = {"init_weights": False} if theirs in ("googlenet", "inception_v3") else {}
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                torch.save(models.get_model(theirs, weights=None, **options).state_dict(), file)
+            made.append(name)
+    return made
