@@ -125,12 +125,13 @@ class Files:
         self.path = beside(path)
 
     def read(self) -> dict[str, Any] | None:
-        """See `Store`.
+        """See `Store`; nothing where the file is of an isolated attack, whose state is for itself alone.
 
         Raises:
             UserError: If the file is damaged.
         """
-        return read_checkpoint(self.path, CPU) if self.path.exists() else None
+        state = read_checkpoint(self.path, CPU) if self.path.exists() else {}
+        return state if "loops" in state else None
 
     def write(self, state: dict[str, Any]) -> None:
         """See `Store`."""

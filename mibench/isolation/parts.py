@@ -76,6 +76,8 @@ class Parts:
         if not beside(path).exists():
             return "nothing", {}
         state = read_checkpoint(beside(path), torch.device("cpu"))
+        if "content" not in state:  # kept without isolation: not to be read in there
+            return "nothing", {}
         self.known[path] = state["counts"]
         return "steps", {"content": state["content"]}
 

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -304,6 +305,9 @@ def test_killed_in_the_middle_of_a_part_it_goes_on_from_there(kill: int | None, 
     world = World(3)
     y = torch.tensor([0, 2])
 
+    def oracle_of() -> Oracle:
+        return Oracle(world.target, Access.BLACK_BOX, 3, 100, trace=Trace(3, 3, 10, torch.device("cpu")))
+
     def walk(oracle: Oracle, work: AttackContext, stop: Interruption, begun: list[int]) -> torch.Tensor:
         def part() -> torch.Tensor:
             held = Held(z=torch.ones(2, world.prior.latent_dim))
@@ -319,7 +323,7 @@ def test_killed_in_the_middle_of_a_part_it_goes_on_from_there(kill: int | None, 
 
     def apart(stop: Interruption, begun: list[int]) -> tuple[torch.Tensor, Oracle, Oracle]:
         """The attack inside, in this thread; the oracle outside, in another."""
-        outside = Oracle(world.target, Access.BLACK_BOX, 3, 100, trace=Trace(3, 3, 10, torch.device("cpu")))
+        outside = oracle_of()
         (theirs, to), (back, ours) = os.pipe(), os.pipe()
         wire = Wire(os.fdopen(back, "rb"), os.fdopen(to, "wb"), trusts=True)
         outer = Wire(os.fdopen(theirs, "rb"), os.fdopen(ours, "wb"))
@@ -340,7 +344,7 @@ def test_killed_in_the_middle_of_a_part_it_goes_on_from_there(kill: int | None, 
             outer.writes.close()
             outer.reads.close()
 
-    here = Oracle(world.target, Access.BLACK_BOX, 3, 100, trace=Trace(3, 3, 10, torch.device("cpu")))
+    here = oracle_of()
     expected = walk(here, AttackContext(4), Interruption(100), [])
     before: list[int] = []
     after: list[int] = []
@@ -348,8 +352,19 @@ def test_killed_in_the_middle_of_a_part_it_goes_on_from_there(kill: int | None, 
         with pytest.raises(KeyboardInterrupt):
             apart(Interruption(kill), before)
         assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-walk@steps.pt"]
+        there = tmp_path.parent / f"copy {kill}" / tmp_path.name  # a checkpoint knows the folder it lies in
+        shutil.copytree(tmp_path, there)
+        assert torch.equal(walk(oracle_of(), AttackContext(4, there), Interruption(100), []), expected)
     found, inside, outside = apart(Interruption(100), after)
     assert torch.equal(found, expected) and before + after == [*range(4), *range(4)]
     assert all(torch.equal(one, outside.counts()[key]) for key, one in here.counts().items())
     assert torch.equal(inside.queries, outside.queries)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-walk.pt"]
+    if kill is not None:  # begun here, ended in there: what is kept here is not read there
+        (tmp_path / "checkpoint-walk.pt").unlink()
+        with pytest.raises(KeyboardInterrupt):
+            walk(oracle_of(), AttackContext(4, tmp_path, seconds=0.0), Interruption(kill), [])
+        again: list[int] = []
+        found, inside, outside = apart(Interruption(100), again)
+        assert torch.equal(found, expected) and len(again) == 8
+        assert all(torch.equal(one, outside.counts()[key]) for key, one in here.counts().items())
