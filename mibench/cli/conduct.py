@@ -77,6 +77,8 @@ def conduct(
         if early is not None and not force:
             first = opening(runs)
             execute(first, device, terminal)
+            if store is not None:
+                store.bring(first)
             early(first)
         execute(runs[::-1], device, terminal, force, on)
     if shard is not None:

@@ -2,8 +2,8 @@
 
 A host's workers claim runs among themselves in the folder that stands for the store; between hosts a claim is an object
 `claims/<kind>/<id>/<n>` that holds its worker's token, written only where there is none. Whoever holds the highest n
-the run. It is taken from a worker whose card, `workers/<token>.json`, has not changed for a minute by writing n + 1,
-which one of all who try can do. A claim saves double work, nothing else: where two hosts do one run all the same (one
+the run. It is taken from a worker whose card, `workers/<token>.json`, has not changed for a minute, by writing n + 1:
+one of all who try can. A claim saves double work, nothing else: where two hosts do one run all the same (one
 only slept; the store lists late), the first to publish stays. Checkpoints stay on their host, so a run that is taken
 over begins anew.
 """
