@@ -167,7 +167,7 @@ def test_whichever_request_fails_the_next_start_ends_with_the_same_bytes(
     work: str, after: bool, memory: str, tmp_path: Path
 ) -> None:
     wanted = None
-    for at in itertools.count(1, 1 if work == "execute" else 11):
+    for at in itertools.count(1, 2 if work == "execute" else 13):
         where = f"{memory}-{at}"
         here = host(where, tmp_path / f"one-{at}")
         here.fs = Failing(here.fs, at, after, ConnectionError("gone"))
