@@ -37,7 +37,8 @@ def cards(store: Store) -> dict[str, dict[str, Any]]:
             card = json.loads(store.read(CARDS + key) or b"null")
             if isinstance(card, dict):
                 written = info.get("LastModified") or info.get("updated") or info.get("mtime") or info.get("created")
-                seconds = written.timestamp() if hasattr(written, "timestamp") else float(written or time.time())
+                stamp = getattr(written, "timestamp", None)
+                seconds = float(stamp() if stamp else written or time.time())
                 known[key.removesuffix(".json")] = card | {"age": max(0.0, time.time() - seconds)}
     return known
 
