@@ -95,6 +95,8 @@ def conduct(
         if early is not None and not force:
             first = opening(runs)
             execute(first, device, terminal, profile=profile, log=copied)
+            if store is not None:
+                store.bring(first)
             early(first)
         execute(runs[::-1], device, terminal, force, on, profile, copied)
     if shard is not None:

@@ -1,4 +1,4 @@
-"""Objects of a store below one URL, through fsspec: written only where there is none, or anew; failures are one line."""
+"""Objects of a store below a URL, through fsspec: written only where there is none, or anew; failures are one line."""
 
 import io
 import os

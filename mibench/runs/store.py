@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mibench.runs.objects import Objects, StoreError
-from mibench.runs.run import DIGITS, ELSEWHERE, KINDS, Run, id_of, read_json
+from mibench.runs.run import DIGITS, ELSEWHERE, KINDS, Run, id_of, read_json, unchanged
 from mibench.runtime.errors import UserError
 from mibench.runtime.files import open_file, read_bytes
 from mibench.runtime.pixels import cache_folder
@@ -278,6 +278,7 @@ class Store(Objects):
         Raises:
             StoreError: If it cannot be published now either.
         """
+        self._sweep()
         left = self.unpublished()
         for place, (label, digest) in enumerate(
             sorted(left.items(), key=lambda one: KINDS.index(one[0].split("/")[0]))
@@ -289,8 +290,25 @@ class Store(Objects):
                     f"{len(left) - place} finished run(s) could not be published and are kept in {self.folder}; run "
                     f"the same command again to publish them ({error})"
                 ) from None
+            except UserError as error:  # a file of it was changed: nobody is to have it
+                reporter.say(f"note: not published: {error}")
+                continue
             reporter.say(f"published {label}")
         self.unsent.clear()
+
+    def _sweep(self) -> None:
+        """Delete what processes of this machine have left that were killed while they brought or published."""
+        for path in [
+            *self.folder.glob(".outbox/*.tar"),
+            *self.folder.glob("*/.bring-*"),
+            *self.folder.glob("*/.mine-*"),
+        ]:
+            try:
+                os.kill(int(path.name.removesuffix(".tar").rpartition(".")[2]), 0)
+            except ProcessLookupError:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            except (OSError, ValueError):
+                continue  # somebody else's
 
     def _key(self, label: str, digest: str) -> str:
         kind, _, name = label.partition("/")
@@ -308,8 +326,14 @@ def _folder(url: str, fs: Any) -> Path:
 
 
 def _pack(place: Path, parcel: Path) -> None:
-    """The files that a run was finished with, in one order and without owners and times: equal runs, equal bytes."""
-    names = sorted(json.loads(read_bytes(place / "done")))
+    """The files that a run was finished with, in one order and without owners and times: equal runs, equal bytes.
+
+    Raises:
+        UserError: If one was changed since.
+    """
+    names = sorted(read_json(place / "done")[0])
+    for name in names:
+        unchanged(place / name)
     with tarfile.open(parcel, "w", format=tarfile.PAX_FORMAT) as tar:
         for name in [*names, "done"]:
             member = tarfile.TarInfo(name)

@@ -2,8 +2,8 @@
 
 A host's workers claim runs among themselves in the folder that stands for the store; between hosts a claim is an object
 `claims/<kind>/<id>/<n>` that holds its worker's token, written only where there is none. Whoever holds the highest n
-the run. It is taken from a worker whose card, `workers/<token>.json`, has not changed for a minute by writing n + 1,
-which one of all who try can do. A claim saves double work, nothing else: where two hosts do one run all the same (one
+the run. It is taken from a worker whose card, `workers/<token>.json`, has not changed for a minute, by writing n + 1:
+one of all who try can. A claim saves double work, nothing else: where two hosts do one run all the same (one
 only slept; the store lists late), the first to publish stays. Checkpoints stay on their host, so a run that is taken
 over begins anew.
 """
@@ -37,7 +37,8 @@ def cards(store: Store) -> dict[str, dict[str, Any]]:
             card = json.loads(store.read(CARDS + key) or b"null")
             if isinstance(card, dict):
                 written = info.get("LastModified") or info.get("updated") or info.get("mtime") or info.get("created")
-                seconds = written.timestamp() if hasattr(written, "timestamp") else float(written or time.time())
+                stamp = getattr(written, "timestamp", None)
+                seconds = float(stamp() if stamp else written or time.time())
                 known[key.removesuffix(".json")] = card | {"age": max(0.0, time.time() - seconds)}
     return known
 

@@ -167,7 +167,7 @@ def test_whichever_request_fails_the_next_start_ends_with_the_same_bytes(
     work: str, after: bool, memory: str, tmp_path: Path
 ) -> None:
     wanted = None
-    for at in itertools.count(1, 1 if work == "execute" else 11):
+    for at in itertools.count(1, 2 if work == "execute" else 13):
         where = f"{memory}-{at}"
         here = host(where, tmp_path / f"one-{at}")
         here.fs = Failing(here.fs, at, after, ConnectionError("gone"))
@@ -296,6 +296,19 @@ def test_a_damaged_object_is_named_and_nothing_of_it_is_used(how: str, memory: s
     again = host(memory, tmp_path / "again")
     do(again)  # deleted, it is done again
     assert bytes_of(again.folder).items() <= bytes_of(one.folder).items()
+
+
+def test_a_run_that_was_changed_here_is_not_published(memory: str, tmp_path: Path) -> None:
+    here = Store(memory, tmp_path / "one")
+    worker.work(graph(here.folder), stage, "cpu", Silent())  # as in a folder that stands for nothing
+    changed = graph(here.folder)[0].path
+    (changed / "model.bin").write_text("1")
+    (here.folder / ".outbox").mkdir()
+    (here.folder / ".outbox" / "t.999999999.tar").write_bytes(b"of a killed process")
+    here = host(memory, here.folder)
+    here.settle(Silent())
+    assert len(here.known) == 6 and f"scores/{changed.name}" not in here.known
+    assert list(here.folder.glob(".outbox/*")) == []
 
 
 # --- what cannot be a store

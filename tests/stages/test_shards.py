@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from shell import GAN, SMALL, command, sets, world
+from shell import GAN, SMALL, command, sets
 
 from mibench.experiments import options
 from mibench.experiments.plan import plan
@@ -43,6 +43,10 @@ def test_a_shard_begins_where_a_batch_does() -> None:
     assert all(people(100_000, one, 7).start % 2048 == 0 for one in range(1, 8))
 
 
+def target(root: Path) -> None:
+    command("train-target", "--precision", "fp32", *SMALL, *sets(training__epochs=1), "--results", str(root))
+
+
 def parts_of(root: Path, whole: Run) -> Run:
     """The inversion as who has split it knows it, not finished yet."""
     shutil.rmtree(whole.path)
@@ -67,7 +71,8 @@ def two_identities_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_shards_merge_to_the_bytes_of_the_whole_and_what_is_missing_is_named(tmp_path: Path) -> None:
-    one, split = world().copy(tmp_path).rename(tmp_path / "one"), tmp_path / "split"
+    one, split = tmp_path / "one", tmp_path / "split"
+    target(one)
     whole = command("invert", *ASKED, "--results", str(one)).last
     shutil.copytree(one, split, ignore=shutil.ignore_patterns("gmi-*"))
     first = command("invert", *ASKED, "--results", str(split), "--shard", "2/2")
@@ -114,8 +119,9 @@ def test_shards_merge_to_the_bytes_of_the_whole_and_what_is_missing_is_named(tmp
 
 def test_any_worker_may_do_a_shard(tmp_path: Path) -> None:
     """As runs of the graph, which the inversion waits for; its id is that of the whole."""
-    root = world().copy(tmp_path)
-    asked = {"method": "kedmi", "sets": [*SMALL[1::2], *GAN[1::2], "steps=2"], "precision": "fp32"}
+    root = tmp_path / "results"
+    target(root)
+    asked = {"method": "gmi", "sets": [*SMALL[1::2], *GAN[1::2], "steps=2", "images=2"], "precision": "fp32"}
     (whole,) = plan(options.attack("inversions", **asked), root)  # type: ignore[arg-type]
     (split,) = plan(options.attack("inversions", shards=2, **asked), root)  # type: ignore[arg-type]
     assert split.id == whole.id and [run.spec["shard"] for run in split.parts] == [[1, 2], [2, 2]]
