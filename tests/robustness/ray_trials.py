@@ -24,7 +24,7 @@ from mibench.runtime.errors import UserError
 from mibench.runtime.progress import Silent
 
 LEAVES = 3
-HOST, PORT, CLIENT = "127.0.0.1", 21379, 21001
+HOST, PORT, CLIENT = "127.0.0.1", int(os.environ.get("RAY_TRIAL_PORT", "21379")), 21001
 ADDRESS = f"{HOST}:{PORT}"
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 SPARE = {"RAY_USAGE_STATS_ENABLED": "0", "PAUSE": "1.0"}
