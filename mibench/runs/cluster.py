@@ -11,6 +11,7 @@ import heapq
 import logging
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -111,8 +112,10 @@ def execute(runs: list[Run], stage: Stage, device: str, reporter: Reporter, forc
 @contextmanager
 def _connected(cluster: Cluster) -> Iterator[Any]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if cluster.address != "local" and _token():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # as `ray start` does; an address alone never does
+    if cluster.address != "local":
+        _require_answer(cluster.address)
+        if _token():
+            os.environ.setdefault("RAY_AUTH_MODE", "token")  # as `ray start` does; an address alone never does
     import ray
     from ray.exceptions import RayError
 
@@ -122,16 +125,44 @@ def _connected(cluster: Cluster) -> Iterator[Any]:
         ray.init(cluster.address, namespace="mibench", logging_level=logging.ERROR, log_to_driver=False, **local)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, RayError) as error:
         said = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"no cluster answers at {cluster.address} ({said}); start one with: ray start --head") from None
+        raise _absent(cluster.address, said) from None
     try:
         yield ray
     except _Vanished:
         atexit.unregister(ray.shutdown)  # it would wait for the cluster
+        atexit.register(_leave)
         raise
     except BaseException:
         ray.shutdown()
         raise
     ray.shutdown()
+
+
+def _absent(address: str, said: str) -> UserError:
+    return UserError(f"no cluster answers at {address} ({said}); start one with: ray start --head")
+
+
+def _require_answer(address: str) -> None:
+    """Ray itself asks for minutes.
+
+    Raises:
+        UserError: If nobody listens there.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=10.0).close()
+    except (ValueError, OverflowError):
+        raise UserError(f"--on takes ray://HOST:PORT or ray:HOST:PORT, got '{address}' without a port") from None
+    except OSError as error:
+        raise _absent(address, str(error)) from None
+
+
+def _leave() -> None:
+    """Ray's library crashes where it is unloaded after its cluster is gone."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(2)
 
 
 class _Vanished(UserError):

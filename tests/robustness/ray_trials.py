@@ -87,7 +87,7 @@ def nodes(cpus: int = 2, environment: dict[str, str] | None = None, client: bool
                 if time.monotonic() > until:
                     raise SystemExit("the head does not answer")
                 time.sleep(1)
-        time.sleep(10)
+        time.sleep(20)  # its port is open before it can be asked
         if environment:
             start(f"--address={ADDRESS}", f"--num-cpus={cpus}", **environment)
             time.sleep(90)  # to begin and to join, on a busy machine

@@ -81,6 +81,18 @@ def test_a_cluster_that_answers_nothing_is_gone_after_some_looks() -> None:
     assert driver._answers()
 
 
+def test_where_nobody_listens_is_said_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        cluster._require_answer(f"127.0.0.1:{port}")
+    for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
+        with pytest.raises(UserError, match=rf"no cluster answers at {address} .*ray start --head"):
+            cluster._require_answer(address)
+    for address in ("head", "ray://head", "head:port"):
+        with pytest.raises(UserError, match="without a port"):
+            cluster._require_answer(address)
+
+
 def test_a_token_is_shown_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
