@@ -6,10 +6,12 @@ words and is not repeated. Runs are claimed as by `mibench worker` (`runs.claims
 its directory taken over and can finish nothing twice.
 """
 
+import atexit
 import heapq
 import logging
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -36,6 +38,12 @@ RETRIES = 3
 
 TOLD = 0.5
 """Seconds between two words of a task's bar."""
+
+LOOK = 5.0
+"""Seconds between two looks at the nodes."""
+
+REFUSALS = 4
+"""Looks in a row that nobody answers, after which a cluster is gone."""
 
 TICK = 0.2
 """Seconds between two looks at what is done and how far the rest has come."""
@@ -104,8 +112,10 @@ def execute(runs: list[Run], stage: Stage, device: str, reporter: Reporter, forc
 @contextmanager
 def _connected(cluster: Cluster) -> Iterator[Any]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if cluster.address != "local" and _token():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # as `ray start` does; an address alone never does
+    if cluster.address != "local":
+        _require_answer(cluster.address)
+        if _token():
+            os.environ.setdefault("RAY_AUTH_MODE", "token")  # as `ray start` does; an address alone never does
     import ray
     from ray.exceptions import RayError
 
@@ -115,11 +125,48 @@ def _connected(cluster: Cluster) -> Iterator[Any]:
         ray.init(cluster.address, namespace="mibench", logging_level=logging.ERROR, log_to_driver=False, **local)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, RayError) as error:
         said = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"no cluster answers at {cluster.address} ({said}); start one with: ray start --head") from None
+        raise _absent(cluster.address, said) from None
     try:
         yield ray
-    finally:
+    except _Vanished:
+        atexit.unregister(ray.shutdown)  # it would wait for the cluster
+        atexit.register(_leave)
+        raise
+    except BaseException:
         ray.shutdown()
+        raise
+    ray.shutdown()
+
+
+def _absent(address: str, said: str) -> UserError:
+    return UserError(f"no cluster answers at {address} ({said}); start one with: ray start --head")
+
+
+def _require_answer(address: str) -> None:
+    """Ray itself asks for minutes.
+
+    Raises:
+        UserError: If nobody listens there.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=10.0).close()
+    except (ValueError, OverflowError):
+        raise UserError(f"--on takes ray://HOST:PORT or ray:HOST:PORT, got '{address}' without a port") from None
+    except OSError as error:
+        raise _absent(address, str(error)) from None
+
+
+def _leave() -> None:
+    """Ray's library crashes where it is unloaded after its cluster is gone."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(2)
+
+
+class _Vanished(UserError):
+    """Nothing can be asked of the cluster any more."""
 
 
 def _token() -> bool:
@@ -162,6 +209,9 @@ class _Driver:
         heapq.heapify(self.ready)
         self.running: dict[Any, Run] = {}
         self.shown = Shown(reporter, anew=True)
+        # Ray's client says by itself that it has lost the cluster.
+        self.control = "" if cluster.address.startswith("ray://") else str(ray.get_runtime_context().gcs_address)
+        self.unanswered = 0
 
     def _require_room(self) -> None:
         """What no node has would be waited for without a word."""
@@ -182,15 +232,22 @@ class _Driver:
         try:
             window, looked = self._window(), time.monotonic()
             while self.ready or self.running:
-                if time.monotonic() - looked > 5:  # nodes come and go
-                    window, looked = self._window(), time.monotonic()
-                    self._revive()
+                if time.monotonic() - looked > LOOK:
+                    if self._answers():  # nodes come and go
+                        window = self._window()
+                        self._revive()
+                    looked = time.monotonic()
                 while self.ready and len(self.running) < window:
                     self._submit(self.waiting.pop(heapq.heappop(self.ready)[-1]))
                 finished, _ = self.ray.wait(list(self.running), num_returns=1, timeout=TICK)
                 self._listen()
                 for reference in finished:
                     self._over(self.running.pop(reference), reference)
+        except (_Vanished, ConnectionError) as error:
+            raise _Vanished(
+                f"the cluster is gone ({str(error).splitlines()[0]}); what is done is kept: start another and run the "
+                "same command again"
+            ) from None
         except BaseException:  # Ctrl-C too: what the tasks have done is in their checkpoints
             for reference in self.running:
                 with suppress(Exception):
@@ -199,6 +256,25 @@ class _Driver:
             raise
         finally:
             self.shown.close()
+
+    def _answers(self) -> bool:
+        """Whether the cluster's control service does.
+
+        Raises:
+            _Vanished: After some refusals in a row. Ray itself would end this process after a minute of them.
+        """
+        if not self.control:
+            return True
+        host, _, port = self.control.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=LOOK).close()
+        except OSError as error:
+            self.unanswered += 1
+            if self.unanswered == REFUSALS:
+                raise _Vanished(f"{self.control}: {error}") from None
+            return False
+        self.unanswered = 0
+        return True
 
     def _release(self) -> None:
         """Whoever comes next need not wait for workers that were ended to fall silent."""
@@ -237,6 +313,8 @@ class _Driver:
     def _over(self, run: Run, reference: Any) -> None:
         try:
             how, words = self.ray.get(reference)
+        except ConnectionError:
+            raise
         except Exception as error:
             said = (str(error) or type(error).__name__).strip().splitlines()
             raise UserError(

@@ -105,7 +105,8 @@ def scalars(run: Run) -> Iterator[Scalar]:
             yield from (Scalar(name, value, int(clock)) for name, value in _numbers(where, told))
     for file in RESULTS:
         if (run.path / file).is_file():
-            yield from (Scalar(name, value, 0) for name, value in _numbers(Path(file).stem, run.read(file)))
+            measured = {key: value for key, value in run.read(file).items() if key != "card"}  # of the protocol
+            yield from (Scalar(name, value, 0) for name, value in _numbers(Path(file).stem, measured))
     made = run.read("run.json").get("provenance", {})
     took = {name: made[name] for name in ("seconds", "cpu_seconds") if name in made}
     yield from (Scalar(name, value, 0) for name, value in _numbers("run", took))

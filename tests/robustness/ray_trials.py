@@ -24,7 +24,7 @@ from mibench.runtime.errors import UserError
 from mibench.runtime.progress import Silent
 
 LEAVES = 3
-HOST, PORT, CLIENT = "127.0.0.1", 21379, 21001
+HOST, PORT, CLIENT = "127.0.0.1", int(os.environ.get("RAY_TRIAL_PORT", "21379")), 21001
 ADDRESS = f"{HOST}:{PORT}"
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 SPARE = {"RAY_USAGE_STATS_ENABLED": "0", "PAUSE": "1.0"}
@@ -87,7 +87,7 @@ def nodes(cpus: int = 2, environment: dict[str, str] | None = None, client: bool
                 if time.monotonic() > until:
                     raise SystemExit("the head does not answer")
                 time.sleep(1)
-        time.sleep(10)
+        time.sleep(20)  # its port is open before it can be asked
         if environment:
             start(f"--address={ADDRESS}", f"--num-cpus={cpus}", **environment)
             time.sleep(90)  # to begin and to join, on a busy machine

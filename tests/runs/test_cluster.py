@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -66,3 +67,40 @@ def test_bars_close_when_their_run_begins_again_elsewhere() -> None:
     shown.replay("close", 7, None)  # of a board that has died meanwhile
     shown.close()
     assert shown.open == {}
+
+
+def test_a_cluster_that_answers_nothing_is_gone_after_some_looks() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        driver = object.__new__(cluster._Driver)
+        driver.control, driver.unanswered = f"127.0.0.1:{server.getsockname()[1]}", cluster.REFUSALS - 1
+        assert driver._answers() and driver.unanswered == 0
+    assert [driver._answers() for _ in range(cluster.REFUSALS - 1)] == [False] * (cluster.REFUSALS - 1)
+    with pytest.raises(UserError, match=r"127\.0\.0\.1:\d+: .*refused"):
+        driver._answers()
+    driver.control = ""  # behind ray://, which says so itself
+    assert driver._answers()
+
+
+def test_where_nobody_listens_is_said_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        cluster._require_answer(f"127.0.0.1:{port}")
+    for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
+        with pytest.raises(UserError, match=rf"no cluster answers at {address} .*ray start --head"):
+            cluster._require_answer(address)
+    for address in ("head", "ray://head", "head:port"):
+        with pytest.raises(UserError, match="without a port"):
+            cluster._require_answer(address)
+
+
+def test_a_token_is_shown_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    assert not cluster._token()
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("secret")
+    assert cluster._token()
+    (tmp_path / ".ray" / "auth_token").unlink()
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
+    assert cluster._token()

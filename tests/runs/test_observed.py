@@ -59,7 +59,9 @@ def steps(run: Run, engine: Engine, reporter: Reporter) -> None:
         for _ in range(int(run.name)):
             a = a @ a / 8
             bar.advance()
-        write_json(folder / "metrics.json", {"sum": float(a.sum()), "of": {"people": 3, "whole": True}})
+        write_json(
+            folder / "metrics.json", {"sum": float(a.sum()), "of": {"people": 3, "whole": True}, "card": {"n": 1}}
+        )
         (folder / "log.jsonl").write_text("".join(json.dumps(one) + "\n" for one in LOG))
         run.finish({"seconds": 1.5})
 
