@@ -20,10 +20,10 @@ def bench(
     ] = None,
     turns: Annotated[int, typer.Option(min=1, help="How often each piece of work is timed.")] = 3,
     people: Annotated[int, typer.Option(min=2, max=100, help="People that --accuracy attacks.")] = 20,
+    device: options.Device = "auto",
     precision: Annotated[
         str, typer.Option("--precision", help="Of ours: fp32, bf16, both; auto is both where bf16 is fast, else fp32.")
     ] = "auto",
-    device: options.Device = "auto",
     as_json: options.Json = False,
 ) -> None:
     """How fast this machine is: steps, images, arithmetic and memory, beside plain loops; a few minutes, idle."""

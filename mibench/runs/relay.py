@@ -1,4 +1,4 @@
-"""Progress told across processes: a worker's `Relay` sends events, the parent's `Shown` replays them on its reporter."""
+"""Progress across processes: a worker's `Relay` sends events, the parent's `Shown` replays them on its reporter."""
 
 import os
 import socket

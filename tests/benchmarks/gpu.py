@@ -3,7 +3,7 @@
     python tests/benchmarks/gpu.py                                   # on a CUDA device
     python tests/benchmarks/gpu.py --device cpu --only gmi --no-bench   # the script itself, without one
 
-1. Every gradient attack on the toy world: the same bits twice on the device, how far it ends from the CPU's latents, how
+1. Every gradient attack on the toy world: the same bits twice on the device, how far it ends from the CPU, how
    many people it finds, and how often more steps make the host wait (torch.cuda.set_sync_debug_mode counts it).
 2. `mibench bench --precision both` on the device.
 3. A profile of one PPA: the operations that take longest there.
