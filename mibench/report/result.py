@@ -164,8 +164,8 @@ class Result:
 
     @cached_property
     def columns(self) -> "dict[str, np.ndarray[Any, Any]]":
-        """Every column of per_image.csv but `identity`, and `order`, which counts within an identity: `label`, `order` and
-        verdicts as whole numbers, all others as floats."""
+        """Every column of per_image.csv but `identity`, and `order`, which counts within an identity; `label`, `order`
+        and verdicts are whole numbers, all others floats."""
         # Not by way of `per_image`: pandas takes ten times as long for a small file, and a report reads them all.
         with io.TextIOWrapper(open_file(self.run.path / "per_image.csv"), encoding="utf-8", newline="") as file:
             head, *lines = csv.reader(file)
