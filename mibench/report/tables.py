@@ -231,8 +231,7 @@ def rows(group: pd.DataFrame) -> list[Row]:
     names = [str(name) for name in group]
     columns = [_python(group.iloc[:, place]) for place in range(len(names))]
     return [
-        Row(name, dict(zip(names, values, strict=True)))  # type: ignore[arg-type]
-        for name, *values in zip(group.index, *columns, strict=True)
+        Row(name, dict(zip(names, values, strict=True))) for name, *values in zip(group.index, *columns, strict=True)
     ]
 
 

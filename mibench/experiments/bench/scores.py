@@ -13,6 +13,7 @@ from mibench.evaluation.model import EvaluationModel
 from mibench.evaluation.records import EvaluatorFacts
 from mibench.experiments.bench.machine import spent
 from mibench.experiments.bench.rows import Row
+from mibench.models.base import Classifier
 from mibench.models.fold import fold
 from mibench.runtime.engine import Engine
 from mibench.stats.intervals import Interval
@@ -65,7 +66,7 @@ def score_rows(
 
     def judge(name: str, engine: Engine) -> EvaluationModel:
         network = models.build(name, people + OTHERS, shape).eval()
-        width = network.head.in_features
+        width = int(network.head.in_features)  # type: ignore[arg-type]
         centres = torch.randn(people, width, generator=drawn)
 
         def answers(at: Tensor, whose: Tensor) -> Answers:
@@ -82,7 +83,7 @@ def score_rows(
             knn_real_to_real=None,
             calibration=None,
         )
-        placed: models.Classifier = engine.place(fold(network))  # type: ignore[assignment]
+        placed: Classifier = engine.place(fold(network))  # type: ignore[assignment]
         return EvaluationModel(name, placed, models.family(name), PrivateAnswers(*private), others, facts, name)
 
     for precision in precisions:
