@@ -163,7 +163,7 @@ class Result:
         return self._columns[1]
 
     @cached_property
-    def columns(self) -> "dict[str, np.ndarray[Any, Any]]":
+    def columns(self) -> dict[str, Any]:
         """Every column of per_image.csv but `identity`, and `order`, which counts within an identity; `label`, `order`
         and verdicts are whole numbers, all others floats."""
         # Not by way of `per_image`: pandas takes ten times as long for a small file, and a report reads them all.
