@@ -227,7 +227,7 @@ class Row(dict[str, Any]):
 
 
 def rows(group: pd.DataFrame) -> list[Row]:
-    """The rows of a table, named by its index; values are those of `to_dict("records")`, which takes longer for many."""
+    """The rows of a table, named by its index; values are those of `to_dict("records")`, which is slow for many."""
     names = [str(name) for name in group]
     columns = [_python(group.iloc[:, place]) for place in range(len(names))]
     return [

@@ -73,7 +73,7 @@ PAIRS = {
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_hundred_steps_end_where_the_plain_loop_ends(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the same start with the same draws; random views, which each draws its own way, show the whole image. KEDMI's
+    """From the same start with the same draws; random views, which each draws its own way, show all of it. KEDMI's
     critic compares an image with the reference batch in both, where its authors' compares it with those attacked."""
     pair = PAIRS[name]
     for views in ("RandomResizedCrop", "Compose"):
@@ -98,7 +98,7 @@ def test_a_hundred_steps_end_where_the_plain_loop_ends(name: str, monkeypatch: p
             loop.step()
     moved = loop.parameters[0].detach()
     if name == "kedmi":  # its latents are draws from the Gaussian
-        moved = DiagonalGaussian(*(one.detach() for one in loop.parameters)).draw(Noise(0, y).of("kedmi-final"))
+        moved = DiagonalGaussian(*loop.parameters).draw(Noise(0, y).of("kedmi-final")).detach()
     assert float((moved - begun).abs().median()) > 0.01
     assert float((moved - ours(100)).abs().median()) < 1e-4
 
