@@ -21,13 +21,16 @@ def bench(
     turns: Annotated[int, typer.Option(min=1, help="How often each piece of work is timed.")] = 3,
     people: Annotated[int, typer.Option(min=2, max=100, help="People that --accuracy attacks.")] = 20,
     device: options.Device = "auto",
+    precision: Annotated[
+        str, typer.Option("--precision", help="Of ours: fp32, bf16, both; auto is both where bf16 is fast, else fp32.")
+    ] = "auto",
     as_json: options.Json = False,
 ) -> None:
     """How fast this machine is: steps, images, arithmetic and memory, beside plain loops; a few minutes, idle."""
     import torch
 
     from mibench.cli import printing_bench
-    from mibench.experiments.bench import attack_rows, equal_accuracy, peaks, training_rows
+    from mibench.experiments.bench import attack_rows, equal_accuracy, peaks, score_rows, training_rows
     from mibench.experiments.bench.equal import RACES
     from mibench.experiments.bench.rows import ATTACKS
     from mibench.runtime import engine
@@ -39,7 +42,11 @@ def bench(
             raise unknown("attack that is timed", name, known)
     place = torch.device(engine.device_name(device))
     engine.set_threads(place.type)
-    precisions = ["fp32", "bf16"] if engine.fast_bf16(place.type) else ["fp32"]
+    choices = {"fp32": ["fp32"], "bf16": ["bf16"], "both": ["fp32", "bf16"]}
+    choices["auto"] = choices["both" if engine.fast_bf16(place.type) else "fp32"]
+    if precision not in choices:
+        raise unknown("precision", precision, choices)
+    precisions = choices[precision]
     if accuracy:
         races = [race for name in only or RACES for race in equal_accuracy(name, people, place, precisions)]
         if as_json:
@@ -48,7 +55,9 @@ def bench(
             printing_bench.races(races, people)
         return
     most = peaks(place, precisions)
-    rows = [*attack_rows(place, most, turns, only or ()), *(training_rows(place, most, turns) if not only else ())]
+    rows = list(attack_rows(place, most, turns, only or ()))
+    if not only:
+        rows += [*training_rows(place, most, turns), *score_rows(place, precisions)]
     if as_json:
         print(json.dumps([vars(row) for row in rows], indent=1))
     else:

@@ -31,15 +31,15 @@ def rows(measured: Sequence[Row], turns: int) -> None:
     """One line for each piece of work and precision."""
     table = _columns(_machine(), "", "s", "images/s", "GFLOP/s", "of peak", "MiB", "faster")
     for row in measured:
-        middle, least, most = row.ratio
+        ratio = "" if row.ratio is None else "{:.2f} [{:.1f},{:.1f}]".format(*row.ratio)
         table.add_row(
             row.what,
             f"{row.seconds:.3g}",
             f"{row.images:.0f}",
-            f"{row.flops / 1e9:.1f}",
-            f"{row.share:.0%}",
+            "" if row.flops is None else f"{row.flops / 1e9:.1f}",
+            "" if row.share is None else f"{row.share:.0%}",
             "" if row.memory is None else f"{row.memory / 2**20:.0f}",
-            f"{middle:.2f} [{least:.1f},{most:.1f}]",
+            ratio,
         )
     console = SafeConsole()
     console.print(table)

@@ -99,6 +99,12 @@ _CHUNK = 1 << 22
 """Distances held at once: 32 MiB."""
 
 
+MANY = 4096
+"""Images above which neighbours are sought in float32 first."""
+
+SPARE = 16
+
+
 class Manifold(NamedTuple):
     """One side: its features and the radius of each image's ball, so that real images are measured once."""
 
@@ -129,6 +135,40 @@ def _distances(x: Float64[Tensor, "n d"], y: Float64[Tensor, "m d"]) -> Float64[
     return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
 
 
+def _radii(x: Float64[Tensor, "n d"], k: int, of: Float64[Tensor, "m d"] | None = None) -> Float64[Tensor, " m"]:
+    """Distance of each image to its k-th nearest other one; of some of the images, if they are given."""
+    # Each image is its own nearest, at exactly 0, so the k-th other one is the (k + 1)-th smallest.
+    parts = _rows(x if of is None else of, x)
+    return torch.cat([_distances(part, x).kthvalue(k + 1, dim=1).values for part in parts])
+
+
+def _radii_of_many(x: Float64[Tensor, "n d"], k: int) -> Float64[Tensor, " n"]:
+    """The same bits as `_radii`, with most pairs looked at in float32 only, by a matrix product.
+
+    An image's candidates are its k + 17 nearest by the product, whose error is at most b. No other image can be among
+    the k nearest if the last candidate is more than 2 b further than the (k + 1)-th: where that does not hold (many
+    copies, say), the image is compared with all others. Distances that count are taken from the differences.
+    """
+    near, n = k + 1 + SPARE, len(x)
+    centred = (x - x.mean(dim=0)).float()
+    norms = centred.square().sum(dim=1)
+    # Each of the d products and sums of a scalar product is rounded once, and so are the norms and what is added.
+    furthest = float(norms.max().sqrt())
+    bound = torch.finfo(torch.float32).eps * (x.shape[1] + 8) * (norms.sqrt() + furthest).square()
+    radii, unsure, step = torch.empty(n, dtype=torch.float64, device=x.device), [], max(1, _CHUNK // n)
+    for start in range(0, n, step):
+        rows = slice(start, start + step)
+        apart = torch.addmm(norms[None], centred[rows], centred.T, alpha=-2).add_(norms[rows, None])
+        first, chosen = apart.topk(near, dim=1, largest=False)
+        exact = torch.cdist(x[rows, None], x[chosen], compute_mode="donot_use_mm_for_euclid_dist")[:, 0]
+        radii[rows] = exact.kthvalue(k + 1, dim=1).values
+        unsure.append(~(first[:, -1] - first[:, k] > 2 * bound[rows]))
+    again = torch.cat(unsure).nonzero()[:, 0]
+    if len(again):
+        radii[again] = _radii(x, k, x[again])
+    return radii
+
+
 def manifold(features: Float[Tensor, "n d"], k: int = K) -> Manifold:
     """Features with the distance of each image to its k-th nearest other one; a second copy counts, at distance 0.
 
@@ -144,8 +184,7 @@ def manifold(features: Float[Tensor, "n d"], k: int = K) -> Manifold:
             f"more than {max(k, 1)} images, or k from 1 to {max(n - 1, 1)}"
         )
     x = features.double()
-    # Each image is its own nearest, at exactly 0, so the k-th other one is the (k + 1)-th smallest.
-    radii = torch.cat([_distances(part, x).kthvalue(k + 1, dim=1).values for part in _rows(x, x)])
+    radii = _radii(x, k) if n <= MANY else _radii_of_many(x, k)
     if not bool(torch.isfinite(radii).all()):
         raise ValueError("prdc: the features are too large: their squares overflow")
     return Manifold(x, radii, k)

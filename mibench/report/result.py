@@ -29,6 +29,9 @@ from mibench.stats.pairing import Hits
 
 __all__ = ["TRACKS", "Result"]
 
+VERDICTS = ("likeness", "open_top1", "own_ball", "verified")
+"""Columns of per_image.csv of yes or no, alone or before an @."""
+
 TRACKS = {
     "realistic": "a prior learnt on public images",
     "best case": "a prior that drew the private people",
@@ -160,15 +163,21 @@ class Result:
         return self._columns[1]
 
     @cached_property
-    def columns(self) -> "dict[str, np.ndarray[Any, Any]]":
-        """Every column of per_image.csv but `identity`, and `order`, which counts within an identity: `label` and
-        `order` as whole numbers, all others as floats."""
+    def columns(self) -> dict[str, Any]:
+        """Every column of per_image.csv but `identity`, and `order`, which counts within an identity; `label`, `order`
+        and verdicts are whole numbers, all others floats."""
         # Not by way of `per_image`: pandas takes ten times as long for a small file, and a report reads them all.
         with io.TextIOWrapper(open_file(self.run.path / "per_image.csv"), encoding="utf-8", newline="") as file:
             head, *lines = csv.reader(file)
         texts = dict(zip(head, zip(*lines, strict=True) if lines else [()] * len(head), strict=True))
-        read = {name: np.array([*map(float, cells)]) for name, cells in texts.items() if name != "identity"}
-        read["label"] = np.array([*map(int, texts["label"])], dtype=np.int64)
+        whole = {name for name in texts if name.partition("@")[0] in ("label", *VERDICTS)}
+        read: dict[str, Any] = {
+            name: np.array([*map(int, cells)], np.int64)
+            if name in whole
+            else np.array([*map(float, cells)], np.float64)
+            for name, cells in texts.items()
+            if name != "identity"
+        }
         place = np.argsort(read["label"], kind="stable")
         grouped = read["label"][place]
         read["order"] = np.empty_like(place)
@@ -183,7 +192,7 @@ class Result:
         hits = {
             name: Hits(people, values.bool(), seeds)
             for name, values in known.items()
-            if name.partition("@")[0] in ("likeness", "open_top1", "own_ball", "verified")
+            if name.partition("@")[0] in VERDICTS
         }
         near = {name: one for name, one in known.items() if name.partition("@")[0] in ("knn_train", "knn_heldout")}
         return hits, near

@@ -227,12 +227,11 @@ class Row(dict[str, Any]):
 
 
 def rows(group: pd.DataFrame) -> list[Row]:
-    """The rows of a table, named by its index; values are those of `to_dict("records")`, in a tenth of its time."""
+    """The rows of a table, named by its index; values are those of `to_dict("records")`, which is slow for many."""
     names = [str(name) for name in group]
     columns = [_python(group.iloc[:, place]) for place in range(len(names))]
     return [
-        Row(name, dict(zip(names, values, strict=True)))  # type: ignore[arg-type]
-        for name, *values in zip(group.index, *columns, strict=True)
+        Row(name, dict(zip(names, values, strict=True))) for name, *values in zip(group.index, *columns, strict=True)
     ]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from attacking import COMPOSED, erased
+from attacking import COMPOSED, PLANNED, erased
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from worlds import World, colours, quick
 
@@ -94,7 +94,7 @@ GRADIENT = [
 ]
 
 
-@pytest.mark.parametrize("name", [*GRADIENT, *COMPOSED])
+@pytest.mark.parametrize("name", [*GRADIENT, *PLANNED])
 def test_no_step_of_an_attack_waits_for_the_device(name: str) -> None:
     world = World(3)
     card = registry.card("attacks", name.partition("+")[0])

@@ -93,6 +93,18 @@ def test_prdc_has_the_same_bits_in_every_batch(monkeypatch: pytest.MonkeyPatch) 
         assert prdc.prdc(real, real[:50], 2) == found
 
 
+def test_radii_of_many_images_are_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies, which a product cannot tell apart, and features far from zero, where it is least exact."""
+    monkeypatch.setattr(prdc, "_CHUNK", 10_000)
+    drawn = torch.Generator().manual_seed(0)
+    centres = torch.randn(15, 24, generator=drawn).repeat_interleave(20, dim=0)
+    for offset, scale in ((0.0, 1.0), (100.0, 1.0), (0.0, 1e-3)):
+        x = ((centres + 0.5 * torch.randn(300, 24, generator=drawn)) * scale + offset).double()
+        x[40:80] = x[40]
+        for k in (1, 5):
+            assert torch.equal(prdc._radii_of_many(x, k), prdc._radii(x, k))
+
+
 def test_prdc_ignores_scale_and_place_and_reuses_a_side() -> None:
     real, generated = pair(60, 40)
     found = prdc.prdc(real, generated)

@@ -2,5 +2,6 @@
 
 from mibench.experiments.bench.equal import Equal, equal_accuracy
 from mibench.experiments.bench.rows import Row, attack_rows, peaks, training_rows
+from mibench.experiments.bench.scores import score_rows
 
-__all__ = ["Equal", "Row", "attack_rows", "equal_accuracy", "peaks", "training_rows"]
+__all__ = ["Equal", "Row", "attack_rows", "equal_accuracy", "peaks", "score_rows", "training_rows"]

@@ -46,19 +46,19 @@ class Row:
         what: The work.
         seconds: Of one step; on a CPU of all cores together. Median over the turns.
         images: A second.
-        flops: Floating-point operations a second.
+        flops: Floating-point operations a second; None where they were not counted.
         share: The same as a share of the machine's measured peak in that precision.
         memory: Bytes at most beyond what stood there before; None where the system does not tell.
-        ratio: Plain loop's seconds divided by these, turn by turn: median, least, most.
+        ratio: Plain loop's seconds divided by these, turn by turn: median, least, most; None without a plain loop.
     """
 
     what: str
     seconds: float
     images: float
-    flops: float
-    share: float
+    flops: float | None
+    share: float | None
     memory: int | None
-    ratio: tuple[float, float, float]
+    ratio: tuple[float, float, float] | None
 
 
 Make = Callable[[Classifier, Any, Tensor, Tensor], Plain]
