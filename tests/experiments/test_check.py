@@ -19,17 +19,20 @@ import pytest
 import torch
 from shell import command, files
 
+from mibench import zoo
+from mibench.cli.printing import duration
 from mibench.data import standin
 from mibench.data.published.needs import MARKER
 from mibench.experiments import check, listing, needs, room, seconds, suites
 from mibench.experiments.plan import cost_of, plan
-from mibench.experiments.seconds import costing
-from mibench.experiments.seconds import timer
-from mibench.experiments.seconds.smallest import ASKED, smallest
+from mibench.experiments.seconds import costing, timer
+from mibench.experiments.seconds.smallest import ASKED, shown_through, smallest
 from mibench.plugins import registry
 from mibench.plugins.capabilities import declared
+from mibench.runs.executor import pending
 from mibench.runtime.absent import as_published
 from mibench.runtime.engine import resolve
+from mibench.zoo import Shelf
 
 SUITE = """
 title = "two data sets, small"
@@ -266,10 +269,11 @@ def test_seconds_grow_with_steps_and_people(tmp_path: Path) -> None:
     assert two["inversions"] / one["inversions"] == pytest.approx(2)
 
 
-@pytest.mark.parametrize("name", ["ppa", "gmi", "kedmi", "plg", "prior_search", "cma_es", "mirror_bb", "brep"])
+@pytest.mark.parametrize("name", ["ppa", "gmi", "kedmi", "plg", "prior_search", "cma_es", "mirror_bb", "ppa+eot"])
 def test_an_attack_cut_down_still_asks_for_every_kind_of_picture(name: str) -> None:
     attack = registry.configure("attacks", name, "quick" if name != "prior_search" else "default").plugin
     prior = declared(registry.card("attacks", name)["prior"])
+    assert shown_through(attack) == (attack.copies if name == "ppa+eot" else getattr(attack, "views", 1))
     whole, (little, more) = attack.cost(prior, 100), smallest(attack, prior, 100)
     base = little.cost(prior, 100)
     assert sum(base) < sum(whole) / 10
@@ -318,5 +322,9 @@ def test_what_a_suite_says_it_takes_is_what_it_plans(
         plugins = [one.dataset.plugin for one in experiments if one.dataset is not None]
     fetched = dict.fromkeys(folder for one in plugins if hasattr(one, "needed") for folder, _ in one.needed())
     assert (stated.runs, stated.fetched) == (len(runs), tuple(fetched))
-    assert stated.title and bool(stated.hours) == bool(stated.machine)
+    own = suites.seconds(name)
+    with as_published():
+        todo = pending([run for e in experiments for run in plan(e, tmp_path, Shelf())])
+    told = duration([run for run in todo if not zoo.origin(run)], own)[0] if own else None
+    assert stated.title and stated.hours == (pytest.approx(told, rel=0.1) if told else None)
     assert f"{stated.runs:,} runs" in listing.cost_line(name)
