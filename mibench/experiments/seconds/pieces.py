@@ -90,7 +90,7 @@ class Pieces(Timer):
         passes, through = self.passes(prior, architecture, size), shown_through(attack)
         asked = self.forward(architecture, size.classes, size.shape)
         drawn = (passes.seconds - asked.seconds) / through
-        own = Rate(asked.seconds + drawn, least(passes, Rate(0, "scaled")))
+        own = Rate(asked.seconds + drawn, least(passes, Rate(0.0, "scaled")))
         slope = replace(own, seconds=3 * own.seconds)
         return (
             timed.get("own", own),

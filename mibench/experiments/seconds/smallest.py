@@ -38,8 +38,8 @@ def smallest(attack: Attack, prior: Any, public: int) -> tuple[Attack, dict[str,
         return None
 
     paths = list(_counts(attack))
-    for path in paths:
-        for value in (1, 2, 4):
+    for path in [*paths, *paths]:  # twice, as one setting may hold another up
+        for value in (1, 2, 4, 8, 16, 64):
             smaller = _with(attack, path, value) if value < _at(attack, path) else None
             known = cost(smaller)
             if smaller is None or known is None or known == cost(attack):
