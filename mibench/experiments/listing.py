@@ -11,6 +11,7 @@ docs/generate/takes.py SUITE` prints it:
 """
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ FOLDER = Path(__file__).parent / "suites"
 PICKLES = (".pkl", ".pickle", ".pt", ".pth")
 """How files of generators end."""
 
-FIELDS = {"data": list, "runs": int, "hours": (int, float), "disk": str}
+FIELDS: Mapping[str, type | tuple[type, ...]] = {"data": list, "runs": int, "hours": (int, float), "disk": str}
 """Of `[takes]`."""
 
 
