@@ -133,10 +133,10 @@ def print_suites(suites: Sequence["Listed"]) -> None:
         console.print(Text.assemble((f"{one.name:<{width}}  ", "cyan"), one.title), no_wrap=True, overflow="ellipsis")
         told = "; ".join(filter(None, (fetched, weights, one.cost)))
         console.print(Padding(Text(told, "dim"), (0, 0, 0, width + 2)))
-    machines = "; or of ".join(dict.fromkeys(one.machine for one in suites if one.hours))
     console.print(
-        f"Core hours are of {machines}, where nothing is done yet; hours of a GPU are not measured. What is here and "
-        "what is missing, and how long it takes on this machine: mibench run NAME --check",
+        "Core hours are of one core (an AMD EPYC, fp32), as each suite measured it, where nothing is done yet; those "
+        "of the papers' suites, and of GPUs, are not measured. What is here, what is missing, and how long it takes on "
+        "this machine: mibench run NAME --check",
         style="dim",
     )
 

@@ -6,12 +6,12 @@ docs/generate/takes.py SUITE` prints it:
     [takes]
     data = ["facescrub", "ffhq"]       # to be fetched; embedded data sets are not
     runs = 106                         # where nothing is done; the zoo's are among them
-    hours = 1.7                        # of one core of `machine`, roughly
-    machine = "..."
+    hours = 1.7                        # of one core, what `[seconds]` adds up to
     disk = "94 MB"                     # of results
 """
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ FOLDER = Path(__file__).parent / "suites"
 PICKLES = (".pkl", ".pickle", ".pt", ".pth")
 """How files of generators end."""
 
-FIELDS = {"data": list, "runs": int, "hours": (int, float), "machine": str, "disk": str}
+FIELDS: Mapping[str, type | tuple[type, ...]] = {"data": list, "runs": int, "hours": (int, float), "disk": str}
 """Of `[takes]`."""
 
 
@@ -42,8 +42,7 @@ class Listed:
         weights: Files of weights, and `ImageNet` where networks start from it.
         sweeps: Names of its sweeps.
         runs: How many; None where it is not said, as of the others.
-        hours: Of one core.
-        machine: Whose.
+        hours: Of one core, by the suite's own measurement.
         disk: Of results, in words.
     """
 
@@ -55,7 +54,6 @@ class Listed:
     sweeps: tuple[str, ...]
     runs: int | None
     hours: float | None
-    machine: str
     disk: str
 
     @property
@@ -85,7 +83,7 @@ def read(path: Path) -> Listed:
     takes = shared.get("takes", {})
     for name, value in takes.items():
         if name not in FIELDS or not isinstance(value, FIELDS[name]):
-            raise UserError(f"{path}: [takes] has data (a list), runs, hours, machine and disk; got {name} = {value!r}")
+            raise UserError(f"{path}: [takes] has data (a list), runs, hours and disk; got {name} = {value!r}")
     parts = [{**shared, **part} for part in shared.get("sweep", [{}])]
     weights = dict.fromkeys(shared.get("needs", {}))
     for part in parts:
@@ -102,7 +100,6 @@ def read(path: Path) -> Listed:
         tuple(str(part["name"]) for part in parts if "name" in part),
         takes.get("runs"),
         takes.get("hours"),
-        str(takes.get("machine", "")),
         str(takes.get("disk", "")),
     )
 
@@ -110,5 +107,4 @@ def read(path: Path) -> Listed:
 def cost_line(name: str) -> str:
     """What a shipped suite comes to, as a sentence for its page; empty where it does not say."""
     one = read(FOLDER / f"{name}.toml")
-    where = f" on {one.machine}" if one.hours and one.machine else ""
-    return f"{one.cost}{where}; hours of a GPU have not been measured." if one.cost else ""
+    return f"{one.cost}; hours of a GPU have not been measured." if one.cost else ""

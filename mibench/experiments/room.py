@@ -121,7 +121,7 @@ def _disks(places: dict[Path, float]) -> list[Thing]:
     things = []
     for names, count in together.values():
         there = next(one for one in [names[0], *names[0].parents] if one.exists())
-        free = shutil.disk_usage(there).free
+        free = float(shutil.disk_usage(there).free)
         told = f"{bytes_of(count)} needed, {bytes_of(free)} free"
         where = " and ".join(map(str, names))
         remedy = "make room there, or give another folder with --results or MIBENCH_DATA"
@@ -134,10 +134,10 @@ def _disks(places: dict[Path, float]) -> list[Thing]:
 
 def _memory(datasets: Sequence[Choice], estimate: Estimate, engine: Engine) -> list[Thing]:
     pixels = max((sizes_of(data).pixels for data in datasets), default=0)
-    host = min(pixels, memory_limit())
+    host = float(min(pixels, memory_limit()))
     things = []
     if engine.device.type == "cuda":
-        free, whole = torch.cuda.mem_get_info(engine.device)
+        free, whole = map(float, torch.cuda.mem_get_info(engine.device))
         known = estimate.memory > 0
         things.append(_fits(f"memory of {engine.device}", estimate.memory, free, whole, "another GPU", known))
         needed = PROCESS + host
@@ -145,7 +145,7 @@ def _memory(datasets: Sequence[Choice], estimate: Estimate, engine: Engine) -> l
         needed = workers(engine.device.type) * (PROCESS + host + estimate.memory)
     remedy = "fewer processes (MIBENCH_WORKERS=1), fewer pixels held (MIBENCH_MEMORY=1), or another machine"
     known = estimate.memory > 0 or not estimate.runs
-    return [*things, _fits("memory", needed, _available(), machine_memory(), remedy, known)]
+    return [*things, _fits("memory", needed, _available(), float(machine_memory()), remedy, known)]
 
 
 def _fits(what: str, needed: float, free: float, whole: float, remedy: str, known: bool = True) -> Thing:
@@ -164,7 +164,7 @@ def _available() -> float:
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
-                return min(1024.0 * int(line.split()[1]), machine_memory())
+                return min(1024.0 * int(line.split()[1]), float(machine_memory()))
     except OSError:
         pass
     return float(machine_memory())

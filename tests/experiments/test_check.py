@@ -19,17 +19,20 @@ import pytest
 import torch
 from shell import command, files
 
+from mibench import zoo
+from mibench.cli.printing import duration
 from mibench.data import standin
 from mibench.data.published.needs import MARKER
 from mibench.experiments import check, listing, needs, room, seconds, suites
 from mibench.experiments.plan import cost_of, plan
-from mibench.experiments.seconds import costing
-from mibench.experiments.seconds import timer
-from mibench.experiments.seconds.smallest import ASKED, smallest
+from mibench.experiments.seconds import costing, timer
+from mibench.experiments.seconds.smallest import ASKED, shown_through, smallest
 from mibench.plugins import registry
 from mibench.plugins.capabilities import declared
+from mibench.runs.executor import pending
 from mibench.runtime.absent import as_published
 from mibench.runtime.engine import resolve
+from mibench.zoo import Shelf
 
 SUITE = """
 title = "two data sets, small"
@@ -80,6 +83,7 @@ def here(trees: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(top / "hub"))
     monkeypatch.setattr(timer, "peak", lambda device, dtype: 1e11)
     monkeypatch.setattr(costing, "SHARES", dict.fromkeys(costing.KINDS, 0.0))
+    monkeypatch.setattr(needs.faces, "present", lambda: (["dlib"], []))
     real = needs.digest_of
     monkeypatch.setattr(needs, "digest_of", lambda file: "f707e7126e" if _published(file) else real(file))
     return top
@@ -193,9 +197,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str, str, str]] = {
 def test_what_is_missing_is_named_with_its_remedy(name: str, here: Path) -> None:
     damage, what, told, remedy = DAMAGES[name]
     damage(here)
+    suite = str(here / "suite.toml")
     with as_published():
-        experiments = suites.sweeps(str(here / "suite.toml"))
-        found = check.things_of(experiments, str(here / "suite.toml"), here / "results")
+        todo = [run for e in suites.read(suite) for run in plan(e, here)] if "hub" in name else []
+        found = check.things_of(suites.sweeps(suite), suite, here / "results", check.lineage(todo))
     named = [one for one in found if one.state == "missing" and what in one.what]
     assert named, [vars(one) for one in found]
     assert told in named[0].told and remedy in named[0].remedy
@@ -220,8 +225,6 @@ def test_everything_is_named_in_one_go(here: Path, monkeypatch: pytest.MonkeyPat
     assert named["opacus"][1] == "pip install 'mibench[dp]'"
     disk = next(one for one in named if one.startswith("disk"))
     assert "1 kB free" in named[disk][0] and "--results" in named[disk][1]
-    told = command("run", str(here / "suite.toml"), "--check", "--precision", "fp32")
-    assert told.code == 2 and "not ready: " in told.out and "https://example.org/extra.pth [MIT]" in told.out
     assert not (here.parent / "results").exists()
 
 
@@ -229,9 +232,10 @@ def test_a_suite_that_cannot_be_planned_still_lists_what_it_lacks(here: Path) ->
     """A generator that is not one stops planning; the data set is named all the same."""
     (here / "data" / "weights" / "dogs.pkl").write_bytes(b"no pickle")
     _gone("data/celeba/celeba_testset.txt")(here)
-    code, found = checked(here)
-    assert code == 2 and found["time"] is None
-    assert {"dogs.pkl", "planning"} <= set(missing(found)) and any("testset" in one for one in missing(found))
+    told = command("run", str(here / "suite.toml"), "--check", "--precision", "fp32")
+    assert told.code == 2 and "not ready: " in told.out and "no pickle" not in told.err
+    assert all(f"missing  {one}" in told.out for one in ("dogs.pkl", "planning", "celeba/celeba_testset.txt"))
+    assert "> https://github.com/LetheSec" in told.out and "processor time" not in told.out
 
 
 def test_the_demo_needs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,10 +270,11 @@ def test_seconds_grow_with_steps_and_people(tmp_path: Path) -> None:
     assert two["inversions"] / one["inversions"] == pytest.approx(2)
 
 
-@pytest.mark.parametrize("name", ["ppa", "gmi", "kedmi", "plg", "prior_search", "cma_es", "mirror_bb", "brep"])
+@pytest.mark.parametrize("name", ["ppa", "gmi", "kedmi", "plg", "prior_search", "cma_es", "mirror_bb", "ppa+eot"])
 def test_an_attack_cut_down_still_asks_for_every_kind_of_picture(name: str) -> None:
     attack = registry.configure("attacks", name, "quick" if name != "prior_search" else "default").plugin
     prior = declared(registry.card("attacks", name)["prior"])
+    assert shown_through(attack) == (attack.copies if name == "ppa+eot" else getattr(attack, "views", 1))
     whole, (little, more) = attack.cost(prior, 100), smallest(attack, prior, 100)
     base = little.cost(prior, 100)
     assert sum(base) < sum(whole) / 10
@@ -318,5 +323,9 @@ def test_what_a_suite_says_it_takes_is_what_it_plans(
         plugins = [one.dataset.plugin for one in experiments if one.dataset is not None]
     fetched = dict.fromkeys(folder for one in plugins if hasattr(one, "needed") for folder, _ in one.needed())
     assert (stated.runs, stated.fetched) == (len(runs), tuple(fetched))
-    assert stated.hours and stated.machine and stated.disk and stated.title
+    own = suites.seconds(name)
+    with as_published():
+        todo = pending([run for e in experiments for run in plan(e, tmp_path, Shelf())])
+    told = duration([run for run in todo if not zoo.origin(run)], own)[0] if own else None
+    assert stated.title and stated.hours == (pytest.approx(told, rel=0.1) if told else None)
     assert f"{stated.runs:,} runs" in listing.cost_line(name)

@@ -13,7 +13,7 @@ from mibench.core import Attack, Oracle, PriorTrainer, TrainingContext
 from mibench.experiments.audit.speeds import LENGTHS
 from mibench.experiments.bench.machine import memory
 from mibench.experiments.bench.rows import epoch_of, step_of
-from mibench.experiments.seconds.smallest import smallest
+from mibench.experiments.seconds.smallest import shown_through, smallest
 from mibench.experiments.seconds.timer import MOST, PIECE, Known, Rate, Timer, least, network, pictures
 from mibench.experiments.sizes import Sizes
 from mibench.models.fold import fold
@@ -86,10 +86,17 @@ class Pieces(Timer):
             if model is not None and self._may(operations, 40):
                 with suppress(UserError, RuntimeError, NotImplementedError, AssertionError, ValueError):
                     self._known[key] = self._attacked(attack, model, architecture, size, operations)
-        passes = self.passes(prior, architecture, size)
         timed: dict[str, Rate] = self._known[key] or {}
-        slope = replace(passes, seconds=3 * passes.seconds, known=least(passes, Rate(0, "scaled")))
-        return timed.get("own", passes), timed.get("slopes", slope), timed.get("shared", passes)
+        passes, through = self.passes(prior, architecture, size), shown_through(attack)
+        asked = self.forward(architecture, size.classes, size.shape)
+        drawn = (passes.seconds - asked.seconds) / through
+        own = Rate(asked.seconds + drawn, least(passes, Rate(0.0, "scaled")))
+        slope = replace(own, seconds=3 * own.seconds)
+        return (
+            timed.get("own", own),
+            timed.get("slopes", slope),
+            timed.get("shared", replace(own, seconds=passes.seconds)),
+        )
 
     def passes(self, prior: Choice, architecture: str, size: Sizes) -> Rate:
         """One picture drawn and asked about, without a gradient."""
