@@ -176,18 +176,23 @@ def run(
     results: options.Results = options.RESULTS,
     sets: options.Sets = None,
     no_zoo: options.NoZoo = False,
+    rehearse: options.Rehearse = False,
+    keep: options.Keep = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     full: options.Full = False,
     as_json: options.Json = False,
 ) -> None:
     """Run a suite: a file of targets and attacks, resumable; with --on ray on a cluster."""
-    from mibench.cli import conduct
+    from mibench.cli import conduct, rehearsing
     from mibench.experiments import suites
     from mibench.runtime.absent import as_published
 
     device, precision = conduct.machine(device, precision)
     asked: dict[str, Any] = {"dataset": dataset, "seed": seed, "identities": identities, "sets": sets}
+    if rehearse or keep is not None:
+        rehearsing.conduct(suite, device, precision, asked, rehearse, keep, as_json)
+        return
     with as_published() if dry_run else conduct.telling_of_check(suite):
         conduct.conduct(
             suites.read(suite, **asked, precision=precision),

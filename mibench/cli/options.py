@@ -102,6 +102,12 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="FIELD=VALUE", help="Change a setting; prefix data., training., prior. as needed."),
 ]
+Rehearse = Annotated[
+    bool, typer.Option("--rehearse", help="Do its every step once, small, on stand-in data; say what fails; and stop.")
+]
+Keep = Annotated[
+    Path | None, typer.Option("--keep", metavar="DIR", help="With --rehearse: leave it in a new folder, to look at.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Plan it, show the runs, and stop.")]
 NoZoo = Annotated[
     bool, typer.Option("--no-zoo", "--train", help="Train here what the zoo has ready; see: mibench zoo list.")
