@@ -14,8 +14,9 @@ from rich.console import Console
 from shell import ENVIRONMENT, PACKAGE, world
 
 import mibench
-from mibench.api import Target
+from mibench.api import Target, calls
 from mibench.core import to_uint8
+from mibench.experiments import options
 from mibench.runs import find
 from mibench.runtime.engine import resolve
 from mibench.training import predict
@@ -120,11 +121,28 @@ def test_a_learnt_prior_is_the_one_that_the_attack_takes(untouched: None) -> Non
         mibench.invert(target, "kedmi", prior=prior, seed=1)
 
 
+def test_a_recipe_is_asked_for_as_on_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def caught(experiment: Any, *rest: Any) -> None:
+        asked.append(experiment)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(calls, "_execute", caught)
+    given = {"model": "vgg16_bn64", "recipe": "kedmi-2021"}
+    with pytest.raises(KeyboardInterrupt):
+        mibench.train_target("re", **given, device="cpu", precision="fp32")
+    wanted = options.training("target", defense="re", **given)
+    assert [(one.goal, one.dataset, one.subject) for one in asked] == [(wanted.goal, wanted.dataset, wanted.subject)]
+    assert asked[0].subject.each[0].pretrained == "imagenet", "as the recipe has it"
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda target: mibench.train_target(settings={"dta": {}}), "unknown owner of settings 'dta'"),
         (lambda target: mibench.train_target("re", settings={"re": {"a_e": 2.0}}), "a_min <= a_e <= 1"),
+        (lambda target: mibench.train_target(recipe="kedmi-2021"), "is published for vgg16_bn64"),
         (lambda target: mibench.train_prior("kedmi"), "learns from a target too"),
         (lambda target: mibench.invert(target, "all"), "one attack at a time"),
         (lambda target: mibench.invert(target, "gmi", prior="dcgan"), "critic"),

@@ -10,6 +10,7 @@ import contract
 import datasets
 import methods
 import networks
+import protocols
 import reference
 from floors import picture
 from mkdocs.structure.files import File
@@ -26,7 +27,8 @@ def pages() -> dict[str, str]:
     made |= {f"{kind}/{name}.md": methods.page(kind, name) for kind in methods.TITLES for name in registry.names(kind)}
     made |= {"cli.md": reference.cli(), "api.md": reference.api(), "extend/contract.md": contract.page()}
     made |= {"datasets.md": datasets.page()}
-    made |= {"networks.md": networks.page()}
+    made |= {"networks.md": networks.page(), "papers/index.md": protocols.index()}
+    made |= {f"papers/{name}.md": protocols.page(name) for name in protocols.NAMES}
     return made | {file.lower(): _copy(file) for file in COPIED}
 
 
@@ -39,9 +41,11 @@ def _copy(file: str) -> str:
 
 
 def on_config(config: Any) -> Any:
-    """Put a list of methods into the navigation, below each kind's heading."""
+    """Put the lists of protocols and of methods into the navigation, below their headings."""
     for entry in config.nav:
         for heading, below in entry.items() if isinstance(entry, dict) else ():
+            if heading == "The papers' protocols":
+                below[:] = ["papers/index.md", *({name: f"papers/{name}.md"} for name in protocols.NAMES)]
             if heading == "Methods":
                 below[:] = [
                     {

@@ -41,10 +41,13 @@ Settings = Mapping[str, Mapping[str, Any]]
 
 def train_target(
     defense: str = "none",
-    model: str = "cnn",
+    model: str | None = None,
     dataset: str = "digiface",
     *,
     pretrained: str | None = None,
+    recipe: str | None = None,
+    weights: str | Path | None = None,
+    classes: str | None = None,
     seed: int = 0,
     settings: Settings | None = None,
     zoo: bool = False,
@@ -57,9 +60,16 @@ def train_target(
 
     Args:
         defense: A defense's name, or several that are stacked: `re+nls`.
-        model: An architecture; see `mibench list models`, or any of torchvision's classifiers.
+        model: An architecture; see `mibench list models`, or any of torchvision's classifiers. If absent `cnn`, or
+            what the weights are recognised as.
         dataset: A data set's name.
-        pretrained: `none`, `imagenet` or `public`; what the defense needs if absent.
+        pretrained: `none`, `imagenet` or `public`; what the defense or the recipe needs if absent.
+        recipe: A published training recipe by its name, `ppa-2022`, `kedmi-2021` or `midre-2025`; mibench's own if
+            absent.
+        weights: A file of weights that somebody else trained, which is brought in instead; also below
+            MIBENCH_DATA/weights. Nothing in it is executed.
+        classes: Of the weights: a file of their outputs' names, or `matched` for the order that fits best; the data
+            set's own order, verified, if absent.
         seed: Everything random is derived from it.
         settings: Of `data`, `training`, and of each defense by its name.
         zoo: Take it from the zoo where it is ready there, instead of training it.
@@ -69,18 +79,52 @@ def train_target(
         progress: Draw bars on stderr.
 
     Raises:
-        UserError: For an unknown name or setting, a value out of range, defenses that cannot be combined, or a loss
-            that stops being finite.
+        UserError: For an unknown name or setting, a value out of range, defenses that cannot be combined, a recipe that
+            was not published for the architecture, a loss that stops being finite, or weights that are not of these
+            people.
     """
+    if weights is not None:
+        trains = {"defense": defense != "none", "pretrained": pretrained, "recipe": recipe, "seed": seed}
+        experiment = _brought(weights, model, dataset, classes, trains, settings, results, device, precision, progress)
+        return Target(_execute(experiment, results, device, progress)[-1])
+    if classes is not None:
+        raise UserError("classes belong to weights: give the file of weights, or leave them out")
     given = _owned(settings, ("data", "training", *defense.split("+")))
     experiment = Experiment(
         "target",
         registry.configure("data", dataset, settings=given["data"]),
-        Targets((read_target(model, defense, given, pretrained),), (seed,)),
+        Targets((read_target(model or "cnn", defense, given, pretrained, recipe),), (seed,)),
         seed=seed,
         precision=_precision(device, precision),
     )
     return Target(_execute(experiment, results, device, progress, Shelf() if zoo else None)[-1])
+
+
+def _brought(
+    weights: str | Path,
+    model: str | None,
+    dataset: str,
+    classes: str | None,
+    trains: Mapping[str, object],
+    settings: Settings | None,
+    results: str | Path,
+    device: str,
+    precision: str,
+    progress: bool,
+) -> Experiment:
+    """Weights of somebody else as a target; what was found out about them is said."""
+    from mibench.experiments.bringing import bring
+    from mibench.runtime.terminal import say
+
+    for name, value in trains.items():
+        if value:
+            raise UserError(f"{name} changes how a network is trained, and weights are trained: leave one of them out")
+    data = registry.configure("data", dataset, settings=_owned(settings, ("data",))["data"])
+    at = _precision(device, precision)
+    run, lines = bring(Path(weights), model, data, Path(results), classes=classes, precision=at)
+    if progress:
+        say(*lines, to_stderr=True)
+    return Experiment("target", data, Trained(planned=(run,)), precision=at)
 
 
 def load_target(name: str, seed: int | None = None) -> Classifier:

@@ -23,6 +23,7 @@ from mibench.models.imported.sources import read_source, regular
 from mibench.models.imported.ways import Given, Pictures
 from mibench.plugins.registry import Choice
 from mibench.runs import Run
+from mibench.runtime.absent import located
 from mibench.runtime.errors import UserError
 from mibench.runtime.progress import Reporter
 from mibench.runtime.rng import generator
@@ -48,7 +49,7 @@ def bring(
     """The run that brings a file of weights in, and what was found out about it, a line each; nothing is written.
 
     Args:
-        file: Weights, safetensors or torch's; nothing in them is executed.
+        file: Weights, safetensors or torch's, as given or below MIBENCH_DATA/weights; nothing in them is executed.
         model: Its architecture; recognised by the file's names and shapes if absent.
         data: Whose people it knows.
         root: The results folder.
@@ -63,7 +64,7 @@ def bring(
             than the data set, or no way of asking it names the pictures rightly (says what was seen, and whether
             another order of its classes would).
     """
-    known = regular(file, "--weights")
+    known = regular(located(file) or file, "--weights")
     recognised = published.recognise(weights.bare(weights.read_state(known).tensors))
     source = read_source(published.named(model, recognised, str(file)), known, None)
     opened = open_source(source)

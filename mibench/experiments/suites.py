@@ -1,10 +1,11 @@
 """Suites: TOML files of experiments (`mibench run SUITE`), some of which ship with mibench.
 
 The fields are the options of `mibench sweep`; each `[[sweep]]` is an experiment of its own, and what stands above them
-they share. A sweep may have a name: `mibench run midre:location` runs that one alone. `[seconds]` says what each run
-takes (`targets = 60`, `"inversions/ppa" = 30`), so that `--dry-run` can add it up. `[[published]]` repeats what papers
-printed of the same (`mibench.experiments.published`), so that the report can set it beside what was measured. `[needs]`
-names files of weights that the experiments cannot tell of themselves, each with its `source`, `licence` and `size`.
+they share. A sweep may have a name, and several the same: `mibench run midre:location` runs those alone. `[seconds]`
+says what each run takes (`targets = 60`, `"inversions/ppa" = 30`), so that `--dry-run` can add it up. `[[published]]`
+repeats what papers printed of the same (`mibench.experiments.published`), so that the report can set it beside what was
+measured. `[needs]` names files of weights that the experiments cannot tell of themselves, each with its `source`,
+`licence` and `size`.
 """
 
 import os
@@ -88,7 +89,7 @@ def read(
     """The experiments of a TOML file, or of a shipped suite by its name: one for each [[sweep]].
 
     Args:
-        source: A file or a name; behind a colon the name of the only sweep that is wanted.
+        source: A file or a name; behind a colon the name of the sweep, or sweeps, that are wanted.
         dataset: In the place of the file's, and then of all its identities; a prior of the zoo is then learnt there
             with the suite's preset.
         seed: Added to every seed of the file.
@@ -109,7 +110,7 @@ def read(
     if wanted:
         names = [str(part["name"]) for part in parts if "name" in part]
         if wanted not in names:
-            raise unknown(f"sweep of {path.name}", wanted, names)
+            raise unknown(f"sweep of {path.name}", wanted, set(names))
         parts = [part for part in parts if part.get("name") == wanted]
     replaced = {"dataset": dataset, "identities": identities}
     changed = {name: value for name, value in replaced.items() if value is not None}

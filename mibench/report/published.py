@@ -29,7 +29,7 @@ NOTE = (
 
 
 def frame(results: Sequence[Result], known: Sequence[Published]) -> pd.DataFrame:
-    """One row per score and published number that speaks of the same: data set, architecture, defense, attack, metric.
+    """One row per score and published number of the same: data, architecture, defense, attack, prior, metric.
 
     Args:
         results: The scores.
@@ -40,9 +40,7 @@ def frame(results: Sequence[Result], known: Sequence[Published]) -> pd.DataFrame
         if result.prior is None:
             continue
         for one in known:
-            target = (result.row["dataset"], result.row["model"], result.row["defense"])
-            same = target == (one.dataset, one.model, one.defense) and one.attack in ("", result.attack)
-            if same and one.value is not None:
+            if one.value is not None and one.speaks_of(result.inversion, result.row["defense"]):
                 lines.append(_line(result, one))
     table = pd.DataFrame(lines)
     # No attack changes natural accuracy: once for each target.
@@ -59,7 +57,7 @@ def _line(result: Result, one: Published) -> dict[str, Any]:
     shift = Interval(value - stated, low - stated, high - stated, 0, 0) if known else None
     return {
         "suite": one.suite,
-        "dataset": one.dataset,
+        "dataset": row["dataset"],
         "model": one.model,
         "target": result.target.id,
         "defense": one.defense,

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 import mibench
+from mibench.experiments import suites
+from mibench.experiments.published import published
 from mibench.plugins import registry
 
 ROOT = Path(__file__).parent.parent.parent
@@ -20,6 +22,7 @@ sys.path.insert(0, str(ROOT / "docs" / "generate"))  # as mkdocs does for its ho
 
 import floors  # noqa: E402
 import methods  # noqa: E402
+import protocols  # noqa: E402
 import reference  # noqa: E402
 from docstrings import parse, prose  # noqa: E402
 
@@ -44,6 +47,22 @@ def test_every_method_has_a_page_with_its_settings_and_source(kind: str, name: s
             row = re.search(rf"^\| `[\w.]*\b{field}` \|.*\| (.*) \|$", page, re.MULTILINE)
             assert row, f"{kind}/{name}: no row for the setting {field}"
             assert row[1].strip(), f"{kind}/{name}: the docstring's Args do not describe {field}"
+
+
+@pytest.mark.parametrize("name", protocols.NAMES)
+def test_every_published_protocol_has_a_page_with_its_sweeps_numbers_and_differences(name: str) -> None:
+    page, whole = protocols.page(name), suites.parsed(name)[2]
+    assert f"]({name}.md)" in protocols.index()
+    assert all(f"| {part['name']} |" in page for part in whole.get("sweep", []))
+    for one in published([name]):
+        row = f"| `{one.model}` | `{one.defense}` |"
+        assert any(line.startswith(row) and one.source in line for line in page.splitlines())
+        assert one.value is None or f"| {one.value:.2f}" in page
+    for line in protocols.WORDS[name]["differs"]:
+        assert f"- {line}" in page
+    assert f"mibench run {name} --check" in page and "mibench data prepare " in page
+    prose_only = re.sub(r"\]\([^)]*\)", "", page)
+    assert not re.findall(r"[\w/]+\.md\b", prose_only), "cite what a reader can open"
 
 
 def test_every_command_is_on_the_page_with_its_options() -> None:

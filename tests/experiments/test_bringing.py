@@ -3,7 +3,7 @@
 import json
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -13,7 +13,9 @@ from shell import command
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import mibench
 from mibench.models.imported.naming import verify
+from mibench.runtime.errors import UserError
 
 PEOPLE, EACH = 5, 10
 HEAD = ("classifier.3.weight", "classifier.3.bias")
@@ -109,6 +111,21 @@ def test_a_wholly_permuted_order_is_refused_with_the_evidence_and_taken_when_mat
     done = command(*world.bring("--weights", file, "--classes", "matched"))
     assert done.code == 0, done.err
     assert "label order verified" in done.out, "as it was matched"
+
+
+def test_python_brings_weights_in_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    top = world.root / "sets" / "weights"
+    top.mkdir(parents=True)
+    world.file("named.tar", list(range(PEOPLE))).rename(top / "named.tar")
+    monkeypatch.setenv("MIBENCH_DATA", str(top.parent))
+    given: dict[str, Any] = {"dataset": "folder", "results": world.root / "results", "device": "cpu", "progress": False}
+    given["settings"] = {"data": {"path": str(world.root / "data"), "image_size": 32}}
+    target = mibench.train_target(weights="named.tar", **given)
+    assert target.natural_accuracy > 0.9 and target.run.spec["origin"] == "imported"
+    with pytest.raises(UserError, match="recipe changes how a network is trained"):
+        mibench.train_target(weights="named.tar", recipe="ppa-2022", **given)
+    with pytest.raises(UserError, match="classes belong to weights"):
+        mibench.train_target(classes="matched", **given)
 
 
 def test_two_people_in_each_others_place_are_named(world: World) -> None:
