@@ -190,6 +190,8 @@ def run(
     on: options.On = None,
     check: options.Check = False,
     measure: options.Measure = False,
+    rehearse: options.Rehearse = False,
+    keep: options.Keep = None,
     dataset: options.OtherDataset = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -205,7 +207,7 @@ def run(
     as_json: options.Json = False,
 ) -> None:
     """Run a suite: a file of targets and attacks, resumable; with --on ray on a cluster."""
-    from mibench.cli import conduct
+    from mibench.cli import conduct, rehearsing
     from mibench.experiments import suites
     from mibench.runtime.absent import as_published
 
@@ -215,6 +217,9 @@ def run(
         conduct.check(
             suite, results, device, precision, asked, zoo=conduct.zoo(no_zoo), on=on, measure=measure, as_json=as_json
         )
+        return
+    if rehearse or keep is not None:
+        rehearsing.conduct(suite, device, precision, asked, rehearse, keep, as_json)
         return
     with as_published() if dry_run else conduct.telling_of_check(suite):
         experiments = suites.read(suite, **asked, precision=precision)

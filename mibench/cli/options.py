@@ -147,6 +147,12 @@ Check = Annotated[
     bool, typer.Option("--check", help="List all that it needs and lacks, and how long it takes here; and stop.")
 ]
 Measure = Annotated[bool, typer.Option("--measure", help="With --check: time every step, however long that takes.")]
+Rehearse = Annotated[
+    bool, typer.Option("--rehearse", help="Do its every step once, small, on stand-in data; say what fails; and stop.")
+]
+Keep = Annotated[
+    Path | None, typer.Option("--keep", metavar="DIR", help="With --rehearse: leave it in a new folder, to look at.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Plan it, show the runs, and stop.")]
 NoZoo = Annotated[
     bool, typer.Option("--no-zoo", "--train", help="Train here what the zoo has ready; see: mibench zoo list.")

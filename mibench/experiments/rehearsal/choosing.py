@@ -5,51 +5,56 @@ and judge is a step. Of the inversions those are taken that are the first of an 
 and the first against each target with such access.
 """
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from mibench.experiments.rehearsal.smaller import small
 from mibench.plugins import registry
 from mibench.runs import KINDS, Run
 
-__all__ = ["choose"]
+__all__ = ["choose", "whole"]
 
 LEFT_OUT = ("seed", "budget", "identities")
 """What of a specification makes no other step."""
 
 
-def choose(planned: Iterable[Run]) -> list[Run]:
+def whole(planned: Iterable[Run]) -> list[Run]:
+    """Runs with all that they build on, each once, parents first."""
+    known: dict[str, Run] = {}
+    for run in planned:
+        _gather(run, known)
+    return list(known.values())
+
+
+def choose(runs: Sequence[Run]) -> list[Run]:
     """The runs to rehearse, made small, parents first.
 
     Args:
-        planned: Plans of suites.
+        runs: Whole plans of suites.
     """
-    whole: dict[str, Run] = {}
-    for run in planned:
-        _gather(run, whole)
     keys: dict[str, Hashable] = {}
     made: dict[Hashable, Run] = {}
-    for run in whole.values():
+    for run in runs:
         if run.kind in ("backbones", "targets", "evaluators", "verifiers"):
             _small(run, keys, made)
     covered: set[Hashable] = set()
-    inversions = [run for run in whole.values() if run.kind == "inversions"]
+    inversions = [run for run in runs if run.kind == "inversions"]
     for run in sorted(inversions, key=_plain_first):
         wanted = _covers(run, keys)
         if not wanted <= covered:
             covered |= wanted
             _small(run, keys, made)
-    for run in whole.values():
+    for run in runs:
         if run.kind == "scores" and key_of(run.inversion, keys) in made:
             _small(run, keys, made)
     return sorted(made.values(), key=lambda run: KINDS.index(run.kind))
 
 
-def _gather(run: Run, whole: dict[str, Run]) -> None:
-    if run.label not in whole:
+def _gather(run: Run, known: dict[str, Run]) -> None:
+    if run.label not in known:
         for parent in run.ancestors():
-            _gather(parent, whole)
-        whole[run.label] = run
+            _gather(parent, known)
+        known[run.label] = run
 
 
 def _plain_first(run: Run) -> tuple[bool, bool]:
@@ -105,7 +110,9 @@ def _small(run: Run, keys: dict[str, Hashable], made: dict[Hashable, Run]) -> Ru
     key = key_of(run, keys)
     if key not in made:
         parents: dict[str, Run | list[Run]] = {
-            role: [_small(one, keys, made) for one in parent] if isinstance(parent, list) else _small(parent, keys, made)
+            role: [_small(one, keys, made) for one in parent]
+            if isinstance(parent, list)
+            else _small(parent, keys, made)
             for role, parent in run.parents.items()
         }
         made[key] = small(run, parents)

@@ -10,9 +10,9 @@ from pathlib import Path
 from mibench import report, stages
 from mibench.experiments.experiment import Experiment
 from mibench.experiments.plan import plan
-from mibench.experiments.rehearsal.choosing import choose
+from mibench.experiments.rehearsal.choosing import choose, whole
 from mibench.experiments.rehearsal.place import place
-from mibench.experiments.rehearsal.standing import imagenet, smaller_data, standing_in
+from mibench.experiments.rehearsal.standing import imagenet, replaced, smaller_data, standing_in
 from mibench.plugins.registry import Choice
 from mibench.runs import Run, canonical
 from mibench.runtime.engine import resolve, set_threads
@@ -28,6 +28,7 @@ CANNOT_TELL = (
     "whether networks converge, and any number",
 )
 """What no rehearsal says anything about."""
+
 
 @dataclass
 class Step:
@@ -53,12 +54,12 @@ class Rehearsal:
     Args:
         runs: How many runs the suites have.
         steps: In the order in which they were tried.
-        random: Architectures whose ImageNet weights are not here, and were random.
+        replaced: What stood in for what, a line each.
     """
 
     runs: int = 0
     steps: list[Step] = field(default_factory=list)
-    random: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
 
     @property
     def failed(self) -> list[Step]:
@@ -82,12 +83,12 @@ class Rehearsal:
             said = " ".join(str(error).split())
             step.failure = said if isinstance(error, UserError) else f"{type(error).__name__}: {said}"
         step.seconds = time.monotonic() - started
-        reporter.say(f"{'FAILED' if step.failure else 'done'} {kind} {name}")
+        reporter.say(
+            f"{'FAILED' if step.failure else 'done'} {kind} {name}{': ' + step.failure if step.failure else ''}"
+        )
 
 
-def rehearse(
-    experiments: Sequence[Experiment], device: str, reporter: Reporter, keep: Path | None = None
-) -> Rehearsal:
+def rehearse(experiments: Sequence[Experiment], device: str, reporter: Reporter, keep: Path | None = None) -> Rehearsal:
     """Rehearse suites; what fails is in the answer, and nothing is left behind.
 
     Args:
@@ -102,10 +103,13 @@ def rehearse(
     done = Rehearsal()
     set_threads(device)
     with place(keep) as root:
-        runs = choose(_planned(done, experiments, root, reporter))
+        planned = whole(_planned(done, experiments, root, reporter))
+        runs, done.runs = choose(planned), len(planned)
         failed: set[str] = set()
+        made: list[str] = []
         with done.step("weights", "of ImageNet", reporter):
-            done.random = imagenet(runs, root / "torch/hub/checkpoints")
+            made = imagenet(runs, root / "torch/hub/checkpoints")
+        done.replaced += replaced(runs, made)
         for run in runs:
             with done.step(run.kind, told(run), reporter) as step:
                 if broken := [parent.label for parent in run.ancestors() if parent.label in failed]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from mibench.models.base import no_larger_than
 from mibench.experiments.rehearsal.smaller import SIDE
+from mibench.models.base import no_larger_than
 from mibench.runtime.errors import UserError
 
 __all__ = ["MARK", "place"]
@@ -55,10 +55,14 @@ def _empty(keep: Path) -> Path:
     try:
         keep.mkdir(parents=True, exist_ok=True)
         if any(keep.iterdir()):
-            raise UserError(f"--keep {keep} is not empty; a rehearsal is kept in a new or an empty folder, name another")
+            raise UserError(
+                f"--keep {keep} is not empty; a rehearsal is kept in a new or an empty folder, name another"
+            )
         (keep / MARK).write_text(TOLD, encoding="utf-8")
     except OSError as error:
-        raise UserError(f"cannot keep the rehearsal in {keep}: {error.strerror or error}; name another folder") from None
+        raise UserError(
+            f"cannot keep the rehearsal in {keep}: {error.strerror or error}; name another folder"
+        ) from None
     return keep.absolute()
 
 

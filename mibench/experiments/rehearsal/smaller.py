@@ -24,10 +24,10 @@ BATCH = 32
 COUNTS: Mapping[str, int] = {
     **{"images": 2, "candidates": 4, "keep": 2, "pool": 24, "own_pool": 8, "init_pool": 60, "samples": 24},
     **{"steps": 2, "iterations": 2, "generations": 2, "pivot_steps": 2, "pgd_steps": 2, "sampler_steps": 2},
-    **{"population": 8, "queries": 24, "points": 4, "episodes": 20, "rounds": 2},
+    **{"population": 8, "queries": 24, "points": 4, "top": 5, "episodes": 20, "rounds": 2},
     **{"selection_views": 2, "views": 2, "copies": 2},
     **{"epochs": 1, "student_epochs": 1, "embedding_epochs": 1, "map_epochs": 1, "people": 24},
-    **{"batch": 16, "student_batch": 16, "map_batch": 16, "reference_batch": 8, "tune_steps": 2, "warm_up": 2},
+    **{"batch": 8, "student_batch": 16, "map_batch": 16, "reference_batch": 8, "tune_steps": 2, "warm_up": 2},
 }
 """Settings of attacks and priors that are counts, and the most that a rehearsal gives them."""
 
@@ -40,6 +40,8 @@ def small(run: Run, parents: Mapping[str, Run | list[Run]]) -> Run:
         parents: Its parents as they are rehearsed.
     """
     spec: dict[str, Any] = {**run.spec, "rehearsal": True}
+    if str(spec.get("model", "")).startswith("timm:") and spec.get("pretrained") is True:
+        spec["pretrained"] = False
     if "training" in spec:
         spec["training"] = _training(spec["training"])
     if run.kind == "inversions":
@@ -59,7 +61,9 @@ def _training(given: Mapping[str, Any]) -> dict[str, Any]:
 def _plugin(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """An attack or a prior with few of everything: as its card says of a toy, and at most `COUNTS`."""
     toy = registry.card(kind, given["name"]).get("toy", {}).get("short", {})
-    settings = {name: _fewer(name.rpartition(".")[2], value, toy.get(name)) for name, value in given["settings"].items()}
+    settings = {
+        name: _fewer(name.rpartition(".")[2], value, toy.get(name)) for name, value in given["settings"].items()
+    }
     return {**given, "settings": settings}
 
 

@@ -11,6 +11,7 @@ from mibench.core import Source
 from mibench.data import standin
 from mibench.data.published.source import Published
 from mibench.experiments.experiment import Attacker, Experiment
+from mibench.experiments.rehearsal import smaller
 from mibench.experiments.rehearsal.smaller import IDENTITIES
 from mibench.plugins import registry
 from mibench.plugins.registry import Choice
@@ -20,7 +21,7 @@ from mibench.runs import Run
 from mibench.runtime.progress import Reporter
 from mibench.stages import import_prior
 
-__all__ = ["EMBEDDED", "SIDE", "imagenet", "smaller_data", "standing_in"]
+__all__ = ["EMBEDDED", "SIDE", "imagenet", "replaced", "smaller_data", "standing_in"]
 
 SIDE = 64
 """Side in pixels of the pictures of data sets that are larger."""
@@ -29,7 +30,7 @@ EMBEDDED: Mapping[str, Mapping[str, int]] = {
     "digiface": {
         **{"identities": 20, "train_images": 2, "heldout_images": 2, "public_images": 40, "image_size": 32},
         **{"distractors": 4, "distractor_images": 2, "bystanders": 20},
-    },
+    }
 }
 """Settings of embedded data sets that are drawn, and the most that a rehearsal gives them: a verifier needs 20 people
 to learn from and 20 to judge."""
@@ -115,3 +116,37 @@ def imagenet(runs: Iterable[Run], checkpoints: Path) -> list[str]:
                 torch.save(models.get_model(theirs, weights=None, **options).state_dict(), file)
             made.append(name)
     return made
+
+
+def replaced(runs: Iterable[Run], random: Iterable[str]) -> list[str]:
+    """What stands in for what, a line each.
+
+    Args:
+        runs: As they are rehearsed.
+        random: Of `imagenet`.
+    """
+    lines: list[str] = []
+    runs = list(runs)
+    for inputs in [run.inputs["dataset"] for run in runs if "dataset" in run.inputs]:
+        if inputs["settings"].get("root"):
+            told = f"stand-in files in their own formats and layout, {inputs['settings']['image_size']} px"
+        elif inputs["name"] in EMBEDDED:
+            told = ", ".join(f"{key} {inputs['settings'][key]}" for key in EMBEDDED[inputs["name"]])
+        else:
+            continue
+        lines.append(f"data set {inputs['name']}: {told}")
+    for run in runs:
+        if run.kind == "priors" and import_prior.is_imported(run):
+            side = run.spec["prior"]["settings"]["resolution"]
+            lines.append(f"generator {run.name}: random, of {side} px with 1 to 8 channels")
+    if random := list(random):
+        lines.append(f"ImageNet weights of {', '.join(random)}, which are not here: random")
+    if any(run.spec.get("model", "").startswith("timm:") for run in runs):
+        lines.append("ImageNet weights of timm's networks: random")
+    counts = ", ".join(f"{name} {most}" for name, most in smaller.COUNTS.items())
+    return [
+        *dict.fromkeys(lines),
+        f"networks: their own, on images of {smaller.SIDE} px where they take any; trained for one pass, or two",
+        f"people that are attacked: {IDENTITIES}; of attacks and priors at most: {counts}",
+        "the zoo: what it has ready is trained like the rest",
+    ]

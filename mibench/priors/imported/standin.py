@@ -18,7 +18,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["SIZES", "SOURCE", "Pickled", "Sizes", "discriminator", "generator", "named", "nvidia", "part", "taps", "value"]
+__all__ = [
+    "SIZES",
+    "SOURCE",
+    "Pickled",
+    "Sizes",
+    "discriminator",
+    "generator",
+    "named",
+    "nvidia",
+    "part",
+    "taps",
+    "value",
+]
 
 SOURCE = "raise SystemExit('the source in the pickle was executed')"
 """Stands where NVIDIA's files carry the source of their classes."""
