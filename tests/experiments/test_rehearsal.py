@@ -202,7 +202,8 @@ def test_the_command_ends_with_2_where_a_step_failed(
     monkeypatch.setattr(stages, "perform", fails)
     written(tmp_path)
     where = str(tmp_path / "suite.toml")
-    assert (ended := command("run", where, "--rehearse", "--json")).code == 2
+    ended = command("run", where, "--rehearse", "--json")
+    assert ended.code == 2
     said = json.loads(ended.out)
     assert said["failed"] == sum(bool(step["failure"]) for step in said["steps"]) > 3 and said["cannot_tell"]
     ended = command("run", where, "--keep", str(tmp_path / "k"))
