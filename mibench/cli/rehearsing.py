@@ -1,5 +1,6 @@
 """`mibench run SUITE --rehearse`: conducted, and what it shows."""
 
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -9,13 +10,14 @@ from typing import Any
 import typer
 from rich.table import Table
 
+from mibench import report
 from mibench.experiments import suites
 from mibench.experiments.rehearsal import CANNOT_TELL, Rehearsal, rehearse
 from mibench.runtime.absent import as_published
 from mibench.runtime.errors import UserError
 from mibench.runtime.terminal import SafeConsole, Terminal, say
 
-__all__ = ["conduct", "show"]
+__all__ = ["conduct", "quietly", "show"]
 
 
 def conduct(
@@ -35,7 +37,7 @@ def conduct(
     try:
         with as_published(), Terminal() as terminal:
             experiments = suites.read(suite, **asked, precision=precision)
-            done = rehearse(experiments, device, terminal, keep)
+            done = rehearse(experiments, device, terminal, quietly, keep)
     except KeyboardInterrupt:  # a real run says that what is done is kept
         say("mibench: interrupted; nothing of the rehearsal is left", to_stderr=True)
         raise SystemExit(130) from None
@@ -48,6 +50,11 @@ def conduct(
             say(keep)
     if done.failed:
         raise typer.Exit(2)
+
+
+def quietly(results: Path) -> None:
+    """The report on a rehearsal, whose first screen nobody sees."""
+    report.write(results, SafeConsole(file=io.StringIO()), rehearsal=True)
 
 
 def show(done: Rehearsal) -> None:

@@ -12,6 +12,7 @@ import torch
 from shell import command
 
 from mibench import models, report, stages
+from mibench.cli.rehearsing import quietly
 from mibench.experiments import suites
 from mibench.experiments.experiment import Experiment
 from mibench.experiments.plan import plan
@@ -115,7 +116,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Any]]
     try:
         one = written(folder, SUITE.replace('"none", "re"', '"none"').replace(', "cma_es"', ""))
         was = told(folder)
-        done = rehearse(one, "cpu", Silent(), folder / "kept")
+        done = rehearse(one, "cpu", Silent(), quietly, folder / "kept")
         assert os.environ["MIBENCH_DATA"] == str(folder / "data") and "TORCH_HOME" not in os.environ.keys() - before
         assert {name: content for name, content in told(folder).items() if "kept" not in name} == was
         yield folder / "kept", done
@@ -171,8 +172,7 @@ def test_a_step_that_fails_is_named_and_the_others_are_done(
             raise ZeroDivisionError("on purpose")
 
     monkeypatch.setattr(stages, "perform", fails)
-    monkeypatch.setattr(report, "write", lambda *args, **more: None)
-    done = rehearse(written(tmp_path), "cpu", Silent())
+    done = rehearse(written(tmp_path), "cpu", Silent(), lambda folder: None)
     failed = {f"{step.kind} {step.name}": step.failure for step in done.failed}
     assert failed["targets digiface-cnn-re"] == "ZeroDivisionError: on purpose"
     after = [f"{kind} {attack} on digiface-cnn-re" for kind in ("inversions", "scores") for attack in ("ppa", "cma_es")]
@@ -189,7 +189,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path, temporary: Path, monkeypatch: pyt
 
     monkeypatch.setattr(stages, "perform", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        rehearse(written(tmp_path), "cpu", Silent())
+        rehearse(written(tmp_path), "cpu", Silent(), quietly)
     assert list(temporary.iterdir()) == []
 
 
@@ -236,4 +236,6 @@ def test_every_shipped_suite(suite: str) -> None:
         pytest.skip("not asked for")
     with as_published():
         experiments = suites.read(suite)
-    assert [f"{step.kind} {step.name}: {step.failure}" for step in rehearse(experiments, "cpu", Silent()).failed] == []
+    assert [
+        f"{step.kind} {step.name}: {step.failure}" for step in rehearse(experiments, "cpu", Silent(), quietly).failed
+    ] == []

@@ -1,13 +1,12 @@
 """A rehearsal, done: each step is tried, and what fails is named at the end."""
 
-import io
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mibench import report, stages
+from mibench import stages
 from mibench.experiments.experiment import Experiment
 from mibench.experiments.plan import plan
 from mibench.experiments.rehearsal.choosing import choose, whole
@@ -18,7 +17,6 @@ from mibench.runs import Run, canonical
 from mibench.runtime.engine import resolve, set_threads
 from mibench.runtime.errors import UserError
 from mibench.runtime.progress import Reporter
-from mibench.runtime.terminal import SafeConsole
 
 __all__ = ["CANNOT_TELL", "Rehearsal", "Step", "rehearse"]
 
@@ -88,13 +86,20 @@ class Rehearsal:
         )
 
 
-def rehearse(experiments: Sequence[Experiment], device: str, reporter: Reporter, keep: Path | None = None) -> Rehearsal:
+def rehearse(
+    experiments: Sequence[Experiment],
+    device: str,
+    reporter: Reporter,
+    report: Callable[[Path], object],
+    keep: Path | None = None,
+) -> Rehearsal:
     """Rehearse suites; what fails is in the answer, and nothing is left behind.
 
     Args:
         experiments: Of the suites, read within `runtime.absent.as_published`.
         device: Where.
         reporter: Is told of each step.
+        report: Reports on a results folder of a rehearsal, the last step.
         keep: A folder to leave it in, to look at.
 
     Raises:
@@ -121,7 +126,7 @@ def rehearse(experiments: Sequence[Experiment], device: str, reporter: Reporter,
                 failed.add(run.label)
         if any(step.kind == "scores" and not step.failure for step in done.steps):
             with done.step("report", "tables, figures, pictures and the page", reporter):
-                report.write(root / "results", SafeConsole(file=io.StringIO()), rehearsal=True)
+                report(root / "results")
     return done
 
 
