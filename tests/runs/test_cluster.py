@@ -12,6 +12,7 @@ import pytest
 from sharing import bytes_of, graph, left_over, stage
 
 from mibench.runs import cluster, worker
+from mibench.runs.claims import versions
 from mibench.runs.relay import Shown
 from mibench.runtime.errors import UserError
 from mibench.runtime.progress import Silent
@@ -104,3 +105,10 @@ def test_a_token_is_shown_where_there_is_one(tmp_path: Path, monkeypatch: pytest
     (tmp_path / ".ray" / "auth_token").unlink()
     monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
     assert cluster._token()
+
+
+def test_a_node_with_another_version_does_nothing_and_names_it(tmp_path: Path) -> None:
+    theirs = {**versions(), "mibench": "9.9.9"}
+    how, words = cluster._task(graph(tmp_path)[0], stage, "cpu", 1, "ray-1", "ray-1.driver", theirs, None)
+    assert how == "failed" and words.startswith("the driver has mibench 9.9.9, this process on ")
+    assert not list(tmp_path.iterdir())
