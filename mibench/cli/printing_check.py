@@ -37,7 +37,7 @@ def print_check(check: Check) -> None:
                 _print_thing(console, thing)
     if check.estimate is not None:
         _print_hours(console, check)
-    counts = {state: len(check.of(state)) for state in ("have", "missing", "unclear", "absent")}  # type: ignore[arg-type]
+    counts = {state: len(check.of(state)) for state in ("have", "missing", "unclear", "absent")}
     words = {"have": "here", "missing": "missing", "unclear": "unclear", "absent": "not here and not required"}
     told = ", ".join(f"{count} {words[state]}" for state, count in counts.items() if count)
     verdict = Text("ready", "bold green") if check.ready else Text("not ready", "bold red")

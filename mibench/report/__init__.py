@@ -144,10 +144,10 @@ def write(
     from mibench.runs import reading_once
 
     with reading_once():
-        return _write(root, console, private_images, full)
+        return _write(root, console, private_images, full, rehearsal)
 
 
-def _write(root: Path, console: "Console", private_images: bool, full: bool) -> Path:
+def _write(root: Path, console: "Console", private_images: bool, full: bool, rehearsal: bool) -> Path:
     from mibench.report import content, figures, files, grids, matched_figure, page, screen, terminal
     from mibench.runtime.terminal import SafeConsole
 

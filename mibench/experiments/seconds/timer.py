@@ -154,7 +154,7 @@ class Timer:
                     self.reached.append(operations / rate.seconds)
             else:
                 self._known[key] = Rate(operations / self._speed(), "scaled" if operations else "unknown")
-        return self._known[key]  # type: ignore[no-any-return]
+        return self._known[key]
 
     def _speed(self) -> float:
         """Floating-point operations a second: of what was timed, else a share of the peak."""

@@ -114,7 +114,7 @@ def _linear(name: str, inside: int, outside: int, rate: float = 1.0) -> Pickled:
 
 
 def _conv(name: str, inside: int, outside: int, kernel: int, bias: bool = True) -> Pickled:
-    own = {"bias": value(f"{name}.bias", outside)} if bias else {}
+    own: dict[str, Any] = {"bias": value(f"{name}.bias", outside)} if bias else {}
     weight = value(f"{name}.weight", outside, inside, kernel, kernel)
     return part("Conv2dLayer", buffers={"resample_filter": taps()}, weight=weight, activation="lrelu", **own)
 
