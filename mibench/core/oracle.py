@@ -216,8 +216,10 @@ class Oracle:
         with torch.set_grad_enabled(differentiable), without_tangents(), self._meter.question(len(x)):
             features = self._target.features(self._counted(x, own) if differentiable else x.detach())  # type: ignore[operator]
             head = self._target.head
-            random = noise is not None and isinstance(head, Drawn)
-            logits = head.draw(features, noise) if random else head(features)  # type: ignore[operator]
+            if noise is not None and isinstance(head, Drawn):  # noqa: SIM108 (no line holds it as one expression)
+                logits = head.draw(features, noise)
+            else:
+                logits = head(features)  # type: ignore[operator]
             self._note(labels, logits)
             return self._own(logits.float()), self._own(features.float())
 
