@@ -125,14 +125,16 @@ def print_suites(suites: Sequence["Listed"]) -> None:
     """The shipped suites: name and title, then data, weights and what it comes to; below, whose hours these are."""
     console = SafeConsole()
     console.print(Text.assemble(("suites", "bold"), ("   mibench run NAME", "dim")))
-    width = max(len(one.name) for one in suites)
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="cyan", no_wrap=True)
+    grid.add_column()
     for one in suites:
         kind = "data" if one.runs is None else "embedded data"
         fetched = f"fetch {', '.join(one.fetched)}" if one.fetched else f"{kind} ({', '.join(one.data)})"
         weights = f"weights {', '.join(one.weights)}" if one.weights else "no weights"
-        console.print(Text.assemble((f"{one.name:<{width}}  ", "cyan"), one.title), no_wrap=True, overflow="ellipsis")
         told = "; ".join(filter(None, (fetched, weights, one.cost)))
-        console.print(Padding(Text(told, "dim"), (0, 0, 0, width + 2)))
+        grid.add_row(one.name, Text.assemble(one.title, ("\n" + told, "dim")))
+    console.print(grid)
     console.print(
         "Core hours are of one core (an AMD EPYC, fp32), as each suite measured it, where nothing is done yet; those "
         "of the papers' suites, and of GPUs, are not measured. What is here, what is missing, and how long it takes on "
