@@ -7,7 +7,7 @@ import pytest
 from mibench.plugins import registry
 
 ROOT = Path(__file__).parent.parent
-LAWS = {"contract", "metrics", "side_effects", "models"}
+LAWS = {"contract", "host_waits", "metrics", "side_effects", "models"}
 """Files of a folder that hold for all of its modules."""
 
 

@@ -96,6 +96,12 @@ class Untrapped(Oracle):
         """Logits and features of what is left."""
         return self.inner.answers(self._without(x, labels), labels)
 
+    def drawn(
+        self, x: Float[Tensor, "m c h w"], labels: Int64[Tensor, " n"] | None, noise: Noise | None
+    ) -> tuple[Float[Tensor, "m k"], Float[Tensor, "m d"]]:
+        """The same, of a head that is random in training."""
+        return self.inner.drawn(self._without(x, labels), labels, noise)
+
     @torch.no_grad()
     def probs(self, x: Float[Tensor, "m c h w"], labels: Int64[Tensor, " n"] | None) -> Float[Tensor, "m k"]:
         """Scores of what is left."""

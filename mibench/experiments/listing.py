@@ -99,7 +99,7 @@ def read(path: Path) -> Listed:
         tuple(weights),
         tuple(str(part["name"]) for part in parts if "name" in part),
         takes.get("runs"),
-        takes.get("hours"),
+        float(takes["hours"]) if "hours" in takes else None,
         str(takes.get("disk", "")),
     )
 

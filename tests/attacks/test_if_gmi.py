@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from worlds import SHAPE, LinearPrior, World, small_net
+from worlds import SHAPE, LinearPrior, World, small_net, workspace
 
 from mibench.attacks.if_gmi import IFGMI
 from mibench.attacks.parts.balls import project_l1
@@ -183,7 +183,8 @@ def test_mirror_images_are_for_the_pool_alone() -> None:
     world = World(5)
     z, y, noise = torch.randn(5, 7) / 3, torch.arange(5), Noise(0, torch.arange(5)).of("if_gmi")
     one, other = (
-        IFGMI(mirror=mirror)._invert(world.oracle(), world.prior, z, y, [4, 2], noise) for mirror in (True, False)
+        IFGMI(mirror=mirror)._invert(world.oracle(), world.prior, z, y, [4, 2], noise, workspace(world))
+        for mirror in (True, False)
     )
     assert torch.equal(one, other) and IFGMI(mirror=False).cost(world.prior).shared_queries == 2000
 

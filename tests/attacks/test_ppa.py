@@ -6,7 +6,7 @@ import pytest
 import torch
 from attacking import ROUNDING, accuracy, assert_refused
 from torch import Tensor
-from worlds import World, attack_on
+from worlds import World, attack_on, workspace
 
 from mibench.attacks.parts.search import keys
 from mibench.attacks.ppa import PPA
@@ -44,7 +44,7 @@ def test_the_steps_are_the_authors_loop() -> None:
     y, key = keys(torch.arange(5), 5)
     noise = Noise(2, key).of("ppa")
     start = 0.3 * prior.sample(Noise(1, key).of("start"))
-    found = PPA(mirror=True)._optimise(world.oracle(), prior, start, y, 20, noise)
+    found = PPA(mirror=True)._optimise(world.oracle(), prior, start, y, 20, noise, workspace(world))
     z = start.clone().requires_grad_()
     optimizer = torch.optim.Adam([z], lr=0.005, weight_decay=0, betas=(0.1, 0.1))
     for step in range(20):

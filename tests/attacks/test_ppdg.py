@@ -106,8 +106,8 @@ def pivots_and_copy(loss: str, steps: int) -> tuple[float, float, float]:
     kept = (world.prior.decode(torch.randn(4, 6, generator=generator)) + 0.2).clamp(0, 1).detach()
     wanted, tuned = features(kept), Tuned(world.prior, {})
     start = features(world.prior.decode(torch.zeros(4, 6)))
-    pivots = attack._pivots(tuned, wanted, 3, Noise(0, torch.tensor([3])))
-    weights = attack._copy(tuned, pivots, wanted, 3)
+    pivots = attack._pivots(tuned, wanted, 3, Noise(0, torch.tensor([3])), workspace(world))
+    weights = attack._copy(tuned, pivots, wanted, 3, workspace(world))
     after = features(Tuned(world.prior, {3: weights}).decode(pivots, torch.full((4,), 3)))
     distance = DISTANCES[loss]
     before = features(world.prior.decode(pivots))
@@ -124,7 +124,7 @@ def test_tuning_takes_adams_steps_down_the_distance() -> None:
     """W' = W - lr m / (sqrt(v) + eps), m and v of d/dW |features(G(w)) - wanted|^2, worked out beside it."""
     world = World(4)
     pivots, wanted = torch.randn(3, 6), features(torch.rand(3, 3, 8, 8))
-    found = replace(SHORT, steps=3, lr=0.01)._copy(Tuned(world.prior, {}), pivots, wanted, 2)
+    found = replace(SHORT, steps=3, lr=0.01)._copy(Tuned(world.prior, {}), pivots, wanted, 2, workspace(world))
     weight = world.prior.directions.detach().clone().requires_grad_()
     m = v = torch.zeros_like(weight)
     for step in (1, 2, 3):
@@ -192,8 +192,8 @@ def test_the_rounds_by_hand() -> None:
         own = wide.images[4 * place : 4 * place + 4]
         wanted = features(own[confidence[4 * place : 4 * place + 4].argsort(descending=True)[:2]])
         tuned = Tuned(world.prior, {})
-        pivots = SHORT._pivots(tuned, wanted, label, Noise(0, torch.tensor([label])).of("ppdg-pivots", 0))
-        copies[label] = SHORT._copy(tuned, pivots, wanted, label)
+        pivots = SHORT._pivots(tuned, wanted, label, Noise(0, torch.tensor([label])).of("ppdg-pivots", 0), workspace(world))
+        copies[label] = SHORT._copy(tuned, pivots, wanted, label, workspace(world))
     expected = PPA_SHORT(oracle, Tuned(world.prior, copies), labels, 0, workspace(world))
     found = run(SHORT, world, labels)
     torch.testing.assert_close(found.latents, expected.latents, rtol=0, atol=1e-5)
@@ -245,7 +245,7 @@ def test_the_pivots_rate_is_the_projectors() -> None:
     world, label = World(4), torch.tensor([1])
     attack, tuned = replace(SHORT, pivot_steps=1), Tuned(world.prior, {})
     noise = Noise(0, label).of("ppdg-pivots", 0)
-    pivots = attack._pivots(tuned, features(world.prior.decode(torch.ones(2, 6))), 1, noise)
+    pivots = attack._pivots(tuned, features(world.prior.decode(torch.ones(2, 6))), 1, noise, workspace(world))
     mean = tuned.sample(Noise(noise.seed, torch.arange(600)).of("ppdg-mean")).mean(dim=0)
     assert torch.equal(pivots, mean.expand(2, -1))
 

@@ -88,9 +88,9 @@ def test_the_surrogate_sees_the_pools_stored_images_and_the_targets_answers(monk
     world, seen = World(6), {}
     teach = smile.LongTail.teach
 
-    def watched(self: smile.LongTail, experts: Any, features: Tensor, log_p: Tensor, seed: int) -> Any:
+    def watched(self: smile.LongTail, experts: Any, features: Tensor, log_p: Tensor, seed: int, work: Any) -> Any:
         seen.update(lesson=self, features=features, log_p=log_p)
-        return teach(self, experts, features, log_p, seed)
+        return teach(self, experts, features, log_p, seed, work)
 
     monkeypatch.setattr(smile.LongTail, "teach", watched)
     one = attack_on(world, "smile", torch.tensor([1, 4]), **SMALL, reweight="batch")

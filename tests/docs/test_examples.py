@@ -54,7 +54,7 @@ def test_the_attack_finds_everybody_at_the_cost_it_says() -> None:
     assert oracle.queries.tolist() == [cost.queries] * world.classes
     assert oracle.gradient_images.tolist() == [cost.gradient_images] * world.classes
     some = attack(world.oracle(), world.prior, labels[3:5], 0, workspace(world))
-    assert torch.equal(some.images, made.images[6:10])
+    torch.testing.assert_close(some.images, made.images[6:10], rtol=0, atol=1e-4)  # batches round differently
 
 
 def _trained(beta: float | None) -> tuple[dict[str, torch.Tensor], float]:

@@ -254,6 +254,7 @@ def test_trap_11_no_attack_can_select_by_an_evaluation_model() -> None:
         "folder",
         "names",
         "public",
+        "seconds",
         "transform",
     }
     folder = Path(inspect.getfile(World)).parent.parent / "mibench" / "attacks"

@@ -76,7 +76,7 @@ def test_rates_of_the_papers_that_the_field_quotes() -> None:
     assert known["resnet34", "none", "closed_top1"] == 90.78
     assert known["resnet34", "rolss stages=1", "natural_accuracy"] == 91.38
     for model in ("resnet34", "resnet50", "resnet101", "resnet152"):
-        trade = {  # paper.md's delta = attack accuracy lost / natural accuracy lost, printed with two decimals
+        trade = {  # The page's delta = attack accuracy lost / natural accuracy lost, printed with two decimals
             defense: (known[model, "none", "closed_top1"] - known[model, defense, "closed_top1"])
             / (known[model, "none", "natural_accuracy"] - known[model, defense, "natural_accuracy"])
             for defense in ("bido lambda_x=0.05 normalise=False", "rolss stages=1", "ssf keep=0.2", "tts warm=0.05")

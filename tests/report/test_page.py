@@ -494,6 +494,7 @@ class Sized:
         )
         self.per_image["order"] = self.per_image.groupby("label").cumcount()
         self.per_image["likeness"] = (labels % 2).numpy()
+        self.columns = {name: self.per_image[name].to_numpy() for name in ("label", "order", "likeness")}
 
 
 def test_twenty_thousand_thumbnails(world: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
