@@ -20,7 +20,9 @@ PROBED = 200
 """How many held-out images the attacks of `side_effects` try."""
 
 
-def side_effects(model: Classifier, logits: Float[Tensor, "n k"], heldout: Split) -> dict[str, Any]:
+def side_effects(
+    model: Classifier, logits: Float[Tensor, "n k"], heldout: Split, probed: int = PROBED
+) -> dict[str, Any]:
     """Adversarial accuracy, calibration, gradient norms, and how far served scores are from summing to 1.
 
     Scores are what is served; gradients are those of the network itself, which a white-box attacker holds, in float32.
@@ -29,11 +31,12 @@ def side_effects(model: Classifier, logits: Float[Tensor, "n k"], heldout: Split
         model: Deployed, in eval mode, on the device of the labels.
         logits: Of the held-out images, as served.
         heldout: Private images that the model has not seen.
+        probed: How many of them are attacked, at most.
     """
     # A shaper's scores are judged before a softmax makes them sum to 1.
     scores = logits.exp() if isinstance(model, Served) else logits.softmax(dim=1)
     confidence = calibration(logits.softmax(dim=1), heldout.labels)
-    place = spread(heldout.labels, PROBED)
+    place = spread(heldout.labels, probed)
     x, y = heldout.at(place), heldout.labels[place]
     other = gradients.others(y, logits.shape[1], Noise(0, place).of("other class"))
 

@@ -15,7 +15,7 @@ import torch
 from mibench import models
 from mibench.core import Dataset, Defense, Split
 from mibench.evaluation.model import accuracy, private_answers, real_to_real
-from mibench.evaluation.side_effects import side_effects
+from mibench.evaluation.side_effects import PROBED, side_effects
 from mibench.metrics.accuracy import closed_set, top_k
 from mibench.metrics.ood import detection
 from mibench.models.base import Classifier
@@ -48,6 +48,9 @@ Pretrained = Literal["none", "imagenet", "public"]
 
 EVALUATOR_SEED = 1000
 """Evaluation models have one seed for all targets, and it is not a target's."""
+
+REHEARSED = 4
+"""Held-out images whose robustness is measured in a rehearsal: that takes longer than its trainings."""
 
 ADAMW = {"epochs": 30, "least_steps": 600, "doublings": 2}
 TARGET = {**ADAMW, "batch": 96, "lr": 0.1, "optimizer": "muon", "schedule": "linear"}
@@ -277,7 +280,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         if evaluator:
             metrics |= measure_evaluator(model, data, engine, folder)
         else:
-            metrics |= measure_target(model, data, engine, folder)
+            metrics |= measure_target(model, data, engine, folder, REHEARSED if run.rehearsed else PROBED)
             metrics["defense_reports"] = [
                 report | defense.report(memory, data, lambda images: predict(model, images, engine)[0])
                 for defense, memory, report in zip(defenses, fitted.memories, fitted.reports, strict=True)
@@ -296,7 +299,9 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         run.finish(provenance(started, describe(engine)) | {"training_cpu_seconds": seconds})
 
 
-def measure_target(model: Classifier, data: Dataset, engine: Engine, folder: Path) -> dict[str, Any]:
+def measure_target(
+    model: Classifier, data: Dataset, engine: Engine, folder: Path, probed: int = PROBED
+) -> dict[str, Any]:
     """A target's natural accuracy and what its defenses change besides; heldout.safetensors keeps each image's verdict,
     so that the accuracies of two targets can be compared in pairs."""
     classes = len(data.classes)
@@ -304,7 +309,7 @@ def measure_target(model: Classifier, data: Dataset, engine: Engine, folder: Pat
     hits = top_k(closed_set(logits, classes), data.heldout.labels.to(logits.device), 1)
     kept = {"hits": hits.to(torch.uint8), "labels": data.heldout.labels}
     artifacts.write_tensors(folder / "heldout.safetensors", kept, {"role": "held-out verdicts"})
-    effects = side_effects(model, logits, data.heldout.on(engine))
+    effects = side_effects(model, logits, data.heldout.on(engine), probed)
     if len(data.public):
         strangers, _ = predict(model, data.public.images, engine)
         effects["ood"] = detection(logits.softmax(1), strangers.softmax(1))._asdict()

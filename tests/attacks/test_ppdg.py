@@ -192,7 +192,9 @@ def test_the_rounds_by_hand() -> None:
         own = wide.images[4 * place : 4 * place + 4]
         wanted = features(own[confidence[4 * place : 4 * place + 4].argsort(descending=True)[:2]])
         tuned = Tuned(world.prior, {})
-        pivots = SHORT._pivots(tuned, wanted, label, Noise(0, torch.tensor([label])).of("ppdg-pivots", 0), workspace(world))
+        pivots = SHORT._pivots(
+            tuned, wanted, label, Noise(0, torch.tensor([label])).of("ppdg-pivots", 0), workspace(world)
+        )
         copies[label] = SHORT._copy(tuned, pivots, wanted, label, workspace(world))
     expected = PPA_SHORT(oracle, Tuned(world.prior, copies), labels, 0, workspace(world))
     found = run(SHORT, world, labels)
