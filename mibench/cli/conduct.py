@@ -13,7 +13,7 @@ from mibench.experiments.experiment import Experiment
 from mibench.experiments.plan import plan
 from mibench.experiments.remarks import remarks
 from mibench.plugins import registry
-from mibench.runs import Run, damaged, mirrors
+from mibench.runs import Run, damaged, lineage, mirrors
 from mibench.runs.executor import pending
 from mibench.runs.store import attached
 from mibench.runtime import engine
@@ -198,14 +198,14 @@ def describe(runs: list[Run], force: bool, as_json: bool, seconds: Mapping[str, 
     left = pending(runs, force)
     rehearse(left)
     todo = {run.label for run in left}
-    whole = {run.label: run for run in _with_ancestors(runs)}
+    whole = lineage(runs)
     if as_json:
-        shown = [{**run.description(), "done": label not in todo} for label, run in whole.items()]
+        shown = [{**run.description(), "done": run.label not in todo} for run in whole]
         print(json.dumps(shown, indent=1, sort_keys=True))
         return
     from mibench.cli import printing
 
-    printing.print_plan(list(whole.values()), todo, seconds)
+    printing.print_plan(whole, todo, seconds)
 
 
 def opening(runs: list[Run]) -> list[Run]:
@@ -213,12 +213,6 @@ def opening(runs: list[Run]) -> list[Run]:
     names = [run.inversion.spec["attack"]["name"] for run in runs]
     roles = [registry.card("attacks", name).get("role", "attack") for name in names]
     return runs[: roles.index("attack") + 1]
-
-
-def _with_ancestors(runs: Sequence[Run]) -> Iterator[Run]:
-    for run in runs:
-        yield from _with_ancestors(run.ancestors())
-        yield run
 
 
 def metrics_of(run: Run) -> dict[str, Any]:

@@ -16,14 +16,14 @@ from mibench.experiments.room import of_machine
 from mibench.experiments.seconds import Estimate, Stopwatch, estimate
 from mibench.plugins import registry
 from mibench.plugins.registry import Choice
-from mibench.runs import KINDS, Run
+from mibench.runs import KINDS, Run, lineage
 from mibench.runs.executor import pending
 from mibench.runtime.absent import as_published
 from mibench.runtime.engine import Engine, set_threads, workers
 from mibench.runtime.errors import UserError
 from mibench.zoo import Shelf
 
-__all__ = ["Check", "check", "lineage", "things_of"]
+__all__ = ["Check", "check", "things_of"]
 
 
 @dataclass(frozen=True)
@@ -191,21 +191,6 @@ def _datasets(tables: Sequence[dict[str, Any]]) -> list[Choice | Thing]:
         except UserError as error:
             known.setdefault(key, Thing("data", name, "missing", str(error), "mibench data list"))
     return list(known.values())
-
-
-def lineage(runs: Sequence[Run]) -> list[Run]:
-    """Runs with all that they build on, each once."""
-    found: dict[str, Run] = {}
-
-    def visit(run: Run) -> None:
-        if run.label not in found:
-            found[run.label] = run
-            for parent in run.ancestors():
-                visit(parent)
-
-    for run in runs:
-        visit(run)
-    return list(found.values())
 
 
 def _machine(engine: Engine) -> str:

@@ -6,7 +6,7 @@ from mibench import zoo
 from mibench.evaluation import faces
 from mibench.experiments.experiment import Experiment, Targets
 from mibench.plugins import capabilities, registry
-from mibench.runs import Run
+from mibench.runs import Run, lineage
 from mibench.runtime.absent import STATED
 from mibench.stages import train_verifier
 
@@ -32,7 +32,7 @@ def remarks(experiments: Iterable[Experiment], runs: Sequence[Run]) -> list[str]
 
 
 def _stated(runs: Sequence[Run]) -> Iterator[str]:
-    whole = [one for run in runs for one in _lineage(run)]
+    whole = lineage(runs)
     data = {
         str(one.spec["dataset"]["name"])
         for one in whole
@@ -49,18 +49,12 @@ def _stated(runs: Sequence[Run]) -> Iterator[str]:
 
 
 def _from_zoo(runs: Sequence[Run]) -> Iterator[str]:
-    whole = {one.label: one for run in runs for one in _lineage(run) if zoo.origin(one) and not one.done}
-    if whole:
+    ready = [one.label for one in lineage(runs) if zoo.origin(one) and not one.done]
+    if ready:
         yield (
-            f"ready in the zoo, so not trained here: {', '.join(sorted(whole))} (--no-zoo trains all of it; mibench "
+            f"ready in the zoo, so not trained here: {', '.join(sorted(ready))} (--no-zoo trains all of it; mibench "
             "zoo list says how each was made)"
         )
-
-
-def _lineage(run: Run) -> Iterator[Run]:
-    yield run
-    for parent in run.ancestors():
-        yield from _lineage(parent)
 
 
 def _priors(runs: Sequence[Run]) -> Iterator[str]:

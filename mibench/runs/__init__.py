@@ -1,7 +1,18 @@
 """Runs: what was asked -> id -> directory; atomic, resumable, with provenance."""
 
 from mibench.runs.library import Library, damaged, find, finished, inversion_of
-from mibench.runs.run import KINDS, PROTOCOL, Run, canonical, clock, other_protocol, provenance, reading_once, unchanged
+from mibench.runs.run import (
+    KINDS,
+    PROTOCOL,
+    Run,
+    canonical,
+    clock,
+    lineage,
+    other_protocol,
+    provenance,
+    reading_once,
+    unchanged,
+)
 
 __all__ = [
     "KINDS",
@@ -14,6 +25,7 @@ __all__ = [
     "find",
     "finished",
     "inversion_of",
+    "lineage",
     "other_protocol",
     "provenance",
     "reading_once",

@@ -39,6 +39,7 @@ __all__ = [
     "Run",
     "canonical",
     "clock",
+    "lineage",
     "provenance",
     "reading_once",
     "unchanged",
@@ -441,6 +442,21 @@ def reading_once() -> Iterator[None]:
         yield
     finally:
         _KEPT.reset(token)
+
+
+def lineage(runs: Iterable[Run]) -> list[Run]:
+    """Runs with all that they build on, parents first, each once."""
+    known: dict[str, Run] = {}
+
+    def visit(run: Run) -> None:
+        if run.label not in known:
+            for parent in run.ancestors():
+                visit(parent)
+            known[run.label] = run
+
+    for run in runs:
+        visit(run)
+    return list(known.values())
 
 
 def id_of(folder: str) -> str:

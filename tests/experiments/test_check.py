@@ -29,6 +29,7 @@ from mibench.experiments.seconds import costing, timer
 from mibench.experiments.seconds.smallest import ASKED, shown_through, smallest
 from mibench.plugins import registry
 from mibench.plugins.capabilities import declared
+from mibench.runs import lineage
 from mibench.runs.executor import pending
 from mibench.runtime.absent import as_published
 from mibench.runtime.engine import resolve
@@ -200,7 +201,7 @@ def test_what_is_missing_is_named_with_its_remedy(name: str, here: Path) -> None
     suite = str(here / "suite.toml")
     with as_published():
         todo = [run for e in suites.read(suite) for run in plan(e, here)] if "hub" in name else []
-        found = check.things_of(suites.sweeps(suite), suite, here / "results", check.lineage(todo))
+        found = check.things_of(suites.sweeps(suite), suite, here / "results", lineage(todo))
     named = [one for one in found if one.state == "missing" and what in one.what]
     assert named, [vars(one) for one in found]
     assert told in named[0].told and remedy in named[0].remedy

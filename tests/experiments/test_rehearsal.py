@@ -17,13 +17,13 @@ from mibench.experiments import suites
 from mibench.experiments.experiment import Experiment
 from mibench.experiments.plan import plan
 from mibench.experiments.rehearsal import rehearse
-from mibench.experiments.rehearsal.choosing import choose, whole
+from mibench.experiments.rehearsal.choosing import choose
 from mibench.experiments.rehearsal.place import MARK, place
 from mibench.experiments.rehearsal.smaller import COUNTS
 from mibench.experiments.rehearsal.standing import EMBEDDED, smaller_data, standing_in
 from mibench.models.base import no_larger_than
 from mibench.report.load import results
-from mibench.runs import Run, find, finished
+from mibench.runs import Run, find, finished, lineage
 from mibench.runtime.absent import as_published
 from mibench.runtime.engine import Engine, resolve
 from mibench.runtime.errors import UserError
@@ -58,7 +58,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def planned(experiments: list[Experiment], tmp_path: Path) -> list[Run]:
     assert experiments[0].dataset is not None
     data = smaller_data(experiments[0].dataset, tmp_path, Silent())
-    return whole(run for one in experiments for run in plan(standing_in(one, data, tmp_path)))
+    return lineage(run for one in experiments for run in plan(standing_in(one, data, tmp_path)))
 
 
 def test_numbers_make_no_other_step_and_no_id_is_a_real_one(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_numbers_make_no_other_step_and_no_id_is_a_real_one(tmp_path: Path) -> N
     attacked = [(run.name, run.target.name.rpartition("-")[2]) for run in chosen if run.kind == "inversions"]
     both = [("ppa", "none"), ("ppa", "re"), ("cma_es", "none"), ("cma_es", "re"), ("prior_search", "none")]
     assert sorted(attacked) == sorted(both) and kinds.count("scores") == len(both)
-    everything = {run.id for run in [*runs, *whole(plan(written(tmp_path)[0]))]}
+    everything = {run.id for run in [*runs, *lineage(plan(written(tmp_path)[0]))]}
     assert all(run.rehearsed and run.id not in everything for run in chosen)
     assert not any(run.rehearsed for run in runs)
 

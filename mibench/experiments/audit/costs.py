@@ -1,7 +1,6 @@
 """What a run asks of the user's model, in closed form, from what was planned and declared."""
 
 import math
-from collections.abc import Iterable
 
 from mibench.core import Cost
 from mibench.experiments.audit.question import Prepared
@@ -9,7 +8,7 @@ from mibench.experiments.experiment import Attacker, Experiment
 from mibench.experiments.plan import cost_of, plan
 from mibench.plugins import registry
 from mibench.plugins.registry import Choice
-from mibench.runs import Run
+from mibench.runs import Run, lineage
 from mibench.stages import imported
 from mibench.stages.import_target import HELDOUT_SHOWN, LEARNT_SHOWN
 
@@ -71,13 +70,5 @@ def asks(run: Run, prepared: Prepared) -> float:
 
 def everything(prepared: Prepared, experiment: Experiment) -> float:
     """Pictures that an experiment shows to the user's model at most, from the finding out to the last score."""
-    known: dict[str, Run] = {}
-
-    def visit(runs: Iterable[Run]) -> None:
-        for run in runs:
-            if run.label not in known:
-                known[run.label] = run
-                visit(run.ancestors())
-
-    visit(plan(experiment, prepared.target.root))
-    return prepared.found.shown + math.fsum(asks(run, prepared) for run in known.values())
+    planned = lineage(plan(experiment, prepared.target.root))
+    return prepared.found.shown + math.fsum(asks(run, prepared) for run in planned)

@@ -5,25 +5,17 @@ and judge is a step. Of the inversions those are taken that are the first of an 
 and the first against each target with such access.
 """
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from mibench.experiments.rehearsal.smaller import small
 from mibench.plugins import registry
 from mibench.runs import KINDS, Run
 
-__all__ = ["choose", "whole"]
+__all__ = ["choose"]
 
 LEFT_OUT = ("seed", "budget", "identities")
 """What of a specification makes no other step."""
-
-
-def whole(planned: Iterable[Run]) -> list[Run]:
-    """Runs with all that they build on, each once, parents first."""
-    known: dict[str, Run] = {}
-    for run in planned:
-        _gather(run, known)
-    return list(known.values())
 
 
 def choose(runs: Sequence[Run]) -> list[Run]:
@@ -48,13 +40,6 @@ def choose(runs: Sequence[Run]) -> list[Run]:
         if run.kind == "scores" and key_of(run.inversion, keys) in made:
             _small(run, keys, made)
     return sorted(made.values(), key=lambda run: KINDS.index(run.kind))
-
-
-def _gather(run: Run, known: dict[str, Run]) -> None:
-    if run.label not in known:
-        for parent in run.ancestors():
-            _gather(parent, known)
-        known[run.label] = run
 
 
 def _plain_first(run: Run) -> tuple[bool, bool]:

@@ -9,11 +9,11 @@ from pathlib import Path
 from mibench import stages
 from mibench.experiments.experiment import Experiment
 from mibench.experiments.plan import plan
-from mibench.experiments.rehearsal.choosing import choose, whole
+from mibench.experiments.rehearsal.choosing import choose
 from mibench.experiments.rehearsal.place import place
 from mibench.experiments.rehearsal.standing import imagenet, replaced, smaller_data, standing_in
 from mibench.plugins.registry import Choice
-from mibench.runs import Run, canonical
+from mibench.runs import Run, canonical, lineage
 from mibench.runtime.engine import resolve, set_threads
 from mibench.runtime.errors import UserError
 from mibench.runtime.progress import Reporter
@@ -108,7 +108,7 @@ def rehearse(
     done = Rehearsal()
     set_threads(device)
     with place(keep) as root:
-        planned = whole(_planned(done, experiments, root, reporter))
+        planned = lineage(_planned(done, experiments, root, reporter))
         runs, done.runs = choose(planned), len(planned)
         failed: set[str] = set()
         made: list[str] = []

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from mibench.report import protocol
 from mibench.report.result import Result
 from mibench.report.show import ROLE, made, specified
-from mibench.runs import KINDS, Run
+from mibench.runs import KINDS, Run, lineage
 from mibench.runtime.errors import UserError
 
 __all__ = ["Origin", "RunLine", "again", "cards", "command", "every", "lines", "origins"]
@@ -36,17 +36,8 @@ class Origin(NamedTuple):
 
 def every(results: Sequence[Result]) -> list[Run]:
     """Every run that some scores build on, each once: those first that others build on."""
-    known: dict[str, Run] = {}
-
-    def visit(run: Run) -> None:
-        if run.label not in known:
-            known[run.label] = run
-            for parent in run.ancestors():
-                visit(parent)
-
-    for result in results:
-        visit(result.run)
-    return sorted(known.values(), key=lambda run: (KINDS.index(run.kind), run.name, run.id))
+    known = lineage(result.run for result in results)
+    return sorted(known, key=lambda run: (KINDS.index(run.kind), run.name, run.id))
 
 
 def command(run: Run, private: bool = True) -> str:
