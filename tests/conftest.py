@@ -5,9 +5,9 @@ import signal
 from collections.abc import Callable, Iterator
 
 import pytest
+import type_checks
 
-from mibench.runtime import rng
-
+type_checks.install()
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A script's background jobs ignore Ctrl-C, and so would every command that the tests interrupt.
@@ -20,7 +20,14 @@ def type_checks_draw() -> Iterator[Callable[[], dict[str, object]]]:
 
     Of the session: what fixtures of a module run is told as what its tests run.
     """
+    from mibench.runtime import rng  # after the type checks are in place
+
     states = rng._global_states
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rng, "_global_states", lambda: states() | {"random": None})
         yield states
+
+
+def pytest_runtest_setup() -> None:
+    """Every test has its own first calls."""
+    type_checks.Calls.running += 1
