@@ -1,7 +1,9 @@
 """One thread for each of the processes that pytest-xdist runs side by side, and for those that tests start."""
 
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -12,6 +14,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A script's background jobs ignore Ctrl-C, and so would every command that the tests interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A folder for what the processes of a run share: the first one makes it, and takes it away in the end."""
+    if not hasattr(config, "workerinput"):
+        os.environ["MIBENCH_TESTS_SHARED"] = folder = tempfile.mkdtemp(prefix="mibench-tests-shared-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,4 +1,4 @@
-"""The type and shape checks of a test run, on a sample of the calls: of every call they took three quarters of the time.
+"""The type and shape checks of a test run, on a sample of the calls: of every call they took most of the time.
 
 jaxtyping's import hook (`--jaxtyping-packages` in pyproject.toml) puts a check around every function of mibench. Here a
 check is made when its function is first called, and in each test it looks at the first `FIRST` calls of a function and
