@@ -104,10 +104,10 @@ def _published(data: Choice, plugin: Published) -> list[Thing]:
     elif own is not None:
         things.append(_prepared(data.name, own, plugin.size, plugin.own().about["notes"]["standin"]))
     else:
-        files = [_file(top, folder, need) for folder, need in plugin.needed() if folder == plugin.folder]
-        if all(one.state == "have" for one in files):
-            files += _protocol(plugin, top)
-        things += files
+        found = [_file(top, folder, need) for folder, need in plugin.needed() if folder == plugin.folder]
+        if all(one.state == "have" for one in found):
+            found += _protocol(plugin, top)
+        things += found
         whole = False
     if plugin.public_set:
         public = publics.PUBLICS[plugin.public_set]

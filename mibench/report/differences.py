@@ -143,21 +143,21 @@ class _Line:
         """Rows of judges.csv: the same images as each judge sees them; none where there is nothing to estimate."""
         if self.comparison.identical:
             return []
-        effects = []
+        found = []
         for column in self.one.results[0].judges:
             one, other = self.one.judged_by(column), self.other.judged_by(column)
             comparison = compare(one, other) if one is not None and other is not None else None
             if comparison is not None:
-                effects.append(Effect(column, comparison.interval))
+                found.append(Effect(column, comparison.interval))
         about = {"protocol": self.row["protocol"], "defense": self.row["target_label"]}
         attack = self.one.attack if self.attack == "strongest" else self.attack
-        kind = disagreement(effects).words
+        kind = disagreement(found).words
         return [
             about
             | {"attack": attack, "judge": one.judge}
             | bounds("difference", one.interval)
             | {"n": one.interval.n, "identities": one.interval.clusters, "judges": kind}
-            for one in effects
+            for one in found
         ]
 
 
