@@ -1,8 +1,10 @@
 """The command line as tests use it: in this process, or as a process of its own that can be killed."""
 
 import atexit
+import fcntl
 import io
 import itertools
+import json
 import os
 import shutil
 import subprocess
@@ -10,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from unittest.mock import patch
@@ -101,10 +103,23 @@ def full_disk(after: int) -> Iterator[None]:
         yield
 
 
-def start(*words: str, folder: Path, **environment: str) -> "subprocess.Popen[str]":
-    """Start a command as a process of its own, in a session of its own."""
+FORKING = """
+import multiprocessing
+context = multiprocessing.get_context
+multiprocessing.get_context = lambda name: context("fork")
+from mibench import cli
+cli.main()
+"""
+
+
+def start(*words: str, folder: Path, forking: bool = False, **environment: str) -> "subprocess.Popen[str]":
+    """Start a command as a process of its own, in a session of its own.
+
+    `forking`: its workers are forked, where how they came to be is not what is tried: each that is spawned imports
+    torch, which takes seconds.
+    """
     return subprocess.Popen(
-        [sys.executable, "-m", "mibench", *words],
+        [sys.executable, *(["-c", FORKING] if forking else ["-m", "mibench"]), *words],
         cwd=folder,
         env={**os.environ, **ENVIRONMENT, **environment},
         stdout=subprocess.PIPE,
@@ -140,16 +155,27 @@ class World:
 
 @cache
 def world() -> World:
-    """Made once for all tests, never changed; four people of 32 px, one epoch, three steps."""
-    folder = SCRATCH / "world"
-    folder.mkdir()
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        train = command("train", "--defense", "re", *TRAIN)
-        return World(folder, train, command("attack", "--method", "kedmi", *ATTACK))
-    finally:
-        os.chdir(before)
+    """Made once for all tests, never changed; four people of 32 px, one epoch, three steps.
+
+    The first of pytest-xdist's processes that wants it makes it, the others copy what that one made.
+    """
+    folder, shared = SCRATCH / "world", Path(os.environ["MIBENCH_TESTS_SHARED"])
+    with (shared / "world.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        said = shared / "world.json"
+        if not said.exists():
+            folder.mkdir()
+            before = Path.cwd()
+            os.chdir(folder)
+            try:
+                told = command("train", "--defense", "re", *TRAIN), command("attack", "--method", "kedmi", *ATTACK)
+            finally:
+                os.chdir(before)
+            shutil.copytree(folder, shared / "world")
+            said.write_text(json.dumps([asdict(one) for one in told]))
+        elif not folder.exists():
+            shutil.copytree(shared / "world", folder)
+    return World(folder, *(Outcome(**one) for one in json.loads(said.read_text())))
 
 
 def files(folder: Path) -> dict[str, tuple[int, bytes]]:

@@ -24,7 +24,8 @@ class Yours(nn.Module):
 
 torch.manual_seed(0)
 network = Yours(classes=5).eval()  # here: load_state_dict(torch.load("yours.pt", weights_only=True))
-data = registry.configure("data", "digiface", settings={"public_images": 100, "image_size": 32}).plugin.load()
+people = {"identities": 5, "distractors": 5, "public_images": 100, "image_size": 32}  # only public images are used
+data = registry.configure("data", "digiface", settings=people).plugin.load()
 prior = registry.configure("priors", "dcgan").plugin.build((3, 32, 32), 5, data.public).eval().requires_grad_(False)
 attack = registry.configure("attacks", "ppa", "quick", {"steps": 10, "pool": 100}).plugin
 

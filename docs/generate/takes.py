@@ -10,7 +10,7 @@ __all__ = ["takes"]
 def takes(suite: str) -> dict[str, Any]:
     """The fields of `[takes]`, where nothing is done yet; hours only where the suite's `[seconds]` tell them."""
     from mibench import zoo
-    from mibench.cli.printing import duration
+    from mibench.cli.printing import hours_of
     from mibench.experiments import suites
     from mibench.experiments.plan import plan
     from mibench.experiments.room import bytes_of, results_bytes
@@ -25,7 +25,7 @@ def takes(suite: str) -> dict[str, Any]:
         plugins = [one.dataset.plugin for one in experiments if one.dataset is not None]
         data = dict.fromkeys(name for one in plugins if hasattr(one, "needed") for name, _ in one.needed())
         own = suites.seconds(suite)
-        hours = duration([run for run in runs if not zoo.origin(run)], own)[0] if own else 0.0
+        hours = hours_of([run for run in runs if not zoo.origin(run)], own)[0] if own else 0.0
         disk = bytes_of(float(f"{results_bytes(runs, Stopwatch(resolve('cpu', 'fp32'))):.2g}"))
     known: dict[str, Any] = {"data": list(data)} if data else {}
     return known | {"runs": len(runs)} | ({"hours": float(f"{hours:.2g}")} if hours else {}) | {"disk": disk}

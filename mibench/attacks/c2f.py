@@ -290,9 +290,9 @@ class C2f(Attack):
             crossed = drawn.of("crossed").uniform(self.population, width) < 0.5
             beta = fade(generation, self.generations, self.fading)
             child = trial(x, best, pairs.clamp(max=self.population - 1), beta, crossed)
-            found = ask(child)
-            better = found > fitness
+            now = ask(child)
+            better = now > fitness
             held.x = torch.where(better[..., None], child, x)
-            held.fitness = torch.where(better, found, fitness)
+            held.fitness = torch.where(better, now, fitness)
         z, value = best_distinct(held.x, held.fitness, self.images)
         return torch.cat([z, (value <= start)[..., None].to(z.dtype)], dim=2)

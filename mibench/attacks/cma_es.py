@@ -112,8 +112,8 @@ class CmaEs(Attack):
                 held.losses = [*held.losses, -fitness]
                 tell(searches, asked, held.losses[told])
                 told += 1
-                found = torch.cat([held.best, z], 1), torch.cat([held.value, fitness], 1)
-                held.best, held.value = best_distinct(*found, self.images)
+                both = torch.cat([held.best, z], 1), torch.cat([held.value, fitness], 1)
+                held.best, held.value = best_distinct(*both, self.images)
                 held.first = held.value if generation == 0 else held.first
             failed = held.value <= held.first
             return torch.cat([held.best, failed[..., None].to(mean.dtype)], dim=2).flatten(0, 1)

@@ -220,8 +220,8 @@ class DiffMI(Attack):
         shift = (noise.of("level").uniform(1)[:, 0] * 101).floor() - 50
         t = (level + shift).long().clamp(1, 1000) - 1
         eps = noise.of("eps").normal(*model.image_shape)
-        found = model.guided(model.noisy(x, t, eps), t, y, self.guidance)
-        return (found - eps).square().flatten(1).mean(dim=1)
+        predicted = model.guided(model.noisy(x, t, eps), t, y, self.guidance)
+        return (predicted - eps).square().flatten(1).mean(dim=1)
 
     def _unlike(
         self, oracle: Oracle, x: Images, y: Labels, centroids: Float[Tensor, "k d"], noise: Noise

@@ -173,9 +173,9 @@ class IFGMI(Attack):
     ) -> Tensor:
         """Latents and images, side by side."""
         assert isinstance(prior, Staged)
-        found = Inside(z, None, self.radius[0])
-        self._optimise(oracle, found, lambda: prior.decode(found.z, y), y, stages[0], noise.of("stage", 0), work)
-        z, state, stage = found.z.detach(), None, 0
+        inside = Inside(z, None, self.radius[0])
+        self._optimise(oracle, inside, lambda: prior.decode(inside.z, y), y, stages[0], noise.of("stage", 0), work)
+        z, state, stage = inside.z.detach(), None, 0
         for stage, steps in enumerate(stages[1:], start=1):
             with torch.no_grad():
                 state = prior.features_at(z, 1) if state is None else prior.advance(z, state, stage - 1)
@@ -204,28 +204,28 @@ class IFGMI(Attack):
         features, painted = state[:, :cut], state[:, cut:]
         if not self.keep_rgb:
             painted = torch.zeros_like(painted)
-        found = Inside(z, features, self.radius[stage])
+        inside = Inside(z, features, self.radius[stage])
 
         def whole() -> Tensor:
-            return torch.cat([found.parameters()[1], painted], dim=1)
+            return torch.cat([inside.parameters()[1], painted], dim=1)
 
-        self._optimise(oracle, found, lambda: prior.decode_from(found.z, whole(), stage), y, steps, noise, work)
-        return found.z.detach(), whole().detach()
+        self._optimise(oracle, inside, lambda: prior.decode_from(inside.z, whole(), stage), y, steps, noise, work)
+        return inside.z.detach(), whole().detach()
 
     def _optimise(
         self,
         oracle: Oracle,
-        found: Inside,
+        inside: Inside,
         image: Callable[[], Tensor],
         y: Int64[Tensor, " n"],
         steps: int,
         noise: Noise,
         work: AttackContext,
     ) -> None:
-        groups = zip(found.parameters(), (self.lr, self.feature_lr), strict=False)
+        groups = zip(inside.parameters(), (self.lr, self.feature_lr), strict=False)
         own = [{"params": [one], "lr": lr} for one, lr in groups]
         optimizer = adam(own, self.lr, self.reference_batch, self.betas)
-        optimizer.register_step_post_hook(lambda *given: found.project())
+        optimizer.register_step_post_hook(lambda *given: inside.project())
         objective = on_logits(IDENTITY[self.objective])
 
         def loss(z: Tensor, drawn: Noise) -> Tensor:
@@ -233,4 +233,4 @@ class IFGMI(Attack):
             # Where the later blocks do not look at z its gradient is 0, not missing.
             return oracle.loss(x, y, objective, drawn) + 0.0 * z.sum(dim=1)
 
-        descend(found, loss, optimizer, steps, noise, work=work)
+        descend(inside, loss, optimizer, steps, noise, work=work)

@@ -180,6 +180,6 @@ class PPA(Attack):
                 oracle, lambda rows: prior.decode(z[rows], y[rows]), y, noise, views, self.mirror, work
             )
 
-        found = work.once("ppa-selection", oracle, confidence)
-        best = found.reshape(-1, self.candidates).topk(self.images, dim=1).indices
+        confidences = work.once("ppa-selection", oracle, confidence)
+        best = confidences.reshape(-1, self.candidates).topk(self.images, dim=1).indices
         return (best + torch.arange(len(best), device=z.device)[:, None] * self.candidates).flatten()

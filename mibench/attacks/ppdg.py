@@ -225,8 +225,8 @@ class PPDG(Wrapper):
 
     def cost(self, prior: Capabilities, public: int = 0) -> Cost:
         """All rounds and the ranking between them."""
-        found = self._costs(prior, public)
-        return Cost(*(sum(counts) for counts in zip(*found, strict=True)))
+        costs = self._costs(prior, public)
+        return Cost(*(sum(counts) for counts in zip(*costs, strict=True)))
 
     def _costs(self, prior: Capabilities, public: int) -> list[Cost]:
         """Of each round; all but the last with the ranking of what they found."""
@@ -339,8 +339,8 @@ class PPDG(Wrapper):
             with torch.enable_grad():
                 drawn = features(prior.with_weights(weights, pivots, y))
                 distance = DISTANCES[self.loss](drawn[None], wanted[None]).sum()
-                found = torch.autograd.grad(distance, list(weights.values()), allow_unused=True)
-            for value, gradient in zip(weights.values(), found, strict=True):
+                gradients = torch.autograd.grad(distance, list(weights.values()), allow_unused=True)
+            for value, gradient in zip(weights.values(), gradients, strict=True):
                 value.grad = gradient
             optimizer.step()
         return {name: value.detach() for name, value in weights.items() if value.grad is not None}

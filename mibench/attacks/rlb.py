@@ -184,10 +184,10 @@ class RLB(Attack):
                 memory.add(Transitions(state[:, :n], action[:, :n], gained, next_state, done))
                 state = after
             own = p[:, : state.shape[1]].gather(2, y[:, None, None].expand(-1, state.shape[1], 1))[:, :, 0]
-            found = torch.cat([state, torch.full_like(own[:, :, None], float(held.learned))], dim=2)
+            latest = torch.cat([state, torch.full_like(own[:, :, None], float(held.learned))], dim=2)
             score, place = torch.cat([own, held.score], dim=1).sort(dim=1, descending=True, stable=True)
             held.score, place = score[:, : self.images], place[:, : self.images, None].expand(-1, -1, d + 1)
-            held.best = torch.cat([found, held.best], dim=1).gather(1, place)
+            held.best = torch.cat([latest, held.best], dim=1).gather(1, place)
             if memory.filled > self.batch:
                 held.learned = True
                 for update in range(self.updates):

@@ -20,7 +20,7 @@ from mibench.runtime import engine
 from mibench.runtime.absent import Absent
 from mibench.runtime.errors import UserError
 from mibench.runtime.terminal import Terminal, say
-from mibench.stages import execute, merge, rehearse, work
+from mibench.stages import execute, merge, preflight, work
 from mibench.zoo import Shelf
 
 __all__ = ["check", "conduct", "help_with", "machine", "metrics_of", "telling_of_check", "zoo"]
@@ -165,12 +165,12 @@ def check(
     with Terminal() as terminal:
         terminal.say(f"looking for what {suite} needs, and timing its steps")
         place = engine.resolve(device, precision)
-        found = checking.check(suite, place, results, asked=asked, zoo=zoo, on=on, measure=measure)
+        checked = checking.check(suite, place, results, asked=asked, zoo=zoo, on=on, measure=measure)
     if as_json:
-        print(json.dumps(found.to_json(), indent=1))
+        print(json.dumps(checked.to_json(), indent=1))
     else:
-        printing_check.print_check(found)
-    if not found.ready:
+        printing_check.print_check(checked)
+    if not checked.ready:
         raise typer.Exit(2)
 
 
@@ -196,7 +196,7 @@ def describe(runs: list[Run], force: bool, as_json: bool, seconds: Mapping[str, 
     (`suites.seconds`), how long what is still to do takes.
     """
     left = pending(runs, force)
-    rehearse(left)
+    preflight(left)
     todo = {run.label for run in left}
     whole = lineage(runs)
     if as_json:

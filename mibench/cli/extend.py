@@ -54,14 +54,14 @@ def check_plugin(
                 print(f"{'':<26}{word}: {text}", flush=True)
 
     with going_on(f"the {chosen} {name}"):
-        found = testing.check(chosen, name, settings, on_fail=None, told=(lambda one: None) if as_json else told)
+        tried = testing.check(chosen, name, settings, on_fail=None, told=(lambda one: None) if as_json else told)
     if as_json:
-        print(json.dumps(found.to_json(), indent=1))
+        print(json.dumps(tried.to_json(), indent=1))
     else:
-        kept = sum(one.outcome == "kept" for one in found.verdicts)
-        others = len(found.verdicts) - kept - len(found.broken)
+        kept = sum(one.outcome == "kept" for one in tried.verdicts)
+        others = len(tried.verdicts) - kept - len(tried.broken)
         print(
-            f"{chosen} {name}: {kept} laws kept, {len(found.broken)} broken, {others} not tried, {found.seconds:.1f} s"
+            f"{chosen} {name}: {kept} laws kept, {len(tried.broken)} broken, {others} not tried, {tried.seconds:.1f} s"
         )
-    if not found.passed:
+    if not tried.passed:
         raise typer.Exit(1)

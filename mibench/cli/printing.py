@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "describe_data",
-    "duration",
+    "hours_of",
     "print_attacks",
     "print_cards",
     "print_checks",
@@ -161,12 +161,12 @@ def print_plan(runs: list["Run"], todo: set[str], seconds: Mapping[str, float]) 
         console.print(line, no_wrap=True, overflow="ellipsis")
     console.print(f"{len(runs)} runs, {len(todo)} to do; all settings with --json", style="dim")
     if seconds:
-        hours, untold = duration([run for run in runs if run.label in todo], seconds)
+        hours, untold = hours_of([run for run in runs if run.label in todo], seconds)
         left = f"; {untold} runs that it says nothing of not counted" if untold else ""
         console.print(f"about {hours:.1f} h on one core, by the suite's own measurement{left}", style="dim")
 
 
-def duration(runs: list["Run"], seconds: Mapping[str, float]) -> tuple[float, int]:
+def hours_of(runs: list["Run"], seconds: Mapping[str, float]) -> tuple[float, int]:
     """Hours that some runs take together, and how many of them nothing is said of.
 
     Args:

@@ -209,17 +209,17 @@ class DataCentric(Defense):
             return {}
         protected, unused = memory.get_buffer("protected").cpu(), memory.get_buffer("unused").cpu()
         owner = protected[:, None].expand_as(unused)[unused >= 0]
-        found = {}
+        measured = {}
         if len(owner):
             taken = answers(take_rows(data.public.images, unused[unused >= 0])).argmax(dim=1).cpu()
-            found["impostor_acceptance"] = float((taken == owner).float().mean())
+            measured["impostor_acceptance"] = float((taken == owner).float().mean())
         labels = data.heldout.labels.cpu()
         right = (answers(data.heldout.images).argmax(dim=1).cpu() == labels).float()
         own = torch.isin(labels, protected)
         for name, rows in (("protected", own), ("unprotected", ~own)):
             if rows.any():
-                found[f"accuracy_{name}"] = float(right[rows].mean())
-        return found
+                measured[f"accuracy_{name}"] = float(right[rows].mean())
+        return measured
 
 
 def _mislabelled(

@@ -160,8 +160,8 @@ class DPSGD(Defense):
         for parameter in step.model.parameters():
             if hasattr(parameter, "summed_grad"):
                 del parameter.summed_grad
-        found = self.epsilon(schedule)
-        return {"epsilon": found} if math.isfinite(found) else {}
+        epsilon = self.epsilon(schedule)
+        return {"epsilon": epsilon} if math.isfinite(epsilon) else {}
 
     def epsilon(self, schedule: Schedule) -> float:
         """The accountant's epsilon after this training and the shorter ones it replaces, all at one sampling rate."""

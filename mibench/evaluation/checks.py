@@ -225,10 +225,10 @@ def gradients_vanish(one: Evidence) -> str | None:
     (objective=max_margin), or with scores or labels only.
     """
     shares = [
-        found["vanishing"]
+        norms["vanishing"]
         for effects in one.side_effects
-        for found in [effects.get("gradient_norm", {}).get("cross_entropy", {})]
-        if "vanishing" in found
+        for norms in [effects.get("gradient_norm", {}).get("cross_entropy", {})]
+        if "vanishing" in norms
     ]
     if shares and max(shares) > VANISHED:
         return f"cross-entropy has no gradient at {100 * max(shares):.0f}% of held-out images"
@@ -549,14 +549,14 @@ def check(evidence: Iterable[Evidence]) -> list[Finding]:
 
 def check_facts(facts: Iterable[Facts]) -> list[Finding]:
     """Everything that any check has to say of scores; the same words about several are said once."""
-    found: dict[tuple[str, str], list[str]] = {}
+    runs_of: dict[tuple[str, str], list[str]] = {}
     for one in facts:
         for f in OF_SCORES:
             if text := f(one):
-                found.setdefault((f.__name__, text), []).append(one.label)
+                runs_of.setdefault((f.__name__, text), []).append(one.label)
     return [
         Finding(name, labels[0] if len(labels) == 1 else f"{len(labels)} scores", text)
-        for (name, text), labels in found.items()
+        for (name, text), labels in runs_of.items()
     ]
 
 

@@ -84,9 +84,9 @@ def _to_heldout(features: Float[Tensor, "n d"], labels: Int64[Tensor, " n"], hel
     known = torch.isin(labels, heldout.labels)
     if known.all() or not known.any():
         return knn_distance(features, labels, heldout.features, heldout.labels)
-    found = torch.full((len(labels),), torch.nan, dtype=torch.float64, device=features.device)
-    found[known] = knn_distance(features[known], labels[known], heldout.features, heldout.labels)
-    return found
+    distances = torch.full((len(labels),), torch.nan, dtype=torch.float64, device=features.device)
+    distances[known] = knn_distance(features[known], labels[known], heldout.features, heldout.labels)
+    return distances
 
 
 def verdicts(answers: Answers, private: PrivateAnswers, classes: int) -> dict[str, Tensor]:

@@ -163,8 +163,8 @@ def knn_is_squared_and_within_the_label(at: engine.Engine) -> Measured:
 
 def knn_takes_reconstructions_first(at: engine.Engine) -> Measured:
     """Each reconstruction looks for its nearest real image, not the other way round: mean of 1 and 81."""
-    found = knn.knn_distance(_numbers(at, 0, 10), _labels(at, 0, 0), _numbers(at, 1), _labels(at, 0))
-    return Measured(41.0, float(found.mean()))
+    distances = knn.knn_distance(_numbers(at, 0, 10), _labels(at, 0, 0), _numbers(at, 1), _labels(at, 0))
+    return Measured(41.0, float(distances.mean()))
 
 
 def knn_by_brute_force(at: engine.Engine) -> Measured:
@@ -180,8 +180,8 @@ def knn_of_scikit_learn(at: engine.Engine) -> Measured:
     f, y, g, z = _people(at)
     search = import_module("sklearn.neighbors").NearestNeighbors(n_neighbors=1).fit(_host(g[z == 2]))
     near, _ = search.kneighbors(_host(f[y == 2]))
-    found = knn.knn_distance(f[y == 2], y[y == 2], g, z)
-    return Measured(float((near**2).mean()), float(found.mean()), 1e-5)
+    distances = knn.knn_distance(f[y == 2], y[y == 2], g, z)
+    return Measured(float((near**2).mean()), float(distances.mean()), 1e-5)
 
 
 def leave_one_out_skips_the_image_itself(at: engine.Engine) -> Measured:
@@ -206,8 +206,8 @@ def fid_of_gaussians(at: engine.Engine) -> Measured:
         return (white * spread + mean).to(_place(at))
 
     a, b, m = (torch.tensor(v).double() for v in ([1.0, 2.0, 0.5, 4.0], [3.0, 0.25, 2.0, 1.0], [1.0, -2.0, 0.0, 0.5]))
-    found = fid.frechet_distance(sample(6, 40, torch.zeros_like(m), a), sample(7, 60, m, b))
-    return Measured(float(m.square().sum() + (a - b).square().sum()), found, 1e-6)
+    distance = fid.frechet_distance(sample(6, 40, torch.zeros_like(m), a), sample(7, 60, m, b))
+    return Measured(float(m.square().sum() + (a - b).square().sum()), distance, 1e-6)
 
 
 def fid_of_scipy(at: engine.Engine) -> Measured:
@@ -279,8 +279,8 @@ def prdc_of_the_package_prdc(at: engine.Engine) -> Measured:
     """The largest difference of the four numbers from those of the package `prdc`."""
     real, generated = _pair(at)
     wanted = import_module("prdc").compute_prdc(_host(real), _host(generated), nearest_k=5)
-    found = prdc.prdc(real, generated, k=5)._asdict()
-    return Measured(0.0, max(abs(float(wanted[name]) - value) for name, value in found.items()), 1e-5)
+    scores = prdc.prdc(real, generated, k=5)._asdict()
+    return Measured(0.0, max(abs(float(wanted[name]) - value) for name, value in scores.items()), 1e-5)
 
 
 def prdc_refuses_few_images(at: engine.Engine) -> Measured:
@@ -330,8 +330,8 @@ def each_image_gets_its_own_crop(at: engine.Engine) -> Measured:
 def interval_counts_people_not_images(at: engine.Engine) -> Measured:
     """No hit among 10 people of 5 images: the upper bound is 1 - .025^(1/10), as for 10 trials, not for 50."""
     labels = torch.arange(10, device=_place(at)).repeat_interleave(5)
-    found = statistics.proportion(torch.zeros(50, dtype=torch.bool, device=labels.device), labels)
-    return Measured(1 - 0.025**0.1, found.high, 1e-9)
+    interval = statistics.proportion(torch.zeros(50, dtype=torch.bool, device=labels.device), labels)
+    return Measured(1 - 0.025**0.1, interval.high, 1e-9)
 
 
 def random_numbers_are_the_same_everywhere(at: engine.Engine) -> Measured:
@@ -368,8 +368,8 @@ def networks_are_precise_enough(at: engine.Engine) -> Measured:
     with torch.no_grad():
         features = model.double().trunk(model.prepare(images / 255).double())  # type: ignore[operator]
         wanted = model.head(features)  # type: ignore[operator]
-    found = training.predict(at.place(_network(at)[0]), images, at)[0].cpu().double()
-    return Measured(0.0, float((found - wanted).abs().max() / wanted.abs().max()), _rounding(at))
+    logits = training.predict(at.place(_network(at)[0]), images, at)[0].cpu().double()
+    return Measured(0.0, float((logits - wanted).abs().max() / wanted.abs().max()), _rounding(at))
 
 
 CHECKS: dict[str, Callable[[engine.Engine], Measured]] = {
@@ -468,13 +468,13 @@ def examine(device: str, precision: str, as_json: bool) -> bool:
     results = run(at)
     failed = [one for one in results if one.verdict == "failed"]
     if as_json:
-        found = {
+        told = {
             "device": str(at.device),
             "precision": at.precision,
             "passed": not failed,
             "checks": [asdict(one) for one in results],
         }
-        print(json.dumps(found, indent=1, allow_nan=False))
+        print(json.dumps(told, indent=1, allow_nan=False))
         return not failed
     from rich.text import Text
 

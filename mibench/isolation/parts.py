@@ -43,7 +43,7 @@ class Parts:
             Broken: If it makes no sense here.
             UserError: If a checkpoint is damaged.
         """
-        found = {
+        reader = {
             "recall": self._recall,
             "keep": self._keep,
             "recall steps": self._recall_steps,
@@ -51,12 +51,12 @@ class Parts:
             "passed": self._passed,
             "ended": self._ended,
         }.get(said.what)
-        if found is None:
+        if reader is None:
             return None
         path = self._place(said)
         if said.what != "recall" and (path not in self.before or path.exists()):
             raise Broken("a part to keep that was not begun")
-        return found(path, said)
+        return reader(path, said)
 
     def _recall(self, path: Path, said: Message) -> Answer:
         if not path.exists():

@@ -40,7 +40,7 @@ def outside() -> dict[str, tuple[Metric, Callable[..., Tensor]]]:
     Raises:
         UserError: If a module has no function of the name that it declares.
     """
-    found: dict[str, tuple[Metric, Callable[..., Tensor]]] = {}
+    functions: dict[str, tuple[Metric, Callable[..., Tensor]]] = {}
     for one in declared().values():
         if registry.is_own("metrics", one.module) or one.per is not Per.IMAGE:
             continue
@@ -52,8 +52,8 @@ def outside() -> dict[str, tuple[Metric, Callable[..., Tensor]]]:
                 f"the metric {one.name} is declared in {module.__name__}, which has no function of that name; define "
                 f"{one.name}(x, labels, references, reference_labels)"
             )
-        found[one.name] = (one, call)
-    return found
+        functions[one.name] = (one, call)
+    return functions
 
 
 def measured(
@@ -74,11 +74,15 @@ def measured(
         split = data.heldout if Need.HELDOUT in one.needs else data.train
         real = split.take(torch.isin(split.labels, labels).nonzero()[:, 0])
         with torch.no_grad():
-            found = call(to_float(images), labels, to_float(real.images), real.labels)
-        if not isinstance(found, Tensor) or found.shape != (len(images),) or not bool(found.double().isfinite().all()):
+            values = call(to_float(images), labels, to_float(real.images), real.labels)
+        if (
+            not isinstance(values, Tensor)
+            or values.shape != (len(images),)
+            or not bool(values.double().isfinite().all())
+        ):
             raise UserError(
-                f"the metric {name} gave {tuple(getattr(found, 'shape', ()))} for {len(images)} images, or what is no "
+                f"the metric {name} gave {tuple(getattr(values, 'shape', ()))} for {len(images)} images, or what is no "
                 f"finite number; see: mibench check-plugin {one.module}"
             )
-        columns[name] = found.float().cpu() if found.dtype != torch.bool else found.cpu()
+        columns[name] = values.float().cpu() if values.dtype != torch.bool else values.cpu()
     return columns

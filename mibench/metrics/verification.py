@@ -148,8 +148,8 @@ def without_own(features: Float[Tensor, "n d"], labels: Int64[Tensor, " n"]) -> 
     total = torch.zeros(int(labels.max()) + 1, own.shape[1], dtype=torch.float64, device=own.device)
     others = total.index_add(0, labels, own)[labels] - own
     alone = torch.bincount(labels)[labels] < 2
-    found = (own * torch.nn.functional.normalize(others, dim=1)).sum(dim=1)
-    return found.masked_fill(alone, torch.nan)
+    similarity = (own * torch.nn.functional.normalize(others, dim=1)).sum(dim=1)
+    return similarity.masked_fill(alone, torch.nan)
 
 
 def area_under_roc(genuine: Float64[Tensor, " n"], impostors: Float64[Tensor, " m"]) -> float:

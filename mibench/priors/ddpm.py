@@ -235,8 +235,8 @@ class Ddpm(PriorTrainer):
         t = (u[:, 2] * LEVELS).long()
         eps = noise.of("eps").normal(*prior.image_shape)
         with loop.session.engine.autocast():
-            found = prior.eps(prior.noisy(2 * x - 1, t, eps), t, y)
-        loss = (found - eps).square().mean()
+            predicted = prior.eps(prior.noisy(2 * x - 1, t, eps), t, y)
+        loss = (predicted - eps).square().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

@@ -257,8 +257,8 @@ class Flow(PriorTrainer):
         t = logit_normal(noise.of("t"), self.mean, self.spread)
         at = t[:, None, None, None]
         start = noise.of("x0").normal(*prior.image_shape)
-        found = prior.network((1 - at) * start + at * x, t)
-        return ((found - x) / (1 - at)).square().mean()
+        predicted = prior.network((1 - at) * start + at * x, t)
+        return ((predicted - x) / (1 - at)).square().mean()
 
 
 def rate(step: int, steps: int, warm_up: float) -> float:

@@ -193,11 +193,11 @@ class Loop:
         with self.session.reporter.task(label, steps, "steps") as task:
             task.advance(start)
             for number in range(start, steps):
-                found = step(number)
+                losses = step(number)
                 task.advance()
                 if (number + 1) % every and number + 1 < steps:
                     continue
-                values = {name: float(value) for name, value in found.items()}
+                values = {name: float(value) for name, value in losses.items()}
                 if not all(math.isfinite(value) for value in values.values()):
                     raise UserError(
                         f"{label}: a loss stopped being finite by step {number + 1} of {steps}: {values}; lower the "

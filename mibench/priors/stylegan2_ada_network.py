@@ -110,13 +110,13 @@ def windows(sides: list[int], crop: int) -> list[Window]:
     """
     top = round((sides[-1] - crop) / 2)
     wanted = (top, top + crop)
-    found: list[Window] = []
+    cut: list[Window] = []
     for side in reversed(sides):
         begin, end = max(0, wanted[0] - 1), min(side, wanted[1] + 1)
         inside = (max(0, (begin - 2) // 2), min(side // 2, (end + 1) // 2 + 1))
-        found.append(Window(inside, (begin, end), wanted))
+        cut.append(Window(inside, (begin, end), wanted))
         wanted = inside
-    return found[::-1]
+    return cut[::-1]
 
 
 def cut(x: Float[Tensor, "n c h w"], window: tuple[int, int], first: int) -> Float[Tensor, "n c k l"]:

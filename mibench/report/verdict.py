@@ -257,7 +257,7 @@ def verdict(
     floor = Attacked.strongest([Attacked.of(one.attack, [one]) for one in floors]) if floors else None
     comparison = compare(best, floor) if floor is not None else None
     first = best.results[0]
-    found = tuple(check_facts(facts.facts(result, own) for result in best.results))
+    findings = tuple(check_facts(facts.facts(result, own) for result in best.results))
     people = first.score.identities
     outcome = Outcome.NOT_SHOWN
     if people < FEWEST:
@@ -279,8 +279,8 @@ def verdict(
         ceiling=first.score.likeness_ceiling,
         natural=first.score.natural_accuracy,
         exposed=_exposed(best, names),
-        findings=found,
-        checks_passed=len(passed(list(found))),
+        findings=findings,
+        checks_passed=len(passed(list(findings))),
         untried=tuple(untried),
         offers=_offers(results, first),
         imported=first.target.spec.get("origin") == "imported",

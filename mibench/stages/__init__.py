@@ -30,7 +30,7 @@ from mibench.stages import (
     train_verifier,
 )
 
-__all__ = ["execute", "perform", "prepare", "rehearse", "work"]
+__all__ = ["execute", "perform", "preflight", "prepare", "work"]
 
 _STAGES = {
     "backbones": train_backbone.work,
@@ -62,7 +62,7 @@ def perform(run: Run, engine: Engine, reporter: Reporter) -> None:
     work(run, engine, reporter)
 
 
-def rehearse(runs: list[Run], reporter: Reporter | None = None) -> None:
+def preflight(runs: list[Run], reporter: Reporter | None = None) -> None:
     """What can be found wrong with runs that are still to do before any of them is done.
 
     Files of data sets are read for it; images that would have to be drawn are not.
@@ -74,7 +74,7 @@ def rehearse(runs: list[Run], reporter: Reporter | None = None) -> None:
     with going_on("what was asked"):
         for run in runs:
             if run.kind == "targets" and not imported.is_imported(run):
-                train_target.rehearse_surgery(run)
+                train_target.preflight(run)
         wanted = [run.inputs["dataset"] for run in runs if "dataset" in run.inputs]
         for inputs in {canonical(inputs): inputs for inputs in wanted}.values():
             if registry.load("data", inputs["name"]).refusable:  # type: ignore[attr-defined]
@@ -85,7 +85,7 @@ def rehearse(runs: list[Run], reporter: Reporter | None = None) -> None:
                         raise
         for run in runs:
             if run.kind == "priors" and not import_prior.is_imported(run):
-                train_prior.rehearse(run)
+                train_prior.preflight(run)
 
 
 def execute(
@@ -141,7 +141,7 @@ def work(
 
 def prepare(todo: list[Run], reporter: Reporter) -> None:
     """Find what can be found wrong before any of it is done, and open every data set once."""
-    rehearse(todo, reporter)
+    preflight(todo, reporter)
     # Drawn or decoded once here, with all cores, instead of once in every worker: the cache then has it. And before
     # --force throws anything away.
     wanted = [run.inputs["dataset"] for run in todo if "dataset" in run.inputs]

@@ -117,10 +117,10 @@ def _measured(run: Run, engine: Engine, folder: Path) -> dict[str, Any]:
         data = artifacts.dataset(run)
         model: Classifier = engine.place(artifacts.load_classifier(run, data))  # type: ignore[assignment]
         measure = train_target.measure_target if run.kind == "targets" else train_target.measure_evaluator
-        found = measure(model, data, engine, folder)
+        measured = measure(model, data, engine, folder)
         if run.kind == "evaluators":
             _halve(folder / "features.safetensors", folder / "features.safetensors")
-        return found
+        return measured
     if run.kind == "verifiers":
         return {"bystander_accuracy": _bystander_accuracy(run, engine)}
     if run.kind == "priors":

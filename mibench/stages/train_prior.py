@@ -21,7 +21,7 @@ from mibench.runtime.progress import Reporter
 from mibench.runtime.rng import Noise, seed_of
 from mibench.stages import artifacts, import_prior
 
-__all__ = ["domain_of", "plan", "rehearse", "samples", "work"]
+__all__ = ["domain_of", "plan", "preflight", "samples", "work"]
 
 SAMPLES = 64
 
@@ -56,7 +56,7 @@ def domain_of(prior: str, data: str) -> str:
     return f"public images of {data}" if domain == "public" else domain
 
 
-def rehearse(run: Run) -> None:
+def preflight(run: Run) -> None:
     """Build a prior without weights, so that images it cannot draw are told before anything is trained.
 
     Raises:

@@ -39,7 +39,7 @@ __all__ = [
     "measure_evaluator",
     "plan",
     "plan_evaluator",
-    "rehearse_surgery",
+    "preflight",
     "require_other_family",
     "work",
 ]
@@ -137,7 +137,7 @@ def plan(
 
 
 def require_compatible(architecture: str, defenses: list[Choice], pretrained: str) -> None:
-    """Refuse a defense that this architecture cannot take, as far as cards tell; see also `rehearse_surgery`.
+    """Refuse a defense that this architecture cannot take, as far as cards tell; see also `preflight`.
 
     Raises:
         UserError: What the architecture or the machine lacks, or what the network should start from.
@@ -151,7 +151,7 @@ def require_compatible(architecture: str, defenses: list[Choice], pretrained: st
         capabilities.require_of_architecture(choice.name, models.family(architecture))
 
 
-def rehearse_surgery(run: Run) -> None:
+def preflight(run: Run) -> None:
     """Let a target's defenses change a network without weights, so that settings which do not fit it are told before
     anything is trained.
 

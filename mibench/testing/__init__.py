@@ -67,13 +67,13 @@ def kind_of(name: str) -> str:
     Raises:
         UserError: If none has one, or several have.
     """
-    found = [kind for kind, kinds in KINDS.items() if name.split("+")[0] in registry.names(kinds)]
-    if len(found) > 1:
-        raise UserError(f"'{name}' is the name of {' and of '.join(found)}; say which with --kind")
-    if not found:
+    matching = [kind for kind, kinds in KINDS.items() if name.split("+")[0] in registry.names(kinds)]
+    if len(matching) > 1:
+        raise UserError(f"'{name}' is the name of {' and of '.join(matching)}; say which with --kind")
+    if not matching:
         others = {one for kinds in KINDS.values() for one in registry.names(kinds)}
         raise unknown("plug-in", name, others)
-    return found[0]
+    return matching[0]
 
 
 def trial(kind: str, name: str, settings: Mapping[str, Any] | None = None) -> Any:

@@ -122,14 +122,14 @@ def undefended(architecture: str) -> Tensor:
 
 def differ(one: Trained, other: Trained) -> list[str]:
     """Which tensors of two trainings are not the same bits."""
-    found = []
+    names = []
     for mine, theirs in zip([one.model, *one.fitted.memories], [other.model, *other.fitted.memories], strict=True):
         a, b = mine.state_dict(), theirs.state_dict()
-        found += sorted(a.keys() ^ b.keys())
-        found += [
+        names += sorted(a.keys() ^ b.keys())
+        names += [
             key for key in a.keys() & b.keys() if not torch.equal(torch.as_tensor(a[key]), torch.as_tensor(b[key]))
         ]
-    return found
+    return names
 
 
 class DefenseTrial(Trial):

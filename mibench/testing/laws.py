@@ -266,11 +266,11 @@ def report(
     for check in checks(trial, book, expected):
         verdicts.append(judge(trial, check.law, check.book))
         told(verdicts[-1])
-    found = Report(trial.kind, trial.name, tuple(verdicts))
-    if on_fail == "raise" and found.broken:
-        count = len(found.broken)
-        lines = "\n".join(f"- {one.line}" for one in found.broken)
+    tried = Report(trial.kind, trial.name, tuple(verdicts))
+    if on_fail == "raise" and tried.broken:
+        count = len(tried.broken)
+        lines = "\n".join(f"- {one.line}" for one in tried.broken)
         raise ContractBroken(
             f"{trial.kind} {trial.name} breaks {count} {'law' if count == 1 else 'laws'} of its contract:\n{lines}"
         )
-    return found
+    return tried

@@ -67,9 +67,9 @@ class MetricTrial(Trial):
         Raises:
             DoesNotApply: If there is none.
         """
-        found = {one.name: (one, getattr(self.module, one.name, None)) for one in self.read if one.per is Per.IMAGE}
+        declared = {one.name: (one, getattr(self.module, one.name, None)) for one in self.read if one.per is Per.IMAGE}
         known: dict[str, tuple[Metric, Callable[..., Tensor]]] = {
-            name: (one, call) for name, (one, call) in found.items() if inspect.isfunction(call) and _fits(call)
+            name: (one, call) for name, (one, call) in declared.items() if inspect.isfunction(call) and _fits(call)
         }
         if not known:
             raise DoesNotApply("it is no function of images and references; mibench calls it where its inputs are")
@@ -121,18 +121,18 @@ def values(trial: MetricTrial) -> None:
     """It gives one finite number per image, in the declared range"""
     x, labels, references, owners = trial.world
     for name, (one, call) in trial.functions.items():
-        found = call(x, labels, references, owners)
-        if not isinstance(found, Tensor) or found.shape != (len(x),):
+        said = call(x, labels, references, owners)
+        if not isinstance(said, Tensor) or said.shape != (len(x),):
             raise Broken(
-                f"{name} gives {getattr(found, 'shape', type(found).__name__)} of {len(x)} images",
+                f"{name} gives {getattr(said, 'shape', type(said).__name__)} of {len(x)} images",
                 "return one value for each image",
             )
-        if not found.double().isfinite().all():
+        if not said.double().isfinite().all():
             raise Broken(f"{name} gives NaN or infinity", "cap it, as a copy's peak signal-to-noise ratio is")
         low, high = bounds(one)
-        if float(found.min()) < low or float(found.max()) > high:
+        if float(said.min()) < low or float(said.max()) > high:
             raise Broken(
-                f"{name} lies in [{float(found.min()):.4g}, {float(found.max()):.4g}], declared {one.range}",
+                f"{name} lies in [{float(said.min()):.4g}, {float(said.max()):.4g}], declared {one.range}",
                 "mend the range, the unit (a share lies in [0, 1]) or the number",
             )
 
@@ -150,11 +150,11 @@ def known_values(trial: MetricTrial) -> None:
     if left := functions.keys() - {name for name, _, _ in cases}:
         raise Broken(f"there is no example of {', '.join(sorted(left))}", "add one that can be worked out by hand")
     for name, given, expected in cases:
-        found = functions[name][1](*given)
+        values = functions[name][1](*given)
         wanted = torch.as_tensor(expected, dtype=torch.float64)
-        if found.shape != wanted.shape or float((found.double() - wanted).abs().max()) > 1e-3:
+        if values.shape != wanted.shape or float((values.double() - wanted).abs().max()) > 1e-3:
             raise Broken(
-                f"{name} gives {found.tolist()}, the example says {wanted.tolist()}", "find out which is wrong"
+                f"{name} gives {values.tolist()}, the example says {wanted.tolist()}", "find out which is wrong"
             )
 
 
@@ -211,11 +211,11 @@ def direction(trial: MetricTrial) -> None:
     for name, (one, call) in trial.functions.items():
         if one.direction is Direction.NEITHER:
             continue
-        found = call(x, labels, references, owners).double() * one.direction.factor
-        if not float(found[:4].mean()) > float(found[8:].mean()):
+        values = call(x, labels, references, owners).double() * one.direction.factor
+        if not float(values[:4].mean()) > float(values[8:].mean()):
             raise Broken(
-                f"{name} says {one.direction.words}, but copies have {float(found[:4].mean()):.4g} and noise "
-                f"{float(found[8:].mean()):.4g} (times {one.direction.factor})",
+                f"{name} says {one.direction.words}, but copies have {float(values[:4].mean()):.4g} and noise "
+                f"{float(values[8:].mean()):.4g} (times {one.direction.factor})",
                 "turn Direction round, or the number",
             )
 

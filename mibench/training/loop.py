@@ -96,12 +96,12 @@ def empty_memories(
     defenses: Sequence[Defense], classes: int, image_shape: tuple[int, int, int], seed: int
 ) -> list[nn.Module]:
     """Each defense's memory as training starts with it."""
-    found = []
+    memories = []
     for defense, stream in zip(defenses, streams(seed, defenses), strict=True):
         with torch.random.fork_rng():
             torch.manual_seed(seed_of(stream, "memory"))
-            found.append(defense.memory(classes, image_shape) or nn.Module())
-    return found
+            memories.append(defense.memory(classes, image_shape) or nn.Module())
+    return memories
 
 
 def _step_loss(
@@ -329,9 +329,9 @@ def predict(
         for chunk in images.split(size):
             with engine.autocast():
                 x = engine.images(chunk)
-                found = model.features(x)  # type: ignore[operator]
-                logits.append(model.serve(found, x).float())  # type: ignore[operator]
-            features.append(found.float())
+                phi = model.features(x)  # type: ignore[operator]
+                logits.append(model.serve(phi, x).float())  # type: ignore[operator]
+            features.append(phi.float())
         return torch.cat(logits), torch.cat(features)
 
     return halved(answers, at_once(batch, images.shape, engine.device))

@@ -20,7 +20,7 @@ import torch
 from shell import command, files
 
 from mibench import zoo
-from mibench.cli.printing import duration
+from mibench.cli.printing import hours_of
 from mibench.data import standin
 from mibench.data.published.needs import MARKER
 from mibench.experiments import check, listing, needs, room, seconds, suites
@@ -325,6 +325,6 @@ def test_what_a_suite_says_it_takes_is_what_it_plans(
     fetched = dict.fromkeys(folder for one in plugins if hasattr(one, "needed") for folder, _ in one.needed())
     assert (stated.runs, stated.fetched) == (len(todo), tuple(fetched))
     own = suites.seconds(name)
-    told = duration([run for run in todo if not zoo.origin(run)], own)[0] if own else None
+    told = hours_of([run for run in todo if not zoo.origin(run)], own)[0] if own else None
     assert stated.title and stated.hours == (pytest.approx(told, rel=0.1) if told else None)
     assert f"{stated.runs:,} runs" in listing.cost_line(name)

@@ -70,7 +70,7 @@ def test_cards_tell_what_surgery_would_find(defense: str, architecture: str, tmp
         with torch.device("meta"), pytest.raises(UserError):
             choice.plugin.surgery(build(architecture, 10, (3, 64, 64)))
     else:
-        train_target.rehearse_surgery(run)
+        train_target.preflight(run)
 
 
 @pytest.mark.parametrize("word", CAPABILITIES)

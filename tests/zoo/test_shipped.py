@@ -13,7 +13,7 @@ from mibench.data.digiface import Digiface
 from mibench.experiments import suites, zoo
 from mibench.experiments.plan import plan
 from mibench.plugins import registry
-from mibench.runs import Run
+from mibench.runs import lineage
 from mibench.zoo import SHELF, Entry, Shelf, origin
 
 MB = 2**20
@@ -55,14 +55,10 @@ def test_every_entry_was_made_of_committed_code_by_the_command_of_the_list(entri
         made = entry.card["provenance"]
         assert made["commit"] and "dirty" not in made["commit"], entry.reference
         one = commands[made["command"]]
-        planned = {run.label: run for run in _lineages(plan(one.experiment, Path("results")))}
+        planned = {run.label: run for run in lineage(plan(one.experiment, Path("results")))}
         assert entry.run.label in planned, (
             f"{entry.reference}: {made['command']} now makes another run; make the zoo anew"
         )
-
-
-def _lineages(planned: list[Run]) -> list[Run]:
-    return [one for run in planned for one in [*_lineages(run.ancestors()), run]]
 
 
 def test_targets_have_converged_and_none_is_the_most_accurate(entries: list[Entry]) -> None:
@@ -78,7 +74,7 @@ def test_targets_have_converged_and_none_is_the_most_accurate(entries: list[Entr
 
 def test_the_demo_trains_nothing(tmp_path: Path) -> None:
     planned = [run for one in suites.read("demo") for run in plan(one, tmp_path, Shelf())]
-    networks = {run.label: run for run in _lineages(planned) if run.kind not in ("inversions", "scores")}
+    networks = {run.label: run for run in lineage(planned) if run.kind not in ("inversions", "scores")}
     trained = [
         run.label
         for run in networks.values()

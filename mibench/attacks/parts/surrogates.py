@@ -102,7 +102,7 @@ def build_surrogates(
     channels, height, width = image_shape
     side = max(SMALLEST, height, width)
     small = min(height, width) < SMALLEST
-    found = []
+    students = []
     for place, name in enumerate(architectures):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed_of(seed, "pupil", place, name))
@@ -110,8 +110,8 @@ def build_surrogates(
         if small:
             enlarge = Prepare(image_shape, [0.0], [1.0], side)
             model = Classifier(enlarge, nn.Sequential(model.prepare, model.trunk), model.head, model.feature_dim)
-        found.append(model)
-    return found
+        students.append(model)
+    return students
 
 
 def soft_cross_entropy(logits: Float[Tensor, "n k"], answers: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:

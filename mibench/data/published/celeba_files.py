@@ -148,13 +148,13 @@ def matrices(home: Path, keys: set[str], size: int) -> dict[str, tuple[float, ..
     without = sorted(keys - set(rows))
     if without:
         raise UserError(f"{file} lacks {len(without)} pictures, the first is {without[0]}: fetch it again")
-    found = {}
+    turned = {}
     for key in keys:
         points = _numbers([rows[key]], 1, file).reshape(-1, 2)
         if len(points) != len(standard):
             raise UserError(f"{file}: {key} has {len(points)} points, the standard face {len(standard)}: fetch both")
-        found[key] = tuple(align.hd_matrix(points, standard, size).reshape(-1).tolist())
-    return found
+        turned[key] = tuple(align.hd_matrix(points, standard, size).reshape(-1).tolist())
+    return turned
 
 
 def _numbers(rows: Sequence[Sequence[str]], skip: int, file: Path) -> np.ndarray:

@@ -40,7 +40,7 @@ class Folder(Store):
 
     def sizes(self) -> dict[str, tuple[int, int]]:
         """Walks the tree once; links that lead out of it are followed, as a data set may lie on another disk."""
-        found = {}
+        states = {}
         for top, folders, files in os.walk(self.place, followlinks=True):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             start = os.path.relpath(top, self.place)
@@ -48,8 +48,8 @@ class Folder(Store):
                 if name.lower().endswith(SUFFIXES) and not name.startswith("."):
                     status = os.stat(os.path.join(top, name))
                     path = name if start == "." else f"{start}/{name}"
-                    found[path.replace(os.sep, "/")] = (status.st_size, status.st_mtime_ns)
-        return dict(sorted(found.items()))
+                    states[path.replace(os.sep, "/")] = (status.st_size, status.st_mtime_ns)
+        return dict(sorted(states.items()))
 
     def read(self, name: str) -> bytes:
         """The file's bytes."""

@@ -65,13 +65,13 @@ def weaken(model: nn.Module, owner: str, stages: int, k: float) -> nn.Module:
         UserError: The trunk has no residual block that this can change, or fewer stages of them than asked for.
     """
     assert isinstance(model, Classifier)
-    found = [[block for block in child.modules() if _name(block)] for child in model.trunk.children()]
-    found = [blocks for blocks in found if blocks]
-    if not found:
+    stages_of = [[block for block in child.modules() if _name(block)] for child in model.trunk.children()]
+    stages_of = [blocks for blocks in stages_of if blocks]
+    if not stages_of:
         raise Lacks(f"{owner}: this architecture has no skip connections that can be weakened", "models", "skips")
-    if stages > len(found):
-        raise UserError(f"{owner}: stages must be <= {len(found)} for this architecture, got {stages}")
-    for block in [block for blocks in found[len(found) - stages :] for block in blocks]:
+    if stages > len(stages_of):
+        raise UserError(f"{owner}: stages must be <= {len(stages_of)} for this architecture, got {stages}")
+    for block in [block for blocks in stages_of[len(stages_of) - stages :] for block in blocks]:
         name = _name(block)
         assert name is not None
         # torchvision's blocks write None where the skip connection is the identity.

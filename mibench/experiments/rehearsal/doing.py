@@ -119,7 +119,7 @@ def rehearse(
             with done.step(run.kind, told(run), reporter) as step:
                 if broken := [parent.label for parent in run.ancestors() if parent.label in failed]:
                     raise UserError(f"not tried: it builds on {broken[0]}, which failed")
-                stages.rehearse([run], reporter)
+                stages.preflight([run], reporter)
                 with run.locked(reporter.say):
                     stages.perform(run, resolve(device, run.spec["precision"]), reporter)
             if step.failure:

@@ -182,11 +182,11 @@ def _clamp(layer: Part) -> float:
 
 
 def _generator(synthesis: Part, mapping: Part, geometry: Geometry) -> list[tuple[str, Tensor]]:
-    found = [("centre", mapping.tensor("w_avg")), ("constant", synthesis.part("b4").tensor("const"))]
+    tensors = [("centre", mapping.tensor("w_avg")), ("constant", synthesis.part("b4").tensor("const"))]
     for name in (f"fc{place}" for place in range(geometry.layers)):
-        found += [(f"mapping.layers.{name[2:]}.{one}", mapping.part(name).tensor(one)) for one in ("weight", "bias")]
+        tensors += [(f"mapping.layers.{name[2:]}.{one}", mapping.part(name).tensor(one)) for one in ("weight", "bias")]
     if geometry.classes:
-        found += [(f"mapping.embed.{one}", mapping.part("embed").tensor(one)) for one in ("weight", "bias")]
+        tensors += [(f"mapping.embed.{one}", mapping.part("embed").tensor(one)) for one in ("weight", "bias")]
     for place, side in enumerate(geometry.sides):
         block = synthesis.part(f"b{side}")
         for theirs, own in (("conv0", "grow"), ("conv1", "conv"), ("torgb", "paint")):
@@ -194,29 +194,29 @@ def _generator(synthesis: Part, mapping: Part, geometry: Geometry) -> list[tuple
                 continue
             layer, name = block.part(theirs), f"grown.{place}.{own}"
             weight = layer.tensor("weight")
-            found += [
+            tensors += [
                 (f"{name}.weight", weight[:, :, 0, 0] if own == "paint" else weight),
                 (f"{name}.bias", layer.tensor("bias")),
                 (f"{name}.style.weight", layer.part("affine").tensor("weight")),
                 (f"{name}.style.bias", layer.part("affine").tensor("bias")),
             ]
             if geometry.noisy and own != "paint":
-                found += [(f"{name}.noise", layer.tensor("noise_const"))]
-                found += [(f"{name}.strength", layer.tensor("noise_strength"))]
-    return found
+                tensors += [(f"{name}.noise", layer.tensor("noise_const"))]
+                tensors += [(f"{name}.strength", layer.tensor("noise_strength"))]
+    return tensors
 
 
 def _critic(critic: Part, geometry: Geometry) -> list[tuple[str, Tensor]]:
-    sides, found = geometry.sides[::-1], []
+    sides, tensors = geometry.sides[::-1], []
     for place, side in enumerate(sides[:-1]):
         block = critic.part(f"b{side}")
         block.require("architecture", "resnet")
         if place == 0:
-            found += [(f"read.{one}", block.part("fromrgb").tensor(one)) for one in ("weight", "bias")]
+            tensors += [(f"read.{one}", block.part("fromrgb").tensor(one)) for one in ("weight", "bias")]
         for theirs, own in (("conv0", "first"), ("conv1", "second")):
-            found += [(f"halvings.{place}.{own}.{one}", block.part(theirs).tensor(one)) for one in ("weight", "bias")]
-        found.append((f"halvings.{place}.straight.weight", block.part("skip").tensor("weight")))
+            tensors += [(f"halvings.{place}.{own}.{one}", block.part(theirs).tensor(one)) for one in ("weight", "bias")]
+        tensors.append((f"halvings.{place}.straight.weight", block.part("skip").tensor("weight")))
     last = critic.part("b4")
     for theirs, own in (("conv", "conv"), ("fc", "hidden"), ("out", "score")):
-        found += [(f"{own}.{one}", last.part(theirs).tensor(one)) for one in ("weight", "bias")]
-    return found
+        tensors += [(f"{own}.{one}", last.part(theirs).tensor(one)) for one in ("weight", "bias")]
+    return tensors

@@ -96,9 +96,9 @@ def _geometry(given: _Named) -> Geometry:
 
 
 def _generator(given: _Named, geometry: Geometry) -> list[tuple[str, Tensor]]:
-    found = [("centre", torch.zeros(geometry.style_dim)), ("constant", given["input.input"][0])]
+    tensors = [("centre", torch.zeros(geometry.style_dim)), ("constant", given["input.input"][0])]
     for place in range(geometry.layers):
-        found += [(f"mapping.layers.{place}.{one}", given[f"style.{place + 1}.{one}"]) for one in ("weight", "bias")]
+        tensors += [(f"mapping.layers.{place}.{one}", given[f"style.{place + 1}.{one}"]) for one in ("weight", "bias")]
     for place in range(len(geometry.sides)):
         pairs = [
             ("convs." + str(2 * place - 2), "grow", 2 * place - 1),
@@ -106,37 +106,37 @@ def _generator(given: _Named, geometry: Geometry) -> list[tuple[str, Tensor]]:
         ]
         for theirs, own, layer in pairs if place else [("conv1", "conv", 0)]:
             name = f"grown.{place}.{own}"
-            found += [
+            tensors += [
                 (f"{name}.weight", given[f"{theirs}.conv.weight"][0]),
                 (f"{name}.bias", given[f"{theirs}.activate.bias"].flatten()),
                 (f"{name}.style.weight", given[f"{theirs}.conv.modulation.weight"]),
                 (f"{name}.style.bias", given[f"{theirs}.conv.modulation.bias"]),
             ]
             if geometry.noisy:
-                found += [(f"{name}.noise", given[f"noises.noise_{layer}"][0, 0])]
-                found += [(f"{name}.strength", given[f"{theirs}.noise.weight"].reshape(()))]
+                tensors += [(f"{name}.noise", given[f"noises.noise_{layer}"][0, 0])]
+                tensors += [(f"{name}.strength", given[f"{theirs}.noise.weight"].reshape(()))]
         theirs, name = f"to_rgbs.{place - 1}" if place else "to_rgb1", f"grown.{place}.paint"
-        found += [
+        tensors += [
             (f"{name}.weight", given[f"{theirs}.conv.weight"][0, :, :, 0, 0]),
             (f"{name}.bias", given[f"{theirs}.bias"].flatten()),
             (f"{name}.style.weight", given[f"{theirs}.conv.modulation.weight"]),
             (f"{name}.style.bias", given[f"{theirs}.conv.modulation.bias"]),
         ]
-    return found
+    return tensors
 
 
 def _critic(given: _Named, geometry: Geometry) -> list[tuple[str, Tensor]]:
-    found = [("read.weight", given["convs.0.0.weight"]), ("read.bias", given["convs.0.1.bias"].flatten())]
+    tensors = [("read.weight", given["convs.0.0.weight"]), ("read.bias", given["convs.0.1.bias"].flatten())]
     for place in range(len(geometry.sides) - 1):
         block, name = f"convs.{place + 1}", f"halvings.{place}"
-        found += [
+        tensors += [
             (f"{name}.first.weight", given[f"{block}.conv1.0.weight"]),
             (f"{name}.first.bias", given[f"{block}.conv1.1.bias"].flatten()),
             (f"{name}.second.weight", given[f"{block}.conv2.1.weight"]),
             (f"{name}.second.bias", given[f"{block}.conv2.2.bias"].flatten()),
             (f"{name}.straight.weight", given[f"{block}.skip.1.weight"]),
         ]
-    found += [("conv.weight", given["final_conv.0.weight"]), ("conv.bias", given["final_conv.1.bias"].flatten())]
+    tensors += [("conv.weight", given["final_conv.0.weight"]), ("conv.bias", given["final_conv.1.bias"].flatten())]
     for theirs, own in (("final_linear.0", "hidden"), ("final_linear.1", "score")):
-        found += [(f"{own}.{one}", given[f"{theirs}.{one}"]) for one in ("weight", "bias")]
-    return found
+        tensors += [(f"{own}.{one}", given[f"{theirs}.{one}"]) for one in ("weight", "bias")]
+    return tensors

@@ -14,7 +14,7 @@ from mibench.data.orl import Orl
 from mibench.plugins import registry
 from mibench.runs import Run
 from mibench.runtime.errors import UserError
-from mibench.stages import artifacts, rehearse, train_prior, train_target, train_verifier
+from mibench.stages import artifacts, preflight, train_prior, train_target, train_verifier
 
 
 def people(root: Path, private: int = 2, pictures: int = 2) -> Path:
@@ -28,7 +28,7 @@ def target_of(root: Path, name: str = "folder", **settings: object) -> Run:
 
 def test_a_sound_folder_is_read_and_nothing_is_written(tmp_path: Path) -> None:
     root = people(tmp_path / "pictures")
-    rehearse([target_of(tmp_path / "results", path=str(root), image_size=16)])
+    preflight([target_of(tmp_path / "results", path=str(root), image_size=16)])
     assert not (tmp_path / "results").exists()
 
 
@@ -37,7 +37,7 @@ def test_images_that_would_be_drawn_are_not(monkeypatch: pytest.MonkeyPatch, tmp
         raise AssertionError("drawn to plan")
 
     monkeypatch.setattr(registry.load("data", "digiface"), "load", refused)
-    rehearse([target_of(tmp_path, "digiface")])
+    preflight([target_of(tmp_path, "digiface")])
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_dry_run_refuses_images_that_a_prior_cannot_draw(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("name", registry.names("priors"))
-def test_every_prior_can_be_rehearsed_for_colour_and_for_grey(name: str, tmp_path: Path) -> None:
+def test_every_prior_passes_for_colour_and_for_grey(name: str, tmp_path: Path) -> None:
     quick = "quick" if "quick" in registry.presets("priors", name) else "default"
     prior = registry.configure("priors", name, quick)
     if prior.plugin.imported:
@@ -78,7 +78,7 @@ def test_every_prior_can_be_rehearsed_for_colour_and_for_grey(name: str, tmp_pat
     for data in ("digiface", "orl"):
         choice = registry.configure("data", data)
         target = target_of(tmp_path, data) if prior.plugin.target_access is not None else None
-        train_prior.rehearse(train_prior.plan(tmp_path, choice, prior, target, 0, "fp32"))
+        train_prior.preflight(train_prior.plan(tmp_path, choice, prior, target, 0, "fp32"))
 
 
 def test_somebody_without_a_held_out_image_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
