@@ -77,9 +77,8 @@ def show(done: Rehearsal) -> None:
     console = SafeConsole(soft_wrap=True)
     console.print(table)
     console.print(
-        f"{len(done.steps)} steps in {done.seconds:.0f} s ({done.processor:.0f} s of processor time), each once, for the "
-        f"suite's {done.runs:,} runs: "
-        f"{len(done.failed) or 'none'} failed"
+        f"{len(done.steps)} steps in {done.seconds:.0f} s ({done.processor:.0f} s of processor time), each once, for "
+        f"the suite's {done.runs:,} runs: {len(done.failed) or 'none'} failed"
     )
     for step in done.failed:
         console.print(f"failed: {step.kind} {step.name}: {step.failure}", style="red")

@@ -79,8 +79,8 @@ def _in_torchvision(model: Classifier) -> Iterator[tuple[nn.Module, nn.Module]]:
 
 
 def _fold_pair(model: nn.Module, layer: nn.Module, norm: nn.Module, places: dict[nn.Module, list[str]]) -> None:
-    """Put the fused layer in the layer's place and an identity in the norm's, if both are plain and used once; then they
-    have no place any more."""
+    """Put the fused layer in the layer's place and an identity in the norm's, if both are plain and used once;
+    then they have no place any more."""
     if any(len(places.get(part, ())) != 1 for part in (layer, norm)) or _hooked(layer) or _hooked(norm):
         return
     if isinstance(norm, nn.BatchNorm2d) and isinstance(layer, nn.Conv2d) and norm.running_mean is not None:

@@ -12,6 +12,7 @@ from mibench.experiments.plan import plan
 from mibench.experiments.rehearsal.choosing import choose
 from mibench.experiments.rehearsal.place import place
 from mibench.experiments.rehearsal.standing import imagenet, replaced, smaller_data, standing_in
+from mibench.plugins import registry
 from mibench.plugins.registry import Choice
 from mibench.runs import Run, canonical, lineage
 from mibench.runtime.engine import resolve, set_threads
@@ -155,13 +156,20 @@ def _planned(
         assert data is not None
         key = canonical([data.name, {name: str(value) for name, value in vars(data.plugin).items()}])
         if key not in prepared:
-            with done.step("data", data.name, reporter):
+            with done.step("data", _asked(data), reporter):
                 prepared[key] = smaller_data(data, root / "data", reporter)
         if key in prepared:
             with done.step("plan", f"sweep {number} of {len(experiments)}", reporter):
                 small = standing_in(experiment, prepared[key], root / "data/weights", results)
                 runs |= {run.label: run for run in plan(small, root / "results")}
     return list(runs.values())
+
+
+def _asked(data: Choice) -> str:
+    """A data set with the settings that it has not by default."""
+    plain = registry.configure("data", data.name).plugin
+    given = (f"{key}={value}" for key, value in vars(data.plugin).items() if value != getattr(plain, key))
+    return " ".join([data.name, *given])
 
 
 def told(run: Run) -> str:
