@@ -113,9 +113,9 @@ def _celeba(home: Path, crowd: bool) -> Mapping[str, int]:
 def _facescrub(home: Path, crowd: bool) -> Mapping[str, int]:
     """3 actors and 3 actresses with 20 pictures each: cut-out faces, whole pictures with a box, the authors' lists.
 
-    A crowd: 2 and 2 with 8.
+    A crowd: 2 and 2 with 5.
     """
-    count, pictures = (2, 8) if crowd else (3, 20)
+    count, pictures = (2, 5) if crowd else (3, 20)
     people = {"actors": ("Al Pacino", "Ben Ames", "Cary Grant"), "actresses": ("Ada Wong", "Bette Dee", "Cher Ray")}
     image = 0
     for group, names in people.items():

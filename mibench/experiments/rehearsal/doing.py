@@ -167,8 +167,8 @@ def _planned(
 
 def _asked(data: Choice) -> str:
     """A data set with the settings that it has not by default."""
-    plain = registry.configure("data", data.name).plugin
-    given = (f"{key}={value}" for key, value in vars(data.plugin).items() if value != getattr(plain, key))
+    usual = registry.defaults("data", data.name)
+    given = (f"{key}={value}" for key, value in vars(data.plugin).items() if value != usual.get(key))
     return " ".join([data.name, *given])
 
 
