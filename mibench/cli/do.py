@@ -219,7 +219,7 @@ def run(
         )
         return
     if rehearse or keep is not None:
-        rehearsing.conduct(suite, device, precision, asked, rehearse, keep, as_json)
+        rehearsing.conduct(suite, device, precision, asked, rehearse, keep, as_json, results)
         return
     with as_published() if dry_run else conduct.telling_of_check(suite):
         experiments = suites.read(suite, **asked, precision=precision)

@@ -146,7 +146,10 @@ Log = Annotated[
 Check = Annotated[
     bool, typer.Option("--check", help="List all that it needs and lacks, and how long it takes here; and stop.")
 ]
-Measure = Annotated[bool, typer.Option("--measure", help="With --check: time every step, however long that takes.")]
+Measure = Annotated[
+    bool,
+    typer.Option("--measure", help="With --check: time every step and decode every picture, however long that takes."),
+]
 Rehearse = Annotated[
     bool, typer.Option("--rehearse", help="Do its every step once, small, on stand-in data; say what fails; and stop.")
 ]

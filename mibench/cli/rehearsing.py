@@ -21,13 +21,21 @@ __all__ = ["conduct", "quietly", "show"]
 
 
 def conduct(
-    suite: str, device: str, precision: str, asked: Mapping[str, Any], wanted: bool, keep: Path | None, as_json: bool
+    suite: str,
+    device: str,
+    precision: str,
+    asked: Mapping[str, Any],
+    wanted: bool,
+    keep: Path | None,
+    as_json: bool,
+    results: Path | None = None,
 ) -> None:
     """Rehearse a suite and show what became of it; exit code 2 if a step failed.
 
     Args:
         asked: What of the suite is asked for otherwise, as `suites.read` takes it.
         wanted: `--rehearse` was given, without which nothing is kept.
+        results: The user's own results: nothing is written there.
 
     Raises:
         UserError: `--keep` without `--rehearse`; as `rehearse`.
@@ -37,7 +45,7 @@ def conduct(
     try:
         with as_published(), Terminal() as terminal:
             experiments = suites.read(suite, **asked, precision=precision)
-            done = rehearse(experiments, device, terminal, quietly, keep)
+            done = rehearse(experiments, device, terminal, quietly, keep, list(suites.needs(suite)), results)
     except KeyboardInterrupt:  # a real run says that what is done is kept
         say("mibench: interrupted; nothing of the rehearsal is left", to_stderr=True)
         raise SystemExit(130) from None
@@ -69,8 +77,8 @@ def show(done: Rehearsal) -> None:
     console = SafeConsole(soft_wrap=True)
     console.print(table)
     console.print(
-        f"{len(done.steps)} steps in {done.seconds:.0f} s, each once, for the suite's {done.runs:,} runs: "
-        f"{len(done.failed) or 'none'} failed"
+        f"{len(done.steps)} steps in {done.seconds:.0f} s ({done.processor:.0f} s of processor time), each once, for "
+        f"the suite's {done.runs:,} runs: {len(done.failed) or 'none'} failed"
     )
     for step in done.failed:
         console.print(f"failed: {step.kind} {step.name}: {step.failure}", style="red")

@@ -61,9 +61,9 @@ def _save(image: Image.Image, file: Path) -> None:
 def _celeba(home: Path, crowd: bool) -> Mapping[str, int]:
     """8 people with 20 pictures, of whom each split has 6 private ones and both 4; 14 with 6, of whom 6 are public.
 
-    A crowd: 22 with 6, of whom each split has 20; 46 with 3, of whom 6 are public.
+    A crowd: 22 with 4, of whom each split has 20; 34 with 2, of whom 6 are public.
     """
-    many, private_pictures, others, pictures = (22, 6, 46, 3) if crowd else (8, 20, 14, 6)
+    many, private_pictures, others, pictures = (22, 4, 34, 2) if crowd else (8, 20, 14, 6)
     frequent, rare = [11 * n for n in range(1, many + 1)], [1000 + 7 * n for n in range(others)]
     # Interleaved as in the authors' file, where people are in no order.
     turns = range(private_pictures)
@@ -113,9 +113,9 @@ def _celeba(home: Path, crowd: bool) -> Mapping[str, int]:
 def _facescrub(home: Path, crowd: bool) -> Mapping[str, int]:
     """3 actors and 3 actresses with 20 pictures each: cut-out faces, whole pictures with a box, the authors' lists.
 
-    A crowd: 2 and 2 with 8.
+    A crowd: 2 and 2 with 5.
     """
-    count, pictures = (2, 8) if crowd else (3, 20)
+    count, pictures = (2, 5) if crowd else (3, 20)
     people = {"actors": ("Al Pacino", "Ben Ames", "Cary Grant"), "actresses": ("Ada Wong", "Bette Dee", "Cher Ray")}
     image = 0
     for group, names in people.items():
@@ -136,15 +136,15 @@ def _facescrub(home: Path, crowd: bool) -> Mapping[str, int]:
 
 
 def _stanford_dogs(home: Path, crowd: bool) -> Mapping[str, int]:
-    """5 breeds with 16 pictures, each with one box; the two lists as MATLAB cells. A crowd: 3 breeds."""
+    """5 breeds with 16 pictures, each with one box; the two lists as MATLAB cells. A crowd: 3 breeds with 8."""
     import scipy.io  # slow to import
 
     breeds = ["n02085620-Chihuahua", "n02085782-Japanese_spaniel", "n02085936-Maltese_dog", "n02086079-Pekinese"]
     breeds.append("n02086240-Shih-Tzu")
-    breeds = breeds[:3] if crowd else breeds
+    breeds, pictures = (breeds[:3], 8) if crowd else (breeds, 16)
     lists: dict[str, list[tuple[str, int]]] = {"train": [], "test": []}
     for label, breed in enumerate(breeds, 1):
-        for number in range(16):
+        for number in range(pictures):
             name = f"{breed.split('-')[0]}_{100 + number}"
             _save(picture(breed, number, 120 + number, 100), home / "Images" / breed / f"{name}.jpg")
             place = home / "Annotation" / breed / name
@@ -154,7 +154,7 @@ def _stanford_dogs(home: Path, crowd: bool) -> Mapping[str, int]:
                 f"<annotation><object><name>{breed}</name><bndbox>{box}</bndbox></object>"
                 "<object><bndbox><xmin>0</xmin><ymin>0</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object></annotation>"
             )
-            lists["train" if number < 10 else "test"].append((f"{breed}/{name}", label))
+            lists["train" if number < pictures * 5 // 8 else "test"].append((f"{breed}/{name}", label))
     for kind, rows in lists.items():
         cells = {key: np.empty((len(rows), 1), object) for key in ("file_list", "annotation_list")}
         for row, (name, _) in enumerate(rows):
@@ -162,7 +162,7 @@ def _stanford_dogs(home: Path, crowd: bool) -> Mapping[str, int]:
             cells["file_list"][row, 0] = f"{name}.jpg"
         labels = np.array([[label] for _, label in rows], np.uint8)
         scipy.io.savemat(home / f"{kind}_list.mat", {**cells, "labels": labels})
-    return {"pictures": 16 * len(breeds), "classes": len(breeds)}
+    return {"pictures": pictures * len(breeds), "classes": len(breeds)}
 
 
 def _people(top: Path, names: list[str], count: int, side: int) -> None:
@@ -179,11 +179,11 @@ def _pubfig83(home: Path, crowd: bool) -> Mapping[str, int]:
 
 
 def _vggface2(home: Path, crowd: bool) -> Mapping[str, int]:
-    """5 people with 20 photographs and 9 with 6; a crowd: 20 with 6 and 60 with 3. No photograph shows a face."""
-    private, pictures, others, fewer = (20, 6, 60, 3) if crowd else (5, 20, 9, 6)
+    """5 people with 20 photographs and 9 with 6; a crowd: 20 with 4 and 36 with 2. No photograph shows a face."""
+    private, pictures, others, fewer = (20, 4, 36, 2) if crowd else (5, 20, 9, 6)
     _people(home / "train", [f"n{number:06d}" for number in range(2, 2 + private)], pictures, 120)
     _people(home / "train", [f"n{number:06d}" for number in range(2 + private, 2 + private + others)], fewer, 120)
-    return {"people": private + others, "private": private, "others": others // 3}
+    return {"people": private + others, "private": private, "others": 20 if crowd else others // 3}
 
 
 def _ffhq(home: Path, crowd: bool) -> Mapping[str, int]:
@@ -205,10 +205,11 @@ def _metfaces(home: Path, crowd: bool) -> Mapping[str, int]:
 
 
 def _afhq(home: Path, crowd: bool) -> Mapping[str, int]:
-    """24 pictures."""
-    for number in range(24):
+    """24 pictures; a crowd has 8."""
+    count = 8 if crowd else 24
+    for number in range(count):
         _save(picture("afhq", number, 512, 512), home / "train" / "dog" / f"flickr_dog_{number:06d}.jpg")
-    return {"pictures": 24}
+    return {"pictures": count}
 
 
 WRITERS: Mapping[str, Callable[[Path, bool], Mapping[str, int]]] = {

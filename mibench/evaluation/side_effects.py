@@ -14,14 +14,17 @@ from mibench.models.base import Classifier
 from mibench.models.served import Served
 from mibench.runtime.rng import Noise
 
-__all__ = ["PROBED", "side_effects"]
+__all__ = ["PROBED", "STEPS", "side_effects"]
 
 PROBED = 200
 """How many held-out images the attacks of `side_effects` try."""
 
+STEPS = 10
+"""How many steps each of these attacks takes."""
+
 
 def side_effects(
-    model: Classifier, logits: Float[Tensor, "n k"], heldout: Split, probed: int = PROBED
+    model: Classifier, logits: Float[Tensor, "n k"], heldout: Split, probed: int = PROBED, steps: int = STEPS
 ) -> dict[str, Any]:
     """Adversarial accuracy, calibration, gradient norms, and how far served scores are from summing to 1.
 
@@ -32,6 +35,7 @@ def side_effects(
         logits: Of the held-out images, as served.
         heldout: Private images that the model has not seen.
         probed: How many of them are attacked, at most.
+        steps: Of each attack.
     """
     # A shaper's scores are judged before a softmax makes them sum to 1.
     scores = logits.exp() if isinstance(model, Served) else logits.softmax(dim=1)
@@ -43,7 +47,7 @@ def side_effects(
     def white_box(images: Tensor) -> Tensor:
         return model.head(model.features(images)).float()
 
-    robust = adversarial_accuracy(white_box, x, y)
+    robust = adversarial_accuracy(white_box, x, y, steps=steps)
     norms = {
         name: gradients.gradient_norms(white_box, x, other, IDENTITY[name]) for name in ("cross_entropy", "max_margin")
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mibench.experiments import needs, suites
+from mibench.experiments import data_needs, needs, suites
 from mibench.experiments.experiment import Experiment
 from mibench.experiments.needs import Thing
 from mibench.experiments.plan import plan
@@ -120,7 +120,7 @@ def check(
         asked: What lies over the file, as of `suites.read`: dataset, seed, identities, sets.
         zoo: As of `plan`.
         on: A cluster, if it is to run there.
-        measure: Time every step, however long that takes.
+        measure: Time every step and decode every picture, however long that takes.
 
     Raises:
         UserError: There is no such suite, or its file is not one.
@@ -138,7 +138,7 @@ def check(
         except UserError as error:
             refused = error
         todo = pending(runs)
-        things = things_of(tables, suite, results, todo, on)
+        things = things_of(tables, suite, results, todo, on, measure)
         if refused is not None:
             things.append(needs.of_plan(refused))
         told = None
@@ -161,7 +161,12 @@ def check(
 
 
 def things_of(
-    tables: Sequence[dict[str, Any]], suite: str, results: Path, todo: Sequence[Run] = (), on: str | None = None
+    tables: Sequence[dict[str, Any]],
+    suite: str,
+    results: Path,
+    todo: Sequence[Run] = (),
+    on: str | None = None,
+    whole: bool = False,
 ) -> list[Thing]:
     """All that is needed but for the machine.
 
@@ -171,10 +176,11 @@ def things_of(
         results: The folder of all runs.
         todo: Runs that are still to do, as far as they could be planned; they tell which weights networks start from.
         on: A cluster, if it is to run there.
+        whole: Decode every picture that is not prepared yet.
     """
     things: list[Thing] = []
     for data in _datasets(tables):
-        things += [data] if isinstance(data, Thing) else needs.of_data(data)
+        things += [data] if isinstance(data, Thing) else data_needs.of_data(data, whole)
     things += needs.of_weights(tables, suite, todo, results)
     things += needs.of_packages(tables, on)
     return [*things, *needs.of_judges(todo)]

@@ -1,49 +1,41 @@
-"""Everything that a suite needs, looked for before hours are spent: data sets, files of weights, packages, judges.
+"""Everything that a suite needs, looked for before hours are spent: files of weights, packages, judges.
 
-Nothing is written, nothing is fetched, and one thing that is missing hides no other. What the machine must have is in
-`mibench.experiments.room`, how long it takes in `mibench.experiments.seconds`.
+Nothing is written, nothing is fetched, and one thing that is missing hides no other. Data sets are in
+`mibench.experiments.data_needs`, what the machine must have in `mibench.experiments.room`, how long it takes in
+`mibench.experiments.seconds`.
 """
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlparse
 
+import torch
+
 from mibench import models
 from mibench.core import Attack
-from mibench.data.published import packs, publics, worker
-from mibench.data.published.needs import MARKER, Need, facts_of, require, top_of
-from mibench.data.published.packs import Part
-from mibench.data.published.source import Published
-from mibench.data.published.stores import open_store
 from mibench.evaluation import faces
 from mibench.experiments import suites
 from mibench.experiments.reading import FINISHED, named
 from mibench.metrics import Unavailable, facenet_distance, inception, lpips_distance, weights
 from mibench.models.imported.sources import digest_of
 from mibench.plugins import registry
-from mibench.plugins.registry import Choice
 from mibench.priors.imported.opening import read_generator
 from mibench.priors.imported.published import PUBLISHED
 from mibench.runs import Run, find
-from mibench.runtime.absent import WEIGHTS, Absent, located
+from mibench.runtime.absent import WEIGHTS, located
 from mibench.runtime.errors import UserError
 from mibench.stages.import_prior import is_reference
 
-__all__ = ["State", "Thing", "of_data", "of_judges", "of_packages", "of_plan", "of_weights"]
+__all__ = ["State", "Thing", "distinct", "of_judges", "of_packages", "of_plan", "of_weights"]
 
 State = Literal["have", "missing", "unclear", "absent"]
 """Here; not here, or not the right thing; that cannot be told; not here and not required (a column stays empty)."""
-
-STANDIN = "STAND-INS: what is measured with them is no result"
-
-PROBED = 48
-"""Pictures of each store that are decoded to see whether they can be; all of them are when they are prepared."""
 
 
 @dataclass(frozen=True)
@@ -63,158 +55,6 @@ class Thing:
     state: State
     told: str = ""
     remedy: str = ""
-
-
-# --- data sets
-
-
-def of_data(data: Choice) -> list[Thing]:
-    """A data set, its files and those of the attacker's image set."""
-    if isinstance(data.plugin, Published):
-        return _published(data, data.plugin)
-    try:
-        shape = data.plugin.shape()
-        if data.plugin.refusable and not getattr(data.plugin, "root", ""):
-            data.plugin.load()  # small: pictures of a package or of the user's own folder
-    except (UserError, OSError) as error:
-        root = getattr(data.plugin, "root", None)
-        remedy = (
-            f"mibench data prepare {data.name} --root DIR" if root is not None else f"mibench data show {data.name}"
-        )
-        return [Thing("data", data.name, "missing", str(error), remedy)]
-    told = f"{shape.classes} people, {shape.public:,} public pictures of {shape.image_shape[1]} px"
-    return [Thing("data", data.name, "have", told)]
-
-
-def _published(data: Choice, plugin: Published) -> list[Thing]:
-    try:
-        top = top_of(plugin.root, plugin.folder)
-    except Absent:
-        folders = [_absent(folder, need) for folder, need in plugin.needed()]
-        remedy = "export MIBENCH_DATA=DIR, or --set data.root=DIR"
-        told = "no such folder" if plugin.root or os.environ.get("MIBENCH_DATA") else "not set"
-        return [Thing("data", "MIBENCH_DATA", "missing", f"the folder of all data sets: {told}", remedy), *folders]
-    except UserError as error:
-        return [Thing("data", "MIBENCH_DATA", "missing", str(error), "give --set data.root=DIR")]
-    command = f"mibench data prepare {data.name} --root {top}{_settings(plugin)}"
-    things, whole = [], True
-    own = _pack(lambda: plugin.own())
-    if isinstance(own, UserError):
-        things.append(Thing("data", f"{data.name}, prepared", "missing", str(own), command))
-    elif own is not None:
-        things.append(_prepared(data.name, own, plugin.size, plugin.own().about["notes"]["standin"]))
-    else:
-        found = [_file(top, folder, need) for folder, need in plugin.needed() if folder == plugin.folder]
-        if all(one.state == "have" for one in found):
-            found += _protocol(plugin, top)
-        things += found
-        whole = False
-    if plugin.public_set:
-        public = publics.PUBLICS[plugin.public_set]
-        pack = _pack(lambda: public.pack(top, plugin.size))
-        if isinstance(pack, packs.Pack):
-            things.append(_prepared(public.name, pack, plugin.size, pack.about["notes"]["standin"]))
-        else:
-            things += _images(top, public, plugin.size)
-            whole = False
-    if not whole:
-        things.append(Thing("data", f"{data.name}, prepared", "missing", f"at {plugin.size} px", command))
-    return things
-
-
-def _settings(plugin: Published) -> str:
-    own = [one for one in fields(plugin) if one.name != "root" and getattr(plugin, one.name) != one.default]
-    return "".join(f" --set data.{one.name}={getattr(plugin, one.name)}" for one in own)
-
-
-def _pack(find_it: Any) -> packs.Pack | UserError | None:
-    """What is prepared; the error if it is damaged, None if nothing is."""
-    try:
-        pack: packs.Pack = find_it()
-        for part in pack.about["parts"]:
-            pack.part(part)
-    except Absent:
-        return None
-    except UserError as error:
-        return error
-    return pack
-
-
-def _prepared(name: str, pack: packs.Pack, size: int, standin: bool) -> Thing:
-    count = sum(shape[0] for shape in pack.about["parts"].values())
-    told = f"{count:,} pictures of {size} px"
-    if standin:
-        told += f"; {STANDIN}"
-    return Thing("data", f"{name}, prepared", "have", told)
-
-
-def _absent(folder: str, need: Need) -> Thing:
-    others = "".join(f" or {name}" for name in need.names[1:])
-    return Thing("data", f"{folder}/{need.names[0]}{others}", "missing", need.what, f"{need.source} [{need.licence}]")
-
-
-def _file(top: Path, folder: str, need: Need) -> Thing:
-    """One file or folder: there, the published one, and whole as far as its directory tells."""
-    place = need.place(top / folder)
-    if place is None:
-        return _absent(folder, need)
-    what, again = f"{folder}/{place.relative_to(top / folder)}", f"{need.source} [{need.licence}]"
-    try:
-        require([(top / folder, need)])
-        if place.is_dir() or place.suffix in (".zip", ".tar"):
-            told = _looked_at(place)
-            if told:
-                return Thing("data", what, "missing", told, f"replace or remove them; {again}")
-    except (UserError, OSError) as error:
-        return Thing("data", what, "missing", str(error), again)
-    return Thing("data", what, "have", need.what)
-
-
-def _looked_at(place: Path) -> str:
-    """What is wrong with the pictures of a store: empty ones, and those of a sample that cannot be decoded."""
-    store = open_store(place)
-    sizes = store.sizes()
-    if not sizes:
-        return "it holds no picture"
-    empty = [name for name, (size, _) in sizes.items() if not size]
-    names = [name for name in sizes if name not in empty]
-    sample = names[:: max(1, len(names) // PROBED)]
-    bad = [name for name in sample if not worker.opens(store, name)]
-    lines = []
-    if empty:
-        lines.append(f"{len(empty):,} of {len(sizes):,} pictures are empty, the first is {empty[0]}")
-    if bad:
-        lines.append(f"{len(bad)} of {len(sample)} that were looked at cannot be decoded, the first is {bad[0]}")
-    return "; ".join(lines)
-
-
-def _protocol(plugin: Published, top: Path) -> Iterator[Thing]:
-    """Lists and counts against those of the protocol; nothing is decoded."""
-    try:
-        listing = plugin.listing(top / plugin.folder)
-        parts: Mapping[str, Part] = {name: part for name, part in listing.parts.items() if part.pictures}
-        packs.check(parts)
-    except (UserError, OSError) as error:
-        yield Thing("data", f"{plugin.folder}, as its protocol", "missing", str(error), "see the files above")
-        return
-    count = sum(len(part.pictures) for part in parts.values())
-    told = f"{len(listing.classes):,} people, {count:,} pictures"
-    if (top / plugin.folder / MARKER).exists():
-        told += f"; {STANDIN}"
-    yield Thing("data", f"{plugin.folder}, as its protocol", "have", told)
-
-
-def _images(top: Path, public: publics.PublicSet, size: int) -> list[Thing]:
-    """The attacker's image set, not prepared yet."""
-    thing = _file(top, public.name, public.need(size))
-    place = public.need(size).place(top / public.name)
-    if thing.state == "have" and place is not None:
-        with suppress(UserError, OSError):
-            count, wanted = len(open_store(place).sizes()), facts_of(top / public.name, {"pictures": public.count})
-            if count != wanted["pictures"]:
-                told = f"{count:,} pictures, the protocol has {wanted['pictures']:,}: not fetched to the end"
-                thing = Thing("data", thing.what, "missing", told, _absent(public.name, public.need(size)).remedy)
-    return [thing]
 
 
 # --- files of weights
@@ -288,9 +128,7 @@ def _imagenet(architecture: str) -> Thing:
     """ImageNet weights, in torch's cache or not; a network fetches them itself where there is internet."""
     what = f"ImageNet weights of {architecture}"
     if architecture.startswith("timm:"):
-        how = "needs mibench[timm]; fetched from huggingface.co when it is first built"
-        return Thing("weights", what, "unclear", "timm keeps them in Hugging Face's cache", how)
-    import torch
+        return _timm(what, architecture.removeprefix("timm:"))
     from torchvision import models as networks
 
     url = str(networks.get_model_weights("vgg16_bn" if architecture == "vgg16_bn64" else architecture).DEFAULT.url)
@@ -302,6 +140,34 @@ def _imagenet(architecture: str) -> Thing:
         return Thing("weights", what, "missing", told, remedy)
     begin = re.search(r"-([0-9a-f]{8,})\.", file)
     return _checked("weights", what, place, begin[1] if begin else "", f"rm {place}; {remedy}")
+
+
+def _timm(what: str, name: str) -> Thing:
+    """The same of a network of timm, whose weights are a repository in Hugging Face's cache, or a file in torch's."""
+    try:
+        from huggingface_hub import constants, try_to_load_from_cache
+        from timm.models import get_pretrained_cfg
+    except ImportError:
+        return Thing(
+            "weights", what, "unclear", "timm, which is not installed, says which", "pip install mibench[timm]"
+        )
+    known: Any = get_pretrained_cfg(name)
+    licence = f"[{known.license or 'its licence: see the page'}]" if known else ""
+    if known is None or not (known.hf_hub_id or known.url):
+        return Thing("weights", what, "missing", f"nobody has published any of {name}", "build it without")
+    if known.hf_hub_id:
+        repository, _, revision = str(known.hf_hub_id).partition("@")
+        files = (known.hf_hub_filename,) if known.hf_hub_filename else ("model.safetensors", "pytorch_model.bin")
+        for file in files:
+            found = try_to_load_from_cache(repository, file, constants.HF_HUB_CACHE, revision or None)
+            if isinstance(found, str):
+                return Thing("weights", what, "have", found)
+        told = f"no {' or '.join(files)} of {repository} in {constants.HF_HUB_CACHE} (HF_HUB_CACHE)"
+        return Thing("weights", what, "missing", told, f"hf download {repository} {files[0]} {licence}")
+    place = Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(urlparse(str(known.url)).path)
+    if place.is_file():
+        return Thing("weights", what, "have", str(place))
+    return Thing("weights", what, "missing", "", f"curl --create-dirs -o {place} {known.url} {licence}")
 
 
 # --- packages and judges
@@ -363,7 +229,7 @@ def _measure(name: str, file: weights.WeightFile) -> Thing:
 
 def _checked(group: str, what: str, place: Path, sha256: str, again: str) -> Thing:
     """A file of weights, against the first digits of its published hash."""
-    digest = digest_of(place)
+    digest = digest_of(place) if sha256 else ""
     if not digest.startswith(sha256):
         told = f"{place} is not the published file (sha256 {digest[:8]}, not {sha256[:8]}): a partial download?"
         return Thing(group, what, "missing", told, again)

@@ -2,15 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from mibench.runtime.errors import UserError
 
-__all__ = ["Classifier", "Prepare", "initialise", "no_larger_than", "no_weights", "side_of"]
+__all__ = ["Classifier", "Prepare", "initialise", "no_larger_than", "no_weights", "side_of", "unfilled"]
 
 _most: int | None = None
 
@@ -38,6 +40,29 @@ def side_of(usual: int, least: int = 32) -> int:
         least: The smallest that it takes.
     """
     return usual if _most is None else min(usual, max(least, _most))
+
+
+DRAWS = (
+    *(torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.erfinv_),
+    *(nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_),
+)
+"""What draws into a parameter; of `nn.init` those that are handed over as a whole."""
+
+
+class unfilled(TorchFunctionMode):
+    """While it lasts, no random number is drawn into a parameter: for networks that get all of theirs from a file.
+
+    What the parameters hold then is whatever lay in memory. Buffers and plain tensors are drawn as ever.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """The call itself, or nothing in the place of a drawing."""
+        kwargs = kwargs or {}
+        if func in DRAWS and isinstance(drawn := args[0] if args else kwargs["tensor"], nn.Parameter):
+            return drawn
+        return func(*args, **kwargs)
 
 
 class Prepare(nn.Module):

@@ -29,8 +29,11 @@ def fold(model: Classifier) -> Classifier:
     Keep the copy in eval mode. The model itself is not touched.
     """
     frozen = copy.deepcopy(model).eval().requires_grad_(False)
+    places: dict[nn.Module, list[str]] = {}
+    for path, module in frozen.named_modules(remove_duplicate=False):
+        places.setdefault(module, []).append(path)
     for layer, norm in [*_in_sequence(frozen), *_in_torchvision(frozen)]:
-        _fold_pair(frozen, layer, norm)
+        _fold_pair(frozen, layer, norm, places)
     return frozen.to(memory_format=torch.channels_last)
 
 
@@ -75,11 +78,10 @@ def _in_torchvision(model: Classifier) -> Iterator[tuple[nn.Module, nn.Module]]:
             yield layer, norm
 
 
-def _fold_pair(model: nn.Module, layer: nn.Module, norm: nn.Module) -> None:
-    """Put the fused layer in the layer's place and an identity in the norm's, if both are plain and used once."""
-    modules = list(model.named_modules(remove_duplicate=False))
-    places = [[path for path, module in modules if module is part] for part in (layer, norm)]
-    if any(len(paths) != 1 for paths in places) or _hooked(layer) or _hooked(norm):
+def _fold_pair(model: nn.Module, layer: nn.Module, norm: nn.Module, places: dict[nn.Module, list[str]]) -> None:
+    """Put the fused layer in the layer's place and an identity in the norm's, if both are plain and used once;
+    then they have no place any more."""
+    if any(len(places.get(part, ())) != 1 for part in (layer, norm)) or _hooked(layer) or _hooked(norm):
         return
     if isinstance(norm, nn.BatchNorm2d) and isinstance(layer, nn.Conv2d) and norm.running_mean is not None:
         fused: nn.Module = fuse_conv_bn_eval(layer, norm)
@@ -87,8 +89,8 @@ def _fold_pair(model: nn.Module, layer: nn.Module, norm: nn.Module) -> None:
         fused = fuse_linear_bn_eval(layer, norm)
     else:
         return
-    model.set_submodule(places[0][0], fused.requires_grad_(False))
-    model.set_submodule(places[1][0], nn.Identity())
+    model.set_submodule(places.pop(layer)[0], fused.requires_grad_(False))
+    model.set_submodule(places.pop(norm)[0], nn.Identity())
 
 
 def _hooked(module: nn.Module) -> bool:

@@ -12,7 +12,7 @@ References:
 
 from torch import nn
 
-from mibench.models.base import Classifier, Prepare, no_weights
+from mibench.models.base import Classifier, Prepare, no_weights, side_of
 
 __all__ = ["ARCHITECTURES", "CARD", "build"]
 
@@ -29,6 +29,8 @@ CARD = {
 ARCHITECTURES = ("inception_resnet_v1",)
 
 SIDE, FEATURES = 160, 512
+LEAST = 75
+"""Side from which its last stage still has a pixel."""
 
 
 def build(name: str, num_classes: int, image_shape: tuple[int, int, int], pretrained: bool = False) -> Classifier:
@@ -46,5 +48,5 @@ def build(name: str, num_classes: int, image_shape: tuple[int, int, int], pretra
     for module in net.modules():
         if hasattr(module, "inplace"):
             module.inplace = False
-    prepare = Prepare(image_shape, [127.5 / 255] * 3, [128 / 255] * 3, SIDE)
+    prepare = Prepare(image_shape, [127.5 / 255] * 3, [128 / 255] * 3, side_of(SIDE, LEAST))
     return Classifier(prepare, net, nn.Linear(FEATURES, num_classes), FEATURES)

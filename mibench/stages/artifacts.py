@@ -5,6 +5,7 @@ Nothing is ever unpickled from a results folder except mibench's own checkpoints
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from mibench import models
 from mibench.core import Dataset, Defense, Prior, Split
-from mibench.models.base import Classifier
+from mibench.models.base import Classifier, unfilled
 from mibench.plugins import registry
 from mibench.plugins.registry import Choice
 from mibench.runs import Run, canonical, unchanged
@@ -170,13 +171,23 @@ def defenses(run: Run) -> list[Defense]:
     ]
 
 
-def classifier(run: Run, classes: int, image_shape: tuple[int, int, int]) -> Classifier:
-    """The untrained network a run asks for, initialised from its seed, after the defenses' surgery."""
+def classifier(run: Run, classes: int, image_shape: tuple[int, int, int], to_fill: bool = False) -> Classifier:
+    """The untrained network a run asks for, initialised from its seed, after the defenses' surgery.
+
+    Args:
+        run: A target or an evaluation model.
+        classes: That it tells apart.
+        image_shape: (channels, height, width).
+        to_fill: It will get all of its weights from a file: none are drawn, and ImageNet's are not read.
+    """
+    name = run.spec["model"]
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(run.spec["seed"], "init"))
-        imagenet = run.spec["pretrained"] is True
-        model = models.build(run.spec["model"], classes, image_shape, pretrained=imagenet)
-        if "backbone" in run.parents:
+        plugin = name in models.own() and not registry.is_own("models", models.family(name))
+        imagenet = run.spec["pretrained"] is True and (plugin or not to_fill)
+        with unfilled() if to_fill else nullcontext():
+            model = models.build(name, classes, image_shape, pretrained=imagenet)
+        if "backbone" in run.parents and not to_fill:
             _start_from(model, run)
         for defense in defenses(run):
             model = defense.surgery(model)  # type: ignore[assignment]  # a classifier again
@@ -256,7 +267,7 @@ def _served(
     run: Run, tensors: Mapping[str, Tensor], classes: int, extra: int, image_shape: tuple[int, int, int]
 ) -> Classifier:
     """The network of a run with these weights, as it is deployed."""
-    model = classifier(run, classes + extra, image_shape)
+    model = classifier(run, classes + extra, image_shape, to_fill=True)
     _fill(model, tensors, run.path / "model.safetensors", run.spec["model"])
     memories = load_memories(run, classes, image_shape)
     for defense, memory in zip(defenses(run), memories, strict=True):
@@ -273,7 +284,8 @@ def load_verifier(run: Run) -> Classifier:
     path = run.path / "model.safetensors"
     tensors, header = _claimed(path, "verifier")
     shape = tuple(int(size) for size in header["image_shape"])
-    model = models.build(run.spec["model"], int(header["people"]), shape)  # type: ignore[arg-type]
+    with unfilled():
+        model = models.build(run.spec["model"], int(header["people"]), shape)  # type: ignore[arg-type]
     _fill(model, tensors, path, run.spec["model"])
     return model.requires_grad_(False).eval()
 

@@ -4,7 +4,7 @@ scores.json holds every mean with its interval, per_image.csv the values of each
 uint8 images that were saved.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,7 +27,7 @@ from mibench.metrics.latent import latent_cosine, latent_rank1
 from mibench.models.base import Classifier
 from mibench.models.fold import fold
 from mibench.plugins import registry
-from mibench.runs import PROTOCOL, Run, clock, provenance
+from mibench.runs import PROTOCOL, Run, clock, provenance, unchanged
 from mibench.runtime.engine import Engine, describe
 from mibench.runtime.errors import UserError
 from mibench.runtime.files import write_atomic, write_json
@@ -104,14 +104,15 @@ def evaluation_model(run: Run, data: Dataset, engine: Engine) -> EvaluationModel
     Raises:
         UserError: If a file is missing, damaged, or not the one that the run was finished with.
     """
-    network = artifacts.load_classifier(run, data)
-    tensors, _ = artifacts.read_tensors(run.path / "features.safetensors", "private features")
+    files = [run.path / "model.safetensors", run.path / "features.safetensors"]
     finished = (run.path / "done").stat()
     key = (run.path, finished.st_mtime_ns, finished.st_ino, data.fingerprint(), engine.precision, str(engine.device))
-    return _kept(_models, key, lambda: _prepared(run, network, tensors, data, engine))
+    return _kept(_models, key, files, lambda: _prepared(run, data, engine))
 
 
-def _prepared(run: Run, network: Classifier, tensors: dict[str, Any], data: Dataset, engine: Engine) -> EvaluationModel:
+def _prepared(run: Run, data: Dataset, engine: Engine) -> EvaluationModel:
+    network = artifacts.load_classifier(run, data)
+    tensors, _ = artifacts.read_tensors(run.path / "features.safetensors", "private features")
     name, metrics = run.spec["model"], run.read("metrics.json")
     placed: Classifier = engine.place(fold(network))  # type: ignore[assignment]
     train, heldout = (
@@ -142,25 +143,29 @@ def verifier(run: Run, data: Dataset, engine: Engine) -> Verifier | None:
     Raises:
         UserError: If a file is missing or damaged.
     """
-    network, people = artifacts.load_verifier(run), run.read("metrics.json")["people"]
+    people = run.read("metrics.json")["people"]
     if lacking(people, data) is not None:
         return None
     finished = (run.path / "done").stat()
     key = (run.path, finished.st_mtime_ns, finished.st_ino, data.fingerprint(), engine.precision, str(engine.device))
 
     def make() -> Verifier:
-        name = run.spec["model"]
+        name, network = run.spec["model"], artifacts.load_verifier(run)
         family, trained_on = models.family(name), f"{people} people of {data.name} who play no other part"
         return Verifier.of(name, network, people, data, engine, family, run.id, run.spec["seed"], trained_on)
 
-    return _kept(_verifiers, key, make)
+    return _kept(_verifiers, key, [run.path / "model.safetensors"], make)
 
 
 Judge = TypeVar("Judge", EvaluationModel, Verifier)
 
 
-def _kept(known: dict[tuple[Any, ...], Judge], key: tuple[Any, ...], make: Callable[[], Judge]) -> Judge:
-    """The last eight stay."""
+def _kept(
+    known: dict[tuple[Any, ...], Judge], key: tuple[Any, ...], files: Iterable[Path], make: Callable[[], Judge]
+) -> Judge:
+    """The last eight stay, while their files are those that their runs were finished with."""
+    for file in files:
+        unchanged(file)
     if key not in known:
         while len(known) >= 8:
             known.pop(next(iter(known)))
@@ -175,7 +180,7 @@ def recogniser(name: str, data: Dataset, engine: Engine) -> Verifier:
         UserError: If the data have too few people, images or faces for it, or its file is missing or damaged.
     """
     key = (name, data.fingerprint(), engine.precision, str(engine.device))
-    return _kept(_verifiers, key, lambda: Verifier.published(faces.RECOGNISERS[name], data, engine))
+    return _kept(_verifiers, key, (), lambda: Verifier.published(faces.RECOGNISERS[name], data, engine))
 
 
 def verifiers_of(run: Run, data: Dataset, engine: Engine) -> tuple[list[Verifier], list[Unavailable]]:

@@ -15,7 +15,7 @@ import torch
 from mibench import models
 from mibench.core import Dataset, Defense, Split
 from mibench.evaluation.model import accuracy, private_answers, real_to_real
-from mibench.evaluation.side_effects import PROBED, side_effects
+from mibench.evaluation.side_effects import PROBED, STEPS, side_effects
 from mibench.metrics.accuracy import closed_set, top_k
 from mibench.metrics.ood import detection
 from mibench.models.base import Classifier
@@ -49,8 +49,8 @@ Pretrained = Literal["none", "imagenet", "public"]
 EVALUATOR_SEED = 1000
 """Evaluation models have one seed for all targets, and it is not a target's."""
 
-REHEARSED = 4
-"""Held-out images whose robustness is measured in a rehearsal: that takes longer than its trainings."""
+REHEARSED = (2, 2)
+"""Held-out images and steps of the attacks on them in a rehearsal: in full they take longer than its trainings."""
 
 ADAMW = {"epochs": 30, "least_steps": 600, "doublings": 2}
 TARGET = {**ADAMW, "batch": 96, "lr": 0.1, "optimizer": "muon", "schedule": "linear"}
@@ -280,7 +280,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
         if evaluator:
             metrics |= measure_evaluator(model, data, engine, folder)
         else:
-            metrics |= measure_target(model, data, engine, folder, REHEARSED if run.rehearsed else PROBED)
+            metrics |= measure_target(model, data, engine, folder, *(REHEARSED if run.rehearsed else (PROBED, STEPS)))
             metrics["defense_reports"] = [
                 report | defense.report(memory, data, lambda images: predict(model, images, engine)[0])
                 for defense, memory, report in zip(defenses, fitted.memories, fitted.reports, strict=True)
@@ -300,7 +300,7 @@ def work(run: Run, engine: Engine, reporter: Reporter) -> None:
 
 
 def measure_target(
-    model: Classifier, data: Dataset, engine: Engine, folder: Path, probed: int = PROBED
+    model: Classifier, data: Dataset, engine: Engine, folder: Path, probed: int = PROBED, steps: int = STEPS
 ) -> dict[str, Any]:
     """A target's natural accuracy and what its defenses change besides; heldout.safetensors keeps each image's verdict,
     so that the accuracies of two targets can be compared in pairs."""
@@ -309,7 +309,7 @@ def measure_target(
     hits = top_k(closed_set(logits, classes), data.heldout.labels.to(logits.device), 1)
     kept = {"hits": hits.to(torch.uint8), "labels": data.heldout.labels}
     artifacts.write_tensors(folder / "heldout.safetensors", kept, {"role": "held-out verdicts"})
-    effects = side_effects(model, logits, data.heldout.on(engine), probed)
+    effects = side_effects(model, logits, data.heldout.on(engine), probed, steps)
     if len(data.public):
         strangers, _ = predict(model, data.public.images, engine)
         effects["ood"] = detection(logits.softmax(1), strangers.softmax(1))._asdict()

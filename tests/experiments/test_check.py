@@ -23,7 +23,7 @@ from mibench import zoo
 from mibench.cli.printing import hours_of
 from mibench.data import standin
 from mibench.data.published.needs import MARKER
-from mibench.experiments import check, listing, needs, room, seconds, suites
+from mibench.experiments import check, data_needs, listing, needs, room, seconds, suites
 from mibench.experiments.plan import cost_of, plan
 from mibench.experiments.seconds import costing, timer
 from mibench.experiments.seconds.smallest import ASKED, shown_through, smallest
@@ -209,6 +209,33 @@ def test_what_is_missing_is_named_with_its_remedy(name: str, here: Path) -> None
     others = {one.what for one in found if one.state == "missing" and one not in named}
     if name != "the folder":
         assert {one for one in others if ", prepared" not in one} <= {"dogs.pkl"} & {what}
+
+
+def test_asked_to_measure_every_picture_is_decoded(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_needs, "PROBED", 8)
+    pictures = sorted((here / "data/stanford_dogs/Images").rglob("*.jpg"))
+    pictures[1].write_bytes(b"no picture")
+    source = registry.configure("data", "stanford_dogs", settings={"image_size": 32})
+    told = {whole: {one.what: one for one in data_needs.of_data(source, whole)} for whole in (False, True)}
+    sampled, every = (told[whole]["stanford_dogs/Images"] for whole in (False, True))
+    assert sampled.state == "have" and sampled.told.endswith("8 of 80 pictures decoded")
+    assert (
+        every.state == "missing" and f"1 of 80 that were decoded are damaged: {pictures[1].parent.name}/" in every.told
+    )
+
+
+def test_weights_of_timm_are_looked_for_in_hugging_faces_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("timm")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    gone = needs._imagenet("timm:resnest50d")
+    assert gone.state == "missing" and str(tmp_path) in gone.told and "timm/resnest50d.in1k" in gone.remedy
+    snapshot = tmp_path / "models--timm--resnest50d.in1k/snapshots/0123"
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").write_bytes(b"weights")
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs/main").write_text("0123")
+    found = needs._imagenet("timm:resnest50d")
+    assert (found.state, found.told) == ("have", str(snapshot / "model.safetensors"))
 
 
 def test_everything_is_named_in_one_go(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

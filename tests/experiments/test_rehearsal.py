@@ -24,7 +24,6 @@ from mibench.experiments.rehearsal.standing import EMBEDDED, smaller_data, stand
 from mibench.models.base import no_larger_than
 from mibench.report.load import results
 from mibench.runs import Run, find, finished, lineage
-from mibench.runtime.absent import as_published
 from mibench.runtime.engine import Engine, resolve
 from mibench.runtime.errors import UserError
 from mibench.runtime.progress import Reporter, Silent
@@ -211,7 +210,13 @@ def test_the_command_ends_with_2_where_a_step_failed(
 
 
 def test_networks_look_at_small_images_only_within() -> None:
-    sides = {"resnet18": (224, 32), "facenet64": (64, 32), "inception_v3": (299, 107), "vit_b_16": (224, 224)}
+    sides = {
+        "resnet18": (224, 32),
+        "facenet64": (64, 32),
+        "inception_v3": (299, 107),
+        "inception_resnet_v1": (160, 75),
+        "vit_b_16": (224, 224),
+    }
     for name, (usual, least) in sides.items():
         with torch.device("meta"):
             with no_larger_than(32):
@@ -228,14 +233,25 @@ def test_networks_look_at_small_images_only_within() -> None:
     assert second and second[0].shape == (2, 3), "its second head has a place"
 
 
-@pytest.mark.skipif(not os.environ.get("MIBENCH_REHEARSE"), reason="minutes; MIBENCH_REHEARSE=1, or names of suites")
-@pytest.mark.parametrize("suite", suites.suites())
-def test_every_shipped_suite(suite: str) -> None:
-    wanted = os.environ["MIBENCH_REHEARSE"]
-    if wanted != "1" and suite not in wanted.split(","):
-        pytest.skip("not asked for")
-    with as_published():
-        experiments = suites.read(suite)
-    assert [
-        f"{step.kind} {step.name}: {step.failure}" for step in rehearse(experiments, "cpu", Silent(), quietly).failed
-    ] == []
+def test_ci_rehearses_every_shipped_suite() -> None:
+    workflow = (Path(__file__).parents[2] / ".github/workflows/ci.yml").read_text()
+    listed = workflow.partition("suite:\n")[2].partition("steps:")[0].split()
+    assert sorted(word for word in listed if word != "-") == sorted(suites.suites())
+
+
+def test_a_finished_evaluation_model_is_trained_by_its_architecture(tmp_path: Path) -> None:
+    judges = 'evaluators = "evaluators/digiface-resnet18-0123456789ab,ir"\n'
+    (experiment,) = written(tmp_path, judges + SUITE)
+    assert experiment.dataset is not None
+    data = smaller_data(experiment.dataset, tmp_path, Silent())
+    assert standing_in(experiment, data, tmp_path, tmp_path / "results").evaluators.names == ("resnet18", "ir")
+    (experiment,) = written(tmp_path, judges.replace("digiface-resnet18", "mine") + SUITE)
+    with pytest.raises(UserError, match="nothing can stand in for evaluators/mine"):
+        standing_in(experiment, data, tmp_path, tmp_path / "results")
+
+
+def test_stated_weights_are_those_that_are_here(tmp_path: Path) -> None:
+    (tmp_path / "mine.pth").write_bytes(b"mine")
+    with place(tmp_path / "kept", [str(tmp_path / "mine.pth"), "nowhere.pth"]) as root:
+        assert (root / "data/weights/mine.pth").read_bytes() == b"mine"
+        assert not (root / "data/weights/nowhere.pth").exists()

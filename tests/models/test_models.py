@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mibench.models import build, family, names
-from mibench.models.base import Classifier, Prepare
+from mibench.models.base import Classifier, Prepare, unfilled
 from mibench.models.fold import fold
 from mibench.runtime.errors import UserError
 
@@ -480,3 +480,19 @@ def test_listing_imports_neither_torch_nor_torchvision() -> None:
     code = "import sys, mibench.models as m; m.family('ir152'); sys.exit('torch' in sys.modules)"
     root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, timeout=30).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["cnn", "facenet64", "vgg16_bn64", "resnet18", "efficientnet_b0", "inception_resnet_v1"]
+)
+def test_a_network_that_gets_its_weights_from_a_file_draws_none(name: str) -> None:
+    before = torch.get_rng_state()
+    with unfilled():
+        empty = build(name, 3, (3, 32, 32))
+        assert torch.equal(torch.get_rng_state(), before)
+        drawn = torch.empty(8).normal_()
+    assert drawn.abs().sum() > 0 and not torch.equal(torch.get_rng_state(), before), "only parameters stay as they are"
+    filled = build(name, 3, (3, 32, 32))
+    empty.load_state_dict(filled.state_dict())
+    x = torch.rand(2, 3, 32, 32)
+    assert torch.equal(empty.eval()(x), filled.eval()(x))

@@ -43,6 +43,12 @@ def everybody(labels: Sequence[int], seed: int = 42) -> tuple[list[int], list[in
     neither natural accuracy nor likeness could be measured on, and about 190 with fewer than two. Of those the last
     training pictures are held out too (less than 1% of all pictures), down to one that is trained on.
 
+    Why not the authors' split to the picture: evaluation models can judge people without held-out pictures (distances
+    to these are then means over the others), a verifier cannot. It compares a reconstruction with held-out pictures of
+    the person, and tells how often it accepts a true one by comparing these with each other; with training pictures in
+    their place, likeness would be measured against what the target has seen. So every fifth person would be without
+    the headline, and means of likeness and of `closed_top1` would be about other people.
+
     Args:
         labels: Whose each picture is, in the order that the authors shuffle.
         seed: Of the shuffle.

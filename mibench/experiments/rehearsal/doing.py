@@ -12,6 +12,7 @@ from mibench.experiments.plan import plan
 from mibench.experiments.rehearsal.choosing import choose
 from mibench.experiments.rehearsal.place import place
 from mibench.experiments.rehearsal.standing import imagenet, replaced, smaller_data, standing_in
+from mibench.plugins import registry
 from mibench.plugins.registry import Choice
 from mibench.runs import Run, canonical, lineage
 from mibench.runtime.engine import resolve, set_threads
@@ -35,13 +36,15 @@ class Step:
     Args:
         kind: `data`, a kind of runs, or `report`.
         name: What it is.
-        seconds: It took.
+        seconds: It took, by the clock.
+        processor: Of those of this process's processor time.
         failure: Why it failed, or on what that failed it builds, in a line; empty if it did not.
     """
 
     kind: str
     name: str
     seconds: float = 0.0
+    processor: float = 0.0
     failure: str = ""
 
 
@@ -66,21 +69,26 @@ class Rehearsal:
 
     @property
     def seconds(self) -> float:
-        """All steps took."""
+        """All steps took, by the clock."""
         return sum(step.seconds for step in self.steps)
+
+    @property
+    def processor(self) -> float:
+        """And of processor time, in seconds."""
+        return sum(step.processor for step in self.steps)
 
     @contextmanager
     def step(self, kind: str, name: str, reporter: Reporter) -> Iterator[Step]:
         """Try something: whatever goes wrong within is kept, and the rehearsal goes on."""
         step = Step(kind, name)
         self.steps.append(step)
-        started = time.monotonic()
+        started, before = time.monotonic(), time.process_time()
         try:
             yield step
         except Exception as error:  # a plug-in may raise anything
             said = " ".join(str(error).split())
             step.failure = said if isinstance(error, UserError) else f"{type(error).__name__}: {said}"
-        step.seconds = time.monotonic() - started
+        step.seconds, step.processor = time.monotonic() - started, time.process_time() - before
         reporter.say(
             f"{'FAILED' if step.failure else 'done'} {kind} {name}{': ' + step.failure if step.failure else ''}"
         )
@@ -92,6 +100,8 @@ def rehearse(
     reporter: Reporter,
     report: Callable[[Path], object],
     keep: Path | None = None,
+    needed: Sequence[str] = (),
+    results: Path | None = None,
 ) -> Rehearsal:
     """Rehearse suites; what fails is in the answer, and nothing is left behind.
 
@@ -101,20 +111,25 @@ def rehearse(
         reporter: Is told of each step.
         report: Reports on a results folder of a rehearsal, the last step.
         keep: A folder to leave it in, to look at.
+        needed: Files of weights that the suites state; nothing can stand in for those that are not here.
+        results: The user's own results, which tell what finished evaluation models are.
 
     Raises:
         UserError: The folder cannot be kept.
     """
     done = Rehearsal()
     set_threads(device)
-    with place(keep) as root:
-        planned = lineage(_planned(done, experiments, root, reporter))
+    with place(keep, needed) as root:
+        planned = lineage(_planned(done, experiments, root, reporter, results))
         runs, done.runs = choose(planned), len(planned)
         failed: set[str] = set()
         made: list[str] = []
         with done.step("weights", "of ImageNet", reporter):
             made = imagenet(runs, root / "torch/hub/checkpoints")
         done.replaced += replaced(runs, made)
+        for name in needed:
+            here = (root / "data/weights" / Path(name).name).exists()
+            done.replaced.append(f"weights {name}: {'your own' if here else 'not here, and nothing stands in'}")
         for run in runs:
             with done.step(run.kind, told(run), reporter) as step:
                 if broken := [parent.label for parent in run.ancestors() if parent.label in failed]:
@@ -130,7 +145,9 @@ def rehearse(
     return done
 
 
-def _planned(done: Rehearsal, experiments: Sequence[Experiment], root: Path, reporter: Reporter) -> list[Run]:
+def _planned(
+    done: Rehearsal, experiments: Sequence[Experiment], root: Path, reporter: Reporter, results: Path | None
+) -> list[Run]:
     """Every score of the suites on stand-in data."""
     prepared: dict[str, Choice] = {}
     runs: dict[str, Run] = {}
@@ -139,13 +156,20 @@ def _planned(done: Rehearsal, experiments: Sequence[Experiment], root: Path, rep
         assert data is not None
         key = canonical([data.name, {name: str(value) for name, value in vars(data.plugin).items()}])
         if key not in prepared:
-            with done.step("data", data.name, reporter):
+            with done.step("data", _asked(data), reporter):
                 prepared[key] = smaller_data(data, root / "data", reporter)
         if key in prepared:
-            with done.step("plan", f"{experiment.title} ({number})", reporter):
-                small = standing_in(experiment, prepared[key], root / "data/weights")
+            with done.step("plan", f"sweep {number} of {len(experiments)}", reporter):
+                small = standing_in(experiment, prepared[key], root / "data/weights", results)
                 runs |= {run.label: run for run in plan(small, root / "results")}
     return list(runs.values())
+
+
+def _asked(data: Choice) -> str:
+    """A data set with the settings that it has not by default."""
+    usual = registry.defaults("data", data.name)
+    given = (f"{key}={value}" for key, value in vars(data.plugin).items() if value != usual.get(key))
+    return " ".join([data.name, *given])
 
 
 def told(run: Run) -> str:

@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import torch
 
 from mibench.experiments.rehearsal.smaller import SIDE
 from mibench.models.base import no_larger_than
+from mibench.runtime.absent import located
 from mibench.runtime.errors import UserError
 
 __all__ = ["MARK", "place"]
@@ -25,25 +26,30 @@ TOLD = (
 
 
 @contextmanager
-def place(keep: Path | None = None) -> Iterator[Path]:
+def place(keep: Path | None = None, needed: Iterable[str] = ()) -> Iterator[Path]:
     """A folder with `data/`, `torch/` and `results/`; while it lasts, MIBENCH_DATA and TORCH_HOME are the first two,
-    weights that lie in torch's own cache are linked from there, and networks that take images of any side take small
-    ones. It is removed at the end, however that comes.
+    weights that lie in torch's own cache or that the suite states are linked from where they are, and networks that
+    take images of any side take small ones. It is removed at the end, however that comes.
 
     Args:
         keep: An empty or new folder in the place of a temporary one; it is not removed.
+        needed: Files of weights that the suite states.
 
     Raises:
         UserError: The folder to keep is not empty, or cannot be made.
     """
     root = Path(tempfile.mkdtemp(prefix="mibench-rehearsal-")) if keep is None else _empty(keep)
     cached = Path(torch.hub.get_dir()) / "checkpoints"
+    stated = {name: located(Path(name)) for name in needed}
     try:
         for name in ("data/weights", "results", "torch/hub/checkpoints"):
             (root / name).mkdir(parents=True)
         with suppress(OSError):
             for file in cached.iterdir():
                 (root / "torch/hub/checkpoints" / file.name).symlink_to(file.resolve())
+        for name, here in stated.items():
+            if here is not None:
+                (root / "data/weights" / Path(name).name).symlink_to(here.resolve())
         with _environment(MIBENCH_DATA=root / "data", TORCH_HOME=root / "torch"), no_larger_than(SIDE):
             yield root
     finally:

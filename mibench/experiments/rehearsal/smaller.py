@@ -18,11 +18,12 @@ IDENTITIES = 2
 SIDE = 32
 """Side in pixels from which networks look at images, where they take any."""
 
-BATCH = 32
-"""Images in a step of a training: two passes of twenty people with a few images each are several steps."""
+BATCH = 64
+"""Images in a step of a training: of twenty people with two images each a pass is a step, and the doubled training has
+two. For large networks, and for Muon, a step costs as much as its images."""
 
 COUNTS: Mapping[str, int] = {
-    **{"images": 2, "candidates": 4, "keep": 2, "pool": 24, "own_pool": 8, "init_pool": 60, "samples": 24},
+    **{"images": 2, "candidates": 3, "keep": 2, "pool": 10, "own_pool": 8, "init_pool": 60, "samples": 24},
     **{"steps": 2, "iterations": 2, "generations": 2, "pivot_steps": 2, "pgd_steps": 2, "sampler_steps": 2},
     **{"population": 8, "queries": 24, "points": 4, "top": 5, "episodes": 20, "rounds": 2},
     **{"selection_views": 2, "views": 2, "copies": 2},

@@ -1,23 +1,28 @@
 """What stands in for what is large or not here: data sets, published generators, ImageNet weights."""
 
+import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mibench import models
 from mibench.core import Source
 from mibench.data import standin
 from mibench.data.published.source import Published
 from mibench.experiments.experiment import Attacker, Experiment
+from mibench.experiments.reading import FINISHED
 from mibench.experiments.rehearsal import smaller
 from mibench.experiments.rehearsal.smaller import IDENTITIES
 from mibench.plugins import registry
 from mibench.plugins.registry import Choice
 from mibench.priors.imported.standin import Sizes, nvidia
 from mibench.priors.stylegan2_ada import StyleGan2Ada
-from mibench.runs import Run
+from mibench.runs import Run, find
+from mibench.runtime.errors import UserError
 from mibench.runtime.progress import Reporter
 from mibench.stages import import_prior
 
@@ -35,11 +40,14 @@ EMBEDDED: Mapping[str, Mapping[str, int]] = {
 """Settings of embedded data sets that are drawn, and the most that a rehearsal gives them: a verifier needs 20 people
 to learn from and 20 to judge."""
 
+FEWER: Mapping[str, int] = {"distractors": 4, "public_people": 6}
+"""Settings of published data sets that are counts of people, and the most that a rehearsal gives them."""
+
 USE = ("crop", "antialias", "noise", "half", "label", "psi", "cutoff", "enlarge")
 """How an imported generator is used, whichever file it comes from."""
 
-THIN = Sizes(base=1024)
-"""One channel at 1024 pixels, eight at 128 and below."""
+THIN = Sizes(base=1024, most=2)
+"""One channel at 1024 pixels, two below."""
 
 
 def smaller_data(data: Choice, root: Path, reporter: Reporter) -> Choice:
@@ -57,6 +65,7 @@ def smaller_data(data: Choice, root: Path, reporter: Reporter) -> Choice:
             if folder and not (root / folder).exists():
                 standin.write(folder, root, crowd=True)
         settings |= {"root": str(root), "image_size": min(source.size, SIDE)}
+        settings |= {name: min(settings[name], most) for name, most in FEWER.items() if name in settings}
     for name, most in EMBEDDED.get(data.name, {}).items():
         settings[name] = min(settings[name], most)
     chosen = registry.configure("data", data.name, settings=settings)
@@ -64,17 +73,43 @@ def smaller_data(data: Choice, root: Path, reporter: Reporter) -> Choice:
     return chosen
 
 
-def standing_in(experiment: Experiment, data: Choice, weights: Path) -> Experiment:
+def standing_in(experiment: Experiment, data: Choice, weights: Path, results: Path | None = None) -> Experiment:
     """The experiment on such data, against few people, with thin generators in the place of published ones.
 
     Args:
         experiment: As the suite has it.
         data: Of `smaller_data`.
         weights: The folder that files of generators are written to.
+        results: The user's own results, which tell what finished evaluation models are.
+
+    Raises:
+        UserError: Nothing tells which architecture a finished evaluation model is.
     """
     most = min(experiment.identities or IDENTITIES, IDENTITIES)
     attackers = tuple(_searching(attacker, weights) for attacker in experiment.attackers)
-    return replace(experiment, dataset=data, identities=most, attackers=attackers)
+    names = experiment.evaluators.names
+    trained = names and tuple(
+        _architecture(one, data.name, results) if one.startswith(FINISHED) else one for one in names
+    )
+    judges = replace(experiment.evaluators, names=trained)
+    return replace(experiment, dataset=data, identities=most, attackers=attackers, evaluators=judges)
+
+
+def _architecture(name: str, data: str, results: Path | None) -> str:
+    """Of a finished evaluation model, which is trained here like the others: as its run says, else by its name
+    (`evaluators/DATA-ARCHITECTURE-ID`)."""
+    if results is not None:
+        with suppress(UserError):
+            return str(find(results, name).spec["model"])
+    architecture = re.sub(r"-[0-9a-f]{12}$", "", name.removeprefix(FINISHED)).removeprefix(f"{data}-")
+    try:
+        models.family(architecture)
+    except UserError:
+        raise UserError(
+            f"nothing can stand in for {name}: it is not in {results or 'a results folder'}, and its name does not say "
+            f"which architecture it is ({FINISHED}{data}-ARCHITECTURE-ID does)"
+        ) from None
+    return architecture
 
 
 def _searching(attacker: Attacker, weights: Path) -> Attacker:
@@ -98,7 +133,8 @@ def imagenet(runs: Iterable[Run], checkpoints: Path) -> list[str]:
     Returns:
         The architectures that got some.
     """
-    from torchvision import models
+    from torchvision import models as networks
+    from torchvision.models.vgg import cfgs, make_layers
 
     wanted = {run.spec["model"] for run in runs if run.spec.get("pretrained") is True}
     for run in runs:
@@ -106,14 +142,19 @@ def imagenet(runs: Iterable[Run], checkpoints: Path) -> list[str]:
         if settings.get("pretrained"):
             wanted |= {name for value in settings.values() if isinstance(value, list | tuple) for name in value}
     made = []
-    for name in sorted(wanted & set(models.list_models(module=models)) | wanted & {"vgg16_bn64"}):
+    for name in sorted(wanted & set(networks.list_models(module=networks)) | wanted & {"vgg16_bn64"}):
         theirs = name.removesuffix("64") if name == "vgg16_bn64" else name
-        file = checkpoints / str(models.get_model_weights(theirs).DEFAULT.url).rpartition("/")[2]
+        file = checkpoints / str(networks.get_model_weights(theirs).DEFAULT.url).rpartition("/")[2]
         if not file.exists():
             options = {"init_weights": False} if theirs in ("googlenet", "inception_v3") else {}
             with torch.random.fork_rng():
                 torch.manual_seed(0)
-                torch.save(models.get_model(theirs, weights=None, **options).state_dict(), file)
+                if name == theirs:
+                    state = networks.get_model(theirs, weights=None, **options).state_dict()
+                else:  # of 138 million weights it reads the 15 million of the convolutions
+                    own = make_layers(cfgs["D"], batch_norm=True).state_dict()
+                    state = {f"features.{key}": value for key, value in own.items()}
+                torch.save(state, file)
             made.append(name)
     return made
 
@@ -138,7 +179,7 @@ def replaced(runs: Iterable[Run], random: Iterable[str]) -> list[str]:
     for run in runs:
         if run.kind == "priors" and import_prior.is_imported(run):
             side = run.spec["prior"]["settings"]["resolution"]
-            lines.append(f"generator {run.name}: random, of {side} px with 1 to 8 channels")
+            lines.append(f"generator {run.name}: random, of {side} px with 1 or 2 channels")
     if random := list(random):
         lines.append(f"ImageNet weights of {', '.join(random)}, which are not here: random")
     if any(run.spec.get("model", "").startswith("timm:") for run in runs):
