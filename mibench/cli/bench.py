@@ -16,10 +16,14 @@ def bench(
         typer.Option("--accuracy", help="Instead: the time in which the authors' loop and ours are equally accurate."),
     ] = False,
     only: Annotated[
-        list[str] | None, typer.Option("--only", help="Only this attack; may be repeated.", metavar="ATTACK")
+        list[str] | None,
+        typer.Option("--only", help="Only this attack, training or scoring; may be repeated.", metavar="WHAT"),
     ] = None,
     turns: Annotated[int, typer.Option(min=1, help="How often each piece of work is timed.")] = 3,
-    people: Annotated[int, typer.Option(min=2, max=100, help="People that --accuracy attacks.")] = 20,
+    people: Annotated[int, typer.Option(min=2, max=100, help="People that --accuracy attacks.")] = 50,
+    target: Annotated[
+        str, typer.Option("--target", help="Target of the zoo that --accuracy attacks, say re@1.", metavar="NAME")
+    ] = "none",
     device: options.Device = "auto",
     precision: Annotated[
         str, typer.Option("--precision", help="Of ours: fp32, bf16, both; auto is both where bf16 is fast, else fp32.")
@@ -36,10 +40,11 @@ def bench(
     from mibench.runtime import engine
     from mibench.runtime.errors import unknown
 
-    known = RACES if accuracy else ATTACKS
+    known = list(RACES) if accuracy else [*ATTACKS, "training", "scoring"]
     for name in only or ():
         if name not in known:
-            raise unknown("attack that is timed", name, known)
+            raise unknown("work that is timed", name, known)
+    wanted = only or known
     place = torch.device(engine.device_name(device))
     engine.set_threads(place.type)
     choices = {"fp32": ["fp32"], "bf16": ["bf16"], "both": ["fp32", "bf16"]}
@@ -48,16 +53,17 @@ def bench(
         raise unknown("precision", precision, choices)
     precisions = choices[precision]
     if accuracy:
-        races = [race for name in only or RACES for race in equal_accuracy(name, people, place, precisions)]
+        races = [race for name in wanted for race in equal_accuracy(name, people, place, precisions, target)]
         if as_json:
-            print(json.dumps([vars(race) | {"ratio": race.ratio} for race in races], indent=1))
+            print(json.dumps([race.to_json() for race in races], indent=1))
         else:
             printing_bench.races(races, people)
         return
     most = peaks(place, precisions)
-    rows = list(attack_rows(place, most, turns, only or ()))
-    if not only:
-        rows += [*training_rows(place, most, turns), *score_rows(place, precisions)]
+    attacks = [name for name in ATTACKS if name in wanted]
+    rows = list(attack_rows(place, most, turns, attacks)) if attacks else []
+    rows += training_rows(place, most, turns) if "training" in wanted else []
+    rows += score_rows(place, precisions) if "scoring" in wanted else []
     if as_json:
         print(json.dumps([vars(row) for row in rows], indent=1))
     else:

@@ -20,10 +20,13 @@ from mibench.attacks.plg import PLG
 from mibench.attacks.ppa import PPA
 from mibench.core import Access, AttackContext, Oracle, Split, augment
 from mibench.experiments.bench import machine, plain, rows, scores
-from mibench.experiments.bench.equal import Equal, reached
+from mibench.experiments.bench.curve import Curve, Equal, reached
+from mibench.experiments.bench.equal import RACES
+from mibench.experiments.bench.watched import watch
 from mibench.priors.kedmi import KedmiRecipe
 from mibench.priors.plg import Plg
 from mibench.priors.wgan_gp import WganGp
+from mibench.runtime.engine import Engine
 from mibench.runtime.rng import Noise
 
 CPU = torch.device("cpu")
@@ -133,16 +136,50 @@ def test_pieces_of_work_take_turns_after_one_that_is_not_timed() -> None:
     [((0.1, 0.6, 0.9), 2.0), ((0.6, 0.1, 0.9), 3.0), ((0.9, 0.9, 0.9), 1.0), ((0.9, 0.9, 0.1), None), ((), None)],
 )
 def test_what_is_lost_again_was_not_reached(accuracies: tuple[float, ...], seconds: float | None) -> None:
-    curve = [(place, float(place), value) for place, value in enumerate(accuracies, 1)]
-    assert reached(curve, 0.5) == seconds
+    assert reached([1.0, 2.0, 3.0][: len(accuracies)], accuracies, 0.5) == seconds
 
 
-def test_a_race_that_is_never_won_has_no_ratio() -> None:
-    assert Equal("ppa", "fp32", (), (), (10.0, 4.0)).ratio == 2.5
-    assert (
-        Equal("ppa", "fp32", (), (), (10.0, None)).ratio is None
-        and Equal("ppa", "fp32", (), (), (None, 4.0)).ratio is None
-    )
+def curve(seconds: tuple[float, ...], *hit: int, people: int = 20) -> Curve:
+    """Of so many people the first are hit."""
+    hits = torch.stack([torch.arange(people) < count for count in hit])
+    return Curve(tuple(range(len(seconds))), seconds, {"accuracy": hits})
+
+
+def test_a_race_says_how_many_times_sooner_and_how_sure_that_is() -> None:
+    theirs = curve((0.0, 5.0, 10.0), 0, 10, 20)
+    sure = Equal("ppa", "none", "fp32", theirs, curve((1.0, 4.0), 0, 20))
+    assert sure.seconds("accuracy") == (10.0, 4.0) and sure.ratio("accuracy") == 2.5
+    low, high = sure.intervals["accuracy"]
+    assert low == high == 2.5  # everybody is hit in the same moment
+    never = Equal("ppa", "none", "fp32", theirs, curve((1.0, 4.0), 0, 17))
+    assert never.seconds("accuracy") == (10.0, None) and never.ratio("accuracy") is None
+    # 17 of 20 miss the mark of 18, and some samples have fewer of those who are not hit.
+    low, high = never.intervals["accuracy"]
+    assert (low, high) == (0.0, 2.5)
+
+
+@pytest.mark.parametrize("name", RACES)
+def test_what_is_watched_is_what_a_run_of_so_many_steps_returns(name: str) -> None:
+    """Looking, at every step or at none, changes nothing: rates are constant, so a shorter run is a beginning."""
+    recipe = {"plg": Plg(width=8), "kedmi": KedmiRecipe(width=8)}.get(name, WganGp(width=8))
+    target, prior = networks(recipe)
+    race, y, engine = RACES[name], torch.arange(3), Engine(CPU, "fp32")
+    oracle = Oracle(target, Access.WHITE_BOX, 5)
+    for attack in race.attacks.values():
+        short = replace(attack, steps=3, **({"pool": 10} if name == "ppa" else {}))
+        seen: list[tuple[int, Tensor]] = []
+        seconds: list[float] = []
+
+        def record(step: int, when: float, x: Tensor, seen: Any = seen, seconds: Any = seconds) -> None:
+            seen.append((step, x))
+            seconds.append(when)
+
+        watch(short, race.decode, oracle, prior, y, engine, record, (0, 2, 3))
+        assert [step for step, _ in seen] == [0, 2, 3] and seconds == sorted(seconds)
+        for step, images in seen:
+            whole = replace(short, steps=step)(oracle, prior, y, 0, AttackContext(256)).images
+            torch.testing.assert_close(images, whole, rtol=0, atol=0)
+        assert not torch.equal(seen[0][1], seen[2][1])
 
 
 def test_the_table_says_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,6 +200,6 @@ def test_scoring_is_timed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_attack_that_is_not_timed() -> None:
-    assert "attack that is timed 'brep'" in command("bench", "--only", "brep").error
+    assert "work that is timed 'brep'" in command("bench", "--only", "brep").error
     assert "precision 'fp16'" in command("bench", "--precision", "fp16").error
     assert "did you mean 'kedmi'" in command("bench", "--accuracy", "--only", "kedm").error

@@ -1,34 +1,52 @@
 """Time to equal attack accuracy: the authors' steps in their loop against ours, on the same target, prior and people.
 
 A step that is cheaper is worth nothing if more of them are needed. What counts is when as much has been reached: the
-seconds until 90% of the accuracy at which the authors' loop ends is reached, and not lost again afterwards.
+seconds until 90% of what the authors' loop ends at is reached, and not lost again afterwards. Both are watched along
+one run each; what looking takes is not counted.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from mibench.attacks.kedmi import KEDMI
+from mibench.attacks.parts.rules import draw_gaussians
 from mibench.attacks.plg import PLG
 from mibench.attacks.ppa import PPA
-from mibench.core import Access, Attack, AttackContext, Dataset, Oracle
+from mibench.core import Access, Dataset, Oracle, to_uint8
+from mibench.evaluation.model import answers
 from mibench.experiments.bench import plain
+from mibench.experiments.bench.curve import Curve, Equal
 from mibench.experiments.bench.machine import spent
 from mibench.experiments.bench.plain import Plain
+from mibench.experiments.bench.watched import watch
+from mibench.metrics.accuracy import closed_set, top_k
 from mibench.models.base import Classifier
 from mibench.models.fold import fold
 from mibench.plugins import registry
 from mibench.runtime.engine import Engine
-from mibench.stages import artifacts
+from mibench.runtime.rng import Noise
+from mibench.stages import artifacts, score
 from mibench.zoo import Shelf
 
-__all__ = ["RACES", "Equal", "Race", "equal_accuracy", "reached"]
+__all__ = ["RACES", "Race", "equal_accuracy"]
 
-ENOUGH = 0.9
+Decode = Callable[[Any, list[Tensor], Tensor], Tensor]
+
+
+def _points(prior: Any, moved: list[Tensor], y: Tensor) -> Tensor:
+    images: Tensor = prior.decode(moved[0], y)
+    return images
+
+
+def _draws(prior: Any, moved: list[Tensor], y: Tensor) -> Tensor:
+    z, y = draw_gaussians(torch.cat(moved, dim=1), y, 1, 0, None)
+    return _points(prior, [z], y)
 
 
 @dataclass(frozen=True)
@@ -37,126 +55,135 @@ class Race:
 
     Args:
         prior: Of the zoo, or one that ships.
-        attack: Ours.
-        make: Theirs.
+        make: Theirs, with their rates.
         steps: Of their configuration.
-        marks: Steps of ours after which it is judged.
+        attacks: Ours by name of the preset that has these rates and as many steps.
+        decode: Images from what ours moves.
+        pool: So many latents are scored for both, who start from the best; 0: starts are drawn.
     """
 
     prior: str
-    attack: Attack
     make: Callable[[Classifier, Any, Tensor, Tensor], Plain]
     steps: int
-    marks: tuple[int, ...]
+    attacks: Mapping[str, PPA | PLG | KEDMI]
+    decode: Decode = _points
+    pool: int = 0
 
 
+_PPA = partial(PPA, images=1, candidates=1, pool=2000, betas=(0.9, 0.999))
 RACES = {
-    "ppa": Race(
-        "dcgan", PPA(images=1, candidates=1, pool=2000, lr=0.03, betas=(0.9, 0.999)), plain.ppa, 50, (5, 10, 20, 35, 50)
+    "ppa": Race("dcgan", plain.ppa, 50, {"quick": _PPA(steps=50, lr=0.03), "fast": _PPA(steps=15, lr=0.1)}, pool=2000),
+    "plg": Race("zoo:plg-none", plain.plg, 600, {"quick": PLG(images=1, steps=60)}),
+    "kedmi": Race(
+        "zoo:kedmi-none", plain.kedmi, 1500, {"quick": KEDMI(images=1, steps=200, lr=0.05, log_var=-2.0)}, _draws
     ),
-    "plg": Race("zoo:plg-none", PLG(images=1), plain.plg, 600, (10, 20, 40, 60, 100, 200)),
-    "kedmi": Race("zoo:kedmi-none", KEDMI(images=1, lr=0.05, log_var=-2.0), plain.kedmi, 1500, (20, 50, 100, 200, 400)),
 }
-"""Ours with the rates of its preset `quick`, theirs with their own."""
+
+MARKS = 10
+"""Each is looked at so often along its steps, and at its start."""
 
 
-@dataclass(frozen=True)
-class Equal:
-    """How long both take to be as good.
+@dataclass
+class _Record:
+    """What was seen along a run."""
 
-    Args:
-        attack: Its name.
-        precision: Of ours; theirs is float32.
-        theirs: (steps, seconds, attack accuracy) of the authors' loop at its marks.
-        ours: The same of ours; each mark is a run of its own.
-        seconds: Theirs and ours until 90% of the accuracy at which theirs ends is reached and kept; None: never.
-    """
+    judge: Callable[[Tensor], dict[str, Tensor]]
+    steps: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    seen: list[dict[str, Tensor]] = field(default_factory=list)
 
-    attack: str
-    precision: str
-    theirs: tuple[tuple[int, float, float], ...]
-    ours: tuple[tuple[int, float, float], ...]
-    seconds: tuple[float | None, float | None]
+    def __call__(self, step: int, seconds: float, images: Tensor) -> None:
+        self.steps.append(step)
+        self.seconds.append(seconds)
+        self.seen.append(self.judge(images))
 
-    @property
-    def ratio(self) -> float | None:
-        """How many times sooner ours is there; None if one never is."""
-        first, second = self.seconds
-        return None if first is None or second is None else first / second
+    def curve(self) -> Curve:
+        hits = {name: torch.stack([one[name] for one in self.seen]) for name in self.seen[0]}
+        return Curve(tuple(self.steps), tuple(self.seconds), hits)
 
 
-def reached(curve: Sequence[tuple[int, float, float]], least: float) -> float | None:
-    """Seconds of the first mark from which on the accuracy is never below `least`; None if there is none."""
-    since: float | None = None
-    for _, seconds, accuracy in curve:
-        if accuracy < least:
-            since = None
-        elif since is None:
-            since = seconds
-    return since
+def equal_accuracy(
+    name: str, people: int, device: torch.device, precisions: Sequence[str], target: str = "none"
+) -> list[Equal]:
+    """Race one attack on a target of the zoo.
 
-
-def equal_accuracy(name: str, people: int, device: torch.device, precisions: Sequence[str]) -> list[Equal]:
-    """Race one attack on the zoo's undefended target; judged by the zoo's evaluation model `resnet`, top 1.
+    Judged are its attack accuracy, by the zoo's evaluation model `resnet`, closed set, top 1, and its likeness: named
+    by `resnet` in the open set and accepted by the verifier `resnet`.
 
     Args:
         name: Of `RACES`.
         people: How many are attacked, from the first.
         device: Of both.
         precisions: Of ours, each a race against the same run of theirs, which is float32.
+        target: In the zoo, perhaps with a seed: `re@1`.
+
+    Raises:
+        UserError: If the zoo has no such target.
     """
     race, shelf = RACES[name], Shelf()
-    entry = shelf.find("none")
+    entry = shelf.find(target)
     data = artifacts.dataset(entry.run)
-    target = artifacts.load_classifier(entry.run, data).to(device)
-    judge = artifacts.load_classifier(shelf.find("resnet").run, data).to(device)
+    network = artifacts.load_classifier(entry.run, data).to(device)
+    prior = _prior(race.prior, data, shelf).to(device)
     y = torch.arange(people, device=device)
-
-    @torch.no_grad()
-    def accuracy(images: Tensor) -> float:
-        return float((judge(images.float().clamp(0, 1))[:, : len(data.classes)].argmax(1) == y).float().mean())
-
-    prior = _prior(race.prior, data).to(device)
-    theirs = _theirs(race, target, prior, y, accuracy)
-    least, races = ENOUGH * theirs[-1][2], []
+    judge = judged_by(shelf, data, y, Engine(device, "fp32"))
+    theirs = _theirs(race, network, prior, y, _Record(judge))
+    races = []
     for engine in (Engine(device, precision) for precision in precisions):
         placed: Any = engine.place(prior).requires_grad_(False)
-        oracle = Oracle(engine.place(fold(target)), Access.WHITE_BOX, len(data.classes))
-        ours = tuple(_ours(_cut(race.attack, mark), mark, oracle, placed, y, engine, accuracy) for mark in race.marks)
-        races.append(Equal(name, engine.precision, theirs, ours, (reached(theirs, least), reached(ours, least))))
+        oracle = Oracle(engine.place(fold(network)), Access.WHITE_BOX, len(data.classes))
+        for preset, attack in race.attacks.items():
+            record = _Record(judge)
+            watch(attack, race.decode, oracle, placed, y, engine, record, _marks(attack.steps))
+            races.append(Equal(f"{name} {preset}", target, engine.precision, theirs, record.curve()))
     return races
 
 
-def _cut(attack: Any, steps: int) -> Attack:
-    """The attack with so many steps."""
-    return replace(attack, steps=steps)
+def judged_by(
+    shelf: Shelf, data: Dataset, y: Tensor, engine: Engine
+) -> Callable[[Tensor], dict[str, Bool[Tensor, " p"]]]:
+    """What is said of one image of each person: whether it is a hit, by measure."""
+    named = score.evaluation_model(shelf.find("resnet").run, data, engine)
+    verifier = score.verifier(shelf.find("verifier-resnet").run, data, engine)
+    assert verifier is not None  # the zoo's data have strangers
+    labels = y.cpu()
+
+    def judge(images: Tensor) -> dict[str, Tensor]:
+        stored = to_uint8(images.detach().float().clamp(0, 1)).cpu()
+        logits = answers(named.label, named.network, stored, engine)[0].cpu()
+        accepted = verifier.judge(stored, labels, engine).images["verified"]
+        accuracy = top_k(closed_set(logits, len(data.classes)), labels, 1)
+        return {"accuracy": accuracy, "likeness": top_k(logits, labels, 1) & accepted}
+
+    return judge
 
 
-def _prior(reference: str, data: Dataset) -> Any:
+def _prior(reference: str, data: Dataset, shelf: Shelf) -> Any:
     if reference.startswith("zoo:"):
-        return artifacts.load_prior(Shelf().find(reference).run, data)
+        return artifacts.load_prior(shelf.find(reference).run, data)
     recipe = registry.configure("priors", reference).plugin
     return recipe.build(data.image_shape, len(data.classes), data.public).eval()
 
 
-def _theirs(
-    race: Race, target: Classifier, prior: Any, y: Tensor, accuracy: Callable[[Tensor], float]
-) -> tuple[tuple[int, float, float], ...]:
+def _theirs(race: Race, target: Classifier, prior: Any, y: Tensor, record: _Record) -> Curve:
     torch.manual_seed(0)
     taken, begun = 0.0, torch.randn(len(y), prior.latent_dim, device=y.device)
-    if isinstance(race.attack, PPA):
-        pool, starts = race.attack.pool, []
+    if race.pool:
+        # The latents that ours takes, so that both choose from the same.
+        pool = prior.sample(Noise(0, torch.arange(race.pool, device=y.device)).of("pool"))
+        starts: list[Tensor] = []
         taken = spent(lambda: starts.append(_best_start(target, prior, y, pool)), y.device)
         begun = starts[0]
-    loop = race.make(target, prior, y, begun)
-    curve, done = [], 0
-    for mark in sorted({*race.marks, *(race.steps * part // 8 for part in range(1, 9))}):
-        if mark > race.steps:
-            break
+    loop, done = race.make(target, prior, y, begun), 0
+    for mark in _marks(race.steps):
         taken += spent(partial(_steps, loop, mark - done), y.device)
         done = mark
-        curve.append((mark, taken, accuracy(loop.images())))
-    return tuple(curve)
+        record(mark, taken, loop.images())
+    return record.curve()
+
+
+def _marks(steps: int) -> list[int]:
+    return sorted({round(steps * part / MARKS) for part in range(MARKS + 1)})
 
 
 def _steps(loop: Plain, count: int) -> None:
@@ -165,30 +192,10 @@ def _steps(loop: Plain, count: int) -> None:
 
 
 @torch.no_grad()
-def _best_start(target: Classifier, prior: Any, y: Tensor, pool: int) -> Tensor:
+def _best_start(target: Classifier, prior: Any, y: Tensor, pool: Tensor) -> Tensor:
     """Of a pool the latent whose image and its mirror the target is surest of, as the authors choose it: in batches."""
-    z = torch.randn(pool, prior.latent_dim, device=y.device)
     sure = []
-    for part in z.split(25):
+    for part in pool.split(25):
         x = prior.decode(part)
         sure.append((target(x).softmax(1) + target(x.flip(-1)).softmax(1)) / 2)
-    return z[torch.cat(sure)[:, y].argmax(0)]
-
-
-def _ours(
-    attack: Attack,
-    steps: int,
-    oracle: Oracle,
-    prior: Any,
-    y: Tensor,
-    engine: Engine,
-    accuracy: Callable[[Tensor], float],
-) -> tuple[int, float, float]:
-    made: list[Tensor] = []
-
-    def work() -> None:
-        with engine.autocast():
-            made.append(attack(oracle, prior, y, 0, AttackContext(256)).images)
-
-    seconds = spent(work, y.device)
-    return steps, seconds, accuracy(made[0])
+    return pool[torch.cat(sure)[:, y].argmax(0)]

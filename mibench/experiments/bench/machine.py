@@ -12,18 +12,28 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ["by_turns", "floating_point", "memory", "middle", "peak", "spent"]
+__all__ = ["by_turns", "clock_of", "floating_point", "memory", "middle", "peak", "spent"]
 
 PIXELS, CHANNELS, MATRIX, TURNS = 32, 128, 1536, 5
 
 
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """Tells seconds, once the device has done what it was given; on a CPU those of this process on all its cores."""
+    if device.type != "cuda":
+        return time.process_time if device.type == "cpu" else time.perf_counter
+
+    def clock() -> float:
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return clock
+
+
 def spent(work: Callable[[], object], device: torch.device) -> float:
     """Seconds; on a CPU those of this process on all its cores, so that others on the machine count less."""
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    clock = clock_of(device)
     begin = clock()
     work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
     return clock() - begin
 
 

@@ -27,6 +27,7 @@ from mibench.priors.plg import Plg
 from mibench.priors.wgan_gp import WganGp
 from mibench.runtime.engine import Engine
 from mibench.runtime.progress import Silent
+from mibench.runtime.rng import Noise
 from mibench.training import Training, fit
 
 __all__ = ["ATTACKS", "Row", "attack_rows", "epoch_of", "peaks", "step_of", "training_rows"]
@@ -135,7 +136,7 @@ def attack_rows(
 
 def training_rows(device: torch.device, most: Mapping[str, float], turns: int = 3) -> Iterator[Row]:
     """An epoch of 960 images of 64 px: the default target without a defense and with random erasing, beside a loop
-    that augments image by image, with the same optimiser."""
+    that augments image by image, with the same optimiser; and what the erasing alone takes of it."""
     drawn = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (IMAGES, 3, 64, 64), dtype=torch.uint8, generator=drawn)
     split = Split(images, torch.arange(IMAGES) % KNOWN)
@@ -144,7 +145,21 @@ def training_rows(device: torch.device, most: Mapping[str, float], turns: int = 
         works = {one: epoch_of("cnn", KNOWN, split, recipe, defenses, Engine(device, one)) for one in most}
         authors = _plain_epoch(split, recipe, device, name == "re")
         operations = floating_point(authors)
-        yield from _rows(f"{name} epoch", authors, works, operations, IMAGES, most, turns, device)
+        epochs = list(_rows(f"{name} epoch", authors, works, operations, IMAGES, most, turns, device))
+        yield from epochs
+    seconds = middle(by_turns([_erasing(split, recipe.batch, device)], device, turns)[0])[0]
+    for precision, epoch in zip(most, epochs, strict=True):
+        share = f"{seconds / epoch.seconds:.1%} of that epoch"
+        yield Row(f"re alone, {precision}: {share}", seconds, IMAGES / seconds, None, None, None, None)
+
+
+def _erasing(split: Split, batch: int, device: torch.device) -> Callable[[], object]:
+    """What random erasing adds to an epoch: every image once, in batches; the same in every precision."""
+    engine = Engine(device, "fp32")
+    parts = [engine.images(part) for part in split.images.split(batch)]
+    noises = [Noise(0, part.to(device)) for part in torch.arange(len(split)).split(batch)]
+    erasing = RandomErasing()
+    return lambda: [erasing.transform(x, noise) for x, noise in zip(parts, noises, strict=True)]
 
 
 def epoch_of(
