@@ -27,12 +27,16 @@ class Calls:
     __slots__ = ("code", "count", "test")
     running = 0
     """The number of that test."""
+    makings = False
+    """Whether every making of an object is checked, for tests that make them of any values."""
 
     def __init__(self, code: CodeType) -> None:
         self.code, self.count, self.test = code, 0, -1
 
     def checked(self) -> bool:
         """Count a call; whether it is to be checked."""
+        if Calls.makings and self.code.co_name == "__init__":
+            return True
         if self.test != Calls.running:
             self.test, self.count = Calls.running, 0
         self.count += 1

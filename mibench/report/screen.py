@@ -1,7 +1,7 @@
 """The first screen: what a person reads after a command, about twenty lines.
 
-It shows what `headline` says, with the checks that fired, where to look and what to type next. Nothing is estimated
-here, and nothing that matters is cut: narrow terminals wrap.
+It shows what `headline` says, which checks fired, where to look and what to type next. Nothing is estimated here, and
+nothing that matters is cut: narrow terminals wrap. Why a check fired is told by `mibench checks`.
 """
 
 from pathlib import Path
@@ -18,13 +18,10 @@ from mibench.report.headline import Headline, Standing
 from mibench.runtime import escape
 from mibench.stats.intervals import Interval
 
-__all__ = ["FIRED", "MOST", "next_steps", "render"]
+__all__ = ["MOST", "next_step", "render"]
 
 MOST = 8
 """Targets of a protocol that the screen has a row for."""
-
-FIRED = 3
-"""Checks that are told in words; more are counted."""
 
 UNFINISHED = "*"
 """Marks a target whose training had not converged."""
@@ -45,14 +42,14 @@ def render(content: Content, look: Path | None = None, folder: Path | None = Non
     told = content.headlines
     for headline in told:
         parts += [Text(headline.about, style="bold"), _table(headline), Text(), Text(_paragraph(headline))]
-        parts += [_said("careful", headline.careful, "dim"), Text()]
+        parts.append(_said("careful", headline.careful, "dim"))
     if not told:
         parts += [Text("No attack was scored: floors alone say what is reached without one.", style="bold"), Text()]
     parts += [_said("judges", line, "bold yellow") for line in content.disagreements]
-    parts += [_said("checks", line, "yellow") for line in _checks(content)]
+    parts.append(_said("checks", _checks(content, folder), "yellow" if content.findings else ""))
     if look is not None:
         parts.append(_said("look", f"{look}; all tables here: --full"))
-    parts += [_said("next", line) for line in next_steps(content, folder)]
+    parts.append(_said("next", next_step(content, folder)))
     return Group(*parts)
 
 
@@ -110,33 +107,30 @@ def _paragraph(headline: Headline) -> str:
     return " ".join([*first, *headline.changes])
 
 
-def _checks(content: Content) -> list[str]:
-    """The first checks that fired, each in a line, how many more, and how many passed."""
-    fired = checks.brief(content.findings)
-    more = f"{len(fired) - FIRED} more fired, " if len(fired) > FIRED else ""
-    passed = len(checks.passed(content.findings))
-    return [*fired[:FIRED], f"{more}{passed} of {len(checks.CHECKS)} passed; all: mibench checks"]
+def _checks(content: Content, folder: Path | None) -> str:
+    """How many passed, the names of those that fired, and the command that says why."""
+    fired = list(dict.fromkeys(one.check for one in content.findings))
+    told = f"; fired: {', '.join(fired)}" if fired else ""
+    why = f"; why: mibench checks {escape.terminal(str(folder or 'results'))}" if fired else ""
+    return f"{len(checks.passed(content.findings))} of {len(checks.CHECKS)} passed{told}{why}"
 
 
-def next_steps(content: Content, folder: Path | None = None) -> list[str]:
-    """Commands that would tell more, most useful first, at most two.
+def next_step(content: Content, folder: Path | None = None) -> str:
+    """The command that would tell most.
 
     Args:
         content: What is known.
-        folder: The results folder, named in the commands where it is not the default one.
+        folder: The results folder, named in the command where it is not the default one.
     """
     where = "" if folder is None or folder == Path("results") else f" --results {escape.terminal(str(folder))}"
     results = content.results
     targets = {one.target.id: one.target for one in results}
-    steps: list[str] = []
     if not any(one.role == "attack" for one in results):
-        steps.append(f"mibench attack{where}    (attack what the floors were run on)")
+        return f"mibench attack{where}    (attack what the floors were run on)"
     if targets and all(run.spec.get("origin") == "imported" for run in targets.values()):
-        steps.append("the same mibench audit command with --defenses re    (what random erasing would buy)")
-    elif targets and not any(run.spec["defenses"] for run in targets.values()):
-        steps.append(f"mibench train --defense re{where} && mibench attack{where}    (what random erasing changes)")
-    elif len({run.spec["seed"] for run in targets.values()}) == 1:
-        steps.append(f"mibench sweep --defense re --seeds 3{where}    (whether another training says the same)")
-    if content.findings:
-        steps.append(f"mibench checks {folder or 'results'}    (why each check fired, and what to do)")
-    return steps[:2] or [f"mibench show RUN{where}    (from a number back to its data)"]
+        return "the same mibench audit command with --defenses re    (what random erasing would buy)"
+    if targets and not any(run.spec["defenses"] for run in targets.values()):
+        return f"mibench train --defense re{where} && mibench attack{where}    (what random erasing changes)"
+    if len({run.spec["seed"] for run in targets.values()}) == 1:
+        return f"mibench sweep --defense re --seeds 3{where}    (whether another training says the same)"
+    return f"mibench show RUN{where}    (from a number back to its data)"
