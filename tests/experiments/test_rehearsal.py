@@ -1,6 +1,7 @@
 """A rehearsal does every step once, says what fails, can be taken for no result and leaves nothing."""
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from mibench.experiments.rehearsal.place import MARK, place
 from mibench.experiments.rehearsal.smaller import COUNTS
 from mibench.experiments.rehearsal.standing import EMBEDDED, smaller_data, standing_in
 from mibench.models.base import no_larger_than
+from mibench.plugins import registry
 from mibench.report.load import results
 from mibench.runs import Run, find, finished, lineage
 from mibench.runtime.engine import Engine, resolve
@@ -96,6 +98,9 @@ def test_what_is_drawn_is_drawn_smaller(tmp_path: Path) -> None:
     plugin = smaller_data(experiment.dataset, tmp_path, Silent()).plugin
     assert plugin.identities == EMBEDDED["digiface"]["identities"] and plugin.spread == 0.5
     assert experiment.dataset.plugin.identities == 30
+    dcd = registry.configure("defenses", "dcd").plugin
+    protected = math.ceil(dcd.share * plugin.identities)
+    assert plugin.public_images >= 2 * dcd.images * protected, "each protected person takes some of them"
 
 
 def told(folder: Path) -> dict[str, bytes]:

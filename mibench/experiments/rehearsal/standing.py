@@ -33,7 +33,7 @@ SIDE = 64
 
 EMBEDDED: Mapping[str, Mapping[str, int]] = {
     "digiface": {
-        **{"identities": 20, "train_images": 2, "heldout_images": 2, "public_images": 40, "image_size": 32},
+        **{"identities": 20, "train_images": 2, "heldout_images": 2, "public_images": 60, "image_size": 32},
         **{"distractors": 4, "distractor_images": 2, "bystanders": 20},
     }
 }
