@@ -166,7 +166,8 @@ def test_what_is_watched_is_what_a_run_of_so_many_steps_returns(name: str) -> No
     race, y, engine = RACES[name], torch.arange(3), Engine(CPU, "fp32")
     oracle = Oracle(target, Access.WHITE_BOX, 5)
     for attack in race.attacks.values():
-        short = replace(attack, steps=3, **({"pool": 10} if name == "ppa" else {}))
+        fewer: dict[str, Any] = {"steps": 3} | ({"pool": 10} if name == "ppa" else {})
+        short = replace(attack, **fewer)
         seen: list[tuple[int, Tensor]] = []
         seconds: list[float] = []
 
@@ -190,6 +191,14 @@ def test_the_table_says_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> No
     for row in json.loads(told.out):
         assert row["what"] == "gmi step, fp32" and row["images"] == pytest.approx(2 / row["seconds"])
         assert row["share"] == pytest.approx(row["flops"] / 1e12) and row["ratio"][1] <= row["ratio"][0]
+
+
+def test_erasing_is_told_as_a_share_of_its_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "IMAGES", 96)
+    *_, epoch, alone = rows.training_rows(CPU, {"fp32": 1e12}, turns=1)
+    share = float(alone.what.split()[3].rstrip("%"))
+    assert epoch.what == "re epoch, fp32" and alone.images == pytest.approx(96 / alone.seconds)
+    assert share == pytest.approx(100 * alone.seconds / epoch.seconds, abs=0.06)
 
 
 def test_scoring_is_timed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
