@@ -106,9 +106,9 @@ def note(group: pd.DataFrame, shown: pd.DataFrame) -> str:
     told = int(shown["scores"][shown["score"].notna()].sum())
     left = f", {scores - told:,} scores of attacks that leak less are left out" if told < scores else ""
     return (
-        f"{scores:,} scores, too many to read: a row is one attack on one defense, all seeds together{left}. n counts "
-        "all images of a row; likeness with its interval is that of all of them; other numbers are means over the "
-        "scores. tables.csv has a row for each score."
+        f"{scores:,} scores, too many to read: a row is one attack on one defense, all seeds together{left}. likeness "
+        "with its interval is that of all images of a row, other numbers are means over its scores. tables.csv has a "
+        "row for each score."
     )
 
 
