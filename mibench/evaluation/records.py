@@ -34,8 +34,14 @@ Columns = Mapping[str, Tensor]
 
 def interval_of(saved: Mapping[str, Any]) -> Interval:
     """The inverse of `Interval.as_json`."""
-    value, low, high = (math.nan if saved[key] is None else saved[key] for key in ("value", "low", "high"))
-    return Interval(value, low, high, saved["n"], saved["clusters"])
+    value, low, high = saved["value"], saved["low"], saved["high"]
+    return Interval(
+        math.nan if value is None else value,
+        math.nan if low is None else low,
+        math.nan if high is None else high,
+        saved["n"],
+        saved["clusters"],
+    )
 
 
 class Distances(NamedTuple):

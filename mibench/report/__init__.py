@@ -166,7 +166,7 @@ def _write(root: Path, console: "Console", private_images: bool, full: bool, reh
     try:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            grids.write(folder, results, report.table, private_images)
+            grids.write(folder, results, report.shown, private_images)
         except UserError as error:  # the numbers stand without the picture
             errors.append(f"no picture: {error}")
             chatter.print(errors[-1], style="yellow")

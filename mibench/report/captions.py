@@ -6,6 +6,7 @@ import pandas as pd
 
 from mibench.metrics import Unit, metric
 from mibench.plugins import registry
+from mibench.report import summary
 from mibench.report.format import missing
 from mibench.report.result import Result
 from mibench.report.tables import (
@@ -79,8 +80,10 @@ def caption(group: pd.DataFrame) -> dict[str, list[str]]:
 
 def _partial(runs: pd.DataFrame) -> list[str]:
     """A line for each preset that stands for its method only in part, see `registry.partial`."""
-    settings = dict.fromkeys((row["attack"], row["preset"]) for row in rows(runs[runs["role"] == "attack"]))
-    told = ((f"{attack} {preset}", registry.partial(attack, preset)) for attack, preset in settings)
+    attacks = runs[runs["role"] == "attack"][["attack", "preset"]].drop_duplicates()
+    told = (
+        (f"{row['attack']} {row['preset']}", registry.partial(row["attack"], row["preset"])) for row in rows(attacks)
+    )
     return [f"{name} is not the whole method: {what}." for name, what in told if what]
 
 
@@ -189,15 +192,22 @@ def _doubts(group: pd.DataFrame, first: str) -> dict[str, list[str]]:
 
 def _settings(runs: pd.DataFrame) -> str:
     """`gmi quick from wgan_gp, ppa quick from dcgan`."""
-    texts = {
-        f"{row['attack']} {row['preset']}" + (f" from {row['prior']}" if row["prior"] else ""): None
-        for row in rows(runs[runs["role"] == "attack"])
-    }
-    return ", ".join(texts)
+    attacks = runs[runs["role"] == "attack"][["attack", "preset", "prior"]].drop_duplicates()
+    texts = [
+        f"{row['attack']} {row['preset']}" + (f" from {row['prior']}" if row["prior"] else "") for row in rows(attacks)
+    ]
+    return ", ".join(dict.fromkeys(texts))
 
 
-def section(group: pd.DataFrame, results: Iterable[Result], brief: bool = False) -> Section:
-    """A protocol's table, with what could not be measured and how to get it (if brief: where that is written)."""
+def section(group: pd.DataFrame, shown: pd.DataFrame, results: Iterable[Result], brief: bool = False) -> Section:
+    """A protocol's table, with what could not be measured and how to get it (if brief: where that is written).
+
+    Args:
+        group: The rows of the protocol.
+        shown: Those of its table: fewer where it is crowded.
+        results: The scores.
+        brief: Whether it is for a terminal.
+    """
     protocol = group["protocol"].iloc[0]
     own = [result for result in results if result.protocol == protocol]
     gone = {item.name: (item.why, item.how) for result in own for item in result.score.unavailable}
@@ -207,4 +217,5 @@ def section(group: pd.DataFrame, results: Iterable[Result], brief: bool = False)
         path = own[0].run.path / "scores.json"
         notes = [f"Not measured: {why}. What to fetch and where to put it: 'unavailable' in {path}."]
     about = caption(group)
-    return Section(title(group), group, columns(group), [*about, *notes], {key: to for key, to in about.items() if to})
+    notes = [*([summary.note(group, shown)] if summary.crowded(group) else []), *about, *notes]
+    return Section(title(group), shown, columns(shown), notes, {key: to for key, to in about.items() if to})

@@ -35,10 +35,14 @@ SIDE_EFFECTS = {"adversarial_accuracy": "robustness", "ece": "calibration", "gra
 def used(run: Run) -> Iterator[tuple[str, str]]:
     """(kind, name) of every plug-in that a run and its ancestors were made with, attacks first, each once."""
     order = list(registry.SINGULAR)
-    yield from sorted(dict.fromkeys(_walk(run)), key=lambda used: order.index(used[0]))
+    yield from sorted(dict.fromkeys(_walk(run, set())), key=lambda used: order.index(used[0]))
 
 
-def _walk(run: Run) -> Iterator[tuple[str, str]]:
+def _walk(run: Run, seen: set[str]) -> Iterator[tuple[str, str]]:
+    """Of a run and its ancestors, but for those that were seen."""
+    if run.label in seen:
+        return
+    seen.add(run.label)
     spec = run.spec
     if "attack" in spec:
         base, *around = str(spec["attack"]["name"]).split("+")
@@ -62,7 +66,7 @@ def _walk(run: Run) -> Iterator[tuple[str, str]]:
         measured = run.read("metrics.json").get("side_effects", {}) if run.done else {}
         yield from [("metrics", name) for key, name in SIDE_EFFECTS.items() if key in measured]
     for parent in run.ancestors():
-        yield from _walk(parent)
+        yield from _walk(parent, seen)
 
 
 def _key(card: Mapping[str, Any]) -> str:
@@ -93,7 +97,8 @@ def bibtex(*runs: Run) -> str:
     """What to cite for some runs: mibench, then attacks, priors, defenses, models, data, metrics, each paper once."""
     entries: dict[str, tuple[str, list[str]]] = {}  # by key: two cards may link to one paper in different places
     order = list(registry.SINGULAR)
-    both = dict.fromkeys(one for run in runs for one in used(run))
+    seen: set[str] = set()
+    both = dict.fromkeys(one for run in runs for one in _walk(run, seen))
     for kind, name in sorted(both, key=lambda one: order.index(one[0])):
         try:
             card = registry.card(kind, name)

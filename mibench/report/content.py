@@ -21,6 +21,7 @@ from mibench.report import (
     leakage_tables,
     points,
     published,
+    summary,
     tables,
     tradeoff,
 )
@@ -50,6 +51,11 @@ class Content:
     def table(self) -> pd.DataFrame:
         """`frame.scores`."""
         return frame.scores(self.results)
+
+    @cached_property
+    def shown(self) -> pd.DataFrame:
+        """`summary.summary`: the table as people are shown it."""
+        return summary.summary(self.table, self.results)
 
     @cached_property
     def compared(self) -> differences.Compared:
@@ -139,8 +145,9 @@ class Content:
 
     def sections(self, brief: bool = False) -> Iterator[Section]:
         """Every table but those of people, protocol by protocol; `brief` where a terminal shows them."""
+        shown = {group["protocol"].iloc[0]: group for group in tables.protocols(self.shown)}
         for group in tables.protocols(self.table):
-            yield captions.section(group, self.results, brief)
+            yield captions.section(group, shown[group["protocol"].iloc[0]], self.results, brief)
             yield from differences.sections(group, self.differences)
         yield from tradeoffs.sections(self.tradeoff, self.curves, self.combinations, self.titles)
         if len(self.published):

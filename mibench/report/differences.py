@@ -14,6 +14,7 @@ from mibench.report.judges import Effect, disagreement
 from mibench.report.pairing import IDENTICAL, Attacked, Comparison, compare, holm, seedless
 from mibench.report.result import Result
 from mibench.report.rows import bounds
+from mibench.report.summary import crowded
 from mibench.report.tables import BEST, CLEAR, LEVEL, Column, Row, Section, protocols, rows, scope, title
 from mibench.runs import canonical
 from mibench.runtime.errors import UserError
@@ -21,6 +22,10 @@ from mibench.stats import power
 from mibench.stats.significance import least_p
 
 __all__ = ["COLUMNS", "Compared", "differences", "notes", "sections"]
+
+
+NEEDED = ["protocol", "target", "target_label", "defense", "attack", "attack_label", "score", "natural_accuracy"]
+"""Columns of a score's row that a comparison takes."""
 
 
 class Compared(NamedTuple):
@@ -46,7 +51,7 @@ def differences(results: list[Result], table: pd.DataFrame) -> Compared:
     runs = {result.run.id: result for result in results}
     parts, judged = [], []
     for group in protocols(table):
-        attacks = group[group["role"] == "attack"]
+        attacks = group[group["role"] == "attack"][NEEDED]
         by_target: dict[str, list[Row]] = defaultdict(list)
         for row in rows(attacks):
             by_target[row["target"]].append(row)
@@ -117,8 +122,8 @@ class _Line:
             "attack": self.attack,
             "attack_with": self.one.attack,
             "attack_without": self.other.attack,
-            "without": self.other.rate.value,
-            "with": self.one.rate.value,
+            "without": self.other.hits.share,
+            "with": self.one.hits.share,
             "difference": interval.value,
             "difference_low": interval.low,
             "difference_high": interval.high,
@@ -276,5 +281,8 @@ def sections(group: pd.DataFrame, compared: pd.DataFrame) -> Iterator[Section]:
     """The table of a protocol, if there is anything to compare."""
     pairs = compared[compared["protocol"] == group["protocol"].iloc[0]] if len(compared) else compared
     if len(pairs):
-        own = pairs.reset_index(drop=True)
-        yield Section(f"What each defense changes, {title(group)}", own, COLUMNS, notes(own))
+        told, own = notes(pairs.reset_index(drop=True)), pairs
+        if crowded(group):
+            own = pairs[pairs["judged_by"]]
+            told.append(f"Of {len(pairs):,} comparisons those that a defense is judged by; differences.csv has all.")
+        yield Section(f"What each defense changes, {title(group)}", own.reset_index(drop=True), COLUMNS, told)

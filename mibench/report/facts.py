@@ -17,7 +17,7 @@ from mibench.runs import Run
 from mibench.runtime.errors import UserError
 from mibench.runtime.files import checked
 from mibench.stages import artifacts
-from mibench.stats.pairing import pair
+from mibench.stats.pairing import Pairs, pair
 
 __all__ = ["draws", "facts", "findings", "floors"]
 
@@ -50,13 +50,21 @@ def _saved(path: Path) -> str | None:
         return hashlib.sha256(file.get_tensor("images").numpy().tobytes()).hexdigest()
 
 
-def _against(result: Result, floors: Iterable[Result]) -> Floor | None:
-    """The attack beside the best of some floors in the headline, paired over people; None without any."""
-    known = [(one, gap) for one in floors if (gap := pair(result.hits, one.hits)) is not None]
-    if not known:
-        return None
-    best, gap = max(known, key=lambda one: one[0].score.likeness.value)
-    return Floor(best.attack, best.score.likeness, gap.interval)
+def _against(result: Result, floors: Iterable[Result], gaps: dict[str, Pairs | None]) -> Floor | None:
+    """The attack beside the best of some floors in the headline, paired over people; None without any.
+
+    Args:
+        result: The attack.
+        floors: Its floors.
+        gaps: What it differs by from floors that it was compared with, by their ids; added to.
+    """
+    for best in sorted(floors, key=lambda one: -one.score.likeness.value):
+        if best.run.id not in gaps:
+            gaps[best.run.id] = pair(result.hits, best.hits)
+        gap = gaps[best.run.id]
+        if gap is not None:
+            return Floor(best.attack, best.score.likeness, gap.interval)
+    return None
 
 
 def floors(result: Result, among: Iterable[Result]) -> list[Result]:
@@ -110,9 +118,27 @@ def facts(result: Result, among: Sequence[Result] = ()) -> Facts:
         result: The score.
         among: All scores of the report: its floors and rivals are among them.
     """
+    rivals = [one for one in among if one.role == "attack" and _beside(one) == _beside(result)]
+    return _facts(result, [one for one in among if one.role == "floor"], len({one.attack for one in rivals}), {})
+
+
+def _beside(result: Result) -> tuple[str, str]:
+    """Target and protocol: nothing else is a score's floor or rival."""
+    return result.target.id, result.protocol
+
+
+def _facts(result: Result, among: Sequence[Result], rivals: int, networks: dict[str, Judge]) -> Facts:
+    """The same.
+
+    Args:
+        result: The score.
+        among: Floors, of which some are its own.
+        rivals: How many attacks there are on its target.
+        networks: What is known of targets and evaluation models, by the ids of their runs; added to.
+    """
     target, prior = result.target, result.prior
     beneath = floors(result, among) if result.role == "attack" else []
-    rivals = [one for one in among if one.role == "attack" and one.protocol == result.protocol]
+    gaps: dict[str, Pairs | None] = {}
     evaluators, verifiers = result.score.facts, result.score.verifier_facts
     gates = [
         Gate(f"verifier {name}", own.impostors["strangers"].passing["verified"]) for name, own in verifiers.items()
@@ -120,27 +146,17 @@ def facts(result: Result, among: Sequence[Result] = ()) -> Facts:
     limits = {name: own.calibration for name, own in evaluators.items() if own.calibration is not None}
     gates += [Gate(f"the threshold of {name}", limit.passing) for name, limit in limits.items()]
     attack = result.inversion.spec["attack"]
-    judges = tuple(
-        Judge(
-            run.spec["model"],
-            _family(run.spec["model"]),
-            _weights(run),
-            _classes(run.path / "model.safetensors"),
-            own["natural_accuracy"]["value"],
-            own["dataset_fingerprint"],
-        )
-        for run in result.evaluators
-        for own in [run.read("metrics.json")]
-    )
+    judges = tuple(_network(run, networks) for run in result.evaluators)
+    attacked, metrics = _network(target, networks), target.read("metrics.json")
     same = prior is None or prior.spec.get("dataset") == target.spec["dataset"]
     selects = card("attacks", result.inversion.spec["attack"]["name"]).get("selects", "target")
     score = result.score
     saved = _saved(result.inversion.path / "images.safetensors") if score.pixels else None
     return Facts(
         f"{result.inversion.name} on {target.name}-{target.id}",
-        _family(target.spec["model"]),
-        _weights(target),
-        _classes(target.path / "model.safetensors"),
+        attacked.family,
+        attacked.weights,
+        attacked.classes,
         result.fingerprint,
         judges,
         score.n,
@@ -155,8 +171,8 @@ def facts(result: Result, among: Sequence[Result] = ()) -> Facts:
         role=result.role,
         preset=preset("attacks", attack["name"], attack["settings"]) if prior else "",
         likeness=score.likeness,
-        floor=_against(result, beneath),
-        random=_against(result, _at_random(result, beneath)),
+        floor=_against(result, beneath, gaps),
+        random=_against(result, _at_random(result, beneath), gaps),
         people=score.identities,
         others=min(own.distractors for own in evaluators.values()),
         data=target.spec["dataset"]["name"],
@@ -166,19 +182,44 @@ def facts(result: Result, among: Sequence[Result] = ()) -> Facts:
         named=tuple(Gate(name, limit.named) for name, limit in limits.items()),
         copies=max(score.copies, _copies(result)),
         missing=len(score.missing),
-        fit=target.read("metrics.json").get("fit", {}).get("value"),
-        converged=target.read("metrics.json").get("convergence", {}).get("converged"),
+        fit=metrics.get("fit", {}).get("value"),
+        converged=metrics.get("convergence", {}).get("converged"),
         imported=target.spec.get("origin") == "imported",
-        rivals=len({one.attack for one in rivals if one.target.id == target.id}),
+        rivals=rivals,
         cross_fitted=score.identities > 1,
         generators=tuple(result.inversion.read("metrics.json").get("global_generators", ())),
     )
 
 
+def _network(run: Run, known: dict[str, Judge]) -> Judge:
+    """What is known of a target or an evaluation model.
+
+    Args:
+        run: Its run.
+        known: By id; added to.
+    """
+    if run.id not in known:
+        own = run.read("metrics.json")
+        known[run.id] = Judge(
+            run.spec["model"],
+            _family(run.spec["model"]),
+            _weights(run),
+            _classes(run.path / "model.safetensors"),
+            own["natural_accuracy"]["value"],
+            own["dataset_fingerprint"],
+        )
+    return known[run.id]
+
+
 def findings(results: Iterable[Result]) -> list[Finding]:
     """What the checks say of all scores."""
     every = list(results)
-    rivals: dict[tuple[str, str], list[Result]] = defaultdict(list)  # nothing else is a score's floor or rival
+    floors: dict[tuple[str, str], list[Result]] = defaultdict(list)
+    rivals: dict[tuple[str, str], set[str]] = defaultdict(set)
     for result in every:
-        rivals[result.target.id, result.protocol].append(result)
-    return check_facts(facts(result, rivals[result.target.id, result.protocol]) for result in every)
+        if result.role == "floor":
+            floors[_beside(result)].append(result)
+        elif result.role == "attack":
+            rivals[_beside(result)].add(result.attack)
+    networks: dict[str, Judge] = {}
+    return check_facts(_facts(one, floors[_beside(one)], len(rivals[_beside(one)]), networks) for one in every)

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from mibench.report import dictionary, tables, tradeoff_tables
@@ -34,12 +35,21 @@ CELL, LINE = 200, 2000
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as JSON values; what a row does not have is null."""
-    return [{str(key): _plain(value) for key, value in row.items()} for row in tables.rows(table)]
+    names = [str(name) for name in table]
+    columns = [_column(table.iloc[:, place]) for place in range(len(names))]
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def _column(column: pd.Series) -> list[Any]:
+    values = column.tolist()
+    if column.dtype == np.float64:
+        return [value if known else None for value, known in zip(values, np.isfinite(column), strict=True)]
+    return [_plain(value) for value in values]
 
 
 def _plain(value: Any) -> Any:
     """A Python value JSON can hold."""
-    if hasattr(value, "item"):
+    if isinstance(value, np.generic):
         value = value.item()
     return None if value is None or (isinstance(value, float) and not math.isfinite(value)) else value
 

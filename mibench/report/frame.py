@@ -1,7 +1,7 @@
 """Results as tables: one row a score, and one row a reconstruction."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -9,7 +9,7 @@ import pandas as pd
 from mibench.report import rows
 from mibench.report.result import Result
 
-__all__ = ["metrics", "reconstructions", "scores"]
+__all__ = ["labelled", "metrics", "reconstructions", "scores"]
 
 ROLES = {"floor": 0, "attack": 1, "ceiling": 2}
 
@@ -26,11 +26,7 @@ def scores(results: Iterable[Result]) -> pd.DataFrame:
     flat = [line for own in groups.values() for line in [*_references(own[0]), *(result.row for result in own)]]
     if not flat:
         return pd.DataFrame()
-    table = pd.DataFrame(flat)
-    parts = {"model": "", "start": "", "training": "", "target_seed": "seed "}
-    table.insert(1, "target_label", _labels(table, "defense", parts, {"target": "#"}, "target"))
-    parts = {"prior": "from ", "preset": "", "prior_preset": "", "budget": "budget "}
-    table.insert(2, "attack_label", _labels(table, "attack", parts, {"seed": "seed ", "score": "#"}, "score"))
+    table = labelled(pd.DataFrame(flat))
     edge = (table["role"] == "ceiling").astype(int) - (table["attack"] == "chance").astype(int)
     place = pd.DataFrame(
         {
@@ -47,6 +43,15 @@ def scores(results: Iterable[Result]) -> pd.DataFrame:
     return table.loc[place.sort_values(list(place.columns), kind="stable").index].reset_index(drop=True)
 
 
+def labelled(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of scores with `target_label` and `attack_label` after `protocol`; a summary names no seeds."""
+    parts = {"model": "", "start": "", "training": ""} | ({} if "scores" in table else {"target_seed": "seed "})
+    table.insert(1, "target_label", _labels(table, "defense", parts, {"target": "#"}, "target"))
+    parts = {"prior": "from ", "preset": "", "prior_preset": "", "budget": "budget "}
+    table.insert(2, "attack_label", _labels(table, "attack", parts, {"seed": "seed ", "score": "#"}, "score"))
+    return table
+
+
 def _references(result: Result) -> list[dict[str, Any]]:
     """The chance row and the ceiling row: they depend on the protocol only, not on the target or the attack."""
     chance = {"attack": "chance", "role": "floor"} | rows.chance(result.score, result.names)
@@ -54,26 +59,40 @@ def _references(result: Result) -> list[dict[str, Any]]:
     return [result.shared | chance, result.shared | real]
 
 
-def _labels(table: pd.DataFrame, name: str, parts: Mapping[str, str], last: Mapping[str, str], owner: str) -> pd.Series:
+def _labels(table: pd.DataFrame, name: str, parts: Mapping[str, str], last: Mapping[str, str], owner: str) -> list[str]:
     """The column `name`, longer where needed: `parts` (column -> words before it) that vary between equal names of a
     protocol are added to all of them; if that still leaves one label to two owners of a target, so are the `last`."""
-    labels = table[name].fillna("").astype(str).copy()
+    # By hand: pandas takes a millisecond for a group, and there may be as many as rows.
+    columns = {key: table[key].tolist() for key in ("protocol", "target", name, owner, *parts, *last)}
+    cells = {key: [_cell(value) for value in columns[key]] for key in (*parts, *last)}
+    labels = [str(value) if value == value and value is not None else "" for value in columns[name]]
 
-    def add(where: Any, column: str, before: str) -> None:
-        labels[where] += [f" {before}{_cell(value)}" if _cell(value) else "" for value in table.loc[where, column]]
+    def grouped(places: Iterable[int], key: Callable[[int], Any]) -> list[list[int]]:
+        groups: dict[Any, list[int]] = defaultdict(list)
+        for place in places:
+            groups[key(place)].append(place)
+        return list(groups.values())
 
-    for _, group in table.groupby(["protocol", name], sort=False):
+    def owned(group: list[int]) -> int:
+        return len({value for place in group if (value := columns[owner][place]) == value and value is not None})
+
+    def add(group: list[int], column: str, before: str) -> None:
+        for place in group:
+            labels[place] += f" {before}{cells[column][place]}" if cells[column][place] else ""
+
+    every = range(len(labels))
+    for group in grouped(every, lambda place: (columns["protocol"][place], columns[name][place])):
         for column, before in parts.items():
-            told_apart = table.loc[group.index].assign(label=labels[group.index]).groupby(["target", "label"])[owner]
-            if owner == "score" and (told_apart.nunique() <= 1).all():
+            apart = grouped(group, lambda place: (columns["target"][place], labels[place]))
+            if owner == "score" and all(owned(one) <= 1 for one in apart):
                 break  # no word more than needed
-            if group[column].map(_cell).nunique() > 1:
-                add(group.index, column, before)
-    keys = ["protocol", "label"] if owner == "target" else ["protocol", "target", "label"]
+            if len({cells[column][place] for place in group}) > 1:
+                add(group, column, before)
+    within = (lambda place: ()) if owner == "target" else (lambda place: (columns["target"][place],))
     for column, before in last.items():
-        for _, group in table.assign(label=labels).groupby(keys, sort=False):
-            if group[owner].nunique() > 1 and group[column].map(_cell).nunique() > 1:
-                add(group.index, column, before)
+        for group in grouped(every, lambda place: (columns["protocol"][place], *within(place), labels[place])):
+            if owned(group) > 1 and len({cells[column][place] for place in group}) > 1:
+                add(group, column, before)
     return labels
 
 

@@ -153,7 +153,8 @@ def headlines(
         order = [track for track in TRACKS if any(point.track == track for point in own)]
         own.sort(key=lambda point: (point.defended, order.index(point.track) if point.track in order else -1))
         ceiling = scored[0].score.likeness_ceiling
-        standings = tuple(_standing(point, scored, ceiling, several, len(order) > 1) for point in own)
+        beneath = [result for result in scored if result.role == "floor"]
+        standings = tuple(_standing(point, beneath, ceiling, several, len(order) > 1) for point in own)
         late = {run.id for point in own if not point.converged for run in point.targets}
         unfinished = {result.run.id for result in scored if result.target.id in late}
         tracks = {result.run.id: result.track for result in scored} if len(order) > 1 else {}

@@ -14,6 +14,7 @@ References:
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -140,11 +141,12 @@ def leakage(results: list[Result], table: pd.DataFrame, names: bool = True) -> L
             continue
         own: list[dict[str, Any]] = []
         name = evaluators(group)[0]
-        for _, rivals in attacks.groupby("target", sort=False):
-            row = rivals.iloc[0]
-            best = Attacked.strongest(
-                [Attacked.of(each["attack_label"], [runs[each["score"]]]) for each in tables.rows(rivals)]
-            )
+        by_target: dict[str, list[tables.Row]] = defaultdict(list)
+        for row in tables.rows(attacks[["protocol", "target", "target_label", "attack_label", "score"]]):
+            by_target[row["target"]].append(row)
+        for rivals in by_target.values():
+            row = rivals[0]
+            best = Attacked.strongest([Attacked.of(each["attack_label"], [runs[each["score"]]]) for each in rivals])
             images = _images(best)
             persons = _persons(images, name)
             about = {"protocol": row["protocol"], "defense": row["target_label"], "attack": best.attack}
@@ -163,10 +165,10 @@ def leakage(results: list[Result], table: pd.DataFrame, names: bool = True) -> L
 
 def _images(best: Attacked) -> pd.DataFrame:
     """The rows of per_image.csv that count."""
-    parts = [
-        result.per_image if own is None else result.per_image[result.per_image["label"].isin(own.tolist())]
-        for result, own in best.parts
-    ]
+    parts = []
+    for result, own in best.parts:
+        images = pd.DataFrame({"identity": result.identities, **result.columns})
+        parts.append(images if own is None else images[images["label"].isin(own.tolist())])
     return pd.concat(parts, ignore_index=True)
 
 

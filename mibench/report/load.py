@@ -1,14 +1,13 @@
 """Every finished score of a results folder; what cannot be read is named, never fatal."""
 
-import json
 from pathlib import Path
+from typing import Any
 
 from mibench.evaluation.score import Score
 from mibench.report.result import Result
-from mibench.runs import Library, other_protocol, unchanged
+from mibench.runs import Library, OtherProtocol, unchanged
 from mibench.runtime import escape
 from mibench.runtime.errors import UserError
-from mibench.runtime.files import read_text
 
 __all__ = ["result", "results"]
 
@@ -26,12 +25,12 @@ def results(root: Path, errors: list[str] | None = None, rehearsal: bool = False
     errors = errors if errors is not None else []
     whole = []
     foreign: dict[str, list[Path]] = {}
-    library = Library(root)
+    library, known = Library(root), dict[str, Any]()
     for path in sorted((root / "scores").glob("[!.]*")):
         if not path.is_dir():
             continue
         try:
-            whole.append(_read(library, path, rehearsal))
+            whole.append(_read(library, path, known, rehearsal))
         except _Foreign as error:
             foreign.setdefault(str(error), []).append(path)
         except UserError as error:
@@ -61,7 +60,7 @@ def result(path: Path) -> Result:
         UserError: If it is not whole, was changed, or another protocol made it.
     """
     try:
-        return _read(Library(path.parent.parent), path)
+        return _read(Library(path.parent.parent), path, {})
     except UserError as error:
         text = str(error)
         raise UserError(text if str(path) in text else f"{path}: {text}") from None
@@ -73,16 +72,17 @@ class _Foreign(UserError):
     """A score that another protocol made, or a rehearsal."""
 
 
-def _read(library: Library, path: Path, rehearsal: bool = False) -> Result:
+def _read(library: Library, path: Path, known: dict[str, Any], rehearsal: bool = False) -> Result:
     """One score run, refused unless whole and untouched."""
     for name in ("done", "run.json", "scores.json", "per_image.csv"):
         if not (path / name).is_file():
             raise UserError(f"{name} is missing; delete that directory and run it again")
-    card = json.loads(read_text(path / "run.json"))
-    if foreign := other_protocol(card):
-        raise _Foreign(foreign)
     try:
         run = library.find(path.name)
+    except OtherProtocol as error:
+        if error.path == path:
+            raise _Foreign(error.why) from None
+        raise
     except UserError as error:
         if not str(error).startswith("unknown run"):
             raise
@@ -90,8 +90,8 @@ def _read(library: Library, path: Path, rehearsal: bool = False) -> Result:
         raise UserError(f"a run it builds on is missing ({gone}); run the same command again") from None
     if run.rehearsed and not rehearsal:
         raise _Foreign("made by a rehearsal (--rehearse), on stand-in data: its numbers say nothing")
-    for name in run.read("done"):
+    result = Result(run, Score.from_json(run.read("scores.json")), known)
+    _ = result.columns, result.row  # whatever a report needs of it is there, and as it was written
+    for name in run.read("done").keys() - {"run.json", "scores.json", "per_image.csv"}:
         unchanged(path / name)
-    result = Result(run, Score.from_json(run.read("scores.json")))
-    _ = result.row  # whatever a report needs of it is there
     return result

@@ -5,11 +5,11 @@ them. What differs between kinds is no difference between the sides of a compari
 elsewhere in another precision is one and the same file for every attack on it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from mibench.report.result import Result
 from mibench.runs import Run
-from mibench.runtime.bits import other_bits
+from mibench.runtime.bits import BITS, other_bits
 
 __all__ = ["between", "unlike"]
 
@@ -29,7 +29,7 @@ def unlike(results: Sequence[Result]) -> str:
         for role in COMPARED:
             run: Run = getattr(result, role)
             runs.setdefault((result.protocol, run.kind), {})[run.label] = run
-    pairs = ((len(own), *pair) for own in runs.values() for pair in _firsts(own.values()))
+    pairs = ((len(own), *pair) for own in runs.values() for pair in _unlike(own.values()))
     for count, first, other in pairs:
         if differences := between(first, other):
             return (
@@ -39,10 +39,16 @@ def unlike(results: Sequence[Result]) -> str:
     return ""
 
 
-def _firsts(runs: Iterable[Run]) -> list[tuple[Run, Run]]:
-    """The first of some runs beside each of the others."""
+def _unlike(runs: Iterable[Run]) -> Iterator[tuple[Run, Run]]:
+    """The first of some runs beside each of the others, of those with equal cards one."""
     first, *others = sorted(runs, key=lambda run: run.label)
-    return [(first, other) for other in others]
+    known: set[tuple[str, ...]] = set()
+    for other in others:
+        made = _made(other)
+        card = tuple(str(made.get(name)) for name in BITS)
+        if card not in known:
+            known.add(card)
+            yield first, other
 
 
 def _made(run: Run) -> dict[str, object]:

@@ -20,6 +20,7 @@ from mibench.core import Access
 from mibench.report.naming import card, changes, settings_text
 from mibench.report.pairing import Attacked
 from mibench.report.result import Result
+from mibench.report.tables import rows
 from mibench.runs import Run
 from mibench.stages import artifacts
 from mibench.stats.intervals import Interval
@@ -27,6 +28,9 @@ from mibench.stats.pairing import Hits, combined
 from mibench.training.convergence import CONVERGED
 
 __all__ = ["Point", "heldout", "points", "undefended"]
+
+NAMED = ["protocol", "score", "model", "start", "training", "defense"]
+"""Columns that a configuration goes by."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +105,10 @@ class Point:
 def points(results: Iterable[Result], table: pd.DataFrame) -> list[Point]:
     """Every defended and undefended configuration that attacks were run on, in the order of the table."""
     runs = {result.run.id: result for result in results}
-    attacks = table[table["role"] == "attack"] if len(table) else table
+    attacks = table[table["role"] == "attack"][NAMED] if len(table) else table
     groups: dict[tuple[str, str, str, str], list[Result]] = defaultdict(list)
     labels: dict[tuple[str, str, str, str], str] = {}
-    for row in attacks.to_dict("records"):
+    for row in rows(attacks):
         base = " ".join(part for part in (row["model"], row["start"], row["training"]) if part)
         key = (row["protocol"], runs[row["score"]].track, base, row["defense"])
         groups[key].append(runs[row["score"]])

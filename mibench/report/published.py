@@ -6,6 +6,7 @@ alike as the suite that measured it says.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,12 +36,16 @@ def frame(results: Sequence[Result], known: Sequence[Published]) -> pd.DataFrame
         results: The scores.
         known: The published numbers.
     """
+    of: dict[tuple[str, str], list[Published]] = defaultdict(list)
+    for one in known:
+        if one.value is not None:
+            of[one.model, one.defense].append(one)
     lines = []
     for result in results:
         if result.prior is None:
             continue
-        for one in known:
-            if one.value is not None and one.speaks_of(result.inversion, result.row["defense"]):
+        for one in of.get((result.row["model"], result.row["defense"]), ()):
+            if one.speaks_of(result.inversion, result.row["defense"]):
                 lines.append(_line(result, one))
     table = pd.DataFrame(lines)
     # No attack changes natural accuracy: once for each target.

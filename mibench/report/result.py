@@ -7,8 +7,9 @@ identities. Each result says which protocol it belongs to; a table never mixes t
 import csv
 import hashlib
 import io
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -23,8 +24,8 @@ from mibench.evaluation.protocol import digest
 from mibench.evaluation.score import Score
 from mibench.report import rows
 from mibench.report.naming import card
-from mibench.runs import Run, canonical
-from mibench.runtime.files import open_file
+from mibench.runs import Run, canonical, unchanged
+from mibench.runtime.files import open_file, read_bytes
 from mibench.stats.pairing import Hits
 
 __all__ = ["TRACKS", "Result"]
@@ -48,10 +49,12 @@ class Result:
     Args:
         run: The run that made it.
         score: What it found, without the values of single images.
+        known: Parts of rows that belong to a target, by its id: the results of a folder share them.
     """
 
     run: Run
     score: Score
+    known: dict[str, tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def inversion(self) -> Run:
@@ -162,13 +165,24 @@ class Result:
         (`knn_train@`, `knn_heldout@`); NaN where no image came back."""
         return self._columns[1]
 
-    @cached_property
+    @property
     def columns(self) -> dict[str, Any]:
         """Every column of per_image.csv but `identity`, and `order`, which counts within an identity; `label`, `order`
         and verdicts are whole numbers, all others floats."""
+        return self._read[1]
+
+    @property
+    def identities(self) -> tuple[str, ...]:
+        """The column `identity` of per_image.csv."""
+        return self._read[0]
+
+    @cached_property
+    def _read(self) -> tuple[tuple[str, ...], dict[str, Any]]:
         # Not by way of `per_image`: pandas takes ten times as long for a small file, and a report reads them all.
-        with io.TextIOWrapper(open_file(self.run.path / "per_image.csv"), encoding="utf-8", newline="") as file:
-            head, *lines = csv.reader(file)
+        path = self.run.path / "per_image.csv"
+        content = read_bytes(path)
+        unchanged(path, content)
+        head, *lines = csv.reader(io.StringIO(content.decode(), newline=""))
         texts = dict(zip(head, zip(*lines, strict=True) if lines else [()] * len(head), strict=True))
         whole = {name for name in texts if name.partition("@")[0] in ("label", *VERDICTS)}
         read: dict[str, Any] = {
@@ -182,7 +196,7 @@ class Result:
         grouped = read["label"][place]
         read["order"] = np.empty_like(place)
         read["order"][place] = np.arange(len(place)) - np.searchsorted(grouped, grouped)
-        return read
+        return tuple(map(sys.intern, texts["identity"])), read
 
     @cached_property
     def _columns(self) -> tuple[dict[str, Hits], dict[str, Float64[Tensor, " n"]]]:
@@ -210,8 +224,12 @@ class Result:
     @cached_property
     def row(self) -> dict[str, Any]:
         """The score as one flat row."""
-        flat = self.shared | rows.target(self.target)
-        flat |= rows.bounds("natural_accuracy", self.score.natural_accuracy) | rows.fit(self.target)
+        target = self.target
+        if target.id not in self.known:
+            self.known[target.id] = rows.target(target), rows.fit(target)
+        about, fit = self.known[target.id]
+        flat = self.shared | about
+        flat |= rows.bounds("natural_accuracy", self.score.natural_accuracy) | fit
         flat |= {"attack": self.attack, "role": self.role} | rows.origin(self.inversion, self.prior)
         flat |= {"n": self.score.n} | rows.measured(self.score, self.names)
         flat |= rows.cost(self.inversion, self.prior)

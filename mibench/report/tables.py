@@ -129,7 +129,7 @@ def beyond(group: pd.DataFrame) -> list["Row"]:
     real = group[group["role"] == "ceiling"]
     if real.empty or missing(best := real[HEADLINE].iloc[0]):
         return []
-    return [row for row in rows(group[group["role"] == "attack"]) if row[HEADLINE] > best]
+    return rows(group[(group["role"] == "attack") & (group[HEADLINE] > best)])
 
 
 def marks(group: pd.DataFrame) -> dict[int, str]:
@@ -214,6 +214,8 @@ def columns(group: pd.DataFrame) -> list[Column]:
     ]
     if group["n"][group["target"].notna()].nunique() > 1:
         each.insert(3, Column("", "n", lambda row, digits: Unit.COUNT.show(row.get("n")), drop=2))
+    if "scores" in group:
+        each.insert(3, Column("", "scores", lambda row, digits: Unit.COUNT.show(row["scores"]), drop=2))
     lines = rows(group)
     return [column for column in each if column.drop == 0 or any(column.cell(row, 0) for row in lines)]
 

@@ -1,6 +1,6 @@
 """Runs: what was asked -> id -> directory; atomic, resumable, with provenance."""
 
-from mibench.runs.library import Library, damaged, find, finished, inversion_of
+from mibench.runs.library import Library, OtherProtocol, damaged, find, finished, inversion_of
 from mibench.runs.run import (
     KINDS,
     PROTOCOL,
@@ -18,6 +18,7 @@ __all__ = [
     "KINDS",
     "PROTOCOL",
     "Library",
+    "OtherProtocol",
     "Run",
     "canonical",
     "clock",

@@ -1,11 +1,25 @@
 """The finished runs of a results folder, found by id, name or path."""
 
+import os
 from pathlib import Path
 
-from mibench.runs.run import ELSEWHERE, KINDS, Run, id_of, of_this_protocol, other_protocol, read_json, unchanged
+from mibench.runs.run import ELSEWHERE, KINDS, Run, id_of, keep, of_this_protocol, other_protocol, read_json, unchanged
 from mibench.runtime.errors import UserError, unknown
 
-__all__ = ["Library", "damaged", "find", "finished", "inversion_of"]
+__all__ = ["Library", "OtherProtocol", "damaged", "find", "finished", "inversion_of"]
+
+
+class OtherProtocol(UserError):
+    """A run that another protocol made.
+
+    Args:
+        path: Its directory.
+        why: What to say of it.
+    """
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"{path} was {why}")
+        self.path, self.why = path, why
 
 
 class Library:
@@ -18,7 +32,7 @@ class Library:
     def __init__(self, root: Path) -> None:
         self.root = root
         kinds = reversed(KINDS)  # a run that is finished meanwhile has its parents before it
-        self.paths = {path.parent.name: path.parent for kind in kinds for path in (root / kind).glob("[!.]*/done")}
+        self.paths = {path.name: path for kind in kinds for path in _whole(root / kind)}
         self.store = ELSEWHERE.get(root)  # what is only there is brought here when it is read
         if self.store is not None:
             self.paths |= {label.partition("/")[2]: root / label for label in self.store.known}
@@ -57,7 +71,7 @@ class Library:
             raise error
         card, content = read_json(path / "run.json")
         if foreign := other_protocol(card):
-            raise UserError(f"{path} was {foreign}")
+            raise OtherProtocol(path, foreign)
         try:
             parents: dict[str, Run | list[Run]] = {
                 role: [self._parent(path, one) for one in ids] if isinstance(ids, list) else self._parent(path, ids)
@@ -77,6 +91,7 @@ class Library:
             )
         run.compare(card)
         unchanged(path / "run.json", content)
+        keep(path, "run.json", card)
         return run
 
     def bring(self, paths: list[Path]) -> list[UserError]:
@@ -93,6 +108,15 @@ class Library:
         if not matches:
             raise UserError(f"unknown run '{id}', on which {path} builds; run the command that made it again")
         return self.load(matches[0])
+
+
+def _whole(folder: Path) -> list[Path]:
+    """The directories of a folder that hold `done`."""
+    try:
+        names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    except OSError:  # there is none of this kind
+        return []
+    return [folder / name for name in names if os.path.exists(f"{folder}/{name}/done")]
 
 
 def finished(root: Path, kind: str) -> list[Run]:

@@ -263,15 +263,14 @@ class Run:
         Raises:
             UserError: If it is missing, damaged, or not the one that the run was finished with.
         """
-        kept, key = _KEPT.get(), (self.root, self.label, file)
+        kept, key = _KEPT.get(), (self.path, file)
         if kept is not None and key in kept:
             return kept[key]
         if self.root in ELSEWHERE and not (self.path / "done").is_file():
             ELSEWHERE[self.root].bring([self])
         read, content = read_json(self.path / file)
         unchanged(self.path / file, content)
-        if kept is not None:
-            kept[key] = read
+        keep(self.path, file, read)
         return read
 
     @contextmanager
@@ -425,7 +424,8 @@ def _holder(lock: BinaryIO) -> str:
     return lock.read(300).decode(errors="backslashreplace") or "another process"
 
 
-_KEPT: ContextVar[dict[tuple[Path, str, str], dict[str, Any]] | None] = ContextVar("kept", default=None)
+_KEPT: ContextVar[dict[tuple[Path, str], dict[str, Any]] | None] = ContextVar("kept", default=None)
+"""(Directory of a run, file) -> what it holds, checked."""
 
 
 @contextmanager
@@ -442,6 +442,19 @@ def reading_once() -> Iterator[None]:
         yield
     finally:
         _KEPT.reset(token)
+
+
+def keep(path: Path, file: str, content: dict[str, Any]) -> None:
+    """Within `reading_once`, spare `Run.read` a file that has been read and checked.
+
+    Args:
+        path: The run's directory.
+        file: One of its files.
+        content: What that holds.
+    """
+    kept = _KEPT.get()
+    if kept is not None:
+        kept[path, file] = content
 
 
 def lineage(runs: Iterable[Run]) -> list[Run]:
@@ -510,6 +523,20 @@ def _digests(done: Path, size: int, changed: int) -> dict[str, Any]:
     return read_json(done)[0]
 
 
+def _finished_with(folder: Path) -> dict[str, Any] | None:
+    """The digests of a run's files, None while it is worked on; within `reading_once` read once, however many runs."""
+    kept = _KEPT.get()
+    if kept is not None and (folder, "done") in kept:
+        return kept[folder, "done"]
+    done = folder / "done"
+    if not os.path.lexists(done):
+        return None
+    known = done.stat()
+    digests = _digests(done, known.st_size, known.st_mtime_ns)
+    keep(folder, "done", digests)
+    return digests
+
+
 def unchanged(path: Path, content: bytes | None = None) -> None:
     """Refuse a file of a finished run that is not the one the run was finished with.
 
@@ -523,18 +550,16 @@ def unchanged(path: Path, content: bytes | None = None) -> None:
     Raises:
         UserError: If its digest is not the one in `done`.
     """
-    done = path.parent / "done"
-    if path == done or not os.path.lexists(done):
-        return
     try:
-        known = done.stat()
-        wanted = _digests(done, known.st_size, known.st_mtime_ns).get(path.name)
-        status = path.stat()
-        digest = (
-            hashlib.sha256(content).hexdigest()
-            if content is not None
-            else _digest(path, status.st_size, status.st_mtime_ns)
-        )
+        digests = _finished_with(path.parent)
+        if digests is None or path.name == "done":
+            return
+        wanted = digests.get(path.name)
+        if content is None:
+            status = path.stat()
+            digest = _digest(path, status.st_size, status.st_mtime_ns)
+        else:
+            digest = hashlib.sha256(content).hexdigest()
     except FileNotFoundError:
         raise UserError(f"{path} is missing; delete that run's directory and run it again") from None
     except OSError as error:

@@ -48,6 +48,11 @@ class Hits:
         return spanned(proportion(self.hits, self.people), Cells(names[:, 1], names[:, 0], hits, images), 0.0, 1.0)
 
     @cached_property
+    def share(self) -> float:
+        """The value of `rate`, for which nothing is resampled."""
+        return float(self.cells[1].sum() / len(self.hits))
+
+    @cached_property
     def cells(self) -> tuple[Int64[Tensor, "c 2"], Float64[Tensor, " c"], Float64[Tensor, " c"]]:
         """(seed, person) of each cell in rising order, its hits and its images."""
         if self.seeds is None or bool((self.seeds == self.seeds[0]).all()):

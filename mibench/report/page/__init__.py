@@ -55,13 +55,14 @@ def render(content: Content, errors: Sequence[str]) -> str:
     """The page's text."""
     from markupsafe import Markup
 
-    shown = pictures.gallery(content.results, content.table, content.names)
+    own = _own(content)
+    shown = pictures.gallery(own, content.shown, content.names)
     root = content.results[0].run.root if content.results else Path()
     told = [line.replace(f"{root}/", "") for line in [*errors, *shown.missing]]
     if not content.names:
         told = [document.unnamed(line) for line in told]
-    runs, by_id = provenance.every(content.results), {result.run.id: result for result in content.results}
-    scored = tables.rows(content.table[content.table["score"].notna()]) if len(content.table) else []
+    runs, by_id = provenance.every(own), {result.run.id: result for result in own}
+    scored = tables.rows(content.shown[content.shown["score"].notna()]) if len(content.shown) else []
     return document.render(
         "index.html",
         ("page.js", "gallery.js"),
@@ -77,7 +78,9 @@ def render(content: Content, errors: Sequence[str]) -> str:
         people=views.people(content.leaks.people),
         training=progress.training(runs),
         answered=[(about, progress.answered(scored, by_id, key)) for key, about in progress.ATTACKS.items()],
-        origins=provenance.origins(content.results, content.names),
+        origins=provenance.origins(own, content.names),
+        left=len(content.results) - len(own),
+        scores=len(content.results),
         runs=provenance.lines(runs, content.names),
         scored=scored,
         bibtex=cite.bibtex(*(result.run for result in content.results)),
@@ -88,6 +91,14 @@ def render(content: Content, errors: Sequence[str]) -> str:
         withheld=not content.names,
         steps=views.STEPS,
     )
+
+
+def _own(content: Content) -> list[Result]:
+    """The scores that have pictures, curves and a line of their own: of a summary's row the first."""
+    if content.shown is content.table:
+        return content.results
+    shown = set(content.shown["score"])
+    return [result for result in content.results if result.run.id in shown]
 
 
 def _verdicts(content: Content) -> list[Verdict]:
@@ -104,7 +115,7 @@ def _parts(content: Content, shown: pictures.Gallery) -> list[Part]:
     cards = provenance.cards(content.results)
     by_id = {result.run.id: result for result in content.results}
     leaks, made = content.leaks.people, []
-    for group in tables.protocols(content.table):
+    for group in tables.protocols(content.shown):
         tracked = _tracked(group, by_id)
         protocol = str(group["protocol"].iloc[0])
         exposed = leaks[leaks["protocol"] == protocol] if len(leaks) else leaks

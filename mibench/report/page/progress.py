@@ -74,11 +74,14 @@ def answered(lines: Sequence[Row], results: Mapping[str, Result], key: str) -> l
     """
     drawn: dict[str, list[tuple[Row, Places]]] = {}
     for line in lines:
+        target = line["target_label"]
+        if len(drawn.get(target, ())) >= MOST or (target not in drawn and len(drawn) >= MOST):
+            continue
         result = results.get(str(line["score"]))
         log = _log(result.inversion) if result is not None else []
         if len(places := _places(log, "step", key)) > 1:
-            drawn.setdefault(line["target_label"], []).append((line, places))
-    return [_answers(target, key, known[:MOST]) for target, known in list(drawn.items())[:MOST]]
+            drawn.setdefault(target, []).append((line, places))
+    return [_answers(target, key, known) for target, known in drawn.items()]
 
 
 def _log(run: Run) -> list[dict[str, float]]:

@@ -12,6 +12,7 @@ from mibench.metrics import Unit
 from mibench.report import leakage_tables
 from mibench.report.format import missing
 from mibench.report.page.charts import called
+from mibench.report.summary import of_score
 from mibench.report.tables import HEADLINE, Section, queries, rows
 
 __all__ = ["Cell", "Head", "Heat", "Line", "Table", "heat", "plain", "table"]
@@ -79,8 +80,7 @@ def table(name: str, section: Section) -> Table:
         cells = [
             Cell(one, None if column.left else key(one)) for one, column in zip(words, section.columns, strict=True)
         ]
-        score = line.get("score")
-        made.append(Line(cells, str(line.get("role", "")), "" if missing(score) else str(score)))
+        made.append(Line(cells, str(line.get("role", "")), str(line["score"]) if of_score(line) else ""))
     return Table(name, section.title, heads, made, section.notes)
 
 
