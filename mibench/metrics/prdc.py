@@ -24,10 +24,11 @@ Differs:
     Distances are taken exactly, in float64: |a|^2 - 2ab + |b|^2 depends on the batch, and moves points over an edge.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float32, Float64
 from torch import Tensor
 
 from mibench.metrics.declaration import Direction, Metric, Need, Per, Unit
@@ -100,7 +101,7 @@ _CHUNK = 1 << 22
 
 
 MANY = 4096
-"""Images above which neighbours are sought in float32 first."""
+"""Real images above which neighbours and balls are sought in float32 first."""
 
 SPARE = 16
 
@@ -142,6 +143,16 @@ def _radii(x: Float64[Tensor, "n d"], k: int, of: Float64[Tensor, "m d"] | None 
     return torch.cat([_distances(part, x).kthvalue(k + 1, dim=1).values for part in parts])
 
 
+def _bound(norms: Float32[Tensor, " n"], others: Float32[Tensor, " m"], d: int) -> Float32[Tensor, " n"]:
+    """How far a squared distance by float32 products may be from the true one, of d dimensions and such squared norms.
+
+    Each of the d products and sums of a scalar product is rounded once, and so are the norms and what is added; below
+    `tiny` nothing is sure.
+    """
+    kind = torch.finfo(torch.float32)
+    return kind.eps * (d + 8) * (norms.sqrt() + others.max().sqrt()).square() + d * kind.tiny
+
+
 def _radii_of_many(x: Float64[Tensor, "n d"], k: int) -> Float64[Tensor, " n"]:
     """The same bits as `_radii`, with most pairs looked at in float32 only, by a matrix product.
 
@@ -152,9 +163,7 @@ def _radii_of_many(x: Float64[Tensor, "n d"], k: int) -> Float64[Tensor, " n"]:
     near, n = k + 1 + SPARE, len(x)
     centred = (x - x.mean(dim=0)).float()
     norms = centred.square().sum(dim=1)
-    # Each of the d products and sums of a scalar product is rounded once, and so are the norms and what is added.
-    furthest = float(norms.max().sqrt())
-    bound = torch.finfo(torch.float32).eps * (x.shape[1] + 8) * (norms.sqrt() + furthest).square()
+    bound = _bound(norms, norms, x.shape[1])
     radii, unsure, step = torch.empty(n, dtype=torch.float64, device=x.device), [], max(1, _CHUNK // n)
     for start in range(0, n, step):
         rows = slice(start, start + step)
@@ -167,6 +176,44 @@ def _radii_of_many(x: Float64[Tensor, "n d"], k: int) -> Float64[Tensor, " n"]:
     if len(again):
         radii[again] = _radii(x, k, x[again])
     return radii
+
+
+Within = Iterator[tuple[Bool[Tensor, "p m"], Bool[Tensor, "p m"]]]
+"""Of some real images at a time and every generated one: whether it lies in the real one's ball, and the real one in
+its."""
+
+
+def _within(r: Manifold, g: Manifold) -> Within:
+    for part, radii in zip(_rows(r.features, g.features), _rows(r.radii, g.features), strict=True):
+        distances = _distances(part, g.features)
+        yield distances < radii[:, None], distances < g.radii
+
+
+def _within_many(r: Manifold, g: Manifold) -> Within:
+    """The same, with most pairs looked at in float32 only, as in `_radii_of_many`: a pair whose product lies so near to
+    the square of a radius that rounding could decide is compared by its differences."""
+    middle = r.features.mean(dim=0)
+    x, y = (r.features - middle).float(), (g.features - middle).float()
+    norms, others = x.square().sum(dim=1), y.square().sum(dim=1)
+    # Twice, for the radii's squares are rounded too; what overflows is decided by differences.
+    bound = 2 * _bound(norms, others, x.shape[1])
+    own, their = r.radii.square().float(), g.radii.square().float()
+    step = max(1, _CHUNK // len(y))
+    for start in range(0, len(x), step):
+        rows = slice(start, start + step)
+        apart = torch.addmm(others[None], x[rows], y.T, alpha=-2).add_(norms[rows, None])
+        found, unsure = [], torch.zeros_like(apart, dtype=torch.bool)
+        for squares in (own[rows, None], their[None]):
+            over = apart - squares
+            found.append(over < 0)
+            unsure |= ~(over.abs_() > bound[rows, None])
+        at, other = unsure.nonzero(as_tuple=True)
+        for some, others_ in zip(at.split(_CHUNK // 256), other.split(_CHUNK // 256), strict=True):
+            pairs = r.features[rows][some, None], g.features[others_, None]
+            exact = torch.cdist(*pairs, compute_mode="donot_use_mm_for_euclid_dist")[:, 0, 0]
+            found[0][some, others_] = exact < r.radii[rows][some]
+            found[1][some, others_] = exact < g.radii[others_]
+        yield found[0], found[1]
 
 
 def manifold(features: Float[Tensor, "n d"], k: int = K) -> Manifold:
@@ -209,11 +256,9 @@ def prdc(real: Float[Tensor, "n d"] | Manifold, generated: Float[Tensor, "m e"] 
     n, m = len(r.features), len(g.features)
     inside = torch.zeros(m, dtype=torch.int64, device=r.features.device)
     covered = recalled = 0
-    for part, radii in zip(_rows(r.features, g.features), _rows(r.radii, g.features), strict=True):
-        distances = _distances(part, g.features)
-        balls = distances < radii[:, None]
+    for balls, theirs in _within(r, g) if n <= MANY else _within_many(r, g):
         inside += balls.sum(dim=0)
         covered += int(balls.any(dim=1).sum())
-        recalled += int((distances < g.radii).any(dim=1).sum())
+        recalled += int(theirs.any(dim=1).sum())
     # The balls are the real images': the number of points in them grows with m, so m it is divided by.
     return PRDC(int((inside > 0).sum()) / m, recalled / n, int(inside.sum()) / (r.k * m), covered / n)

@@ -90,7 +90,12 @@ def _read(library: Library, path: Path, known: dict[str, Any], rehearsal: bool =
         raise UserError(f"a run it builds on is missing ({gone}); run the same command again") from None
     if run.rehearsed and not rehearsal:
         raise _Foreign("made by a rehearsal (--rehearse), on stand-in data: its numbers say nothing")
-    result = Result(run, Score.from_json(run.read("scores.json")), known)
+    try:
+        saved = run.read("scores.json")
+    except UserError:
+        unchanged(path / "scores.json")  # that it was cut short says more than what JSON it is no longer
+        raise
+    result = Result(run, Score.from_json(saved), known)
     _ = result.columns, result.row  # whatever a report needs of it is there, and as it was written
     for name in run.read("done").keys() - {"run.json", "scores.json", "per_image.csv"}:
         unchanged(path / name)

@@ -105,6 +105,24 @@ def test_radii_of_many_images_are_the_same_bits(monkeypatch: pytest.MonkeyPatch)
             assert torch.equal(prdc._radii_of_many(x, k), prdc._radii(x, k))
 
 
+def test_balls_of_many_images_are_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As above; and images that lie exactly on a ball's edge, of sizes whose squares float32 does not hold."""
+    monkeypatch.setattr(prdc, "_CHUNK", 10_000)
+    drawn = torch.Generator().manual_seed(0)
+    centres = torch.randn(15, 24, generator=drawn).repeat_interleave(20, dim=0)
+    for offset, scale in ((0.0, 1.0), (100.0, 1.0), (0.0, 1e-3), (0.0, 1e-21), (0.0, 1e30)):
+        x = ((centres + 0.5 * torch.randn(300, 24, generator=drawn)).double() * scale) + offset
+        x[40:80] = x[40]
+        y = torch.cat([x[30:60], x[:90] + 0.3 * scale * torch.randn(90, 24, generator=drawn).double()])
+        real, made = prdc.manifold(x), prdc.manifold(y)
+        for mine, theirs in zip(prdc._within_many(real, made), prdc._within(real, made), strict=True):
+            assert torch.equal(mine[0], theirs[0]) and torch.equal(mine[1], theirs[1])
+        found = prdc.prdc(real, made)
+        monkeypatch.setattr(prdc, "MANY", 100)
+        assert prdc.prdc(real, made) == found
+        monkeypatch.setattr(prdc, "MANY", 4096)
+
+
 def test_prdc_ignores_scale_and_place_and_reuses_a_side() -> None:
     real, generated = pair(60, 40)
     found = prdc.prdc(real, generated)

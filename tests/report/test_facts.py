@@ -1,5 +1,6 @@
 """What the checks are told of a score: its floors, its rivals, private images among its reconstructions."""
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -95,6 +96,9 @@ def test_a_private_image_is_one_to_which_every_model_sees_no_distance(
     )
     table.loc[5, "knn_train@resnet"] = 0.0  # to one model alone
     table.to_csv(made.path / "per_image.csv", index=False)
+    done, written = made.path / "done", (made.path / "per_image.csv").read_bytes()
+    digests = json.loads(done.read_text()) | {"per_image.csv": hashlib.sha256(written).hexdigest()}
+    done.write_text(json.dumps(digests))
     assert told.facts(Result(made, result.score)).copies == 1
     assert told.facts(Result(made, replace(result.score, copies=4))).copies == 4  # counted byte by byte
 

@@ -132,9 +132,9 @@ def result(victim: Told, attack: str, people: torch.Tensor, hits: torch.Tensor, 
     made_up = Result(run, Score.from_json(saved))
     seen = Hits(people, hits, torch.full_like(people, int(victim.spec["seed"])))
     vars(made_up)["verdicts"] = dict.fromkeys(("likeness", "open_top1@resnet", "own_ball@resnet"), seen)
-    images = {"identity": [f"person {who}" for who in people.tolist()], "label": people.numpy()}
-    images |= {"likeness": hits.long().numpy(), "knn_train@resnet": 1.0, "target_confidence": 0.5}
-    vars(made_up)["per_image"] = pd.DataFrame(images)
+    images = {"label": people.numpy(), "likeness": hits.long().numpy()}
+    images |= {name: np.full(len(people), 0.5) for name in ("knn_train@resnet", "target_confidence")}
+    vars(made_up)["_read"] = (tuple(f"person {who}" for who in people.tolist()), images)
     return made_up
 
 

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mibench.stats import intervals
 from mibench.stats.intervals import Interval, clustered_interval, paired_interval, proportion
 
 
@@ -281,14 +280,3 @@ def test_no_values_and_impossible_settings_are_refused() -> None:
             clustered_interval(values, clusters, confidence)
     with pytest.raises(ValueError, match="resamples"):
         clustered_interval(values, clusters, resamples=0)
-
-
-def test_ends_of_a_bootstrap_are_those_of_quantile_bit_by_bit() -> None:
-    draw = torch.Generator().manual_seed(0)
-    for clusters in (2, 3, 7, 40):
-        for resamples in (100, 2000):
-            values = torch.randn(resamples, generator=draw, dtype=torch.float64)
-            for some in (values, (4 * values).round() / 7):  # without ties, and with many
-                tail = (1 - expanded(clusters, 0.95)) / 2
-                wanted = some.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-                assert [*intervals.expanded(some, clusters)] == wanted
