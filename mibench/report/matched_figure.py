@@ -33,7 +33,11 @@ def draw(points: Sequence[Point], table: pd.DataFrame, access: Access, title: st
     """
     from matplotlib.figure import Figure
 
-    tracks = [track for track in TRACKS if any(one.track == track and one.defended for one in points)]
+    tracks = [
+        track
+        for track in TRACKS
+        if any(one.track == track and one.defended and access in one.attacks for one in points)
+    ]
     names = list(dict.fromkeys(curve.defense for curve in curves(list(points), access)))
     style = {
         name: Style(COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)], str(place + 1))

@@ -214,6 +214,9 @@ def test_the_page_shows_each_difference_with_its_interval_or_says_why_there_is_n
     table = curving.frame(points)
     figure = matched_figure.draw(points, table, Access.WHITE_BOX, "toy")
     _, two, five = figure.axes
+    elsewhere = [replace(point(name, 0.8, black_box=0.3), track="best case") for name in ("none", "re")]
+    with_another = matched_figure.draw([*points, *elsewhere], table, Access.WHITE_BOX, "toy")
+    assert len(with_another.axes) == 3, "a track without attacks of this access has no row"
     line = table[table["defense"] == "re"].iloc[0]
     drawn = {round(x, 6) for own in five.lines for x in np.atleast_1d(own.get_xdata())}
     assert round(100 * line["at_minus_5_difference"], 6) in drawn
