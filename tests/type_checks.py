@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable
 from functools import partial, wraps
 from types import CodeType
-from typing import Any
+from typing import Any, ForwardRef, Literal, get_args, get_origin
 
 import jaxtyping
 
@@ -49,6 +49,14 @@ _known: dict[int, Calls] = {}
 _every = jaxtyping.jaxtyped
 
 
+def named(hint: Any) -> bool:
+    """Whether a type is given by its name, as one that is defined further down must be."""
+    if isinstance(hint, str | ForwardRef):
+        return True
+    parts = hint if isinstance(hint, list) else () if get_origin(hint) is Literal else get_args(hint)
+    return any(map(named, parts))
+
+
 def sampled(function: Any = None, *, typechecker: Any) -> Any:
     """Stands in for `jaxtyping.jaxtyped` as the import hook calls it."""
     if function is None:
@@ -62,6 +70,8 @@ def sampled(function: Any = None, *, typechecker: Any) -> Any:
     code = function.__code__
     calls = _known.setdefault(id(code), Calls(code))
     made: list[Callable[..., Any]] = []
+    if "<locals>" not in function.__qualname__ and any(map(named, function.__annotations__.values())):
+        made.append(_every(function, typechecker=typechecker))  # a name that means nothing yet is any type for good
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
