@@ -133,6 +133,10 @@ class Defense:
         """Share of the shuffled batches of each epoch that the loop trains on, in (0, 1]; less makes fewer steps."""
         return 1.0
 
+    def fp32(self) -> bool:
+        """Whether bf16 would round away what it does, so that its targets are trained in float32 whatever is asked."""
+        return False
+
     def memory(self, classes: int, image_shape: tuple[int, int, int]) -> nn.Module | None:
         """Tensors of the defense's own (triggers, a discriminator), drawn from torch's seeded global generator."""
         return None

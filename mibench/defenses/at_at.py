@@ -65,7 +65,7 @@ class AntiAdversarialTraining(Defense):
     Args:
         lam: Weight of an added row, relative to the image's own; the paper's .08. 0 adds none.
         eps: Largest change of a pixel, images being in [0, 1]. The authors' 2.5e-4 (5e-4 on their scale of [-1, 1]) is
-            smaller than what bf16 keeps of a pixel, and so refused there: train in fp32.
+            smaller than what bf16 keeps of a pixel: such targets are trained in float32, also where others are not.
         step: Size of a PGD step as a share of eps; the paper's .2.
         iterations: PGD steps.
 
@@ -90,17 +90,9 @@ class AntiAdversarialTraining(Defense):
         if self.iterations < 1:
             raise UserError(f"at_at: iterations must be at least 1, got {self.iterations}")
 
-    def epoch(self, step: Step) -> None:
-        """Nothing but a look at the precision.
-
-        Raises:
-            UserError: bf16 would round the patterns away.
-        """
-        if self.lam and step.engine.precision == "bf16" and self.eps < LEAST_BF16_EPS:
-            raise UserError(
-                f"at_at: bf16 rounds patterns of eps={self.eps:g} away; train with --precision fp32, or with eps of at "
-                f"least {LEAST_BF16_EPS:.4f}"
-            )
+    def fp32(self) -> bool:
+        """Where bf16 would round the patterns away."""
+        return self.lam > 0 and self.eps < LEAST_BF16_EPS
 
     def batch(self, batch: Batch, step: Step) -> Batch:
         """One more row for each of the batch's own images: the row weights then sum to (1 + lam) n."""

@@ -104,6 +104,7 @@ def plan(
     """The run that trains a target model.
 
     Args:
+        precision: fp32 or bf16; a defense that bf16 would round away is trained in fp32.
         pretrained: What its trunk starts from: noise, ImageNet weights, or a backbone trained on the public images.
         published: The recipe by name that `training` differs from; mibench's own if absent.
 
@@ -117,6 +118,7 @@ def plan(
     require_compatible(architecture, real, pretrained)
     backbone = train_backbone.plan(root, data, architecture, precision) if pretrained == "public" else None
     theirs = recipes.find(published, architecture).settings(architecture, data.name) if published else None
+    exact = any(choice.plugin.fp32() for choice in real)
     return Run(
         root,
         "targets",
@@ -125,7 +127,7 @@ def plan(
             "dataset": spec,
             "defenses": [choice.spec() for choice in real],
             "model": architecture,
-            "precision": precision,
+            "precision": "fp32" if exact else precision,
             "pretrained": {"none": False, "imagenet": True, "public": "public"}[pretrained],
             "seed": seed,
             "training": recipe("training", training or {}, theirs),

@@ -1,6 +1,7 @@
 """Anti-adversarial training: the rows it adds."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +13,10 @@ from worlds import colours, small_net
 
 from mibench.core import Batch, Defense, Step, to_float
 from mibench.defenses.at_at import AntiAdversarialTraining, other_classes
-from mibench.runtime.engine import resolve
-from mibench.runtime.errors import UserError
+from mibench.plugins import registry
 from mibench.runtime.progress import Silent
 from mibench.runtime.rng import Noise
+from mibench.stages import train_target
 from mibench.training import Training, fit
 
 
@@ -64,15 +65,15 @@ def test_two_passes_take_their_statistics_apart() -> None:
     assert not torch.allclose(net.norm.running_var, joint.norm.running_var, rtol=1e-3)
 
 
-def test_patterns_that_bf16_rounds_away_are_refused() -> None:
-    step = step_of(small_net(), 6)
-    half = replace(step, engine=resolve("cpu", "bf16"))
-    paper = preset("at_at")
-    paper.epoch(step)
-    AntiAdversarialTraining().epoch(half)
-    with pytest.raises(UserError, match="--precision fp32") as caught:
-        paper.epoch(half)
-    assert "\n" not in str(caught.value)
+def test_patterns_that_bf16_rounds_away_are_trained_in_float32(tmp_path: Path) -> None:
+    data = registry.configure("data", "digiface")
+
+    def precision(*defenses: str) -> str:
+        stack = [registry.configure("defenses", *one.split()) for one in defenses]
+        return str(train_target.plan(tmp_path, data, "cnn", stack, 0, "bf16").spec["precision"])
+
+    assert precision("at_at paper") == precision("re", "at_at paper") == "fp32"
+    assert precision("at_at") == precision("re") == "bf16", "patterns of its default are wide enough"
 
 
 def test_obeyed_is_the_share_that_is_taken_for_what_it_was_pushed_to() -> None:
