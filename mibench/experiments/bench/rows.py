@@ -159,7 +159,14 @@ def _erasing(split: Split, batch: int, device: torch.device) -> Callable[[], obj
     parts = [engine.images(part) for part in split.images.split(batch)]
     noises = [Noise(0, part.to(device)) for part in torch.arange(len(split)).split(batch)]
     erasing = RandomErasing()
-    return lambda: [erasing.transform(x, noise) for x, noise in zip(parts, noises, strict=True)]
+
+    def epoch() -> None:
+        for x, noise in zip(parts, noises, strict=True):
+            erasing.transform(
+                x, noise
+            )  # dropped, as in a training: to keep all would be to ask for new memory each time
+
+    return epoch
 
 
 def epoch_of(
