@@ -35,7 +35,10 @@ CARD = {
     "link": "https://arxiv.org/abs/2009.05241",
     "strength": "beta",
     "grid": [0.003, 0.01, 0.03, 0.1],
-    "adaptive": {"+eot": "draws the code's noise in the loss, as the training did"},
+    "adaptive": {
+        "+eot": "draws the code's noise in the loss, as the training did",
+        "objective=max_margin": "reads the logits, which a Poincaré loss first scales to shares",
+    },
     "zero": "its head is a bottleneck even when what passes through costs nothing",
 }
 
