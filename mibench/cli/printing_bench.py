@@ -22,7 +22,7 @@ def _machine() -> str:
 
 def _columns(title: str, *headers: str) -> Table:
     table = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
-    table.add_column(headers[0], style="cyan", no_wrap=True)
+    table.add_column(headers[0], style="cyan")  # what wraps on a narrow screen; numbers do not
     for header in headers[1:]:
         table.add_column(header, justify="right", no_wrap=True)
     return table
@@ -57,27 +57,27 @@ def _text(seconds: float | None) -> str:
 
 def races(measured: Sequence[Equal], people: int) -> None:
     """One line for each attack, precision and measure."""
-    table = _columns(_machine(), "", "theirs", "ours", "sooner", "ends at", "ours ends at")
+    table = _columns(_machine(), "", "", "theirs", "ours", "sooner", "end at")
     for race in measured:
         for measure in MEASURES:
             theirs, ours = race.seconds(measure)
             ratio = race.ratio(measure)
             low, high = race.intervals[measure]
-            ends = [
-                f"{curve.rates(measure)[-1]:.0%} in {curve.seconds[-1]:.0f} s" for curve in (race.theirs, race.ours)
-            ]
+            ends = " / ".join(f"{curve.rates(measure)[-1]:.0%}" for curve in (race.theirs, race.ours))
             table.add_row(
-                f"{race.attack} on {race.target}, {race.precision}, {measure}",
+                f"{race.attack} on {race.target}, {race.precision}" if measure == MEASURES[0] else "",
+                measure,
                 _text(theirs),
                 _text(ours),
                 "" if ratio is None else f"{ratio:.1f}x [{low:.1f},{high:.1f}]",
-                *ends,
+                ends,
             )
     console = SafeConsole()
     console.print(table)
     console.print(
         f"seconds until {ENOUGH:.0%} of what the authors' loop ends at is reached and kept: {people} people, judged by "
         "the zoo's evaluation model `resnet` (accuracy: top 1, closed set; likeness: open set, and accepted by the "
-        "verifier). Theirs has its authors' rates, ours those of the preset named. Intervals: over people, 95%.",
+        "verifier). Theirs has its authors' rates, ours those of the preset named. Intervals: over people, 95%. "
+        "end at: theirs / ours.",
         style="dim",
     )
