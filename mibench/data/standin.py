@@ -136,12 +136,15 @@ def _facescrub(home: Path, crowd: bool) -> Mapping[str, int]:
 
 
 def _stanford_dogs(home: Path, crowd: bool) -> Mapping[str, int]:
-    """5 breeds with 16 pictures, each with one box; the two lists as MATLAB cells. A crowd: 3 breeds with 8."""
+    """5 breeds with 16 pictures, each with one box; the two lists as MATLAB cells. A crowd: 3 breeds.
+
+    Of fewer pictures the tenth that is held out would not be one of each breed.
+    """
     import scipy.io  # slow to import
 
     breeds = ["n02085620-Chihuahua", "n02085782-Japanese_spaniel", "n02085936-Maltese_dog", "n02086079-Pekinese"]
     breeds.append("n02086240-Shih-Tzu")
-    breeds, pictures = (breeds[:3], 8) if crowd else (breeds, 16)
+    breeds, pictures = breeds[:3] if crowd else breeds, 16
     lists: dict[str, list[tuple[str, int]]] = {"train": [], "test": []}
     for label, breed in enumerate(breeds, 1):
         for number in range(pictures):
@@ -154,7 +157,7 @@ def _stanford_dogs(home: Path, crowd: bool) -> Mapping[str, int]:
                 f"<annotation><object><name>{breed}</name><bndbox>{box}</bndbox></object>"
                 "<object><bndbox><xmin>0</xmin><ymin>0</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object></annotation>"
             )
-            lists["train" if number < pictures * 5 // 8 else "test"].append((f"{breed}/{name}", label))
+            lists["train" if number < 10 else "test"].append((f"{breed}/{name}", label))
     for kind, rows in lists.items():
         cells = {key: np.empty((len(rows), 1), object) for key in ("file_list", "annotation_list")}
         for row, (name, _) in enumerate(rows):
