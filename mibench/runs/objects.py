@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -159,7 +160,7 @@ def _said(error: Exception) -> str:
 def _link(place: Path, content: bytes | Path) -> None:
     """In a folder: write beside it, flush, and give it its name only where nothing has it."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    scratch = place.with_name(f".{place.name}.{os.getpid()}")
+    scratch = place.with_name(f".{place.name}.{uuid.uuid4().hex}")  # processes of two hosts may have one number
     try:
         with (
             scratch.open("wb") as file,

@@ -90,20 +90,29 @@ def test_a_hundred_steps_end_where_the_plain_loop_ends(name: str, monkeypatch: p
     def ours(steps: int) -> Tensor:
         return replace(pair.attack, steps=steps)(oracle, prior, y, 0, AttackContext(MEAN)).latents
 
+    def theirs(rounding: float = 0.0) -> Tensor:
+        loop = pair.make(target, prior, y, begun * (1 + rounding))
+        if pair.adam:
+            loop.update = torch.optim.Adam(loop.parameters, **pair.adam).step
+        noise = Noise(0, y).of("kedmi")
+        draws = (noise.of("step", step).normal(begun.shape[1]) * (1 + rounding) for step in itertools.count())
+        with patch.object(torch, "randn_like", lambda like: next(draws)):
+            for _ in range(100):
+                loop.step()
+        if name == "kedmi":  # its latents are draws from the Gaussian
+            return DiagonalGaussian(*loop.parameters).draw(Noise(0, y).of("kedmi-final")).detach()
+        return loop.parameters[0].detach()
+
+    def far(a: Tensor, b: Tensor) -> float:
+        return float((a - b).abs().median())
+
     begun = ours(0)
-    loop = pair.make(target, prior, y, begun)
-    if pair.adam:
-        loop.update = torch.optim.Adam(loop.parameters, **pair.adam).step
-    noise = Noise(0, y).of("kedmi")
-    draws = (noise.of("step", step).normal(begun.shape[1]) for step in itertools.count())
-    with patch.object(torch, "randn_like", lambda like: next(draws)):
-        for _ in range(100):
-            loop.step()
-    moved = loop.parameters[0].detach()
-    if name == "kedmi":  # its latents are draws from the Gaussian
-        moved = DiagonalGaussian(*loop.parameters).draw(Noise(0, y).of("kedmi-final")).detach()
-    assert float((moved - begun).abs().median()) > 0.01
-    assert float((moved - ours(100)).abs().median()) < 1e-4
+    moved = theirs()
+    assert far(moved, begun) > 0.01
+    apart = far(moved, ours(100))
+    # On some processors (AMD Zen 4) KEDMI's loops part by more: then no further than the plain loop does from itself where
+    # its start and draws are moved by what a convolution rounds, some 4e-6, which opens another gate of a ReLU.
+    assert apart < 1e-4 or apart < far(moved, theirs(2.0**-18))
 
 
 def test_the_plain_plg_draws_the_images_that_the_prior_draws() -> None:

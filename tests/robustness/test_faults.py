@@ -305,15 +305,22 @@ def test_a_file_of_other_classes_or_shapes(tmp_path: Path) -> None:
     assert "does not fit the network cnn" in told and name in told
 
 
-@pytest.mark.parametrize("file", ["targets/*/model", "evaluators/*-ir-*/features", "priors/*-public-*/prior"])
-def test_truncated_files_are_named(tmp_path: Path, file: str) -> None:
+@pytest.mark.parametrize(
+    ("file", "cut", "gone"),
+    [
+        ("targets/*/model", "is not a whole safetensors file", "does not exist"),
+        ("evaluators/*-ir-*/features", "was changed or cut short", "is missing"),
+        ("priors/*-public-*/prior", "is not a whole safetensors file", "does not exist"),
+    ],
+)
+def test_truncated_files_are_named(tmp_path: Path, file: str, cut: str, gone: str) -> None:
     root = world().copy(tmp_path)
     (path,) = root.glob(f"{file}.safetensors")
     path.write_bytes(path.read_bytes()[:-7])
     told = command(*FLOOR, *SMALL, *sets(images=1)).error
-    assert f"{path.relative_to(tmp_path)} is not a whole safetensors file" in told
+    assert f"{path.relative_to(tmp_path)} {cut}" in told
     path.unlink()
-    assert f"{path.relative_to(tmp_path)} does not exist" in command(*FLOOR, *SMALL, *sets(images=1)).error
+    assert f"{path.relative_to(tmp_path)} {gone}" in command(*FLOOR, *SMALL, *sets(images=1)).error
 
 
 @pytest.mark.parametrize("header", ["[]", "3", '"a"', "{", "{}", '{"role": "target model"}'])
