@@ -110,7 +110,7 @@ def test_a_hundred_steps_end_where_the_plain_loop_ends(name: str, monkeypatch: p
     moved = theirs()
     assert far(moved, begun) > 0.01
     apart = far(moved, ours(100))
-    # On some processors (AMD Zen 4) KEDMI's loops part by more: then no further than the plain loop does from itself where
+    # On some processors (AMD Zen 4) KEDMI parts by more: then no further than the plain loop does from itself where
     # its start and draws are moved by what a convolution rounds, some 4e-6, which opens another gate of a ReLU.
     assert apart < 1e-4 or apart < far(moved, theirs(2.0**-18))
 
