@@ -176,9 +176,9 @@ def _sorted(entries: Iterable[Entry], protocol: str) -> list[Entry]:
 
 
 def _reason(entry: Entry, boards: Sequence[Mapping[str, Any]]) -> str:
-    """In what a row differs from the reference protocol that is most like it."""
+    """In what a row differs from the reference protocol that is most like it, of the same data set if there is one."""
     mine = _texts(entry.values)
-    theirs = min(map(_texts, boards), key=lambda one: len(differing(one, mine)))
+    theirs = min(map(_texts, boards), key=lambda one: (one["dataset"] != mine["dataset"], len(differing(one, mine))))
     reasons = [f"{WORDS[name]} ({theirs[name] or 'defaults'}; here {mine[name] or 'defaults'})" for name in WORDS]
     shown = [reason for name, reason in zip(WORDS, reasons, strict=True) if name in differing(theirs, mine)]
     if not shown:  # the protocol goes by their runs, of which the references carry the names alone
