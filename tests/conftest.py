@@ -20,6 +20,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """A folder for what the processes of a run share: the first one makes it, and takes it away in the end."""
     if not hasattr(config, "workerinput"):
         os.environ["MIBENCH_TESTS_SHARED"] = folder = tempfile.mkdtemp(prefix="mibench-tests-shared-")
+        os.environ["TORCH_HOME"] = f"{folder}/torch"  # of all: scores say where weights are looked for
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 

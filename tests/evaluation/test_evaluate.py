@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from reported import facts
-from shell import ENVIRONMENT, world
+from shell import world
 from torch import Tensor, nn
 
 from mibench.core import Dataset, Split, to_float, to_uint8
@@ -208,10 +208,9 @@ def test_networks_are_left_as_they_are(data: Dataset, judges: list[EvaluationMod
 # --- the same numbers as from files ---------------------------------------------------------------------------------
 
 
-def test_tensors_give_what_files_gave(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensors_give_what_files_gave() -> None:
     """Everything is measured again from the networks and the data: the private answers, thresholds, accuracies."""
     made = world()
-    monkeypatch.setenv("XDG_CACHE_HOME", ENVIRONMENT["XDG_CACHE_HOME"])  # where weights were looked for
     run = find(made.results, made.one("scores/kedmi-*").name)
     engine = resolve("cpu", run.spec["precision"])
     data = artifacts.dataset(run.inversion.target)
