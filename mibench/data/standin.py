@@ -144,10 +144,10 @@ def _stanford_dogs(home: Path, crowd: bool) -> Mapping[str, int]:
 
     breeds = ["n02085620-Chihuahua", "n02085782-Japanese_spaniel", "n02085936-Maltese_dog", "n02086079-Pekinese"]
     breeds.append("n02086240-Shih-Tzu")
-    breeds, pictures = breeds[:3] if crowd else breeds, 16
+    breeds = breeds[:3] if crowd else breeds
     lists: dict[str, list[tuple[str, int]]] = {"train": [], "test": []}
     for label, breed in enumerate(breeds, 1):
-        for number in range(pictures):
+        for number in range(16):
             name = f"{breed.split('-')[0]}_{100 + number}"
             _save(picture(breed, number, 120 + number, 100), home / "Images" / breed / f"{name}.jpg")
             place = home / "Annotation" / breed / name
@@ -165,7 +165,7 @@ def _stanford_dogs(home: Path, crowd: bool) -> Mapping[str, int]:
             cells["file_list"][row, 0] = f"{name}.jpg"
         labels = np.array([[label] for _, label in rows], np.uint8)
         scipy.io.savemat(home / f"{kind}_list.mat", {**cells, "labels": labels})
-    return {"pictures": pictures * len(breeds), "classes": len(breeds)}
+    return {"pictures": 16 * len(breeds), "classes": len(breeds)}
 
 
 def _people(top: Path, names: list[str], count: int, side: int) -> None:

@@ -202,18 +202,18 @@ def _within_many(r: Manifold, g: Manifold) -> Within:
     for start in range(0, len(x), step):
         rows = slice(start, start + step)
         apart = torch.addmm(others[None], x[rows], y.T, alpha=-2).add_(norms[rows, None])
-        found, unsure = [], torch.zeros_like(apart, dtype=torch.bool)
+        within, unsure = [], torch.zeros_like(apart, dtype=torch.bool)
         for squares in (own[rows, None], their[None]):
             over = apart - squares
-            found.append(over < 0)
+            within.append(over < 0)
             unsure |= ~(over.abs_() > bound[rows, None])
         at, other = unsure.nonzero(as_tuple=True)
         for some, others_ in zip(at.split(_CHUNK // 256), other.split(_CHUNK // 256), strict=True):
             pairs = r.features[rows][some, None], g.features[others_, None]
             exact = torch.cdist(*pairs, compute_mode="donot_use_mm_for_euclid_dist")[:, 0, 0]
-            found[0][some, others_] = exact < r.radii[rows][some]
-            found[1][some, others_] = exact < g.radii[others_]
-        yield found[0], found[1]
+            within[0][some, others_] = exact < r.radii[rows][some]
+            within[1][some, others_] = exact < g.radii[others_]
+        yield within[0], within[1]
 
 
 def manifold(features: Float[Tensor, "n d"], k: int = K) -> Manifold:
