@@ -54,6 +54,8 @@ class EOT(Wrapper):
         combine: mean, the expectation; or larger: the target is asked about each image as it is *and* about its copies,
             and the smaller loss (the larger score) counts, so that images may be sure either way, see `Either`. It
             costs `copies` + 1 times as much.
+        assumed: The defense that the attacker takes the target's to be, `re a_e=0.4`, whatever it is: a wrong guess or,
+            on an undefended target, the control that says what averaging is worth by itself. Empty: the target's own.
         head: In losses a head that was random in training (`mid`) draws its noise anew for each copy. False asks the
             head as it is served; nothing else has such a head.
 
@@ -65,6 +67,7 @@ class EOT(Wrapper):
     select: bool = True
     combine: Literal["mean", "larger"] = "mean"
     head: bool = True
+    assumed: str = ""
 
     def __post_init__(self) -> None:
         if self.copies < 1:
@@ -83,5 +86,6 @@ class EOT(Wrapper):
     ) -> Reconstructions:
         """Run the attack against the target seen through the transform."""
         layer = Either if self.combine == "larger" else Viewed
-        viewed = layer(oracle, seed_of(seed, "eot"), work.transform, self.copies, self.select, self.head)
+        view = work.assumed(self.assumed) if self.assumed else work.transform
+        viewed = layer(oracle, seed_of(seed, "eot"), view, self.copies, self.select, self.head)
         return self.wrapped(viewed, prior, labels, seed, replace(work, batch=max(1, work.batch // self._shown)))

@@ -60,6 +60,10 @@ def _as_is(x: Float[Tensor, "n c h w"], noise: Noise) -> Float[Tensor, "n c h w"
     return x
 
 
+def _none_known(defense: str) -> Callable[[Float[Tensor, "n c h w"], Noise], Float[Tensor, "n c h w"]]:
+    raise UserError(f"no defense is known here, so '{defense}' cannot be assumed")
+
+
 @dataclass(frozen=True)
 class AttackContext:
     """What a search may use of the machine: how many images at once, and where to keep finished parts.
@@ -73,6 +77,8 @@ class AttackContext:
     """The attacker's images."""
     transform: Callable[[Float[Tensor, "n c h w"], Noise], Float[Tensor, "n c h w"]] = _as_is
     """What the target's defenses do to training images: public knowledge, for attackers who use it (`eot`)."""
+    assumed: Callable[[str], Callable[[Float[Tensor, "n c h w"], Noise], Float[Tensor, "n c h w"]]] = _none_known
+    """What a defense by its name and settings (`re a_e=0.4`) does to them, for attackers who assume one."""
     names: set[str] = field(default_factory=set, compare=False, repr=False)
     """What has been kept by `once`; shared with the copies that `replace` makes."""
     seconds: float | None = None

@@ -21,10 +21,11 @@ from mibench import models
 from mibench.core import Attack
 from mibench.evaluation import faces
 from mibench.experiments import suites
-from mibench.experiments.reading import FINISHED, named
+from mibench.experiments.reading import FINISHED
 from mibench.metrics import Unavailable, facenet_distance, inception, lpips_distance, weights
 from mibench.models.imported.sources import digest_of
 from mibench.plugins import registry
+from mibench.plugins.settings import named
 from mibench.priors.imported.opening import read_generator
 from mibench.priors.imported.published import PUBLISHED
 from mibench.runs import Run, find

@@ -26,10 +26,10 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
-from mibench.experiments.reading import named
 from mibench.experiments.suites import parsed, suites
 from mibench.metrics import Unit, listing, metric
 from mibench.plugins import registry
+from mibench.plugins.settings import named
 from mibench.runs import Run, canonical
 from mibench.runtime.errors import UserError, unknown
 

@@ -4,7 +4,6 @@ Defenses and attacks of a grid are named with their settings behind them: `re lo
 """
 
 import itertools
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -13,7 +12,7 @@ from mibench import models
 from mibench.experiments.experiment import Attacker, Evaluators, Target
 from mibench.plugins import registry
 from mibench.plugins.registry import Choice
-from mibench.plugins.settings import parse_settings, typed_settings
+from mibench.plugins.settings import named, parse_settings, typed_settings
 from mibench.runtime.errors import UserError, unknown
 from mibench.stages import import_prior, train_target
 from mibench.stages.train_target import Pretrained
@@ -204,17 +203,6 @@ def read_floors(names: Iterable[str] = ("all",)) -> tuple[str, ...]:
         if name not in known:
             raise unknown("floor", name, known)
     return tuple(dict.fromkeys(chosen))
-
-
-def named(text: str) -> tuple[str, dict[str, str]]:
-    """`re location=torus` to its name and settings."""
-    try:
-        words = shlex.split(text)
-    except ValueError:
-        words = []
-    if not words or any("=" not in word for word in words[1:]):
-        raise UserError(f"'{text}' should be a name and settings, as in: re location=torus a_e=0.4")
-    return words[0], parse_settings(words[1:])
 
 
 def variants(text: str, strengths: str | Sequence[Any]) -> list[tuple[str, dict[str, dict[str, Any]]]]:

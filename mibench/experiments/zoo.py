@@ -8,7 +8,7 @@ from pathlib import Path
 from mibench.experiments import options
 from mibench.experiments.experiment import Experiment
 from mibench.experiments.plan import plan
-from mibench.experiments.reading import named
+from mibench.plugins.settings import named
 from mibench.runs import Run
 from mibench.runtime.engine import Engine, resolve
 from mibench.runtime.progress import Reporter, Silent

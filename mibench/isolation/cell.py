@@ -192,7 +192,8 @@ def _work(wire: Wire, job: Message) -> None:
     oracle = Distant(
         wire, Access[asked["access"]], asked["classes"], asked["budget"], engine.device, range(asked["attacked"])
     )
-    work = Cell(asked["batch"], None, public.on(engine), shown_by(defenses), wire=wire)
+    shown = shown_by(defenses)
+    work = Cell(asked["batch"], None, public.on(engine), shown, registry.shown_under, wire=wire)
     with seeded_globals(asked["seed"], "attack") as used:
         try:
             with engine.autocast(), capabilities.naming_others():

@@ -25,7 +25,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mibench.plugins.settings import resolve_settings, settings_of
+from mibench.plugins.settings import named, resolve_settings, settings_of
 from mibench.runtime.errors import UserError, unknown
 from mibench.runtime.files import read_text
 
@@ -45,6 +45,7 @@ __all__ = [
     "names",
     "partial",
     "require_contract",
+    "shown_under",
     "source_of",
     "wrappers",
 ]
@@ -330,3 +331,15 @@ def configure(kind: str, name: str, preset: str = "default", settings: dict[str,
     for one in around:
         plugin = replace(resolve_settings(load(kind, one), one, groups[one]), attack=plugin)
     return Choice(kind, name, preset, plugin)
+
+
+def shown_under(text: str) -> Any:
+    """What a defense, `re a_e=0.4`, does to training images (see `core.shown_by`), whatever the target's own is.
+
+    Raises:
+        UserError: If there is no such defense or setting.
+    """
+    from mibench.core import shown_by  # here: a list of names is shown without torch
+
+    name, settings = named(text)
+    return shown_by([configure("defenses", name, settings=dict(settings)).plugin])

@@ -1,6 +1,7 @@
 """Settings of plug-ins: from text, TOML or JSON to a typed dataclass, once."""
 
 import math
+import shlex
 import types
 import typing
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from typing import Any
 
 from mibench.runtime.errors import UserError, unknown
 
-__all__ = ["parse_settings", "resolve_settings", "settings_of", "typed_settings"]
+__all__ = ["named", "parse_settings", "resolve_settings", "settings_of", "typed_settings"]
 
 
 def settings_of(cls: type) -> dict[str, Any]:
@@ -33,6 +34,17 @@ def parse_settings(sets: list[str]) -> dict[str, str]:
             raise UserError(f"--set takes field=value, for example --set steps=100; got '{item}'")
         parsed[field.strip()] = value.strip()
     return parsed
+
+
+def named(text: str) -> tuple[str, dict[str, str]]:
+    """`re location=torus` to its name and settings."""
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        words = []
+    if not words or any("=" not in word for word in words[1:]):
+        raise UserError(f"'{text}' should be a name and settings, as in: re location=torus a_e=0.4")
+    return words[0], parse_settings(words[1:])
 
 
 def _convert(owner: str, field: str, hint: Any, value: Any) -> Any:

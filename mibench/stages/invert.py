@@ -235,7 +235,7 @@ def _here(
 
     def attacked(oracle: Oracle, folder: Path, batch: int) -> Outcome:
         shown = shown_by(artifacts.defenses(run.target))
-        workspace = AttackContext(batch, folder, data.public.on(engine), shown)
+        workspace = AttackContext(batch, folder, data.public.on(engine), shown, registry.shown_under)
         outcome: Checked | None = None
         with (
             seeded_globals(run.spec["seed"], "attack") as generators,

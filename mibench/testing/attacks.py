@@ -153,7 +153,8 @@ class AttackTrial(Trial):
         self, batch: int = 256, folder: Path | None = None, public: Split | None = None, seconds: float | None = None
     ) -> AttackContext:
         """A workspace with public images and the target's defense."""
-        return AttackContext(batch, folder, self.public if public is None else public, ERASED, seconds=seconds)
+        shown = self.public if public is None else public
+        return AttackContext(batch, folder, shown, ERASED, registry.shown_under, seconds=seconds)
 
     def raw(
         self,

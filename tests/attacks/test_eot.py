@@ -1,5 +1,7 @@
 """EOT: copies of one view change nothing but the price."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from attacking import PPA_SHORT, ROUNDING, run
@@ -8,10 +10,13 @@ from worlds import World, workspace
 
 from mibench.attacks.eot import EOT
 from mibench.attacks.parts.views import Viewed
-from mibench.core import Access, Oracle
+from mibench.core import Access, Oracle, Reconstructions, shown_by
 from mibench.core.losses import cross_entropy, on_logits
 from mibench.defenses.mid import Bottleneck
+from mibench.defenses.re import RandomErasing
 from mibench.models.base import Classifier, Prepare
+from mibench.plugins import registry
+from mibench.runtime.errors import UserError
 from mibench.runtime.rng import Noise
 
 
@@ -22,6 +27,24 @@ def test_copies_of_one_view_change_nothing_but_the_price() -> None:
     torch.testing.assert_close(found.latents, plain.latents, rtol=0, atol=ROUNDING)
     for count, several in zip(oracles[0].counts().values(), oracles[1].counts().values(), strict=True):
         assert torch.equal(4 * count, several)
+
+
+def test_an_assumed_defense_is_drawn_in_place_of_the_targets_own() -> None:
+    """On an undefended target, copies erased as random erasing would: what `eot` draws on a target trained so."""
+    world = World(5)
+    erased = RandomErasing(a_e=0.4, fill="zero")
+    own = run(EOT(PPA_SHORT, copies=2), world, work=replace(workspace(world), transform=shown_by([erased])))
+
+    def assuming(defense: str) -> Reconstructions:
+        work = replace(workspace(world), assumed=registry.shown_under)
+        return run(EOT(PPA_SHORT, copies=2, assumed=defense), world, work=work)
+
+    guessed = assuming("re a_e=0.4 fill=zero")
+    torch.testing.assert_close(guessed.latents, own.latents, rtol=0, atol=0)
+    other = assuming("re a_e=0.8 fill=zero")
+    assert not torch.equal(other.latents, own.latents)
+    with pytest.raises(UserError, match="unknown defense 'rr'"):
+        assuming("rr")
 
 
 def bottled() -> Classifier:
