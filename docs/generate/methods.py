@@ -49,7 +49,7 @@ COMMANDS = {
 WARNING = (
     '!!! warning "Read these numbers with care"\n    One run on `digiface` with targets that were trained for fifteen '
     "epochs and are **not converged**; the share is of\n    images whose identity an evaluation model accepts "
-    "(*agreement*), which is not likeness: see [results](../results.md).\n"
+    "(*agreement*), which is not likeness: see [results](../results/older.md).\n"
 )
 
 
