@@ -180,9 +180,9 @@ def fit(
     """
     if engine.further and ranks is None:
         require_spreadable(defenses, label)
-        given = {"model": model, "split": split, "classes": classes, "recipe": recipe, "seed": seed, "label": label}
-        given |= {"defenses": defenses, "mirror": mirror, "checkpoint": checkpoint, "public": public}
-        given |= {"earlier": earlier}
+        given: dict[str, Any] = {"model": model, "split": split, "classes": classes, "recipe": recipe, "seed": seed}
+        given |= {"label": label, "defenses": defenses, "mirror": mirror, "checkpoint": checkpoint, "public": public}
+        given["earlier"] = earlier
         with spread(engine, label, fit, given) as ranks:
             return fit(**given, engine=engine, reporter=reporter, ranks=ranks)
     running = model = engine.place(model)
@@ -253,7 +253,8 @@ def fit(
                     if lacking is None:
                         raise
                 if lacking is not None:  # not above, where the error holds all tensors of the step
-                    raise _too_large(label, running if ranks is None else model, x, y, engine, lacking)
+                    devices = 1 if ranks is None else ranks.count
+                    raise _too_large(label, running if ranks is None else model, x, y, engine, lacking, devices)
                 losses[number] = loss.detach()
                 task.advance()
             if not bool(losses.isfinite().all()):
@@ -283,7 +284,7 @@ def fit(
 
 
 def _too_large(
-    label: str, running: nn.Module, x: Tensor, y: Int64[Tensor, " b"], engine: Engine, said: str
+    label: str, running: nn.Module, x: Tensor, y: Int64[Tensor, " b"], engine: Engine, said: str, devices: int
 ) -> UserError:
     """A batch did not fit into memory: the error, with one that does. What is left of the network is thrown away."""
 
@@ -294,7 +295,6 @@ def _too_large(
         F.cross_entropy(logits.float(), y[:count]).backward()
         return count
 
-    devices = 1 + len(engine.further)
     try:
         fits = f"{devices * halved(through, max(1, len(x) // devices // 2))} do"
     except (MemoryError, RuntimeError):

@@ -124,7 +124,7 @@ class Ranks:
     def table(self, row: Float[Tensor, " d"]) -> Float[Tensor, "{self.count} d"]:
         """Everybody's row, one below the other."""
         rows = [row if place == self.rank else torch.zeros_like(row) for place in range(self.count)]
-        return _Sum.apply(torch.stack(rows))  # type: ignore[no-any-return]
+        return _Sum.apply(torch.stack(rows))
 
     def whole(self, own: Float[Tensor, "_ *d"]) -> Float[Tensor, "n *d"]:
         """Everybody's rows of an output of the pass under way, in order."""
@@ -132,7 +132,7 @@ class Ranks:
         if len(own) != mine.stop - mine.start:
             raise UserError("a layer that a defense looks at does not have a row an image; use one device")
         before, after = (own.new_zeros(n, *own.shape[1:]) for n in (mine.start, self.total - mine.stop))
-        return _Sum.apply(_wide(torch.cat([before, own, after]))).to(own.dtype)  # type: ignore[no-any-return]
+        return _Sum.apply(_wide(torch.cat([before, own, after]))).to(own.dtype)
 
     def network(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
         """The forward pass of the whole batch: own rows in, everybody's answers out."""

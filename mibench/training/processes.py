@@ -77,8 +77,12 @@ def spread(engine: Engine, label: str, fit: Callable[..., Any], given: Mapping[s
                 others.append((process, ours))
             for process, ours in others:
                 wait([ours, process.sentinel])
-                if not ours.poll() or ours.recv() is not None:
-                    raise RuntimeError("a process did not start")
+                try:
+                    said = ours.recv()
+                except EOFError:
+                    raise RuntimeError("a process ended before it could work") from None
+                if said is not None:
+                    raise UserError(said[1]) if said[0] else RuntimeError(said[1])
         with _group(engine, 0, port):
             yield Ranks(0, count)
             for process, _ in others:
@@ -95,7 +99,8 @@ def spread(engine: Engine, label: str, fit: Callable[..., Any], given: Mapping[s
 
 def _tell(label: str, others: Sequence[tuple[SpawnProcess, Connection]]) -> None:
     """What failed in another process, if that is why this one did: a mistake first, then a death, then a fault."""
-    until, said = time.monotonic() + PATIENCE, []
+    until = time.monotonic() + PATIENCE
+    said: list[tuple[int, str]] = []
     while time.monotonic() < until and not said:
         time.sleep(0.1)
         for rank, (process, ours) in enumerate(others, 1):
@@ -119,7 +124,7 @@ def _pack(folder: Path, label: str, engine: Engine, fit: Callable[..., Any], giv
     about = {name: (tuple(split.images.shape), split.labels) for name, split in splits.items()}
     rest = {name: value for name, value in given.items() if name not in splits}
     for name, split in splits.items():
-        split.images.numpy().tofile(folder / name)
+        split.images.cpu().numpy().tofile(folder / name)
     try:
         (folder / ".given").write_bytes(pickle.dumps((engine, fit, rest, about)))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -170,8 +175,8 @@ def _follow(folder: str, rank: int, port: int, threads: int, parent: Connection)
 def _group(engine: Engine, rank: int, port: int) -> Iterator[None]:
     """Be in the process group; afterwards environment and threads are as they were, which Fabric changes."""
     from lightning_fabric import Fabric
-    from lightning_fabric.plugins.environments import TorchElasticEnvironment
-    from lightning_fabric.strategies import DDPStrategy
+    from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+    from lightning_fabric.strategies.ddp import DDPStrategy
 
     devices = [engine.device, *engine.further]
     wanted = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": len(devices)}

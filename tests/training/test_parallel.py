@@ -1,6 +1,7 @@
 """Laws of a training on several devices: one device's network, whoever dies; here two processes on a CPU."""
 
 import multiprocessing
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +116,16 @@ def test_the_loop_and_one_process_of_a_group_of_one_agree(lonely: Ranks) -> None
     assert apart(trained("nls", ENGINE, lonely)[0], trained("nls", ENGINE, None)[0]) < 1e-5
 
 
-class Partner:
-    """Another process, as its first one sees it."""
+class Partner(SpawnProcess):
+    """Another process that has ended, as the first one sees it."""
 
-    def __init__(self, exitcode: int | None) -> None:
-        self.exitcode = exitcode
+    def __init__(self, code: int) -> None:
+        super().__init__()
+        self.code = code
+
+    @property
+    def exitcode(self) -> int:
+        return self.code
 
 
 def test_a_mistake_is_told_before_a_death_and_a_death_before_its_consequences() -> None:
