@@ -233,11 +233,13 @@ def fit(
                 index = chosen.to(engine.device)
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.rate(epoch * per_epoch + number, steps)
-                x, y = engine.images(data.images[chosen.to(data.images.device)]), data.labels[index]
-                now = at(epoch, index)
-                for defense, step in zip(defenses, now, strict=True):
+                own = slice(None) if ranks is None else ranks.share(len(index))
+                mine, now = index[own], at(epoch, index)
+                x, y = engine.images(data.images[chosen[own].to(data.images.device)]), data.labels[index]
+                for defense, step in zip(defenses, at(epoch, mine), strict=True):
                     x = defense.before(x, step.noise.of("before"))
-                x = recipe.augmented(x, Noise(seed_of(seed, "augment"), index).of(epoch), mirror)
+                x = recipe.augmented(x, Noise(seed_of(seed, "augment"), mine).of(epoch), mirror)
+                x = x if ranks is None else ranks.whole(x).contiguous(memory_format=torch.channels_last)
                 optimizer.zero_grad(set_to_none=True)
                 lacking = None
                 try:

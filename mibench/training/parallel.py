@@ -1,9 +1,9 @@
 """One training spread over several devices of a machine, a process each: the same network as on one, up to rounding.
 
-Every process prepares the whole batch, as all randomness is keyed by the image. It sends its own rows through the
-network and is given everybody's answers, so that each computes the loss of the whole batch, and a defense sees the
-batch, the outputs and the hidden layers that it would see on one device. Batch norms take their statistics over all
-rows. What a defense itself asks the network (adversarial examples, triggers), every process asks in full.
+Every process augments its own rows (all randomness is keyed by the image), sends them through the network, and is given
+everybody's images and answers, so that each computes the loss of the whole batch, and a defense sees the batch, the
+outputs and the hidden layers that it would see on one device. Batch norms take their statistics over all rows. What a
+defense itself computes (erased images, mixtures, adversarial examples, triggers), every process computes in full.
 
 The gradient: process r has its copy theta_r of the parameters, and all losses L_r are the same number L. A sum over the
 processes hands back the sum of what all their losses say (`_Sum`), so that each ends with d(sum_s L_s) / d theta_r, and
@@ -121,6 +121,13 @@ class Ranks:
         begin = self.rank * least + min(self.rank, more)
         return slice(begin, begin + least + (self.rank < more))
 
+    def share(self, total: int) -> slice:
+        """Begin a pass of so many rows: this process's."""
+        if total < self.count:
+            raise UserError(f"a pass of {total} image(s) cannot be spread over {self.count} devices; name fewer")
+        self.total = total
+        return self.own(total)
+
     def table(self, row: Float[Tensor, " d"]) -> Float[Tensor, "{self.count} d"]:
         """Everybody's row, one below the other."""
         rows = [row if place == self.rank else torch.zeros_like(row) for place in range(self.count)]
@@ -138,11 +145,9 @@ class Ranks:
         """The forward pass of the whole batch: own rows in, everybody's answers out."""
 
         def forward(x: Tensor) -> Tensor:
-            if len(x) < self.count:
-                raise UserError(f"a pass of {len(x)} image(s) cannot be spread over {self.count} devices; use fewer")
-            self.total = len(x)
+            rows = self.share(len(x))
             with _WholeBatch(self):
-                own = model(x[self.own(len(x))])
+                own = model(x[rows])
             return self.whole(own)
 
         return forward
