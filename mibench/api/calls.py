@@ -75,7 +75,7 @@ def train_target(
         settings: Of `data`, `training`, and of each defense by its name.
         zoo: Take it from the zoo where it is ready there, instead of training it.
         results: The folder of all runs.
-        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; several GPUs for one training are `cuda:0,1`.
         precision: `auto`, `fp32` or `bf16`.
         progress: Draw bars on stderr.
 

@@ -118,7 +118,7 @@ Verify = Annotated[bool, typer.Option("--verify", help="Read what was prepared a
 Dataset = Annotated[str, typer.Option("--dataset", help="Data set; see: mibench data list.")]
 OtherDataset = Annotated[str | None, typer.Option("--dataset", help="Data set, in the place of the suite's own.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Everything random is derived from it.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N, mps; cuda:0,1 trains on both.")]
 Precision = Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")]
 Results = Annotated[
     Path, typer.Option("--results", parser=_folder, metavar="PATH", help="Folder of all runs, or s3://BUCKET/....")

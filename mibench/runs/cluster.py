@@ -103,6 +103,8 @@ def execute(runs: list[Run], stage: Stage, device: str, reporter: Reporter, forc
         return
     if not todo[0].root.is_absolute():
         raise UserError(f"a cluster needs the whole path of the results folder, got {todo[0].root}")
+    if "," in device:
+        raise UserError(f"--device {device}: on Ray a training has one device; start mibench run on the node instead")
     if find_spec("ray") is None:
         raise UserError("--on ray needs the package ray; install it with: pip install 'mibench[ray]'")
     with _connected(cluster) as ray, Worker(todo[0].root, f"ray-{os.getpid()}-{time.time_ns():x}") as driver:

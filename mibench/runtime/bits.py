@@ -5,7 +5,7 @@ from typing import Any
 
 __all__ = ["BITS", "other_bits"]
 
-BITS = ("device", "gpu", "precision", "threads", "capability", "machine", "torch")
+BITS = ("device", "devices", "gpu", "precision", "threads", "capability", "machine", "torch")
 """Of `describe`: what decides how sums are rounded. Where these agree, the same run has the same bytes."""
 
 

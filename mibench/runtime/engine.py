@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ class Engine:
 
     device: torch.device
     precision: str
+    further: tuple[torch.device, ...] = ()
+    """Over which, besides, the training of one classifier is spread; nothing else uses them."""
 
     def autocast(self) -> AbstractContextManager[Any]:
         """bf16 matrix products where the engine says so.
@@ -88,18 +91,42 @@ def fast_bf16(device: str) -> bool:
     return device == "cpu" and bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
+KNOWN = "known: auto, cpu, cuda, cuda:N, mps; several for one training: cuda:0,1 or cpu,cpu"
+
+
 def device_name(device: str) -> str:
-    """'auto' resolved to 'cuda', 'mps' or 'cpu'; a device that is not there is refused."""
+    """'auto' resolved to 'cuda', 'mps' or 'cpu'; a device that is not there is refused.
+
+    Args:
+        device: One, or several joined by commas, over which the training of one classifier is spread.
+    """
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
         return "cuda" if present["cuda"] else "cpu"
-    if device.split(":")[0] not in present:
-        raise UserError(f"unknown device '{device}'; known: auto, cpu, cuda, cuda:N, mps")
-    if device != device.split(":")[0] and not device.removeprefix("cuda:").isdigit():
-        raise UserError(f"unknown device '{device}'; known: auto, cpu, cuda, cuda:N, mps")
-    if not present[device.split(":")[0]]:
+    names = _each(device)
+    kind = names[0].split(":")[0]
+    if kind not in present or any(name != kind and not name.removeprefix("cuda:").isdigit() for name in names):
+        raise UserError(f"unknown device '{device}'; {KNOWN}")
+    if not present[kind]:
         raise UserError(f"this machine has no {device} device that torch can use; use --device cpu")
+    if len(names) > 1:
+        _require_several(device, names)
     return device
+
+
+def _each(device: str) -> list[str]:
+    """cuda:0,1 and cuda:0,cuda:1 as cuda:0 and cuda:1; cpu,cpu as cpu twice."""
+    first, *more = device.split(",")
+    return [first, *(f"cuda:{one}" if one.isdigit() and first.startswith("cuda:") else one for one in more)]
+
+
+def _require_several(device: str, names: Sequence[str]) -> None:
+    """Whether one training can be spread over these."""
+    gpus = all(name.startswith("cuda:") for name in names) and len(set(names)) == len(names)
+    if not gpus and set(names) != {"cpu"}:
+        raise UserError(f"--device {device}: several devices are GPUs by number, each once (cuda:0,1), or cpu,cpu")
+    if find_spec("lightning_fabric") is None:
+        raise UserError(f"--device {device} needs lightning-fabric; install it with: pip install 'mibench[fabric]'")
 
 
 @cache
@@ -120,14 +147,14 @@ def keep_memory() -> bool:
 
 def resolve(device: str = "auto", precision: str = "auto") -> Engine:
     """The engine for what the user asked; `auto` takes the fastest that is safe."""
-    name = device_name(device)
+    first, *further = (torch.device(one) for one in _each(device_name(device)))
     keep_memory()
     memory_limit()  # refused here rather than after an hour's work
     if precision not in PRECISIONS:
         raise UserError(f"unknown precision '{precision}'; known: {', '.join(PRECISIONS)}")
     if precision == "auto":
-        precision = "bf16" if fast_bf16(name.split(":")[0]) else "fp32"
-    return Engine(torch.device(name), precision)
+        precision = "bf16" if fast_bf16(first.type) else "fp32"
+    return Engine(first, precision, tuple(further))
 
 
 def at_once(most: int, shape: Sequence[int], device: torch.device) -> int:
@@ -149,6 +176,7 @@ def describe(engine: Engine) -> dict[str, Any]:
     gpu = torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else None
     return {
         "device": str(engine.device),
+        "devices": 1 + len(engine.further),
         "gpu": gpu,
         "precision": engine.precision,
         "threads": torch.get_num_threads(),

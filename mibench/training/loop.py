@@ -19,6 +19,8 @@ from mibench.runtime.errors import UserError
 from mibench.runtime.memory import halved
 from mibench.runtime.progress import Reporter
 from mibench.runtime.rng import Noise, generator, kept_globals, seed_of
+from mibench.training.parallel import Ranks, require_spreadable
+from mibench.training.processes import spread
 from mibench.training.recipe import Training
 
 __all__ = ["Fitted", "as_trained", "empty_memories", "fit", "loss_of", "predict", "streams"]
@@ -34,7 +36,8 @@ class _Taps:
     """Records the outputs of the modules that penalties want to see, over the forward passes of one step; last those of
     the network's auxiliary head, if it has one."""
 
-    def __init__(self, model: nn.Module, defenses: Sequence[Defense]) -> None:
+    def __init__(self, model: nn.Module, defenses: Sequence[Defense], ranks: Ranks | None = None) -> None:
+        self.ranks = ranks
         self.modules = [list(defense.taps(model)) for defense in defenses]
         second = getattr(model, "auxiliary", None)
         self.auxiliary = second is not None
@@ -49,7 +52,7 @@ class _Taps:
     def _hook(self, key: int) -> Callable[[nn.Module, Any, Tensor], None]:
         def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
             if self.recording:
-                self.seen[key].append(output)
+                self.seen[key].append(output if self.ranks is None else self.ranks.whole(output))
 
         return keep
 
@@ -105,7 +108,7 @@ def empty_memories(
 
 
 def _step_loss(
-    running: nn.Module,
+    running: Callable[[Tensor], Tensor],
     x: Tensor,
     y: Int64[Tensor, " b"],
     classes: int,
@@ -159,6 +162,7 @@ def fit(
     checkpoint: Path | None = None,
     public: Split | None = None,
     earlier: Sequence[dict[str, Any]] = (),
+    ranks: Ranks | None = None,
 ) -> Fitted:
     """Train `model` in place, and leave torch's global generators, which dropout and defenses draw from, as they were.
 
@@ -168,11 +172,19 @@ def fit(
         public: The attacker's images, for defenses that train on them; evaluation models get none.
         earlier: The trainings that this one replaces (see `converge`), with their `epochs`; kept in the checkpoint, and
             a checkpoint that has others is not this training's.
+        ranks: Given by `processes.spread` alone: which of the processes this is, where the engine has further devices.
 
     Raises:
         UserError: If the loss stops being finite; names the step and the recipe. If a defense needs public images and
-            there are none.
+            there are none. If several devices cannot do what one does (`parallel`), or one of their processes is gone.
     """
+    if engine.further and ranks is None:
+        require_spreadable(defenses, label)
+        given: dict[str, Any] = {"model": model, "split": split, "classes": classes, "recipe": recipe, "seed": seed}
+        given |= {"label": label, "defenses": defenses, "mirror": mirror, "checkpoint": checkpoint, "public": public}
+        given["earlier"] = earlier
+        with spread(engine, label, fit, given) as ranks:
+            return fit(**given, engine=engine, reporter=reporter, ranks=ranks)
     running = model = engine.place(model)
     optimizer = recipe.optimizer_for(model)
     channels, height, width = split.images.shape[1:]
@@ -198,7 +210,8 @@ def fit(
         for memory, kept in zip(memories, state["memories"], strict=True):
             memory.load_state_dict(kept)
         log = state["log"]
-    taps = _Taps(model, defenses)
+    forward: Callable[[Tensor], Tensor] = running if ranks is None else ranks.network(model)
+    taps = _Taps(model, defenses, ranks)
 
     def at(epoch: int, index: Int64[Tensor, " b"]) -> list[Step]:
         return [
@@ -206,10 +219,10 @@ def fit(
             for memory, stream in zip(memories, seeds, strict=True)
         ]
 
-    everything = torch.arange(len(data), device=engine.device)
+    everything, begun = torch.arange(len(data), device=engine.device), len(log)
     with closing(taps), reporter.task(label, steps, "steps") as task:
         task.advance(len(log) * per_epoch)
-        for epoch in range(len(log), recipe.epochs):
+        for epoch in range(begun, recipe.epochs):
             model.train()
             for defense, step in zip(defenses, at(epoch, everything), strict=True):
                 defense.epoch(step)
@@ -220,23 +233,30 @@ def fit(
                 index = chosen.to(engine.device)
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.rate(epoch * per_epoch + number, steps)
-                x, y = engine.images(data.images[chosen.to(data.images.device)]), data.labels[index]
-                now = at(epoch, index)
-                for defense, step in zip(defenses, now, strict=True):
+                own = slice(None) if ranks is None else ranks.share(len(index))
+                mine, now = index[own], at(epoch, index)
+                x, y = engine.images(data.images[chosen[own].to(data.images.device)]), data.labels[index]
+                for defense, step in zip(defenses, at(epoch, mine), strict=True):
                     x = defense.before(x, step.noise.of("before"))
-                x = recipe.augmented(x, Noise(seed_of(seed, "augment"), index).of(epoch), mirror)
+                x = recipe.augmented(x, Noise(seed_of(seed, "augment"), mine).of(epoch), mirror)
+                x = x if ranks is None else ranks.whole(x).contiguous(memory_format=torch.channels_last)
                 optimizer.zero_grad(set_to_none=True)
                 lacking = None
                 try:
-                    loss = _step_loss(running, x, y, classes, defenses, now, taps, engine)
+                    if ranks is not None and epoch == begun and number == 0:
+                        ranks.require_same(model, x, label)
+                    loss = _step_loss(forward, x, y, classes, defenses, now, taps, engine)
                     loss.backward()
+                    if ranks is not None:
+                        ranks.average(one for group in optimizer.param_groups for one in group["params"])
                     optimizer.step()
                 except (MemoryError, RuntimeError) as error:
                     lacking = out_of_memory(error)
                     if lacking is None:
                         raise
                 if lacking is not None:  # not above, where the error holds all tensors of the step
-                    raise _too_large(label, running, x, y, engine, lacking)
+                    devices = 1 if ranks is None else ranks.count
+                    raise _too_large(label, running if ranks is None else model, x, y, engine, lacking, devices)
                 losses[number] = loss.detach()
                 task.advance()
             if not bool(losses.isfinite().all()):
@@ -246,7 +266,7 @@ def fit(
                     f"(lr {recipe.lr}, batch {recipe.batch}, {recipe.optimizer}); lower it with --set training.lr=..."
                 )
             log.append({"epoch": float(epoch), "loss": float(losses.mean())})
-            if checkpoint is not None and epoch + 1 < recipe.epochs:
+            if checkpoint is not None and epoch + 1 < recipe.epochs and (ranks is None or ranks.rank == 0):
                 write_checkpoint(
                     checkpoint,
                     {
@@ -257,6 +277,8 @@ def fit(
                         "memories": [memory.state_dict() for memory in memories],
                     },
                 )
+    if ranks is not None and ranks.rank:
+        return Fitted(log, memories, [])  # the first process has all of it
     model.eval()
     over = at(recipe.epochs, everything)
     reports = [defense.finish(step, data) for defense, step in zip(defenses, over, strict=True)]
@@ -264,7 +286,7 @@ def fit(
 
 
 def _too_large(
-    label: str, running: nn.Module, x: Tensor, y: Int64[Tensor, " b"], engine: Engine, said: str
+    label: str, running: nn.Module, x: Tensor, y: Int64[Tensor, " b"], engine: Engine, said: str, devices: int
 ) -> UserError:
     """A batch did not fit into memory: the error, with one that does. What is left of the network is thrown away."""
 
@@ -276,7 +298,7 @@ def _too_large(
         return count
 
     try:
-        fits = f"{halved(through, max(1, len(x) // 2))} do"
+        fits = f"{devices * halved(through, max(1, len(x) // devices // 2))} do"
     except (MemoryError, RuntimeError):
         fits = "not even one does"
     height, width = x.shape[2:]

@@ -45,6 +45,11 @@ def test_without_ray_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest
         cluster.execute(graph(tmp_path), stage, "cpu", Silent(), False, cluster.Cluster())
 
 
+def test_a_training_on_several_devices_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--device cuda:0,1: on Ray a training has one device"):
+        cluster.execute(graph(tmp_path), stage, "cuda:0,1", Silent(), False, cluster.Cluster())
+
+
 def test_a_relative_folder_is_refused() -> None:
     with pytest.raises(UserError, match="whole path"):
         cluster.execute(graph(Path("results")), stage, "cpu", Silent(), False, cluster.Cluster())

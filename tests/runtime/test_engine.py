@@ -5,6 +5,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from mibench.runtime import engine
+from mibench.runtime.bits import other_bits
+from mibench.runtime.errors import UserError
 
 FAULTS = """
 import resource, sys
@@ -26,3 +31,35 @@ def test_freed_tensors_stay_with_the_process() -> None:
         return int(done.stdout)
 
     assert 4 * faults("keep") < faults("leave")
+
+
+def test_several_devices_are_gpus_by_number_or_the_cpu_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(engine, "find_spec", lambda name: name)
+    for asked, known in (
+        ("cpu", ["cpu"]),
+        ("cpu,cpu", ["cpu", "cpu"]),
+        ("cuda:1", ["cuda:1"]),
+        ("cuda:0,2", ["cuda:0", "cuda:2"]),
+        ("cuda:0,cuda:2", ["cuda:0", "cuda:2"]),
+    ):
+        made = engine.resolve(asked, "fp32")
+        assert [str(one) for one in (made.device, *made.further)] == known
+        assert engine.workers(asked) == (engine.workers("cpu") if asked == "cpu" else 1)
+    for asked in ("cuda:0,0", "cuda,cuda", "cpu,cuda:0", "mps,mps", "cuda:0,", "cpu,1"):
+        with pytest.raises(UserError, match=r"cuda:0,1|no mps"):
+            engine.resolve(asked, "fp32")
+
+
+def test_who_lacks_the_extra_is_told_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"^--device cpu,cpu needs lightning-fabric.* pip install 'mibench\[fabric\]'$"):
+        engine.resolve("cpu,cpu", "fp32")
+    assert engine.resolve("cpu", "fp32").further == ()
+
+
+def test_the_number_of_devices_decides_bits() -> None:
+    one = engine.describe(engine.Engine(torch.device("cpu"), "fp32"))
+    two = engine.describe(engine.Engine(torch.device("cpu"), "fp32", (torch.device("cpu"),)))
+    assert other_bits(one, two) == ["devices 1, 2"]
+    assert other_bits({name: value for name, value in one.items() if name != "devices"}, two) == []  # an older card
