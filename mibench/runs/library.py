@@ -53,7 +53,7 @@ class Library:
         if len(matches) > 1:
             raise UserError(f"'{reference}' matches {len(matches)} runs: {', '.join(path.name for path in matches)}")
         if not matches:
-            raise unknown("run", reference, self.paths)
+            raise unknown("run", reference, self.paths, f"ls {self.root}/*")
         return self.load(matches[0])
 
     def load(self, path: Path) -> Run:
