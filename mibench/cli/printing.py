@@ -223,16 +223,16 @@ def print_zoo(entries: list["Entry"]) -> None:
     """What the zoo has, kind by kind: name and seeds, accuracy on held-out images, size, digest."""
     console = SafeConsole()
     table = Table(box=None, pad_edge=False)
-    for column in ("zoo:", "seed", "is", "natural", "as trained", "KB", "of"):
-        right = column in ("seed", "natural", "as trained", "KB")
-        table.add_column(column, justify="right" if right else "left", no_wrap=True)
+    for column in ("zoo:", "seed", "is", "natural", "as\ntrained", "KB", "of"):  # 79 letters wide
+        right = column not in ("zoo:", "is", "of")
+        table.add_column(column, justify="right" if right else "left", no_wrap=True, vertical="bottom")
     for entry in entries:
         run, metrics = entry.run, entry.metrics
         natural, fit = metrics.get("natural_accuracy"), metrics.get("fit")
         table.add_row(
             Text(entry.name, "cyan"),
             str(run.spec["seed"]),
-            {"evaluators": "evaluation model"}.get(run.kind, run.kind.removesuffix("s")),
+            run.kind.removesuffix("s"),
             f"{100 * natural['value']:.1f}" if natural else "",
             f"{100 * fit['value']:.1f}" if fit else "",
             f"{entry.size / 1024:.0f}",

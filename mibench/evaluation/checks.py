@@ -54,6 +54,9 @@ ACCEPTED = 0.1
 NAMED = 1 / 3
 """The share of strangers that an open-set evaluation model may name as a private person."""
 
+QUICK = "quick"
+"""The preset that is compared with random search."""
+
 SAME = 2e-3
 """The share of the usual squared distance between two images of a person below which two images are one and the same:
 one image judged twice, in bfloat16 and with norms folded, is up to 1e-3 of it from itself."""
@@ -130,7 +133,8 @@ class Facts:
         preset: The attack's preset, or its settings that are not defaults.
         likeness: The headline.
         floor: The best of its floors in the headline.
-        random: The best of the floors that ask the target as often as the attack and search at random.
+        random: Of an attack with the preset `QUICK`, the best of the floors that ask the target as often and search at
+            random.
         people: How many people were attacked.
         others: Fewest people besides the private ones that an evaluation model knows.
         data: The data set's name.
@@ -475,7 +479,7 @@ def quick_below_random(one: Facts) -> str | None:
 
     The row then says nothing of the method, which its authors run for longer. Use --preset paper, or another attack.
     """
-    if one.preset != "quick" or one.random is None or one.random.gap.high >= 0:
+    if one.preset != QUICK or one.random is None or one.random.gap.high >= 0:
         return None
     name, rate, gap = one.random
     return (

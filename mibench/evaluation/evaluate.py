@@ -17,7 +17,6 @@ from mibench.evaluation.absent import mean, means, spread, without
 from mibench.evaluation.judgement import Answers, distances, place_of, verdicts
 from mibench.evaluation.likeness import agreement, yardstick
 from mibench.evaluation.model import EvaluationModel, accuracy, answers, as_trained
-from mibench.evaluation.perceptual import perceptual
 from mibench.evaluation.protocol import Origin
 from mibench.evaluation.records import Judgement, TargetAnswers, Verification
 from mibench.evaluation.score import Score
@@ -109,6 +108,8 @@ def evaluate(
         for verifier in verifiers:
             verified[verifier.name] = verifier.judge(stored, labels, engine, absent)
             task.advance()
+        from mibench.evaluation.perceptual import perceptual  # torchvision is slow to import
+
         seen = perceptual(data, stored[shown], labels[shown], place_of(engine))
         distance_of = spread(seen.images | outside.measured(data, stored[shown], labels[shown]), absent)
         task.advance()

@@ -39,7 +39,7 @@ from jaxtyping import Bool, Complex, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mibench.metrics import Unavailable, facenet_distance, weights
+from mibench.metrics import Unavailable, weights
 from mibench.models import dlib_face
 from mibench.models.base import Classifier, Prepare
 from mibench.runtime.engine import Engine
@@ -189,7 +189,15 @@ class Recogniser:
 # --- facenet --------------------------------------------------------------------------------------------------------
 
 
+def _facenet_file() -> Path | Unavailable:
+    from mibench.metrics import facenet_distance  # torchvision, which comes with it, is slow to import
+
+    return weights.locate("verified@facenet", facenet_distance.WEIGHTS)
+
+
 def _facenet(path: Path, image_shape: tuple[int, int, int]) -> Classifier:
+    from mibench.metrics import facenet_distance
+
     net = facenet_distance.read(path).net
     mean, std = 127.5 / 255, 128 / 255
     return Classifier(Prepare(image_shape, [mean] * 3, [std] * 3), net, nn.Identity(), 512).requires_grad_(False).eval()
@@ -240,7 +248,7 @@ RECOGNISERS = {
             8631,
             "VGGFace2: 3.3 million photographs of 8,631 people, mostly celebrities",
             Framing(160, (46 + 63j, 114 + 63j)),
-            lambda: weights.locate("verified@facenet", facenet_distance.WEIGHTS),
+            _facenet_file,
             _facenet,
         ),
         Recogniser(

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from functools import cache, reduce
 from pathlib import Path
 
-import torch
+import numpy as np
 from safetensors import safe_open
 
 from mibench import models
-from mibench.evaluation.checks import SAME, Facts, Finding, Floor, Gate, Judge, check_facts
+from mibench.evaluation.checks import QUICK, SAME, Facts, Finding, Floor, Gate, Judge, check_facts
 from mibench.report.naming import card, preset
 from mibench.report.result import Result
 from mibench.runs import Run
@@ -100,13 +100,13 @@ def _queries(result: Result) -> float:
 def _copies(result: Result) -> int:
     """Reconstructions at no distance from a private image of the person in the features of every evaluation model:
     copies that another program has saved again."""
-    distances, same = result.distances, None
+    every, same = result.columns, None
     for name, known in result.score.facts.items():
         usual = known.knn_real_to_real
-        columns = [distances[key] for key in (f"knn_train@{name}", f"knn_heldout@{name}") if key in distances]
+        columns = [every[key] for key in (f"knn_train@{name}", f"knn_heldout@{name}") if key in every]
         if not usual or not columns:
             return 0
-        near = reduce(torch.fmin, columns) < SAME * usual
+        near = reduce(np.fmin, columns) < SAME * usual
         same = near if same is None else same & near
     return 0 if same is None else int(same.sum())
 
@@ -146,6 +146,7 @@ def _facts(result: Result, among: Sequence[Result], rivals: int, networks: dict[
     limits = {name: own.calibration for name, own in evaluators.items() if own.calibration is not None}
     gates += [Gate(f"the threshold of {name}", limit.passing) for name, limit in limits.items()]
     attack = result.inversion.spec["attack"]
+    named = preset("attacks", attack["name"], attack["settings"]) if prior else ""
     judges = tuple(_network(run, networks) for run in result.evaluators)
     attacked, metrics = _network(target, networks), target.read("metrics.json")
     same = prior is None or prior.spec.get("dataset") == target.spec["dataset"]
@@ -169,10 +170,10 @@ def _facts(result: Result, among: Sequence[Result], rivals: int, networks: dict[
         score.target.answer_difference,
         score.target.passes,
         role=result.role,
-        preset=preset("attacks", attack["name"], attack["settings"]) if prior else "",
+        preset=named,
         likeness=score.likeness,
         floor=_against(result, beneath, gaps),
-        random=_against(result, _at_random(result, beneath), gaps),
+        random=_against(result, _at_random(result, beneath), gaps) if named == QUICK else None,
         people=score.identities,
         others=min(own.distractors for own in evaluators.values()),
         data=target.spec["dataset"]["name"],

@@ -1,5 +1,6 @@
 """Every finished score of a results folder; what cannot be read is named, never fatal."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ class _Foreign(UserError):
 def _read(library: Library, path: Path, known: dict[str, Any], rehearsal: bool = False) -> Result:
     """One score run, refused unless whole and untouched."""
     for name in ("done", "run.json", "scores.json", "per_image.csv"):
-        if not (path / name).is_file():
+        if not os.path.isfile(f"{path}/{name}"):
             raise UserError(f"{name} is missing; delete that directory and run it again")
     try:
         run = library.find(path.name)

@@ -79,13 +79,16 @@ def defense_label(spec: Mapping[str, Any]) -> str:
 def preset(kind: str, name: str, settings: Mapping[str, Any]) -> str:
     """The preset that gives these settings; else what is not a default."""
     changed = changes(kind, name, settings)
+    matching = [key for key, own in _presets(kind, name).items() if own == changed]
+    return matching[0] if matching else settings_text(changed)
+
+
+@cache
+def _presets(kind: str, name: str) -> dict[str, dict[str, Any]]:
+    """What each preset changes, `default` last; kept as `_defaults` are."""
     try:
         presets = registry.presets(kind, name)
     except UserError:
         presets = {"default": {}}
-    matching = [
-        key
-        for key in sorted(presets, key=lambda key: key == "default")
-        if {field: _plain(value) for field, value in changes(kind, name, presets[key]).items()} == changed
-    ]
-    return matching[0] if matching else settings_text(changed)
+    order = sorted(presets, key=lambda key: key == "default")
+    return {key: {field: _plain(value) for field, value in changes(kind, name, presets[key]).items()} for key in order}

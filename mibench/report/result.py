@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float64
-from torch import Tensor
 
 from mibench.core import Access
 from mibench.evaluation.protocol import digest
@@ -157,13 +155,13 @@ class Result:
     def verdicts(self) -> dict[str, Hits]:
         """Column -> yes or no on each image, in the order in which the images were made: the headline `likeness` and
         what else each judge says."""
-        return self._columns[0]
-
-    @cached_property
-    def distances(self) -> dict[str, Float64[Tensor, " n"]]:
-        """Column -> distance of each image to the nearest private one in an evaluation model's features
-        (`knn_train@`, `knn_heldout@`); NaN where no image came back."""
-        return self._columns[1]
+        people = torch.from_numpy(self.columns["label"])
+        seeds = torch.full_like(people, int(self.target.spec["seed"]))
+        return {
+            name: Hits(people, torch.from_numpy(values != 0), seeds)
+            for name, values in self.columns.items()
+            if name.partition("@")[0] in VERDICTS
+        }
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -181,7 +179,7 @@ class Result:
         # Not by way of `per_image`: pandas takes ten times as long for a small file, and a report reads them all.
         path = self.run.path / "per_image.csv"
         content = read_bytes(path)
-        unchanged(path, content)
+        unchanged(path, content, self.run.path)
         head, *lines = csv.reader(io.StringIO(content.decode(), newline=""))
         texts = dict(zip(head, zip(*lines, strict=True) if lines else [()] * len(head), strict=True))
         whole = {name for name in texts if name.partition("@")[0] in ("label", *VERDICTS)}
@@ -197,19 +195,6 @@ class Result:
         read["order"] = np.empty_like(place)
         read["order"][place] = np.arange(len(place)) - np.searchsorted(grouped, grouped)
         return tuple(map(sys.intern, texts["identity"])), read
-
-    @cached_property
-    def _columns(self) -> tuple[dict[str, Hits], dict[str, Float64[Tensor, " n"]]]:
-        known = {name: torch.from_numpy(values) for name, values in self.columns.items()}
-        people = known["label"]
-        seeds = torch.full_like(people, int(self.target.spec["seed"]))
-        hits = {
-            name: Hits(people, values.bool(), seeds)
-            for name, values in known.items()
-            if name.partition("@")[0] in VERDICTS
-        }
-        near = {name: one for name, one in known.items() if name.partition("@")[0] in ("knn_train", "knn_heldout")}
-        return hits, near
 
     @cached_property
     def hits(self) -> Hits:

@@ -53,7 +53,7 @@ class Library:
         if len(matches) > 1:
             raise UserError(f"'{reference}' matches {len(matches)} runs: {', '.join(path.name for path in matches)}")
         if not matches:
-            raise unknown("run", reference, self.paths)
+            raise unknown("run", reference, self.paths, f"ls {self.root}/*")
         return self.load(matches[0])
 
     def load(self, path: Path) -> Run:
@@ -79,19 +79,19 @@ class Library:
             }
             run = Run(self.root, card["kind"], card["name"], dict(card["spec"]), parents, dict(card["inputs"]))
             claimed = card["id"]
-            run.path  # noqa: B018 (a kind that is no text is found here)
+            there = run.path  # a kind that is no text is found here
         except (KeyError, TypeError, ValueError, AttributeError):
             raise UserError(
                 f"{path / 'run.json'} is not a mibench run; delete that directory and run it again"
             ) from None
-        if run.id != claimed or run.path != path:
+        if run.id != claimed or there != path:
             raise UserError(
                 f"{path} does not hold what its name says (its specification is {run.id}): it was edited or renamed; "
                 "delete it and run it again"
             )
         run.compare(card)
-        unchanged(path / "run.json", content)
-        keep(path, "run.json", card)
+        unchanged(there / "run.json", content, there)
+        keep(there, "run.json", card)
         return run
 
     def bring(self, paths: list[Path]) -> list[UserError]:

@@ -58,9 +58,12 @@ KINDS = ("backbones", "targets", "evaluators", "verifiers", "priors", "shards", 
 """A run builds only on runs of kinds before its own, so that no run builds on itself."""
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
 def canonical(value: Any) -> str:
     """One text for equal values: sorted keys, no spaces."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _CANONICAL.encode(value)
 
 
 class Elsewhere(Protocol):
@@ -196,7 +199,7 @@ class Run:
     @cached_property
     def path(self) -> Path:
         """Where the finished run lies."""
-        return self.root / self.kind / f"{self.name}-{self.id}"
+        return self.root.joinpath(self.kind, f"{self.name}-{self.id}")
 
     @property
     def work(self) -> Path:
@@ -268,8 +271,9 @@ class Run:
             return kept[key]
         if self.root in ELSEWHERE and not (self.path / "done").is_file():
             ELSEWHERE[self.root].bring([self])
-        read, content = read_json(self.path / file)
-        unchanged(self.path / file, content)
+        path = self.path / file
+        read, content = read_json(path)
+        unchanged(path, content, self.path)
         keep(self.path, file, read)
         return read
 
@@ -490,7 +494,7 @@ def read_json(path: Path) -> tuple[dict[str, Any], bytes]:
     """A JSON object, and the bytes it was read from."""
     try:
         content = read_bytes(path)
-        value = json.loads(content.decode("utf-8"), parse_constant=_no_number)
+        value = _STRICT.decode(content.decode("utf-8"))
         if not isinstance(value, dict):
             raise ValueError(f"it holds {type(value).__name__}, not an object")
         return value, content
@@ -504,6 +508,9 @@ def read_json(path: Path) -> tuple[dict[str, Any], bytes]:
 
 def _no_number(text: str) -> None:
     raise ValueError(f"it holds {text}, which JSON has not")
+
+
+_STRICT = json.JSONDecoder(parse_constant=_no_number)
 
 
 def _sha256(path: Path) -> str:
@@ -531,13 +538,14 @@ def _finished_with(folder: Path) -> dict[str, Any] | None:
     done = folder / "done"
     if not os.path.lexists(done):
         return None
+    if kept is not None:
+        digests = kept[folder, "done"] = read_json(done)[0]
+        return digests
     known = done.stat()
-    digests = _digests(done, known.st_size, known.st_mtime_ns)
-    keep(folder, "done", digests)
-    return digests
+    return _digests(done, known.st_size, known.st_mtime_ns)
 
 
-def unchanged(path: Path, content: bytes | None = None) -> None:
+def unchanged(path: Path, content: bytes | None = None, folder: Path | None = None) -> None:
     """Refuse a file of a finished run that is not the one the run was finished with.
 
     A run that is still worked on has no digests yet, and its files pass. A file is read for this once a process, and
@@ -546,12 +554,13 @@ def unchanged(path: Path, content: bytes | None = None) -> None:
     Args:
         path: The file.
         content: Its bytes, where they have been read.
+        folder: Its directory, where that is at hand: pathlib is slow.
 
     Raises:
         UserError: If its digest is not the one in `done`.
     """
     try:
-        digests = _finished_with(path.parent)
+        digests = _finished_with(folder or path.parent)
         if digests is None or path.name == "done":
             return
         wanted = digests.get(path.name)

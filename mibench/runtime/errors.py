@@ -20,9 +20,23 @@ class UserError(Exception):
         super().__init__(escape.terminal(message, LONGEST))
 
 
-def unknown(what: str, given: str, known: Iterable[str]) -> UserError:
-    """The error for a name that does not exist: the nearest match, then every name that does."""
+FEW = 8
+"""Names that an error lists in any case."""
+
+
+def unknown(what: str, given: str, known: Iterable[str], rest: str = "") -> UserError:
+    """The error for a name that does not exist: the nearest match, then every name that does.
+
+    Args:
+        what: What was named.
+        given: Its name.
+        known: The names that there are.
+        rest: How to list them, where they may be too many for a line: then only the nearest are named.
+    """
     names = sorted(known)
+    if rest and len(names) > FEW:
+        nearest = ", ".join(get_close_matches(given, names, n=3, cutoff=0.0))
+        return UserError(f"unknown {what} '{given}'; the nearest of {len(names):,}: {nearest}; all: {rest}")
     near = get_close_matches(given, names, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'? " if near else ""
     return UserError(f"unknown {what} '{given}'; {hint}known: {', '.join(names) or 'none'}")

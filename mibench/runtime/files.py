@@ -46,19 +46,35 @@ def open_file(path: str | Path) -> BufferedReader:
 
 def _opened(path: str | Path, flags: int, mode: str) -> BinaryIO:
     """The regular file that a path names, opened without waiting and looked at again."""
-    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    descriptor = _descriptor(path, flags)
     try:
-        _refuse_unless_file(os.fstat(descriptor), path)
         return cast(BinaryIO, os.fdopen(descriptor, mode))
     except BaseException:
         os.close(descriptor)
         raise
 
 
+def _descriptor(path: str | Path, flags: int) -> int:
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    try:
+        _refuse_unless_file(os.fstat(descriptor), path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 def read_bytes(path: str | Path) -> bytes:
     """A file's content; see `open_file`."""
-    with open_file(path) as file:
-        return file.read()
+    _refuse_unless_file(os.stat(path), path)
+    descriptor, parts = _descriptor(path, os.O_RDONLY), []
+    try:
+        size = os.fstat(descriptor).st_size
+        while part := os.read(descriptor, size + 1):  # at once; what a file has grown by meanwhile too
+            parts.append(part)
+    finally:
+        os.close(descriptor)
+    return b"".join(parts)
 
 
 def read_text(path: str | Path, encoding: str = "utf-8") -> str:

@@ -96,21 +96,24 @@ class Pairs:
     def _by_person(self) -> tuple[Float64[Tensor, " p"], Float64[Tensor, " p"]]:
         return by_cluster(self.people, self.differences, self.weights)
 
-    @property
-    def _cells(self) -> Cells:
-        return Cells(self.people, self.seeds, self.differences, self.weights)
+    @cached_property
+    def _cells(self) -> Cells | None:
+        """What other seeds would change is taken of; None for a single seed."""
+        cells = Cells(self.people, self.seeds, self.differences, self.weights)
+        return cells if cells.several else None
 
     @cached_property
     def interval(self) -> Interval:
         """The mean difference in [-1, 1], its 95% interval clustered by person, and by seed where there are several."""
-        return spanned(difference_of_rates(*self._by_person), self._cells, -1.0, 1.0)
+        known = difference_of_rates(*self._by_person)
+        return known if self._cells is None else spanned(known, self._cells, -1.0, 1.0)
 
     @cached_property
     def p(self) -> float:
         """Two-sided p-value in (0, 1] of a sign-flip test over people; of several seeds the larger one of that and of a
         t test over people and seeds."""
         own = sign_flips(*self._by_person).p
-        return max(own, p_value(self._cells)) if self._cells.several else own
+        return own if self._cells is None else max(own, p_value(self._cells))
 
     @property
     def by_person(self) -> Float64[Tensor, " p"]:

@@ -28,7 +28,7 @@ from jaxtyping import Float64, Int64
 from scipy.special import stdtr, stdtrit
 from torch import Tensor
 
-from mibench.stats.intervals import Interval, drawn
+from mibench.stats.intervals import Interval, drawn, quantiles
 
 __all__ = ["Cells", "p_value", "spanned"]
 
@@ -104,7 +104,7 @@ def spanned(
     tail = (1 - confidence) / 2
     value, error, freedom = _spread(cells)
     half = -float(stdtrit(freedom, tail)) * error if error else 0.0
-    ends = _resampled(cells, resamples).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    ends = quantiles(_resampled(cells, resamples), tail, 1 - tail)
     low, high = min(known.low, ends[0], value - half), max(known.high, ends[1], value + half)
     return known._replace(low=max(lowest, low), high=min(highest, high))
 

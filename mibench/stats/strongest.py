@@ -90,5 +90,13 @@ def strongest(attacks: Sequence[Hits]) -> Choice:
 
 def _best(attacks: Sequence[Hits], people: Int64[Tensor, " p"]) -> int:
     """The attack with the highest rate on some people; one that was not run on any of them is none."""
-    rates = [float(own.hits.double().mean()) if len(own.hits) else -1.0 for own in (of(one, people) for one in attacks)]
+    cells = [one.cells for one in attacks]
+    names = cells[0][0]
+    if all(torch.equal(own, names) for own, _, _ in cells):  # the usual case, all attacks at once
+        rows = torch.isin(names[:, 1], people)
+        hits, images = (torch.stack(side)[:, rows].sum(dim=1) for side in list(zip(*cells, strict=True))[1:])
+        rates = torch.where(images > 0, hits / images, -1.0).tolist()
+    else:
+        own = [of(one, people).hits for one in attacks]
+        rates = [float(hits.double().mean()) if len(hits) else -1.0 for hits in own]
     return max(range(len(rates)), key=rates.__getitem__)

@@ -10,6 +10,7 @@ from reported import RE, bits, data, judge, noise, root, score, target, verifier
 from shell import command
 
 from mibench.core import Dataset
+from mibench.plugins import registry
 from mibench.report import facts as told
 from mibench.report.load import results
 from mibench.report.naming import data_settings
@@ -46,16 +47,19 @@ def test_the_gap_is_paired_over_people(tmp_path: Path, noise: Dataset, data: Dat
     assert ppa.floor.gap.value == pytest.approx(1 / 4) and ppa.floor.gap.clusters == 4
 
 
-def test_random_search_counts_where_it_asked_no_more_than_the_attack(
+def test_random_search_counts_beside_a_quick_preset_where_it_asked_no_more_than_the_attack(
     tmp_path: Path, noise: Dataset, data: Dataset
 ) -> None:
     judges, victim = [judge(tmp_path, name, noise) for name in ("resnet", "ir")], target(tmp_path, [], noise)
-    score(tmp_path, "c2f", victim, judges, bits("000000000000"), noise)
+    quick = dict(registry.presets("attacks", "c2f")["quick"])
+    score(tmp_path, "c2f", victim, judges, bits("000000000000"), noise, settings=quick)
+    score(tmp_path, "gmi", victim, judges, bits("000000000000"), noise)
     score(tmp_path, "prior_search", victim, judges, bits("111111111111"), noise)
     assert of(tmp_path, "c2f").random is None
     asked = score(tmp_path, "random_search", victim, judges, bits("111000000000"), noise, settings={"queries": 1080})
     found = of(tmp_path, "c2f").random
     assert found is not None and found.name == "random_search" and found.gap.value == pytest.approx(-1 / 4)
+    assert of(tmp_path, "gmi").random is None  # no check asks
     path = asked.inversion.path / "metrics.json"
     more = json.loads(path.read_text()) | {"shared_queries": 1001}
     path.write_text(json.dumps(more))

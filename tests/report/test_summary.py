@@ -2,6 +2,7 @@
 
 # ruff: noqa: F811 (fixtures are imported)
 
+import gc
 import io
 import json
 from pathlib import Path
@@ -12,9 +13,10 @@ from reported import RE, bits, data, judge, noise, score, target  # noqa: F401 (
 from rich.console import Console
 
 from mibench.core import Dataset
-from mibench.report import load, summary, write
+from mibench.report import _uncollected, load, summary, write
 from mibench.report.content import Content
 from mibench.report.pairing import Attacked
+from mibench.runtime.errors import UserError
 
 SEEDS = (0, 1, 2)
 HITS = {
@@ -102,3 +104,15 @@ def test_files_have_every_score_and_people_are_told_where_they_are(
     assert "tables.csv names the other 8" in page and page.count('<details id="run-') < 12 * 2
     first = {score for score in scored if f'id="run-{score}"' in page}
     assert len(first) == 4
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_the_collector_is_left_as_it_was_after_a_report(before: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = [before]
+    for name, answer in (("enable", True), ("disable", False)):
+        monkeypatch.setattr(gc, name, lambda answer=answer: known.__setitem__(0, answer))
+    monkeypatch.setattr(gc, "isenabled", lambda: known[0])
+    with pytest.raises(UserError), _uncollected():
+        assert not gc.isenabled()
+        raise UserError("no finished scores")
+    assert gc.isenabled() is before

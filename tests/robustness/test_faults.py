@@ -18,6 +18,7 @@ from shell import ATTACK, ENVIRONMENT, JUDGES, SMALL, TRAIN, command, files, ful
 
 from mibench import stages
 from mibench.runs import Run
+from mibench.runtime.errors import unknown
 from mibench.stages import artifacts
 
 FAST = [*SMALL, *sets(training__epochs=1)]
@@ -463,3 +464,10 @@ def test_the_evaluation_models_may_not_share_the_targets_seed_or_family(tmp_path
     for spec, told in (({"model": "cnn", "seed": 8}, "own family"), ({"model": "ir", "seed": 7}, "share the seed 7")):
         with pytest.raises(UserError, match=told):
             score.plan(tmp_path, inversion, [Run(tmp_path, "evaluators", "b", spec)], "fp32")
+
+
+def test_of_many_names_an_error_has_the_nearest_and_says_how_to_list_the_rest() -> None:
+    many = [f"gmi-{place:012x}" for place in range(500)]
+    told = str(unknown("run", "gmi-00000000001f", many, "ls results/*"))
+    assert "the nearest of 500: gmi-00000000001f, " in told and told.endswith("all: ls results/*") and len(told) < 160
+    assert str(unknown("run", "gmi", many[:3], "ls results/*")).endswith(f"known: {', '.join(many[:3])}")

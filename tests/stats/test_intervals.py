@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mibench.stats.intervals import Interval, clustered_interval, paired_interval, proportion
+from mibench.stats.intervals import Interval, by_cluster, clustered_interval, paired_interval, proportion, quantiles
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -280,3 +280,24 @@ def test_no_values_and_impossible_settings_are_refused() -> None:
             clustered_interval(values, clusters, confidence)
     with pytest.raises(ValueError, match="resamples"):
         clustered_interval(values, clusters, resamples=0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 99), count=st.integers(1, 300), low=st.floats(0, 1), high=st.floats(0, 1), ties=st.booleans()
+)
+def test_quantiles_are_torchs_bit_by_bit(seed: int, count: int, low: float, high: float, ties: bool) -> None:
+    values = torch.randn(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    values = (2 * values).round() / 3 if ties else values
+    assert quantiles(values, low, high) == tuple(
+        values.quantile(torch.tensor([low, high], dtype=torch.float64)).tolist()
+    )
+
+
+def test_clusters_of_one_value_each_are_summed_as_others_are() -> None:
+    clusters, values, weights = torch.tensor([2, 5, 9]), torch.tensor([0.1, -0.0, 0.3]).double(), torch.ones(3).double()
+    order = torch.tensor([1, 2, 0])
+    for one, other in zip(
+        by_cluster(clusters, values, weights), by_cluster(*(x[order] for x in (clusters, values, weights))), strict=True
+    ):
+        assert one.tolist() == other.tolist() and not one.signbit()[1]

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from mibench.stats.intervals import proportion
 from mibench.stats.pairing import Hits, pair
+from mibench.stats.strongest import _best as best
 from mibench.stats.strongest import first_half, of, strongest
 
 
@@ -81,3 +82,15 @@ def test_two_targets_stay_paired() -> None:
     sides = [strongest([attack(0.5, 30, 2, draw) for _ in range(4)]).hits for _ in range(2)]
     found = pair(*sides)
     assert found is not None and found.interval.n == 60 and found.interval.clusters == 30
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 999), count=st.integers(2, 6))
+def test_attacks_on_the_same_people_are_compared_at_once_as_one_by_one(seed: int, count: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    people = torch.arange(6).repeat_interleave(3)
+    attacks = [Hits(people, torch.rand(18, generator=draw) < 0.4) for _ in range(count)]
+    # A further person, on whom one more attack was run that hits nobody, leaves nothing to be done at once.
+    apart = [*attacks, Hits(torch.cat([people, torch.tensor([6])]), torch.zeros(19, dtype=torch.bool))]
+    for own in (torch.tensor([0, 2, 4]), torch.tensor([1, 3, 5])):
+        assert best(attacks, own) == best(apart, own)

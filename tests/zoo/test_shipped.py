@@ -112,6 +112,7 @@ def test_a_shipped_run_is_what_its_command_makes(tmp_path: Path, monkeypatch: py
 def test_commands_name_what_there_is() -> None:
     listed = command("zoo", "list")
     assert listed.code == 0 and "re-0.8" in listed.out
+    assert "…" not in listed.out and max(map(len, listed.out.splitlines())) <= 80  # as wide as a terminal at least is
     shown = command("zoo", "show", "re@1").out
     assert "mibench train-target --defense re --set a_e=0.4 --seed 1 --precision fp32" in " ".join(shown.split())
     planned = command("attack", "--target", "zoo:re@1", "--method", "ppa", "--prior", "zoo:stylegan2", "--dry-run")
