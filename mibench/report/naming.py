@@ -77,15 +77,16 @@ def defense_label(spec: Mapping[str, Any]) -> str:
 
 
 def preset(kind: str, name: str, settings: Mapping[str, Any]) -> str:
-    """The preset that gives these settings; else what is not a default."""
-    changed = changes(kind, name, settings)
+    """The preset that gives these settings; else the nearest with what differs: `quick objective=max_margin`. What is
+    nearest to the defaults stands without their name."""
     try:
         presets = registry.presets(kind, name)
     except UserError:
         presets = {"default": {}}
-    matching = [
-        key
-        for key in sorted(presets, key=lambda key: key == "default")
-        if {field: _plain(value) for field, value in changes(kind, name, presets[key]).items()} == changed
-    ]
-    return matching[0] if matching else settings_text(changed)
+    defaults, apart = _defaults(kind, name) or {}, {}
+    for key, given in presets.items():
+        whole = defaults | {field: _plain(value) for field, value in given.items()}
+        apart[key] = {field: value for field, value in settings.items() if whole.get(field) != _plain(value)}
+    # Presets that give the very settings go before the defaults, and the defaults before what is as near.
+    key = min(apart, key=lambda key: (len(apart[key]), (key == "default") != bool(apart[key])))
+    return " ".join(filter(None, ["" if key == "default" and apart[key] else key, settings_text(apart[key])]))
