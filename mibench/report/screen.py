@@ -29,9 +29,6 @@ UNFINISHED = "*"
 WORD = 8
 """Width of the words at the left: careful, checks, look, next."""
 
-FLOOR = len("public_search")
-"""Width of the floors' names, which narrow screens do not break."""
-
 
 def render(content: Content, look: Path | None = None, folder: Path | None = None) -> RenderableType:
     """What some scores say, in about twenty lines.
@@ -71,7 +68,7 @@ def _table(headline: Headline) -> Table:
     table.add_column("target", overflow="fold")
     table.add_column("likeness %", justify="right", no_wrap=True)
     table.add_column("by", overflow="fold")
-    table.add_column("best floor %", justify="right", overflow="fold", min_width=FLOOR)
+    table.add_column("best floor %", justify="right", overflow="fold")
     table.add_column("natural acc. %", justify="right", no_wrap=True)
     for standing in headline.standings[:MOST]:
         table.add_row(*_cells(standing))

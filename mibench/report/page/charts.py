@@ -33,7 +33,7 @@ MOST = 12
 CROWD = 7
 """So many marks of a panel are named beside themselves; more are numbered, and named below."""
 
-LONG = 36
+LONG = 38
 """Letters of a name that fit into a drawing beside a number."""
 
 
