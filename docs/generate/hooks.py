@@ -4,6 +4,7 @@ Nothing is written to disk: a page exists in the site only. Addresses follow nam
 `mibench/attacks/gmi.py`.
 """
 
+import re
 from typing import Any
 
 import contract
@@ -65,3 +66,23 @@ def on_files(files: Any, config: Any) -> Any:
         files.append(File.generated(config, address, content=content))
     files.append(File.generated(config, "assets/floors.svg", content=picture()))
     return files
+
+
+LONG = 32
+"""Characters of a name that a narrow column cannot hold whole."""
+
+
+def _name(found: re.Match[str]) -> str:
+    """One word of `code`: an option or another name with a hyphen in one piece, a long path breakable at its joints."""
+    word = found[0]
+    if len(word) > LONG:
+        return re.sub(r"(?<=[/_)])(?=\w)", "<wbr>", word)
+    return f'<span class="whole">{word}</span>' if "-" in word else word
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Say where lines may break: not within an option or an interval, but within long paths and addresses."""
+    html = re.sub(r"(?<=<code>)(?<!</span><code>)[^<]+(?=</code>)", lambda one: re.sub(r"\S+", _name, one[0]), html)
+    html = re.sub(r"(\[[-+]?[\d.]+), ([-+]?[\d.]+\])", r"\1,&nbsp;\2", html)
+    address = re.compile(r'(<a href="https?://([^"]*)">)https?://\2</a>')
+    return address.sub(lambda one: one[1] + one[2].rstrip("/").replace("/", "/<wbr>") + "</a>", html)

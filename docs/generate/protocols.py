@@ -135,7 +135,7 @@ def _prior(attacker: Attacker) -> str:
 
 def _commands(name: str) -> Iterator[str]:
     yield "From the download to the report:\n"
-    yield "    export MIBENCH_DATA=DIR                       # the folder of all data sets; weights below DIR/weights"
+    yield "    export MIBENCH_DATA=DIR                       # the data sets, and weights in DIR/weights"
     yield f"    {f'mibench run {name} --check':<46}# everything that is missing, and where to get it"
     for data, fields in _datasets(name):
         words = " ".join(["mibench data prepare", data, *(f"--set data.{key}={value}" for key, value in fields)])

@@ -70,7 +70,9 @@ Budget = Annotated[int | None, typer.Option("--budget", min=1, help="Most target
 Isolate = Annotated[
     bool,
     typer.Option(
-        "--isolate", help="Black box and label only: the attack in a sealed process, the target behind a pipe."
+        "--isolate",
+        help="Black box and label only: the attack searches in a sealed process, the target behind a pipe. Importing a "
+        "plug-in is not sealed.",
     ),
 ]
 Shards = Annotated[

@@ -25,6 +25,13 @@ GROUPS = {
 }
 
 
+YEAR = 365.25 * 24
+"""Hours."""
+
+PATIENCE = 100 * 24.0
+"""Hours by the clock from which a plan is said to be none for this machine."""
+
+
 def print_check(check: Check) -> None:
     """What is needed, group by group, with the remedy of what is not here; hours; a line that sums it up."""
     console = SafeConsole()
@@ -77,9 +84,10 @@ def _print_hours(console: SafeConsole, check: Check) -> None:
     console.print(table)
     lines = [f"{check.done} further runs are done."] if check.done else []
     if cpu:
+        clock = whole / check.workers
         lines.append(
-            f"About {duration(whole / check.workers)} by the clock, with {check.workers} processes of one thread. How "
-            "long a GPU takes is not measured on this machine."
+            f"About {duration(clock)} by the clock, with {check.workers} processes of one thread"
+            f"{': not a plan for this machine' if clock > PATIENCE else ''}. How long a GPU takes is not measured here."
         )
     if most > whole:
         lines.append("At most: every target is trained again as often as the rule of convergence may want.")
@@ -92,9 +100,10 @@ def _print_hours(console: SafeConsole, check: Check) -> None:
 
 
 def duration(hours: float) -> str:
-    """`3 s`, `12 min`, `4.5 h`, `31 days`."""
-    for unit, size in (("days", 96.0), ("h", 1.5), ("min", 1 / 40)):
-        if hours >= size:
-            many = hours / {"days": 24.0, "h": 1.0, "min": 1 / 60}[unit]
+    """`3 s`, `12 min`, `4.5 h`, `31 days`, `27 years`."""
+    sizes = {"years": (2 * YEAR, YEAR), "days": (96.0, 24.0), "h": (1.5, 1.0), "min": (1 / 40, 1 / 60)}
+    for unit, (least, one) in sizes.items():
+        if hours >= least:
+            many = hours / one
             return f"{many:.1f} {unit}" if many < 10 else f"{many:,.0f} {unit}"
     return f"{hours * 3600:.0f} s"

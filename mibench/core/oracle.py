@@ -1,7 +1,7 @@
 """The only door to the target: counted, budgeted, and closed above the attacker's access.
 
 It guards against mistakes, not against malice: an attack in the same process can always find the network in memory.
-`--isolate` puts a process between the two (`stages/isolated.py`).
+`--isolate` puts a process between the two (`isolation/guard.py`).
 """
 
 import itertools

@@ -77,18 +77,23 @@ def defense_label(spec: Mapping[str, Any]) -> str:
 
 
 def preset(kind: str, name: str, settings: Mapping[str, Any]) -> str:
-    """The preset that gives these settings; else what is not a default."""
-    changed = changes(kind, name, settings)
-    matching = [key for key, own in _presets(kind, name).items() if own == changed]
-    return matching[0] if matching else settings_text(changed)
+    """The preset that gives these settings; else the nearest with what differs: `quick objective=max_margin`. What is
+    nearest to the defaults stands without their name."""
+    apart = {
+        key: {field: value for field, value in settings.items() if whole.get(field) != _plain(value)}
+        for key, whole in _presets(kind, name).items()
+    }
+    # Presets that give the very settings go before the defaults, and the defaults before what is as near.
+    key = min(apart, key=lambda key: (len(apart[key]), (key == "default") != bool(apart[key])))
+    return " ".join(filter(None, ["" if key == "default" and apart[key] else key, settings_text(apart[key])]))
 
 
 @cache
 def _presets(kind: str, name: str) -> dict[str, dict[str, Any]]:
-    """What each preset changes, `default` last; kept as `_defaults` are."""
+    """Every setting under each preset; kept as `_defaults` are."""
     try:
         presets = registry.presets(kind, name)
     except UserError:
         presets = {"default": {}}
-    order = sorted(presets, key=lambda key: key == "default")
-    return {key: {field: _plain(value) for field, value in changes(kind, name, presets[key]).items()} for key in order}
+    defaults = _defaults(kind, name) or {}
+    return {key: defaults | {field: _plain(value) for field, value in own.items()} for key, own in presets.items()}

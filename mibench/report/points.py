@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 
 from mibench.core import Access
+from mibench.report.format import missing
 from mibench.report.naming import card, changes, settings_text
 from mibench.report.pairing import Attacked
 from mibench.report.result import Result
@@ -31,6 +32,9 @@ __all__ = ["Point", "heldout", "points", "undefended"]
 
 NAMED = ["protocol", "score", "model", "start", "training", "defense"]
 """Columns that a configuration goes by."""
+
+SETUP = ["attack", "prior", "preset", "prior_preset", "budget"]
+"""Columns that an attack goes by: with other settings or another prior it is another attack."""
 
 
 @dataclass(frozen=True)
@@ -105,24 +109,39 @@ class Point:
 def points(results: Iterable[Result], table: pd.DataFrame) -> list[Point]:
     """Every defended and undefended configuration that attacks were run on, in the order of the table."""
     runs = {result.run.id: result for result in results}
-    attacks = table[table["role"] == "attack"][NAMED] if len(table) else table
-    groups: dict[tuple[str, str, str, str], list[Result]] = defaultdict(list)
+    attacks = table[table["role"] == "attack"][[*NAMED, *SETUP]] if len(table) else table
+    groups: dict[tuple[str, str, str, str], list[tuple[tuple[str, ...], Result]]] = defaultdict(list)
     labels: dict[tuple[str, str, str, str], str] = {}
     for row in rows(attacks):
         base = " ".join(part for part in (row["model"], row["start"], row["training"]) if part)
         key = (row["protocol"], runs[row["score"]].track, base, row["defense"])
-        groups[key].append(runs[row["score"]])
+        groups[key].append((tuple(_word(row[column]) for column in SETUP), runs[row["score"]]))
         labels[key] = row["defense"] if not row["start"] else f"{row['defense']} ({row['start']})"
     return [_point(key, labels[key], own) for key, own in groups.items()]
 
 
-def _point(key: tuple[str, str, str, str], label: str, results: list[Result]) -> Point:
+def _word(value: Any) -> str:
+    return "" if missing(value) else str(value)
+
+
+def _called(setups: Mapping[tuple[str, ...], str]) -> dict[tuple[str, ...], str]:
+    """A name for each set-up: the short one that is given, and what sets it apart from others of that name."""
+    names = {}
+    for setup, short in setups.items():
+        alike = [other for other, name in setups.items() if name == short]
+        apart = [place for place in range(1, len(SETUP)) if len({other[place] for other in alike}) > 1]
+        more = [f"{'from ' if SETUP[place] == 'prior' else ''}{setup[place]}" for place in apart if setup[place]]
+        names[setup] = " ".join([setup[0], *more]) if apart else short
+    return names
+
+
+def _point(key: tuple[str, str, str, str], label: str, results: list[tuple[tuple[str, ...], Result]]) -> Point:
     protocol, track, base, _ = key
-    targets = {result.target.id: result.target for result in results}
+    targets = {result.target.id: result.target for _, result in results}
+    called = _called({setup: f"{setup[0]} {_adaptations(result)}".strip() for setup, result in results})
     by_attack: dict[Access, dict[str, dict[str, Result]]] = defaultdict(lambda: defaultdict(dict))
-    for result in results:
-        name = f"{result.inversion.spec['attack']['name']} {_adaptations(result)}".strip()
-        by_attack[result.access][name].setdefault(result.target.id, result)
+    for setup, result in results:
+        by_attack[result.access][called[setup]].setdefault(result.target.id, result)
     strongest: dict[Access, Attacked] = {}
     every: list[Attacked] = []
     for access in Access.strongest_first():

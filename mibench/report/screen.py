@@ -26,7 +26,7 @@ MOST = 8
 UNFINISHED = "*"
 """Marks a target whose training had not converged."""
 
-WORD = 9
+WORD = 8
 """Width of the words at the left: careful, checks, look, next."""
 
 
@@ -64,33 +64,34 @@ def _said(word: str, line: str, style: str = "") -> RenderableType:
 
 def _table(headline: Headline) -> Table:
     """A row for each target, and real photographs as the ceiling."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("target", overflow="fold")
     table.add_column("likeness %", justify="right", no_wrap=True)
+    table.add_column("by", overflow="fold")
     table.add_column("best floor %", justify="right", overflow="fold")
     table.add_column("natural acc. %", justify="right", no_wrap=True)
     for standing in headline.standings[:MOST]:
         table.add_row(*_cells(standing))
     if headline.standings:
-        table.add_row("real photographs", _share(headline.standings[0].ceiling), "", "", style="italic")
+        table.add_row("real photographs", _share(headline.standings[0].ceiling), style="italic")
     if not all(one.point.converged for one in headline.standings[:MOST]):
-        table.add_row(f"{UNFINISHED} not converged", "", "", "", style="yellow")
+        table.add_row(f"{UNFINISHED} not converged", style="yellow")
     left = len(headline.standings) - MOST
     if left > 0:
-        table.add_row(f"and {left} more: --full", "", "", "", style="dim")
+        table.add_row(f"and {left} more: --full", style="dim")
     return table
 
 
-def _cells(standing: Standing) -> tuple[Text, Text, Text, Text]:
+def _cells(standing: Standing) -> tuple[Text, Text, Text, Text, Text]:
     point = standing.point
     style = "bold" if standing.above else "dim"
     name = Text.assemble((standing.label, "bold"), *([] if point.converged else [(f" {UNFINISHED}", "yellow")]))
     strongest = point.strongest
-    rate = f"{strongest.attack} {_share(strongest.rate)}" if strongest is not None else "-"
+    by, rate = ("", "-") if strongest is None else (strongest.attack, _share(strongest.rate))
     floor = "none run"
     if standing.floor is not None:  # the sentences name its prior
         floor = f"{standing.floor.attack.partition(' from ')[0]} {_value(standing.floor.rate)}"
-    return name, Text(rate, style=style), Text(floor), Text(_share(point.natural))
+    return name, Text(rate, style=style), Text(by, style=style), Text(floor), Text(_share(point.natural))
 
 
 def _share(known: Interval) -> str:
@@ -103,7 +104,7 @@ def _value(known: Interval) -> str:
 
 def _paragraph(headline: Headline) -> str:
     """What follows, in sentences: of the first target, then what each defense changes."""
-    first = headline.standings[0].sentences if headline.standings else []
+    first = headline.standings[0].sentences[:-1] if headline.standings else []  # natural accuracy has a column
     return " ".join([*first, *headline.changes])
 
 
@@ -132,5 +133,5 @@ def next_step(content: Content, folder: Path | None = None) -> str:
     if targets and not any(run.spec["defenses"] for run in targets.values()):
         return f"mibench train --defense re{where} && mibench attack{where}    (what random erasing changes)"
     if len({run.spec["seed"] for run in targets.values()}) == 1:
-        return f"mibench sweep --defense re --seeds 3{where}    (whether another training says the same)"
+        return f"mibench sweep --defense re --seeds 3{where}    (3 trainings)"
     return f"mibench show RUN{where}    (from a number back to its data)"

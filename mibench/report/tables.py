@@ -119,8 +119,8 @@ def scope(seeds: int) -> str:
     if seeds > 1:
         return f"At least {seeds} training seeds of each target: intervals resample identities and seeds."
     return (
-        "These trained networks: where a target has one training seed, intervals and p-values say how other identities "
-        "would have fared, not what another training would change (often 4 to 5 points)."
+        "These trained networks: with one seed, intervals and p-values speak of other people, not of another training "
+        "(often 4 to 5 points)."
     )
 
 

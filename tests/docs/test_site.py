@@ -172,6 +172,12 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     build(loaded)
     for kind, name in EVERY:
         assert (tmp_path / "site" / kind / name / "index.html").is_file()
+    pages = {path: path.read_text(encoding="utf-8") for path in (tmp_path / "site").rglob("*.html")}
+    assert not [path for path, page in pages.items() if re.search(r"8\s*&lt;\s*-", page)], "a file was not put in"
+    quickstart = pages[tmp_path / "site" / "quickstart" / "index.html"]
+    whole = [part.count('class="whole"') for part in re.split(r"(<pre>.*?</pre>)", quickstart, flags=re.DOTALL)]
+    assert sum(whole[::2]) > 5 and not sum(whole[1::2]), "options in sentences are not broken; code is left alone"
+    assert "celeba/<wbr>align_" in pages[tmp_path / "site" / "papers" / "ppa-celeba" / "index.html"]
     index = json.loads((tmp_path / "site" / "search" / "search_index.json").read_text(encoding="utf-8"))
     assert len(index["docs"]) > len(EVERY)
     assert version("mkdocs")

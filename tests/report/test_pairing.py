@@ -267,6 +267,18 @@ def test_a_defense_is_judged_by_an_attack_that_was_chosen_on_other_people() -> N
     assert line["judged_by"] == judged["attack_with"] and line["judged_access"] == "white_box"
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_an_attack_with_other_settings_is_another_attack(turned: bool) -> None:
+    """Neither the name of its preset nor the order of its runs decides which of the two is the strongest."""
+    rates = torch.full((12,), 0.25)
+    weak, strong = (result(target("none", 0), "ppa", *rated_hits(rates + more)) for more in (0.0, 0.5))
+    one, other = (strong, weak) if turned else (weak, strong)
+    one, other = one.run.inversion, other.run.inversion
+    one.spec["attack"]["settings"], other.spec["attack"]["settings"] = {"steps": 3}, {"steps": 7}
+    best = Content([weak, strong]).points[0].strongest
+    assert best is not None and best.rate.value == 0.75 and best.attack == f"ppa steps={3 if turned else 7}"
+
+
 def test_other_judges_see_the_images_that_were_chosen_by_the_headline() -> None:
     half = first_half(torch.arange(12))
     defended = [

@@ -5,6 +5,7 @@ pointed at.
 """
 
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -31,6 +32,9 @@ MOST = 12
 
 CROWD = 7
 """So many marks of a panel are named beside themselves; more are numbered, and named below."""
+
+LONG = 38
+"""Letters of a name that fit into a drawing beside a number."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,9 @@ def attacks(group: pd.DataFrame) -> list[Figure]:
 
 def _between(label: str, lines: list[Row], ceiling: Row | None) -> Figure:
     shown = [line for line in lines if not missing(line[HEADLINE])][:14]
-    x, step, top = Scale(0.0, 1.0, 8.0, WIDTH - 8), 38.0, 26.0
-    bottom = top + step * len(shown)
+    x, top = Scale(0.0, 1.0, 8.0, WIDTH - 8), 26.0
+    named = [textwrap.wrap(line["attack_label"], LONG, max_lines=3, placeholder="…") for line in shown]
+    bottom = top + sum(22.0 + 16.0 * len(words) for words in named)
     parts = [
         el("line", x1=x(value), x2=x(value), y1=top - 6, y2=bottom, class_="rule")
         for value in (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -97,8 +102,8 @@ def _between(label: str, lines: list[Row], ceiling: Row | None) -> Figure:
         words = f"real photographs {_percent(ceiling, HEADLINE)}%"
         parts.append(el("line", el("title", words), x1=x(at), x2=x(at), y1=top - 10, y2=bottom, class_="ceiling"))
         parts.append(text(min(x(at), WIDTH - 8), top - 14, words, "note", "end" if at > 0.5 else "start"))
-    for place, line in enumerate(shown):
-        y = top + step * place
+    y = top
+    for line, name in zip(shown, named, strict=True):
         kind = "floor" if line["role"] == "floor" else "attack"
         value, words = line[HEADLINE], _percent(line, HEADLINE)
         low, high = _bounds(line[f"{HEADLINE}_low"], line[f"{HEADLINE}_high"], value)
@@ -107,15 +112,16 @@ def _between(label: str, lines: list[Row], ceiling: Row | None) -> Figure:
             el(
                 "g",
                 el("title", about),
-                text(8.0, y + 13, line["attack_label"], f"name {kind}"),
+                *(text(8.0, y + 13 + 16 * place, part, f"name {kind}") for place, part in enumerate(name)),
                 text(WIDTH - 8, y + 13, words, f"number {kind}", "end"),
-                el("line", x1=x(low), x2=x(high), y1=y + 25, y2=y + 25, class_=f"bar {kind}"),
-                mark(x(value), y + 25, f"dot {kind}"),
+                el("line", x1=x(low), x2=x(high), y1=(at := y + 9 + 16 * len(name)), y2=at, class_=f"bar {kind}"),
+                mark(x(value), at, f"dot {kind}"),
             )
         )
-    name = called(label)
-    title = f"{name}: likeness of each attack (filled) and floor (hollow), %"
-    return Figure(f"attacks-{label}", name, drawing(WIDTH, bottom + 22, title, *parts))
+        y += 22.0 + 16.0 * len(name)
+    target = called(label)
+    title = f"{target}: likeness of each attack (filled) and floor (hollow), %"
+    return Figure(f"attacks-{label}", target, drawing(WIDTH, bottom + 22, title, *parts))
 
 
 def tradeoff(points: Sequence[Point]) -> list[Figure]:
@@ -298,7 +304,7 @@ def bought(group: pd.DataFrame) -> list[Figure]:
                     el("title", about),
                     el("line", x1=across, x2=across, y1=y(bottom), y2=y(top), class_=f"whisker {kind}"),
                     mark(across, up, f"dot {kind}"),
-                    lettered(across, up, line["attack_label"], kind, taken),
+                    lettered(across, up, textwrap.shorten(line["attack_label"], LONG, placeholder="…"), kind, taken),
                 )
             )
         name = called(str(label))

@@ -2,12 +2,13 @@
 
 import json
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
 from markupsafe import Markup
 
 from mibench.metrics import Unit
-from mibench.report.page.charts import MOST, WIDTH, Figure, axes, called, hundred, thousands
+from mibench.report.page.charts import LONG, MOST, WIDTH, Figure, axes, called, hundred, thousands
 from mibench.report.page.svg import Scale, drawing, el, path, text, ticks
 from mibench.report.result import Result
 from mibench.report.tables import Row
@@ -157,7 +158,7 @@ def _answers(target: str, key: str, lines: Sequence[tuple[Row, Places]]) -> Figu
         about = f"{line['attack_label']}: {last} after {Unit.COUNT.show(every[-1][0])} queries for one person"
         style = "trace floor" if line["role"] == "floor" else f"trace t{place % STYLES}"
         parts.append(el("g", el("title", about), _trace(x, y, every, style)))
-        named.append((style, f"{line['attack_label']} {last}"))
+        named.append((style, f"{textwrap.shorten(line['attack_label'], LONG, placeholder='…')} {last}"))
     parts += _legend(named, 266.0)
     title = f"{called(target)}: {ANSWERS[key]}"
     return Figure(f"{key}-{target}", called(target), drawing(WIDTH, 256.0 + LINE * len(lines), title, *parts))
