@@ -84,9 +84,10 @@ def preset(kind: str, name: str, settings: Mapping[str, Any]) -> str:
     except UserError:
         presets = {"default": {}}
     defaults, apart = _defaults(kind, name) or {}, {}
+    own = defaults | {field: _plain(value) for field, value in settings.items()}
     for key, given in presets.items():
         whole = defaults | {field: _plain(value) for field, value in given.items()}
-        apart[key] = {field: value for field, value in settings.items() if whole.get(field) != _plain(value)}
+        apart[key] = {field: value for field, value in own.items() if whole.get(field) != value}
     # Presets that give the very settings go before the defaults, and the defaults before what is as near.
     key = min(apart, key=lambda key: (len(apart[key]), (key == "default") != bool(apart[key])))
     return " ".join(filter(None, ["" if key == "default" and apart[key] else key, settings_text(apart[key])]))
