@@ -79,8 +79,9 @@ def defense_label(spec: Mapping[str, Any]) -> str:
 def preset(kind: str, name: str, settings: Mapping[str, Any]) -> str:
     """The preset that gives these settings; else the nearest with what differs: `quick objective=max_margin`. What is
     nearest to the defaults stands without their name."""
+    own = (_defaults(kind, name) or {}) | {field: _plain(value) for field, value in settings.items()}
     apart = {
-        key: {field: value for field, value in settings.items() if whole.get(field) != _plain(value)}
+        key: {field: value for field, value in own.items() if whole.get(field) != value}
         for key, whole in _presets(kind, name).items()
     }
     # Presets that give the very settings go before the defaults, and the defaults before what is as near.
