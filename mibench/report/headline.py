@@ -16,6 +16,7 @@ from mibench.report.format import probability
 from mibench.report.pairing import IDENTICAL, Attacked, Comparison, compare
 from mibench.report.points import Point
 from mibench.report.result import TRACKS, Result
+from mibench.runs import canonical
 from mibench.stats.intervals import Interval
 
 __all__ = ["Headline", "Standing", "headlines"]
@@ -177,11 +178,15 @@ def _standing(point: Point, results: Sequence[Result], ceiling: Interval, severa
     if point.strongest is None:
         return Standing(label, point, None, None, ceiling)
     targets = {run.id for run in point.targets}
-    floors: dict[str, dict[str, Result]] = {}
+    floors: dict[tuple[str, str], dict[str, Result]] = {}
     for one in point.strongest.results:
         for floor in facts.floors(one, results):
-            floors.setdefault(_called(floor), {}).setdefault(floor.target.id, floor)
-    whole = [Attacked.of(name, list(own.values())) for name, own in floors.items() if set(own) == targets]
+            kind = (
+                _called(floor),
+                canonical(floor.inversion.spec["attack"]["settings"]),
+            )  # a larger pool is another floor
+            floors.setdefault(kind, {}).setdefault(floor.target.id, floor)
+    whole = [Attacked.of(name, list(own.values())) for (name, _), own in floors.items() if set(own) == targets]
     compared = [(floor, gap) for floor in whole if (gap := compare(point.strongest, floor)) is not None]
     if not compared:
         return Standing(label, point, None, None, ceiling)

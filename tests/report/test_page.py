@@ -273,6 +273,14 @@ def test_words_follow_from_the_tests(world: Path, root: Path, data: Dataset) -> 
     score(root, "prior_search", victim, judges, bits("000000000000"), data, seed=7)
     (above,) = Content(load.results(root)).headlines
     assert above.standings[0].above and re.match(r"\d+\.\d% of reconstructions by ppa pass as the person", above.title)
+    # Of two floors of one name the better one counts, whichever came first.
+    for better, worse in ((500, 600), (600, 500)):
+        for pool, hits in ((better, "1" * 12), (worse, "0" * 12)):
+            score(root, "prior_search", victim, judges, bits(hits), data, settings={"pool": pool}, seed=better)
+        of_both = [one for one in load.results(root) if one.role == "attack" or one.inversion.spec["seed"] == better]
+        (said,) = Content(of_both).headlines
+        floor = said.standings[0].floor
+        assert floor is not None and floor.rate.value == 1 and not said.standings[0].above
 
 
 # --- what may not be shown ------------------------------------------------------------------------------------------
