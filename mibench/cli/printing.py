@@ -244,13 +244,13 @@ def print_zoo(entries: list["Entry"]) -> None:
 
 
 def _strengths(run: "Run") -> str:
-    """How strong each defense of a target is, by the setting that its card names; and a target's network."""
+    """How strong each defense of a target is, by the number that its card names; and a target's network."""
     from mibench.plugins import registry
 
     if run.kind != "targets":
         return ""
     named = [(one, registry.card("defenses", one["name"]).get("strength")) for one in run.spec["defenses"]]
-    return " ".join([run.spec["model"], *(f"{key}={one['settings'][key]}" for one, key in named if key)])
+    return " ".join([run.spec["model"], *(f"{key}={one['settings'][key]:.3g}" for one, key in named if key)])
 
 
 def print_entry(entry: "Entry") -> None:

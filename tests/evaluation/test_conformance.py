@@ -250,6 +250,7 @@ def test_trap_10_no_model_is_selected_on_the_test_set() -> None:
 def test_trap_11_no_attack_can_select_by_an_evaluation_model() -> None:
     assert set(inspect.signature(Attack.__call__).parameters) == {"self", "oracle", "prior", "labels", "seed", "work"}
     assert {item.name for item in dataclasses.fields(AttackContext)} == {
+        "assumed",
         "batch",
         "folder",
         "names",
