@@ -9,7 +9,7 @@ from mibench.core.access import Access
 from mibench.core.attack import Attack, AttackContext, Cost, Wrapper
 from mibench.core.capabilities import Capabilities, Lacks
 from mibench.core.data import Dataset, Shape, Source, Split, to_float, to_uint8
-from mibench.core.defense import Batch, Defense, Schedule, Step, shown_by
+from mibench.core.defense import Batch, Defense, Schedule, Step, Transform, shown_by
 from mibench.core.oracle import BudgetExhausted, Oracle, Term
 from mibench.core.prior import Prior, PriorTrainer, TrainingContext
 from mibench.core.reconstructions import Checked, Reconstructions, checked
@@ -39,6 +39,7 @@ __all__ = [
     "Term",
     "Trace",
     "TrainingContext",
+    "Transform",
     "Wrapper",
     "checked",
     "shown_by",

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mibench.core.capabilities import CAPABILITIES, Capabilities, Lacks
 from mibench.core.data import Split
+from mibench.core.defense import Transform
 from mibench.core.oracle import Oracle
 from mibench.core.prior import Prior
 from mibench.core.reconstructions import Reconstructions
@@ -60,7 +61,7 @@ def _as_is(x: Float[Tensor, "n c h w"], noise: Noise) -> Float[Tensor, "n c h w"
     return x
 
 
-def _none_known(defense: str) -> Callable[[Float[Tensor, "n c h w"], Noise], Float[Tensor, "n c h w"]]:
+def _none_known(defense: str) -> Transform:
     raise UserError(f"no defense is known here, so '{defense}' cannot be assumed")
 
 
@@ -75,9 +76,9 @@ class AttackContext:
     folder: Path | None = None
     public: Split | None = None
     """The attacker's images."""
-    transform: Callable[[Float[Tensor, "n c h w"], Noise], Float[Tensor, "n c h w"]] = _as_is
+    transform: Transform = _as_is
     """What the target's defenses do to training images: public knowledge, for attackers who use it (`eot`)."""
-    assumed: Callable[[str], Callable[[Float[Tensor, "n c h w"], Noise], Float[Tensor, "n c h w"]]] = _none_known
+    assumed: Callable[[str], Transform] = _none_known
     """What a defense by its name and settings (`re a_e=0.4`) does to them, for attackers who assume one."""
     names: set[str] = field(default_factory=set, compare=False, repr=False)
     """What has been kept by `once`; shared with the copies that `replace` makes."""

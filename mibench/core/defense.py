@@ -12,7 +12,10 @@ from mibench.core.data import Dataset, Split
 from mibench.runtime.engine import Engine
 from mibench.runtime.rng import Noise
 
-__all__ = ["Batch", "Defense", "Schedule", "Step", "shown_by"]
+__all__ = ["Batch", "Defense", "Schedule", "Step", "Transform", "shown_by"]
+
+Transform = Callable[[Float[Tensor, "n c h w"], Noise], Float[Tensor, "n c h w"]]
+"""One random view of each image, differentiable; the noise has one stream for each image."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +209,7 @@ class Defense:
         return model
 
 
-def shown_by(defenses: Sequence[Defense]) -> Callable[[Tensor, Noise], Tensor]:
+def shown_by(defenses: Sequence[Defense]) -> Transform:
     """What defenses do to the training images, without the base augmentation between `before` and `transform`."""
 
     def transform(x: Tensor, noise: Noise) -> Tensor:

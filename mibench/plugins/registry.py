@@ -23,11 +23,14 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mibench.plugins.settings import named, resolve_settings, settings_of
 from mibench.runtime.errors import UserError, unknown
 from mibench.runtime.files import read_text
+
+if TYPE_CHECKING:
+    from mibench.core import Transform
 
 __all__ = [
     "BASES",
@@ -333,7 +336,7 @@ def configure(kind: str, name: str, preset: str = "default", settings: dict[str,
     return Choice(kind, name, preset, plugin)
 
 
-def shown_under(text: str) -> Any:
+def shown_under(text: str) -> "Transform":
     """What a defense, `re a_e=0.4`, does to training images (see `core.shown_by`), whatever the target's own is.
 
     Raises:

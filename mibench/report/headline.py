@@ -181,11 +181,8 @@ def _standing(point: Point, results: Sequence[Result], ceiling: Interval, severa
     floors: dict[tuple[str, str], dict[str, Result]] = {}
     for one in point.strongest.results:
         for floor in facts.floors(one, results):
-            kind = (
-                _called(floor),
-                canonical(floor.inversion.spec["attack"]["settings"]),
-            )  # a larger pool is another floor
-            floors.setdefault(kind, {}).setdefault(floor.target.id, floor)
+            settings = canonical(floor.inversion.spec["attack"]["settings"])  # a larger pool is another floor
+            floors.setdefault((_called(floor), settings), {}).setdefault(floor.target.id, floor)
     whole = [Attacked.of(name, list(own.values())) for (name, _), own in floors.items() if set(own) == targets]
     compared = [(floor, gap) for floor in whole if (gap := compare(point.strongest, floor)) is not None]
     if not compared:

@@ -236,7 +236,7 @@ def fit(
                 own = slice(None) if ranks is None else ranks.share(len(index))
                 mine, now = index[own], at(epoch, index)
                 x, y = engine.images(data.images[chosen[own].to(data.images.device)]), data.labels[index]
-                for defense, step in zip(defenses, at(epoch, mine), strict=True):
+                for defense, step in zip(defenses, now if ranks is None else at(epoch, mine), strict=True):
                     x = defense.before(x, step.noise.of("before"))
                 x = recipe.augmented(x, Noise(seed_of(seed, "augment"), mine).of(epoch), mirror)
                 x = x if ranks is None else ranks.whole(x).contiguous(memory_format=torch.channels_last)
@@ -256,7 +256,7 @@ def fit(
                         raise
                 if lacking is not None:  # not above, where the error holds all tensors of the step
                     devices = 1 if ranks is None else ranks.count
-                    raise _too_large(label, running if ranks is None else model, x, y, engine, lacking, devices)
+                    raise _too_large(label, running, x, y, engine, lacking, devices)
                 losses[number] = loss.detach()
                 task.advance()
             if not bool(losses.isfinite().all()):

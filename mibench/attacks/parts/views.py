@@ -5,7 +5,6 @@ References:
     | https://arxiv.org/abs/1707.07397
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,13 +12,10 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from mibench.core import Cost, Oracle, Term
+from mibench.core import Cost, Oracle, Term, Transform
 from mibench.runtime.rng import Noise
 
-__all__ = ["PLENTY", "Allowance", "Either", "Layer", "View", "Viewed", "viewed_cost"]
-
-View = Callable[[Float[Tensor, "n c h w"], Noise], Float[Tensor, "n c h w"]]
-"""One random view of each image, differentiable; the noise has one stream for each image."""
+__all__ = ["PLENTY", "Allowance", "Either", "Layer", "Viewed", "viewed_cost"]
 
 
 @dataclass(eq=False)
@@ -124,7 +120,7 @@ class Viewed(Layer):
             the head as it is served.
     """
 
-    view: View
+    view: Transform
     copies: int
     select: bool = True
     head: bool = False
